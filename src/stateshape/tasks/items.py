@@ -1,0 +1,45 @@
+"""The two shapes a task item can have: generate-and-grade, and choose-among-options.
+
+Knows nothing of models, tokenizers or files. Text conventions: a prompt has no trailing space; a completion and an
+option start with the delimiter (one space) that joins them to the prompt, so `prompt + option` is the scored text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationItem:
+    """One problem answered in free text. `completion` is a worked solution (None where the data has none)."""
+
+    item_id: str
+    prompt: str
+    gold: str
+    completion: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChoiceItem:
+    """One multiple-choice question; `is_true[i]` says whether `options[i]` is right (several may be)."""
+
+    item_id: str
+    prompt: str
+    options: tuple[str, ...]
+    is_true: tuple[bool, ...]
+    subject: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.options) != len(self.is_true) or len(self.options) < 2 or not any(self.is_true):
+            raise ValueError(
+                f"item {self.item_id}: options and is_true: got {len(self.options)} options, {len(self.is_true)} "
+                f"marks, {sum(self.is_true)} true; expected >= 2 options, one mark each, at least one true"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grade:
+    """A graded completion. `prediction` None: no answer could be extracted (counts as wrong, and is shown)."""
+
+    prediction: str | None
+    is_correct: bool
