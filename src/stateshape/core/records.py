@@ -1,0 +1,231 @@
+"""What runs and studies write down, as typed records. Torch-free: reports and comparisons are made from these alone.
+
+A run folder:    run.json (RunRecord) metrics.jsonl (StepRecord) states.jsonl (StateSample) evals/<task>.jsonl (EvalRow)
+                 evals/summary.json {task: {metric: Metric}} rollouts.jsonl (StateSample) drift.json (DriftRecord) adapter/
+A study folder:  plan.json (PlanRecord) runs/<run>/seed<k>/<run folder> comparison.json (Comparison)
+                 verdicts.json ([Verdict]) table1.* table2.* report.html
+A missing number is None, never zero. Does not know how any number is computed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Outcome = Literal["supported", "not supported", "cannot tell"]
+Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Metric:
+    """A mean over n items. stderr and ci95 in the metric's own unit; ci95 is Wilson's for rates."""
+
+    value: float | None
+    n: int
+    stderr: float | None
+    ci95: tuple[float, float] | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvalRow:
+    """One evaluated item. `scores` holds every metric of the task for this item; comparisons pair rows by item_id."""
+
+    item_id: str
+    prompt_sha256: str
+    prediction: str | None
+    gold: str
+    is_correct: bool
+    scores: dict[str, float]
+    completion: str | None = None
+    finish: str | None = None  # "eos" | "stop" | "length" for generated rows
+    num_tokens: int | None = None
+    options: list[str] | None = None
+    option_logps: list[float] | None = None  # summed, nats
+    subject: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepRecord:
+    """One optimiser step. `stats` holds what the states, signal and loss report (units in the names)."""
+
+    step: int
+    loss: float | None
+    grad_norm: float | None
+    lr: float
+    num_supervised: int
+    num_rows: int
+    seconds: dict[str, float]  # by phase: states, signal, train
+    origin_shares: dict[str, float]  # realised share of tokens in the drawn states by origin
+    stats: dict[str, float | None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Span:
+    """A run of consecutive tokens with one origin ("prompt" | "dataset" | "learner" | "teacher"), as text."""
+
+    origin: str
+    text: str
+    is_supervised: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StateSample:
+    """One trajectory, readable: for browsing and for the report."""
+
+    item_id: str
+    step: int | None
+    spans: list[Span]
+    finish: str
+    reward: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DriftValue:
+    """A distance of run against base, and the same number for base against base with another sampling seed."""
+
+    value: float | None
+    base_vs_base: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DriftRecord:
+    task: str
+    features: str
+    num_prompts: int
+    num_states: int  # per side
+    distances: dict[str, DriftValue]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MethodRecord:
+    """A row of the paper's Table 1."""
+
+    method: str
+    state_source: str
+    signal: str
+    density: str
+    loss: str
+    is_on_policy: bool
+    source: str  # citation
+    summary: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRecord:
+    name: str
+    label: str
+    seed: int
+    method: MethodRecord | None  # None: the untrained base
+    model: str
+    task: str
+    teacher: str | None
+    settings: dict[str, Json]  # recipe and optimiser fields, resolved
+    provenance: dict[str, Json]  # versions, git revision, data hashes, device, dtype, command, date
+    is_complete: bool
+    num_steps: int = 0
+    num_supervised_tokens: int = 0
+    num_sampled_tokens: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)  # sampling, signal, training, evaluation
+    peak_memory_gb: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskRecord:
+    """A task as a comparison needs it: its headline metric and that metric's chance level."""
+
+    name: str
+    label: str
+    metric: str
+    chance: float
+    num_items: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedRun:
+    name: str
+    label: str
+    method: MethodRecord | None
+    teacher: str | None  # another run's name
+    settings: dict[str, Json]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanRecord:
+    study: str
+    model: str
+    seeds: list[int]
+    target: TaskRecord
+    retention: list[TaskRecord]
+    runs: list[PlannedRun]  # in order; the first one named "base" is the untrained model
+    plan_sha256: str
+    provenance: dict[str, Json]
+    notes: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """A number with a 95% interval (None: too few items or seeds to give one) and what it rests on."""
+
+    value: float | None
+    lo: float | None
+    hi: float | None
+    n_items: int
+    n_seeds: int
+    per_seed: dict[str, float] = field(default_factory=dict)  # seed -> value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairedDifference:
+    """run minus other on the same items. p: exact McNemar for one seed, hierarchical bootstrap for several (`test`)."""
+
+    versus: str
+    difference: Estimate
+    p: float | None
+    test: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunComparison:
+    run: str
+    label: str
+    method: str | None
+    teacher: str | None
+    scores: dict[str, Estimate]  # by task
+    versus_base: dict[str, PairedDifference]  # by task; empty for the base
+    versus_teacher: dict[str, PairedDifference]  # by task; empty where there is no teacher
+    mean_forgetting: Estimate | None
+    mean_retention: Estimate | None
+    mean_chance_corrected_retention: Estimate | None
+    drift: dict[str, DriftValue]  # by distance, mean over seeds
+    drift_per_seed: dict[str, dict[str, float]]  # distance -> seed -> value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    study: str
+    model: str
+    seeds: list[int]
+    target: TaskRecord
+    retention: list[TaskRecord]
+    rows: list[RunComparison]
+    missing: list[str]  # runs that are not there yet, or died, in words
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evidence:
+    """One number a verdict rests on."""
+
+    label: str
+    effect: Estimate
+    p: float | None
+    p_holm: float | None
+    test: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    claim_id: str  # "P1" ...
+    claim: str  # what the paper says
+    outcome: Outcome
+    sentence: str  # the verdict in words with its numbers
+    evidence: list[Evidence]
