@@ -43,9 +43,9 @@ class Schedule:
     warmup_steps: int = 100
     decay_share: float = 0.25
     weight_decay: float = 0.1
-    num_rows: int = 16
-    row_length: int = 384
-    score_every: int = 300
+    num_rows: int = 20
+    row_length: int = 288
+    score_every: int = 200
     max_norm: float = 1.0
 
     def rate(self, step: int, steps: int) -> float:

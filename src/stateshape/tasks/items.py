@@ -21,13 +21,18 @@ class GenerationItem:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChoiceItem:
-    """One multiple-choice question; `is_true[i]` says whether `options[i]` is right (several may be)."""
+    """One multiple-choice question; `is_true[i]` says whether `options[i]` is right (several may be).
+
+    in_mc1 (TruthfulQA's two scores have different option sets): the options MC1 chooses among, exactly one of them
+    true; MC2 uses all options. None: every option takes part in every score.
+    """
 
     item_id: str
     prompt: str
     options: tuple[str, ...]
     is_true: tuple[bool, ...]
     subject: str = ""
+    in_mc1: tuple[bool, ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.options) != len(self.is_true) or len(self.options) < 2 or not any(self.is_true):
@@ -35,6 +40,13 @@ class ChoiceItem:
                 f"item {self.item_id}: options and is_true: got {len(self.options)} options, {len(self.is_true)} "
                 f"marks, {sum(self.is_true)} true; expected >= 2 options, one mark each, at least one true"
             )
+        if self.in_mc1 is not None:
+            true_ones = sum(t for t, chosen in zip(self.is_true, self.in_mc1) if chosen)
+            if len(self.in_mc1) != len(self.options) or sum(self.in_mc1) < 2 or true_ones != 1:
+                raise ValueError(
+                    f"item {self.item_id}: in_mc1: got {len(self.in_mc1)} marks for {len(self.options)} options, "
+                    f"{sum(self.in_mc1)} set, {true_ones} of them true; expected one mark each, >= 2 set, one true"
+                )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

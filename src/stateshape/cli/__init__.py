@@ -1,0 +1,45 @@
+"""The command line: one function a command, flags from their signatures, one line for a user's mistake.
+
+Only the command that was asked for is imported, so `methods`, `report` and `--help` stay quick and torch-free where they can.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit code. A user's mistake is one line on stderr and code 2."""
+    from stateshape.core.files import BadInput
+
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        from stateshape.cli.parser import run
+
+        run(args)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except BadInput as error:
+        print(f"stateshape: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR):
+            raise
+        where = f" at {error.filename}" if error.filename else ""
+        print(f"stateshape: {error.strerror}{where}; the same command goes on once that is mended", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    return 0
+
+
+def entry() -> None:
+    sys.exit(main())

@@ -1,0 +1,298 @@
+"""What each command does: read the arguments, call the rooms below, print. Heavy imports happen inside."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from stateshape.core.files import BadInput, plain
+
+if TYPE_CHECKING:
+    from stateshape.policy.settings import ModelSettings
+    from stateshape.recipes.recipe import Recipe
+    from stateshape.train.settings import TrainSettings
+
+DATA_VARIABLE = "STATESHAPE_DATA"
+
+
+def data_folder(given: str | None) -> Path | None:
+    """--data, or the environment's STATESHAPE_DATA; None: read from the hub."""
+    chosen = given or os.environ.get(DATA_VARIABLE)
+    if chosen is None:
+        return None
+    folder = Path(chosen)
+    if not folder.is_dir():
+        raise BadInput(f"data: got {chosen!r}, which is not a folder; expected one that holds gsm8k/, truthfulqa/, mmlu/")
+    return folder
+
+
+def methods(json_output: Annotated[bool, tyro.conf.arg(name="json")] = False) -> None:
+    """The methods and what they are made of: state source, signal, density, loss (the paper's Table 1).
+
+    Args:
+        json_output: Print JSON instead of a table.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from stateshape.recipes.recipe import all_methods
+
+    rows = all_methods()
+    if json_output:
+        print(json.dumps(plain(rows), indent=1))
+        return
+    table = Table(title="Table 1. Post-training methods by state source, signal and loss", title_justify="left")
+    for name in ("method", "states", "signal", "density", "loss", "on-policy", "source"):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        on_policy = "yes" if row.is_on_policy else "no"
+        table.add_row(row.method, row.state_source, row.signal, row.density, row.loss, on_policy, row.source)
+    Console().print(table)
+
+
+def train(
+    name: str,
+    recipe: Recipe,
+    *,
+    model: str,
+    task: str,
+    out: str,
+    seed: int,
+    data: str | None,
+    settings: TrainSettings,
+    model_settings: ModelSettings,
+    quiet: bool,
+    json_events: bool,
+) -> None:
+    """Train one method with LoRA and leave a run folder. The same command resumes a run that was stopped.
+
+    Args:
+        recipe: The method.
+        model: 'embedded', a local folder, or a hub id.
+        task: Task whose training prompts are used: gsm8k, arithmetic, or a .jsonl file.
+        out: The run folder.
+        seed: Decides data order, adapter initialisation and sampling.
+        data: Folder with the official data files; default: $STATESHAPE_DATA, else the hub.
+        settings: Optimiser, batch, length.
+        model_settings: Device, dtype, attention.
+        quiet: Say nothing while working.
+        json_events: Say what happens as JSON lines on stderr.
+    """
+    from stateshape.cli.terminal import reporter_for
+    from stateshape.study.single import train_single
+
+    reporter = reporter_for(quiet=quiet, json_events=json_events)
+    record = train_single(
+        name, recipe, model=model, task_name=task, folder=Path(out), seed=seed, data_dir=data_folder(data),
+        settings=settings, model_settings=model_settings, reporter=reporter,
+    )  # fmt: skip
+    if not quiet:
+        print(time_split(record.seconds, record.num_supervised_tokens, record.num_sampled_tokens))
+        print(f"run folder: {out}")
+
+
+def evaluate(
+    source: tyro.conf.Positional[str],
+    *,
+    task: str,
+    out: str,
+    data: str | None = None,
+    limit: int | None = None,
+    shots: int = 0,
+    device: str = "auto",
+    dtype: str = "auto",
+    quiet: bool = False,
+    json_events: bool = False,
+) -> None:
+    """Evaluate a model or a run on a task: one row an item, and a summary with intervals.
+
+    Args:
+        source: 'embedded', a model folder, a hub id, a run folder or an adapter folder.
+        task: gsm8k, truthfulqa, mmlu, arithmetic, facts, exam, or a .jsonl file.
+        out: Folder; writes evals/<task>.jsonl and evals/summary.json in it.
+        data: Folder with the official data files; default: $STATESHAPE_DATA, else the hub.
+        limit: Number of items: the first N; for exams N stratified by subject. Default: all.
+        shots: Worked examples in the prompt.
+        device: auto, cpu, cuda, cuda:N.
+        dtype: auto, float32, bfloat16, float16.
+        quiet: Say nothing while working.
+        json_events: Say what happens as JSON lines on stderr.
+    """
+    from stateshape.cli.terminal import reporter_for
+    from stateshape.evals.evaluate import evaluate as evaluate_task
+    from stateshape.evals.evaluate import summarise, write_evaluation
+    from stateshape.policy.open import open_policy
+    from stateshape.tasks.load import load_task
+
+    chosen = load_task(task, data_dir=data_folder(data), limit=limit, shots=shots)
+    policy = open_policy(source, model_settings_from(device, dtype))
+    reporter = reporter_for(quiet=quiet, json_events=json_events)
+    rows = evaluate_task(policy, chosen, progress=reporter.track(f"evaluate on {chosen.name}", "items"))
+    summary = summarise(rows, chosen.metrics)
+    write_evaluation(Path(out), chosen.name, rows, summary)
+    if not quiet:
+        for metric, found in summary.items():
+            interval = "" if found.ci95 is None else f"  95% [{found.ci95[0]:.3f}, {found.ci95[1]:.3f}]"
+            value = "missing" if found.value is None else f"{found.value:.4f}"
+            print(f"{chosen.name} {metric}: {value}{interval}  n={found.n}")
+        print(f"rows: {Path(out) / 'evals' / (chosen.name + '.jsonl')}")
+
+
+def drift(
+    a: tyro.conf.Positional[str],
+    b: tyro.conf.Positional[str],
+    *,
+    task: str,
+    data: str | None = None,
+    prompts: int = 128,
+    cuts: int = 2,
+    max_new_tokens: int = 128,
+    temperature: float = 1.0,
+    seed: int = 0,
+    device: str = "auto",
+    dtype: str = "auto",
+    json_output: Annotated[bool, tyro.conf.arg(name="json")] = False,
+    quiet: bool = False,
+) -> None:
+    """How far the states of B lie from those of A, beside A against A with another sampling seed.
+
+    Args:
+        a: The reference: model or run.
+        b: The other: model or run.
+        task: Task whose last training prompts are rolled out.
+        data: Folder with the official data files; default: $STATESHAPE_DATA, else the hub.
+        prompts: Rollouts a side.
+        cuts: Prefix states a rollout.
+        max_new_tokens: Longest rollout, in tokens.
+        temperature: Sampling temperature.
+        seed: Sampling seed.
+        device: auto, cpu, cuda, cuda:N.
+        dtype: auto, float32, bfloat16, float16.
+        json_output: Print JSON instead of a table.
+        quiet: Say nothing while working.
+    """
+    from stateshape.cli.terminal import reporter_for
+    from stateshape.study.plan import DriftChoice
+    from stateshape.study.single import drift_between
+
+    choice = DriftChoice(prompts=prompts, cuts=cuts, max_new_tokens=max_new_tokens, temperature=temperature)
+    record = drift_between(
+        a, b, task_name=task, data_dir=data_folder(data), choice=choice, seed=seed,
+        model_settings=model_settings_from(device, dtype),
+        reporter=reporter_for(quiet=quiet or json_output, json_events=False),
+    )  # fmt: skip
+    if json_output:
+        print(json.dumps(plain(record), indent=1))
+        return
+    print(f"{record.num_states} states a side from {record.num_prompts} prompts of {record.task}; {record.features}")
+    print(f"{'distance':32s} {'B vs A':>10s} {'A vs A':>10s}")
+    for name, found in record.distances.items():
+        shown = [f"{'-':>10s}" if value is None else f"{value:10.5f}" for value in (found.value, found.base_vs_base)]
+        print(f"{name:32s} {shown[0]} {shown[1]}")
+
+
+def study(
+    preset_or_file: tyro.conf.Positional[str],
+    *,
+    out: str | None = None,
+    seeds: str | None = None,
+    model: str | None = None,
+    data: str | None = None,
+    full: bool = False,
+    dry_run: bool = False,
+    quiet: bool = False,
+    json_events: bool = False,
+) -> None:
+    """Run a whole study: train, evaluate, measure drift, compare, report. Running it again resumes.
+
+    Args:
+        preset_or_file: quickstart, smoke, paper, laptop, or a YAML file.
+        out: The study's folder. Needed unless --dry-run.
+        seeds: Training seeds, separated by commas. Default: the study's own.
+        model: Another base than the study's: a folder or a hub id.
+        data: Folder with the official data files; default: $STATESHAPE_DATA, else the hub.
+        full: Evaluate on all items instead of the study's limits.
+        dry_run: Print the plan (runs, teachers, steps, tokens) and stop.
+        quiet: Say nothing while working.
+        json_events: Say what happens as JSON lines on stderr.
+    """
+    from stateshape.cli.study_command import run_study
+
+    run_study(
+        preset_or_file, out=None if out is None else Path(out), seeds=seeds, model=model, data_dir=data_folder(data),
+        full=full, dry_run=dry_run, quiet=quiet, json_events=json_events,
+    )  # fmt: skip
+
+
+def report(folder: tyro.conf.Positional[str]) -> None:
+    """Rebuild comparison, verdicts, tables and report of a study from its files alone.
+
+    Args:
+        folder: The study's folder.
+    """
+    from stateshape.cli.study_command import write_results
+
+    print(f"report: {write_results(Path(folder))}")
+
+
+def doctor(
+    *, model: str, teacher: str | None = None, device: str = "auto", dtype: str = "auto", rank: int = 32
+) -> None:
+    """Check a model, and a teacher beside it, before any time is spent on them.
+
+    Args:
+        model: 'embedded', a model folder, a hub id, a run folder or an adapter folder.
+        teacher: A model or run that is to teach it.
+        device: auto, cpu, cuda, cuda:N.
+        dtype: auto, float32, bfloat16, float16.
+        rank: LoRA rank for the memory estimate.
+    """
+    from stateshape.study.doctor import examine
+
+    for line in examine(model, teacher, settings=model_settings_from(device, dtype), rank=rank):
+        print(line)
+
+
+def embedded(
+    what: tyro.conf.Positional[str], *, out: str, steps: int | None = None, seed: int | None = None, threads: int = 2
+) -> None:
+    """Train the embedded base anew from its generated world.
+
+    Args:
+        what: train.
+        out: Folder for the model and its tokenizer.
+        steps: Optimiser steps. Default: those of the packaged base.
+        seed: Seed of world order and initialisation. Default: that of the packaged base.
+        threads: CPU threads; another number gives other bits.
+    """
+    from stateshape.embedded.train import train_base
+
+    if what != "train":
+        raise BadInput(f"embedded: got {what!r}; expected train")
+    chosen = {name: value for name, value in (("steps", steps), ("seed", seed)) if value is not None}
+    made = train_base(out_dir=Path(out), threads=threads, **chosen)
+    print(json.dumps({key: str(value) if isinstance(value, Path) else value for key, value in made._asdict().items()}))
+
+
+def model_settings_from(device: str, dtype: str) -> ModelSettings:
+    from stateshape.core.files import parse
+    from stateshape.policy.settings import ModelSettings
+
+    return parse({"device": device, "dtype": dtype}, ModelSettings, where="command line")
+
+
+def time_split(seconds: dict[str, float], supervised: int, sampled: int) -> str:
+    """One line: where the time went, and the rates that follow."""
+    total = sum(seconds.values())
+    parts = [f"{name} {value:.1f} s ({value / max(total, 1e-9):.0%})" for name, value in seconds.items()]
+    rates = []
+    sampling_s, training_s = seconds.get("sampling", 0.0) + seconds.get("signal", 0.0), seconds.get("training", 0.0)
+    if sampled and sampling_s:
+        rates.append(f"sampling {sampled / sampling_s:,.0f} tokens/s")
+    if supervised and training_s:
+        rates.append(f"training {supervised / training_s:,.0f} supervised tokens/s")
+    return "time: " + ", ".join(parts) + ("; " + ", ".join(rates) if rates else "")

@@ -1,0 +1,146 @@
+"""`stateshape study`: plan, run, compare, report; and the plan in words for --dry-run."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from stateshape.core.files import BadInput, read_json
+from stateshape.core.records import Comparison, PlanRecord
+
+if TYPE_CHECKING:
+    from stateshape.study.plan import Plan, RunSpec
+    from stateshape.tasks.task import GenerationTask
+
+
+def run_study(
+    preset_or_file: str,
+    *,
+    out: Path | None,
+    seeds: str | None,
+    model: str | None,
+    data_dir: Path | None,
+    full: bool,
+    dry_run: bool,
+    quiet: bool,
+    json_events: bool,
+) -> None:
+    from stateshape.cli.terminal import reporter_for
+    from stateshape.study.execute import execute, load_tasks
+    from stateshape.study.plan import make_plan, read_study
+
+    file = read_study(preset_or_file)
+    if model is not None:
+        file = replace(file, model=model)
+    if seeds is not None:
+        file = replace(file, seeds=parse_seeds(seeds))
+    if full:
+        file = replace(
+            file,
+            target=replace(file.target, limit=None),
+            retention=[replace(choice, limit=None) for choice in file.retention],
+        )
+    plan = make_plan(file)
+    if dry_run:
+        target, _ = load_tasks(file, data_dir)
+        print_plan(plan, target)
+        return
+    if out is None:
+        raise BadInput("out: got nothing; expected --out DIR, the folder the study is written to")
+    signal.signal(signal.SIGTERM, stop)
+    reporter = reporter_for(quiet=quiet, json_events=json_events)
+    execute(plan, out, data_dir=data_dir, reporter=reporter)
+    path = write_results(out)
+    if not quiet:
+        print_results(out)
+        print(f"report: {path}")
+
+
+def stop(number: int, frame: FrameType | None) -> None:
+    """SIGTERM ends a study as Ctrl-C does: at once, with every file whole."""
+    raise KeyboardInterrupt
+
+
+def parse_seeds(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise BadInput(f"seeds: got {text!r}; expected whole numbers separated by commas, like 0,1,2") from None
+
+
+def write_results(folder: Path) -> Path:
+    """Comparison, verdicts, tables, plots and report, from the study's files alone."""
+    from stateshape.report.write import write_report
+    from stateshape.study.compare import write_comparison
+
+    if not (folder / "plan.json").exists():
+        raise BadInput(f"study: {folder} holds no plan.json; expected the folder of a study")
+    write_comparison(folder)
+    return write_report(folder)
+
+
+def print_results(folder: Path) -> None:
+    from stateshape.cli.commands import time_split
+    from stateshape.report.folder import read_study_folder
+    from stateshape.report.tables import render_text, table1, table2
+
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    plan = read_json(folder / "plan.json", PlanRecord)
+    comparison = read_json(folder / "comparison.json", Comparison)
+    console.print(render_text(table1(plan)))
+    console.print(render_text(table2(comparison)))
+    seconds: dict[str, float] = {}
+    supervised = sampled = 0
+    for run in read_study_folder(folder).runs:
+        supervised += run.record.num_supervised_tokens
+        sampled += run.record.num_sampled_tokens
+        for name, value in run.record.seconds.items():
+            seconds[name] = seconds.get(name, 0.0) + value
+    print(time_split(seconds, supervised, sampled))
+
+
+def print_plan(plan: Plan, target: GenerationTask) -> None:
+    """Runs, teachers, steps and an upper estimate of tokens."""
+    file = plan.file
+    table = Table(title=f"{file.study}: {file.model}, seeds {', '.join(map(str, file.seeds))}", title_justify="left")
+    for name in ("run", "recipe", "teacher", "steps", "prompts a step", "supervised tokens <=", "sampled tokens <="):
+        table.add_column(name)
+    for spec in plan.runs:
+        steps = spec.train.num_steps(len(target.train))
+        supervised, sampled = token_estimate(spec, target, steps)
+        table.add_row(
+            spec.name, spec.recipe_name, spec.teacher or "-", f"{steps:,}", str(spec.train.batch_prompts),
+            f"{supervised:,}", f"{sampled:,}",
+        )  # fmt: skip
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+    choices = [("target", file.target), *(("retention", choice) for choice in file.retention)]
+    for role, choice in choices:
+        console.print(f"{role}: {choice.task}, items: {choice.limit or 'all'}, shots: {choice.shots}")
+    console.print(f"drift: {file.drift.prompts} rollouts x {file.drift.cuts} prefix states a run; plan {plan.sha256[:12]}")
+
+
+CHARACTERS_A_TOKEN = 3.0  # of worked solutions under common BPE vocabularies; only used to estimate a plan's size
+
+
+def token_estimate(spec: RunSpec, target: GenerationTask, steps: int) -> tuple[int, int]:
+    """(supervised, sampled) tokens of one run: upper limits for what is sampled, an estimate for gold tokens."""
+    rows = steps * spec.train.batch_prompts
+    fields = spec.recipe(spec.teacher)
+    rollout = getattr(fields, "rollout_tokens", 0)
+    copies = getattr(fields, "samples", 1) * getattr(fields, "group", 1)
+    continuation = getattr(fields, "max_new_tokens", 0)
+    sampled = rows * copies * (rollout + continuation)
+    if spec.recipe_class.composition.signal == "gold tokens":
+        texts = [item.completion or "" for item in target.train[:200]]
+        return int(rows * sum(map(len, texts)) / max(len(texts), 1) / CHARACTERS_A_TOKEN), 0
+    if continuation:
+        return rows * copies * continuation, sampled
+    return rows * copies * (1 if getattr(fields, "positions", None) == "last" else rollout), sampled

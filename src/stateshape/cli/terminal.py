@@ -1,0 +1,103 @@
+"""How long work looks in a terminal: bars with rate and ETA after two seconds, plain lines, or JSON lines.
+
+Everything but results goes to stderr, so that stdout can be piped. Knows nothing of what the work is.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn,
+)
+from rich.text import Text
+
+from stateshape.study.progress import Reporter, Silent, Tick
+
+SHOW_AFTER_S = 2.0  # shorter work needs no bar
+
+
+class RateColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.1f} {task.fields['unit']}/s", style="cyan")
+
+
+class Terminal:
+    """Bars and lines on stderr."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.progress: Progress | None = None
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+    def event(self, name: str, values: Mapping[str, object]) -> None: ...
+
+    def track(self, what: str, unit: str) -> Tick:
+        began = time.monotonic()
+        shown: list[tuple[Progress, object]] = []
+
+        def tick(done: int, total: int) -> None:
+            if not shown and self.console.is_terminal and time.monotonic() - began > SHOW_AFTER_S and done < total:
+                shown.append(self._bar(what, unit, done, total))
+            if shown:
+                bar, task = shown[0]
+                bar.update(task, completed=done)  # type: ignore[arg-type]
+            if done >= total:
+                if shown:
+                    shown[0][0].stop()
+                seconds = time.monotonic() - began
+                if seconds > SHOW_AFTER_S:
+                    self.say(f"  {what}: {total:,} {unit} in {seconds:.1f} s")
+
+        return tick
+
+    def _bar(self, what: str, unit: str, done: int, total: int) -> tuple[Progress, object]:
+        self.stop()
+        self.progress = Progress(
+            TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), RateColumn(), TimeElapsedColumn(),
+            TextColumn("ETA"), TimeRemainingColumn(), console=self.console, transient=True,
+        )
+        self.progress.start()
+        return self.progress, self.progress.add_task(what, total=total, completed=done, unit=unit)
+
+    def stop(self) -> None:
+        """Takes a bar that was left behind (an error, Ctrl-C) off the screen."""
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+
+
+class JsonLines:
+    """One JSON object a line on stderr, for other programs."""
+
+    def say(self, text: str) -> None:
+        self._write({"event": "say", "text": text})
+
+    def event(self, name: str, values: Mapping[str, object]) -> None:
+        self._write({"event": name, **values})
+
+    def track(self, what: str, unit: str) -> Tick:
+        began = time.monotonic()
+
+        def tick(done: int, total: int) -> None:
+            if done >= total:
+                seconds = round(time.monotonic() - began, 3)
+                self._write({"event": "done", "what": what, "unit": unit, "total": total, "seconds": seconds})
+
+        return tick
+
+    def _write(self, record: Mapping[str, object]) -> None:
+        print(json.dumps(record), file=sys.stderr, flush=True)
+
+
+def reporter_for(*, quiet: bool, json_events: bool) -> Reporter:
+    if json_events:
+        return JsonLines()
+    return Silent() if quiet else Terminal()

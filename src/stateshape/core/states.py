@@ -1,0 +1,159 @@
+"""States: trajectories of token ids with a provenance per token.
+
+Rows are right-padded; masks come from lengths, never from token values. Knows nothing of policies or supervision.
+
+Suffixes used in the package: B row, T position, V vocabulary, N supervised position, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+
+class Origin(IntEnum):
+    """Who wrote a token."""
+
+    PROMPT = 0
+    DATASET = 1
+    LEARNER = 2
+    TEACHER = 3
+
+
+PADDING = 255  # origin value of cells beyond a row's length
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trajectory:
+    """One row as plain lists. `logps` are the writer's log-probs in nats at its sampling temperature, None if unknown.
+
+    `finish`: "eos" | "stop" | "length" | "dataset". A row cut for a continuation ends where the next writer takes over.
+    """
+
+    item_id: str
+    ids: list[int]
+    origins: list[Origin]
+    logps: list[float | None]
+    finish: str
+    group: int = 0
+
+    def __post_init__(self) -> None:
+        assert len(self.ids) == len(self.origins) == len(self.logps), self.item_id
+
+    def extended(self, ids: Sequence[int], origin: Origin, *, logps: Sequence[float | None], finish: str) -> Trajectory:
+        """The same row with another writer's tokens spliced on, as ids."""
+        return Trajectory(
+            item_id=self.item_id,
+            ids=[*self.ids, *ids],
+            origins=[*self.origins, *([origin] * len(ids))],
+            logps=[*self.logps, *logps],
+            finish=finish,
+            group=self.group,
+        )
+
+    def cut(self, length: int) -> Trajectory:
+        """The first `length` tokens."""
+        return Trajectory(
+            item_id=self.item_id,
+            ids=self.ids[:length],
+            origins=self.origins[:length],
+            logps=self.logps[:length],
+            finish="length",
+            group=self.group,
+        )
+
+    @property
+    def prompt_length(self) -> int:
+        return sum(origin == Origin.PROMPT for origin in self.origins)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class States:
+    """A batch of trajectories.
+
+    `behaviour_logp_BT` is NaN where nobody's log-prob is known. `group_B`: rows of one prompt share a number.
+    """
+
+    ids_BT: Tensor  # int64
+    lengths_B: Tensor  # int64
+    origin_BT: Tensor  # uint8, Origin or PADDING
+    behaviour_logp_BT: Tensor  # fp32, nats
+    group_B: Tensor  # int64
+    item_ids: list[str] = field(default_factory=list)
+    finishes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return self.ids_BT.shape[0]
+
+    @property
+    def prompt_lengths_B(self) -> Tensor:
+        return (self.origin_BT == Origin.PROMPT).sum(dim=1)
+
+    def written_by(self, *origins: Origin) -> Tensor:
+        """bool [B, T]: tokens of the given origins."""
+        return torch.isin(self.origin_BT, torch.tensor(origins, dtype=torch.uint8, device=self.origin_BT.device))
+
+    def origin_shares(self) -> dict[str, float]:
+        """Realised share of non-prompt tokens by writer."""
+        counts = {origin: int((self.origin_BT == origin).sum()) for origin in Origin if origin != Origin.PROMPT}
+        total = max(sum(counts.values()), 1)
+        return {origin.name.lower(): count / total for origin, count in counts.items() if count}
+
+    def rows(self, index: Tensor) -> States:
+        """The chosen rows, trimmed to their longest. `index`: int64 [n]."""
+        width = int(self.lengths_B[index].max())
+        chosen = index.tolist()
+        return States(
+            ids_BT=self.ids_BT[index, :width],
+            lengths_B=self.lengths_B[index],
+            origin_BT=self.origin_BT[index, :width],
+            behaviour_logp_BT=self.behaviour_logp_BT[index, :width],
+            group_B=self.group_B[index],
+            item_ids=[self.item_ids[i] for i in chosen],
+            finishes=[self.finishes[i] for i in chosen],
+        )
+
+    def trajectories(self) -> list[Trajectory]:
+        """The rows as plain lists."""
+        made = []
+        for b, length in enumerate(self.lengths_B.tolist()):
+            logps = self.behaviour_logp_BT[b, :length].tolist()
+            made.append(
+                Trajectory(
+                    item_id=self.item_ids[b],
+                    ids=self.ids_BT[b, :length].tolist(),
+                    origins=[Origin(o) for o in self.origin_BT[b, :length].tolist()],
+                    logps=[None if logp != logp else logp for logp in logps],
+                    finish=self.finishes[b],
+                    group=int(self.group_B[b]),
+                )
+            )
+        return made
+
+
+def pack(rows: Sequence[Trajectory], *, device: torch.device | str) -> States:
+    """Right-pads plain rows into a batch. Padding cells hold id 0 and are never read."""
+    if not rows:
+        raise ValueError("states: got no rows; expected at least one")
+    width = max(len(row.ids) for row in rows)
+    ids_BT = torch.zeros(len(rows), width, dtype=torch.int64)
+    origin_BT = torch.full((len(rows), width), PADDING, dtype=torch.uint8)
+    logp_BT = torch.full((len(rows), width), float("nan"))
+    for b, row in enumerate(rows):
+        length = len(row.ids)
+        ids_BT[b, :length] = torch.tensor(row.ids)
+        origin_BT[b, :length] = torch.tensor([int(o) for o in row.origins], dtype=torch.uint8)
+        logp_BT[b, :length] = torch.tensor([float("nan") if p is None else p for p in row.logps])
+    return States(
+        ids_BT=ids_BT.to(device),
+        lengths_B=torch.tensor([len(row.ids) for row in rows], device=device),
+        origin_BT=origin_BT.to(device),
+        behaviour_logp_BT=logp_BT.to(device),
+        group_B=torch.tensor([row.group for row in rows], device=device),
+        item_ids=[row.item_id for row in rows],
+        finishes=[row.finish for row in rows],
+    )

@@ -1,0 +1,75 @@
+"""Generate-and-grade: greedy completions of a task's test prompts, graded by the task.
+
+Greedy, so a score belongs to the model and not to a seed. A completion that hit the token limit is graded as it stands
+and marked truncated. A prompt that leaves no room for max_new_tokens loses tokens on the left, as in
+lm-evaluation-harness, with a warning. Knows nothing of files or of how grading works.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from stateshape.core.files import BadInput, sha256_text
+from stateshape.core.records import EvalRow
+from stateshape.policy.policy import Policy
+from stateshape.sampling.local import LocalSampler
+from stateshape.sampling.settings import Completion, Sampler, SamplingSettings
+from stateshape.tasks.items import GenerationItem
+from stateshape.tasks.task import GenerationTask, Progress
+
+LOGGER = logging.getLogger(__name__)
+GREEDY_SEED = 0  # a sampler wants one; temperature 0 never uses it
+
+
+def generate_and_grade(
+    policy: Policy,
+    task: GenerationTask,
+    *,
+    sampler: Sampler | None = None,
+    batch_rows: int = 256,
+    progress: Progress | None = None,
+) -> list[EvalRow]:
+    """One row per test item, in the task's order. sampler: None uses the model at hand."""
+    settings = SamplingSettings(
+        max_new_tokens=task.max_new_tokens, temperature=0.0, stops=task.stops, batch_rows=batch_rows
+    )
+    prompts = _prompts(policy, task)
+    completions = (sampler or LocalSampler()).sample(policy, prompts, settings, seed=GREEDY_SEED, progress=progress)
+    return [_row(policy, task, item, made) for item, made in zip(task.test, completions, strict=True)]
+
+
+def _prompts(policy: Policy, task: GenerationTask) -> list[list[int]]:
+    prompts = [policy.encode_prompt(item.prompt) for item in task.test]
+    if policy.max_positions is None:
+        return prompts
+    room = policy.max_positions - task.max_new_tokens
+    if room < 1:
+        raise BadInput(
+            f"{task.name}: max_new_tokens: got {task.max_new_tokens}; expected fewer than the model's "
+            f"{policy.max_positions} positions; use a model with more"
+        )
+    num_cut = sum(len(ids) > room for ids in prompts)
+    if num_cut:
+        LOGGER.warning("%s: %d of %d prompts lost tokens on the left to fit", task.name, num_cut, len(prompts))
+    return [ids[-room:] for ids in prompts]
+
+
+def _row(policy: Policy, task: GenerationTask, item: GenerationItem, made: Completion) -> EvalRow:
+    text = policy.decode(made.ids[:-1] if made.finish == "eos" else made.ids)
+    grades = task.grade(text, item)
+    headline = grades.strict if task.metric == "strict" else grades.flexible
+    return EvalRow(
+        item_id=item.item_id,
+        prompt_sha256=sha256_text(item.prompt),
+        prediction=headline.prediction,
+        gold=item.gold,
+        is_correct=headline.is_correct,
+        scores={
+            "strict": float(grades.strict.is_correct),
+            "flexible": float(grades.flexible.is_correct),
+            "truncated": float(made.finish == "length"),
+        },
+        completion=text,
+        finish=made.finish,
+        num_tokens=len(made.ids),
+    )

@@ -1,0 +1,156 @@
+"""One set of base weights; every policy on it is an adapter (or none). Adapters are switched, never merged.
+
+Loads safetensors (or a GGUF folder) through transformers and LoRA through peft, and refuses what the rest of the
+package could not be right about: remote code unless asked for, a head that is more than a matrix, adapters on the head.
+Does not know what the adapters are for.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+import transformers
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from stateshape.core.files import BadInput
+from stateshape.policy.settings import LoraSettings, ModelSettings, resolve_device, resolve_dtype
+
+HEAD_TOLERANCE = 1e-2  # logits from our head against the model's own, relative to their largest; bf16 has 3 digits
+
+
+class SharedWeights:
+    """A causal LM with named LoRA adapters, at most one of them active."""
+
+    def __init__(self, model: Any, tokenizer: Any, *, source: str) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.source = source
+        self.config = model.config
+        self.device: torch.device = model.device
+        self.dtype: torch.dtype = model.dtype
+        self.adapters: dict[str, peft.LoraConfig] = {}
+        self._active: tuple[str | None, bool] = (None, False)
+        self._peft: peft.PeftModel | None = None
+        check_head(self)
+
+    @property
+    def body(self) -> nn.Module:
+        return getattr(self.model, self.model.base_model_prefix)
+
+    @property
+    def head_VD(self) -> Tensor:
+        return self.model.get_output_embeddings().weight
+
+    def add_adapter(self, name: str, lora: LoraSettings, *, seed: int) -> None:
+        """A new adapter, initialised so that it changes nothing; its A matrices come from `seed`."""
+        config = peft.LoraConfig(
+            r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=list(lora.targets), task_type="CAUSAL_LM"
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._inject(name, config)
+
+    def load_adapter(self, name: str, folder: Path) -> None:
+        """An adapter saved in peft's format."""
+        config = peft.LoraConfig.from_pretrained(str(folder))
+        self._inject(name, config)
+        self.set_adapter_state(name, load_file(str(folder / "adapter_model.safetensors")))
+
+    def _inject(self, name: str, config: peft.LoraConfig) -> None:
+        if "lm_head" in (config.target_modules or ()):
+            raise BadInput(
+                "lora targets: got lm_head; expected layers below the head, because losses read the head as one matrix; "
+                "leave lm_head out"
+            )
+        if self._peft is None:
+            self._peft = peft.get_peft_model(self.model, config, adapter_name=name, autocast_adapter_dtype=True)
+        else:
+            self._peft.add_adapter(name, config)
+        self.adapters[name] = config
+        self._active = ("", False)  # peft has activated it by itself
+        self.activate(None)
+
+    def remove_adapter(self, name: str) -> None:
+        assert self._peft is not None
+        self.activate(None)
+        self._peft.base_model.delete_adapter(name)
+        del self.adapters[name]
+        self._active = ("", False)
+        self.activate(None)
+
+    def activate(self, name: str | None, *, trainable: bool = False) -> None:
+        """Makes one adapter (None: the bare base) the one that forward passes use; only it may need gradients."""
+        if self._active == (name, trainable):
+            return
+        for module in self.model.modules():
+            if isinstance(module, BaseTunerLayer):
+                module.set_adapter([] if name is None else [name], inference_mode=not trainable)
+        self._active = (name, trainable)
+
+    def adapter_state(self, name: str) -> dict[str, Tensor]:
+        """The adapter's tensors under peft's file names."""
+        assert self._peft is not None
+        return peft.get_peft_model_state_dict(self._peft, adapter_name=name)
+
+    def set_adapter_state(self, name: str, state: dict[str, Tensor]) -> None:
+        assert self._peft is not None
+        peft.set_peft_model_state_dict(self._peft, state, adapter_name=name)
+
+    def save_adapter(self, name: str, folder: Path) -> None:
+        """Writes a folder that peft's own `PeftModel.from_pretrained` reads."""
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {key: value.detach().cpu().contiguous() for key, value in self.adapter_state(name).items()}
+        save_file(state, str(folder / "adapter_model.safetensors"), metadata={"format": "pt"})
+        config = self.adapters[name]
+        config.base_model_name_or_path = self.source
+        config.save_pretrained(str(folder))
+
+    def trainable_parameters(self, name: str) -> list[nn.Parameter]:
+        self.activate(name, trainable=True)
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+
+def load_weights(source: str, settings: ModelSettings) -> SharedWeights:
+    """Loads a hub id or a local folder. Raises BadInput with the reason if it cannot be had."""
+    device = resolve_device(settings.device)
+    options: dict[str, Any] = {
+        "dtype": resolve_dtype(settings.dtype, device),
+        "attn_implementation": settings.attention,
+        "trust_remote_code": settings.trust_remote_code,
+    }
+    gguf = next(Path(source).glob("*.gguf"), None) if Path(source).is_dir() else None
+    has_safetensors = gguf is None or any(Path(source).glob("*.safetensors"))
+    options |= {"use_safetensors": True} if has_safetensors else {"gguf_file": gguf.name}  # type: ignore[union-attr]
+    token_options = {} if has_safetensors else {"gguf_file": gguf.name}  # type: ignore[union-attr]
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            source, trust_remote_code=settings.trust_remote_code, **token_options
+        )
+        model = transformers.AutoModelForCausalLM.from_pretrained(source, **options)
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BadInput(
+            f"model: got {source!r}, which could not be loaded ({reason}); expected a folder with config.json, "
+            "safetensors and a tokenizer, a GGUF folder, a run folder, 'embedded', or a hub id that can be reached"
+        ) from None
+    return SharedWeights(model.to(device), tokenizer, source=source)
+
+
+@torch.no_grad()
+def check_head(weights: SharedWeights) -> None:
+    """The model's logits must be its last hidden states times one matrix: no bias, scale or soft cap."""
+    head = weights.model.get_output_embeddings()
+    ids_BT = torch.arange(4, device=weights.device)[None]
+    logits_BTV = weights.model(input_ids=ids_BT, use_cache=False).logits.float()
+    ours_BTV = (weights.body(input_ids=ids_BT, use_cache=False).last_hidden_state @ head.weight.T).float()
+    worst = (logits_BTV - ours_BTV).abs().max() / logits_BTV.abs().max().clamp_min(1e-6)
+    if worst > HEAD_TOLERANCE:
+        raise BadInput(
+            f"model: got {weights.source!r}, whose logits are not hidden states times its head matrix (relative "
+            f"difference {float(worst):.2g}); expected no bias, scale or soft cap after the head; use another model"
+        )

@@ -1,0 +1,24 @@
+"""Supervised fine-tuning: dataset states, gold tokens, cross-entropy. Source: arXiv:2605.22731 section 2.3."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from stateshape.core.method import Composition, Method
+from stateshape.losses.cross_entropy import CrossEntropy
+from stateshape.recipes.recipe import Parts
+from stateshape.signals.gold import GoldTokens
+from stateshape.states.dataset import DatasetStates
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SFT:
+    """Supervised fine-tuning on worked solutions. Mild or stress is a matter of rate, rank and epochs."""
+
+    composition: ClassVar[Composition] = Composition(states="dataset", signal="gold tokens", loss="cross-entropy")
+    source: ClassVar[str] = "arXiv:2605.22731 eq. 5"
+
+    def build(self, parts: Parts) -> Method:
+        items = {item.item_id: item for item in parts.task.train}
+        return Method(states=DatasetStates(items=items), signal=GoldTokens(), loss=CrossEntropy())

@@ -1,0 +1,37 @@
+"""When a row ends: an end-of-text id, or a stop text in what was written. Knows nothing of batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stateshape.policy.policy import Policy
+from stateshape.sampling.settings import Finish
+
+TAIL_TOKENS = 16  # how far back a stop text may begin; texts of up to about this many tokens are found
+
+
+class StopWatch:
+    """Text is decoded only when the last token could complete a stop text, which is rare."""
+
+    def __init__(self, policy: Policy, stops: tuple[str, ...]) -> None:
+        self.policy = policy
+        self.stops = stops
+        self.eos_ids = frozenset(policy.eos_ids)
+        self.last_characters = frozenset(stop[-1] for stop in stops)
+        self._may_complete: dict[int, bool] = {}
+
+    def ending(self, ids: Sequence[int]) -> Finish | None:
+        """Why a row ends with its last token, or None. `ids`: all new tokens of the row."""
+        token = ids[-1]
+        if token in self.eos_ids:
+            return "eos"
+        if not self.stops:
+            return None
+        if token not in self._may_complete:
+            text = self.policy.decode([token])
+            self._may_complete[token] = any(character in text for character in self.last_characters)
+        if self._may_complete[token]:
+            tail = self.policy.decode(ids[-TAIL_TOKENS:])
+            if any(stop in tail for stop in self.stops):
+                return "stop"
+        return None

@@ -1,0 +1,45 @@
+"""Teacher distribution: what a frozen teacher would say next, as a whole distribution, at the learner's states.
+
+Only the teacher's hidden states are kept; its logits are made chunk by chunk inside the loss.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+
+from stateshape.core.method import Draw, SignalKind
+from stateshape.core.signals import MatchDistribution
+from stateshape.core.states import Origin, States
+from stateshape.policy.policy import Policy
+
+Positions = Literal["all", "last"]
+FORWARD_ROWS = 32  # rows a teacher forward pass takes at a time; bounds its activations
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherDistribution:
+    """`all`: every state along the learner's response. `last`: one state a row, the one before its last token."""
+
+    teacher: Policy
+    positions: Positions
+    kind: ClassVar[SignalKind] = "teacher distribution"
+
+    @torch.no_grad()
+    def read(self, learner: Policy, states: States, draw: Draw) -> MatchDistribution:
+        parts = [
+            self.teacher.hidden(states.ids_BT[b : b + FORWARD_ROWS], states.lengths_B[b : b + FORWARD_ROWS])
+            for b in range(0, len(states), FORWARD_ROWS)
+        ]
+        supervise_BT = states.written_by(Origin.LEARNER)
+        if self.positions == "last":
+            position_T = torch.arange(states.ids_BT.shape[1], device=states.ids_BT.device)
+            supervise_BT = supervise_BT & (position_T == states.lengths_B[:, None] - 1)
+        return MatchDistribution(
+            states=states,
+            supervise_BT=supervise_BT,
+            teacher_hidden_BTD=torch.cat(parts),
+            teacher_head_VD=self.teacher.head_VD,
+        )

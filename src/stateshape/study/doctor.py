@@ -1,0 +1,78 @@
+"""Preflight: what would go wrong with a model, or a teacher beside it, said before any time is spent. Trains nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from stateshape.policy.open import check_same_vocabulary, open_weights, policy_on, resolve
+from stateshape.policy.policy import Policy
+from stateshape.policy.settings import LoraSettings, ModelSettings
+from stateshape.policy.weights import SharedWeights
+
+ADAM_BYTES = 16  # per adapted parameter in fp32: weight, gradient, two moments
+
+
+def examine(model: str, teacher: str | None, *, settings: ModelSettings, rank: int) -> Iterator[str]:
+    """Lines to print. Raises BadInput at the first thing that cannot work."""
+    resolved = resolve(model)
+    weights = open_weights(resolved.model, settings)
+    policy = policy_on(weights, resolved, "model")
+    yield from about_model(model, weights, policy)
+    yield from about_memory(weights, rank)
+    if teacher is not None:
+        yield from about_teacher(weights, policy, teacher, settings)
+    yield "ok"
+
+
+def about_model(source: str, weights: SharedWeights, policy: Policy) -> Iterator[str]:
+    config, tokenizer = weights.config, weights.tokenizer
+    if Path(source).is_dir():
+        names = sorted(path.name for path in Path(source).iterdir() if path.is_file())
+        yield f"files        {', '.join(names)}"
+    num_parameters = sum(parameter.numel() for parameter in weights.model.parameters())
+    yield f"model        {type(weights.model).__name__}, {num_parameters / 1e6:.1f} M parameters"
+    yield f"device       {weights.device}, {str(weights.dtype).removeprefix('torch.')}, {config._attn_implementation}"
+    pieces, rows = len(tokenizer), policy.head_VD.shape[0]
+    padded = f" ({rows - pieces} rows are padding)" if rows > pieces else ""
+    yield f"vocabulary   {pieces:,} tokens, head of {rows:,} rows{padded}"
+    ends = ", ".join(f"{token} {tokenizer.convert_ids_to_tokens(token)!r}" for token in policy.eos_ids)
+    yield f"end ids      {ends or 'none: rows end at stop texts or at their length'}"
+    same = " (same as an end id: masks here come from lengths, so that is fine)" if policy.pad_id in policy.eos_ids else ""
+    yield f"pad id       {policy.pad_id}{same}"
+    begins = tokenizer("x")["input_ids"][0] == tokenizer.bos_token_id and tokenizer.bos_token_id is not None
+    yield f"begin id     {'added to prompts: ' + repr(tokenizer.bos_token) if begins else 'none is added'}"
+    template = "has one; prompts here are plain and do not use it" if tokenizer.chat_template else "none"
+    yield f"template     {template}"
+
+
+def about_memory(weights: SharedWeights, rank: int) -> Iterator[str]:
+    weights_gb = sum(parameter.numel() * parameter.element_size() for parameter in weights.model.parameters()) / 1e9
+    targets = LoraSettings().targets
+    linears = [
+        module for name, module in weights.model.named_modules()
+        if isinstance(module, torch.nn.Linear) and name.split(".")[-1] in targets
+    ]
+    adapted = sum(rank * (module.in_features + module.out_features) for module in linears)
+    yield (
+        f"memory       weights {weights_gb:.2f} GB; LoRA r {rank} on {len(linears)} layers: {adapted / 1e6:.1f} M parameters, "
+        f"{adapted * ADAM_BYTES / 1e9:.2f} GB with gradients and AdamW; activations come on top"
+    )
+
+
+def about_teacher(weights: SharedWeights, learner: Policy, teacher: str, settings: ModelSettings) -> Iterator[str]:
+    resolved = resolve(teacher)
+    if resolved.model == weights.source:
+        policy_on(weights, resolved, "teacher")
+        yield "teacher      shares the base: an adapter on the same weights"
+        return
+    other = policy_on(open_weights(resolved.model, settings), resolved, "teacher")
+    check_same_vocabulary(weights, other.weights)
+    yield "teacher      another base, loaded beside; the vocabularies agree"
+    if set(other.eos_ids) != set(learner.eos_ids):
+        yield (
+            f"warning      end ids differ (learner {learner.eos_ids}, teacher {other.eos_ids}): the learner may not stop "
+            "where the teacher does, and lengths can run away; max_new_tokens bounds them"
+        )

@@ -1,0 +1,322 @@
+"""Runs a plan: base first, then each seed's runs in order; trains, evaluates, samples, measures drift. Resumable anywhere.
+
+A finished part is a file that exists; every file appears whole. Compares nothing across runs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from stateshape.core.files import BadInput, plain, read_json, write_json
+from stateshape.core.records import Json, PlannedRun, PlanRecord, RunRecord, TaskRecord
+from stateshape.core.seeds import seed_for
+from stateshape.drift.measure import measure
+from stateshape.evals.evaluate import evaluate, summarise, write_evaluation
+from stateshape.policy.open import open_beside, open_weights, resolve
+from stateshape.policy.policy import Policy
+from stateshape.policy.weights import SharedWeights
+from stateshape.recipes.recipe import Parts, method_record
+from stateshape.sampling.local import LocalSampler
+from stateshape.sampling.settings import Sampler
+from stateshape.study.plan import BASE, Plan, RunSpec, StudyFile, TaskChoice
+from stateshape.study.progress import Reporter
+from stateshape.study.provenance import peak_memory_gb, provenance
+from stateshape.study.rollouts import read_rollouts, sample_rollouts, write_rollouts
+from stateshape.tasks.load import load_task
+from stateshape.tasks.task import GenerationTask, Task
+from stateshape.train.loop import finish, train
+from stateshape.train.step import TrainingDiverged
+
+LEARNER, TEACHER = "learner", "teacher"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What every run of a study shares: weights, tasks, sampler, place, and whom to tell."""
+
+    plan: Plan
+    folder: Path
+    weights: SharedWeights
+    target: GenerationTask
+    retention: list[Task]
+    reporter: Reporter
+    sampler: Sampler = field(default_factory=LocalSampler)
+
+    def run_folder(self, run: str, seed: int) -> Path:
+        return self.folder / "runs" / run / f"seed{seed}"
+
+    @property
+    def tasks(self) -> list[Task]:
+        return [self.target, *self.retention]
+
+
+def load_tasks(file: StudyFile, data_dir: Path | None) -> tuple[GenerationTask, list[Task]]:
+    """The study's tasks. Raises BadInput if the target is not a task that is answered in free text."""
+
+    def load(choice: TaskChoice) -> Task:
+        return load_task(choice.task, data_dir=data_dir, limit=choice.limit, shots=choice.shots)
+
+    target = load(file.target)
+    if not isinstance(target, GenerationTask):
+        raise BadInput(f"target.task: got {file.target.task}, a multiple-choice task; expected one answered in free text")
+    return target, [load(choice) for choice in file.retention]
+
+
+def claim_folder(folder: Path, plan: Plan) -> None:
+    """Refuses a folder that another plan has begun. Raises BadInput."""
+    if not (folder / "plan.json").exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise BadInput(f"out: {folder} is not empty and holds no study; expected a new or empty folder, or this study's")
+        return
+    begun = read_json(folder / "plan.json", PlanRecord)
+    if begun.plan_sha256 != plan.sha256:
+        raise BadInput(
+            f"out: {folder} holds study {begun.study!r} with other settings (plan {begun.plan_sha256[:12]}, now "
+            f"{plan.sha256[:12]}); give --out another folder, or delete this one to start again"
+        )
+
+
+def execute(plan: Plan, folder: Path, *, data_dir: Path | None, reporter: Reporter) -> None:
+    """Runs what is not done yet. Raises BadInput before any model loads if something does not fit."""
+    claim_folder(folder, plan)
+    target, retention = load_tasks(plan.file, data_dir)
+    for spec in plan.runs:
+        spec.train.num_steps(len(target.train))
+        spec.train.num_items(len(target.train))
+    weights = open_weights(plan.file.model, plan.file.model_settings)
+    bench = Bench(
+        plan=plan, folder=folder, weights=weights, target=target, retention=retention, reporter=reporter
+    )
+    write_json(folder / "plan.json", plan_record(bench))
+    run_base(bench)
+    for seed in plan.file.seeds:
+        for spec in plan.runs:
+            run_one(bench, spec, seed)
+
+
+def plan_record(bench: Bench) -> PlanRecord:
+    file = bench.plan.file
+    return PlanRecord(
+        study=file.study,
+        model=file.model,
+        seeds=file.seeds,
+        target=task_record(bench.target),
+        retention=[task_record(task) for task in bench.retention],
+        runs=[
+            PlannedRun(name=BASE, label="base", method=None, teacher=None, settings={}),
+            *(
+                PlannedRun(
+                    name=spec.name,
+                    label=spec.label,
+                    method=method_record(spec.recipe_name, spec.recipe_class),
+                    teacher=spec.teacher,
+                    settings=settings_of(spec),
+                )
+                for spec in bench.plan.runs
+            ),
+        ],
+        plan_sha256=bench.plan.sha256,
+        provenance=provenance(bench.weights, bench.tasks),
+        notes=file.notes,
+    )
+
+
+def task_record(task: Task) -> TaskRecord:
+    items = task.test if isinstance(task, GenerationTask) else task.items
+    return TaskRecord(name=task.name, label=task.label, metric=task.metric, chance=task.chance, num_items=len(items))
+
+
+def settings_of(spec: RunSpec) -> dict[str, Json]:
+    return {"recipe": plain(spec.recipe(spec.teacher)), "train": plain(spec.train)}
+
+
+def is_complete(folder: Path) -> bool:
+    return (folder / "run.json").exists() and read_json(folder / "run.json", RunRecord).is_complete
+
+
+def run_base(bench: Bench) -> None:
+    """Evaluates the untrained model once, and samples its drift rollouts with two seeds."""
+    folder = bench.run_folder(BASE, bench.plan.file.seeds[0])
+    existing = next((bench.folder / "runs" / BASE).glob("seed*"), None)
+    folder = existing or folder
+    if is_complete(folder):
+        return
+    seconds: dict[str, float] = {}
+    policy = Policy(bench.weights, None)
+    timed(seconds, "evaluation", lambda: evaluate_all(bench, policy, folder, BASE))
+    for name, seed in (("rollouts", 0), ("rollouts_again", 1)):
+        timed(seconds, "drift", lambda name=name, seed=seed: roll(bench, policy, folder, name, seed, BASE))
+    record = RunRecord(
+        name=BASE,
+        label="base",
+        seed=bench.plan.file.seeds[0],
+        method=None,
+        model=bench.plan.file.model,
+        task=bench.target.name,
+        teacher=None,
+        settings={},
+        provenance=provenance(bench.weights, bench.tasks),
+        is_complete=True,
+        seconds=seconds,
+        peak_memory_gb=peak_memory_gb(bench.weights.device),
+    )
+    write_json(folder / "run.json", record)
+
+
+def run_one(bench: Bench, spec: RunSpec, seed: int) -> None:
+    """Trains and measures one run; does nothing if it is complete, resumes if it was begun."""
+    folder = bench.run_folder(spec.name, seed)
+    if is_complete(folder):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    bench.reporter.say(f"{spec.label}, seed {seed}")
+    record = train_one(bench, spec, seed, folder)
+    seconds = dict(record.seconds)
+    bench.weights.load_adapter(LEARNER, folder / "adapter")
+    try:
+        policy = Policy(bench.weights, LEARNER)
+        timed(seconds, "evaluation", lambda: evaluate_all(bench, policy, folder, spec.name))
+        timed(seconds, "drift", lambda: roll(bench, policy, folder, "rollouts", seed_for(seed, spec.name), spec.name))
+        timed(seconds, "drift", lambda: measure_drift(bench, folder, seed))
+    finally:
+        bench.weights.remove_adapter(LEARNER)
+    memory = peak_memory_gb(bench.weights.device)
+    write_json(folder / "run.json", replace(record, seconds=seconds, peak_memory_gb=memory, is_complete=True))
+    finish(folder)
+    bench.reporter.event("run", {"run": spec.name, "seed": seed, "seconds": seconds})
+
+
+def train_one(bench: Bench, spec: RunSpec, seed: int, folder: Path) -> RunRecord:
+    """Trains until the adapter is there. Returns the run's record, not yet marked complete."""
+    record = claim_run(bench, spec, seed, folder)
+    if record.num_steps > 0:
+        return record
+    bench.weights.add_adapter(LEARNER, spec.train.lora, seed=seed_for(seed, "adapter"))
+    beside: list[str] = []
+    try:
+        recipe = spec.recipe(teacher_source(bench, spec, seed))
+        method = recipe.build(Parts(task=bench.target, sampler=bench.sampler, teacher=teacher_loader(bench, beside)))
+        learner = Policy(bench.weights, LEARNER, is_trainable=True)
+        item_ids = tuple(item.item_id for item in bench.target.train)
+        tick = bench.reporter.track(f"train {spec.name}", "steps")
+        progress = train(
+            method, learner, item_ids, spec.train, seed=seed, folder=folder, on_step=lambda k, n, _: tick(k, n)
+        )
+    except TrainingDiverged as error:
+        raise BadInput(f"{folder}: training diverged at {error}") from None
+    finally:
+        for name in (LEARNER, *beside):
+            bench.weights.remove_adapter(name)
+    trained = replace(
+        record,
+        num_steps=progress.step,
+        num_supervised_tokens=progress.num_supervised,
+        num_sampled_tokens=progress.num_sampled,
+        seconds=progress.seconds,
+    )
+    write_json(folder / "run.json", trained)
+    return trained
+
+
+def claim_run(bench: Bench, spec: RunSpec, seed: int, folder: Path) -> RunRecord:
+    """The run's record, written before the first step; what is there already must be the same run. Raises BadInput."""
+    path = folder / "run.json"
+    record = RunRecord(
+        name=spec.name,
+        label=spec.label,
+        seed=seed,
+        method=method_record(spec.recipe_name, spec.recipe_class),
+        model=bench.plan.file.model,
+        task=bench.target.name,
+        teacher=spec.teacher,
+        settings=settings_of(spec),
+        provenance=provenance(bench.weights, bench.tasks),
+        is_complete=False,
+    )
+    if not path.exists():
+        write_json(path, record)
+        return record
+    begun = read_json(path, RunRecord)
+    for field_name in ("seed", "model", "task", "teacher", "settings"):
+        got, there = plain(getattr(record, field_name)), plain(getattr(begun, field_name))
+        if got != there:
+            raise BadInput(
+                f"out: {folder} holds a run with another {field_name} ({first_difference(there, got)}); give --out another "
+                "folder, or delete this one to start again"
+            )
+    return begun
+
+
+def first_difference(there: object, now: object, path: str = "") -> str:
+    """Where two settings part, in words."""
+    if isinstance(there, dict) and isinstance(now, dict):
+        for key in sorted(there.keys() | now.keys()):
+            if there.get(key) != now.get(key):
+                return first_difference(there.get(key), now.get(key), f"{path}.{key}".lstrip("."))
+    return f"{path}: {there!r} there, {now!r} now".lstrip(": ")
+
+
+def teacher_source(bench: Bench, spec: RunSpec, seed: int) -> str | None:
+    """Where the teacher stands: another run of this study (same seed), the base, or what the plan names."""
+    if spec.teacher is None:
+        return None
+    if spec.teacher == BASE:
+        return bench.plan.file.model
+    if any(spec.teacher == other.name for other in bench.plan.runs):
+        return str(bench.run_folder(spec.teacher, seed))
+    return spec.teacher
+
+
+def teacher_loader(bench: Bench, loaded: list[str]) -> Callable[[str], Policy]:
+    """Loads frozen teachers beside the learner; adapter names taken are added to `loaded`."""
+
+    def load(source: str) -> Policy:
+        name = f"{TEACHER}{len(loaded)}"
+        policy = open_beside(bench.weights, source, bench.plan.file.model_settings, adapter_name=name)
+        if policy.weights is bench.weights and resolve(source).adapter is not None:
+            loaded.append(name)
+        return policy
+
+    return load
+
+
+def evaluate_all(bench: Bench, policy: Policy, folder: Path, run: str) -> None:
+    for task in bench.tasks:
+        if (folder / "evals" / f"{task.name}.jsonl").exists():
+            continue
+        rows = evaluate(policy, task, progress=bench.reporter.track(f"evaluate {run} on {task.name}", "items"))
+        write_evaluation(folder, task.name, rows, summarise(rows, task.metrics))
+
+
+def roll(bench: Bench, policy: Policy, folder: Path, name: str, seed: int, run: str) -> None:
+    if (folder / f"{name}.jsonl").exists():
+        return
+    tick = bench.reporter.track(f"sample {run} for drift", "prompts")
+    pieces, samples = sample_rollouts(
+        policy, bench.target, bench.plan.file.drift, bench.sampler, seed=seed, tick=tick
+    )
+    write_rollouts(folder, pieces, samples, name=name)
+
+
+def measure_drift(bench: Bench, folder: Path, seed: int) -> None:
+    if (folder / "drift.json").exists():
+        return
+    base = next((bench.folder / "runs" / BASE).glob("seed*"))
+    record = measure(
+        read_rollouts(base, name="rollouts"),
+        read_rollouts(base, name="rollouts_again"),
+        read_rollouts(folder, name="rollouts"),
+        task=bench.target.name,
+        seed=0,
+        num_cuts=bench.plan.file.drift.cuts,
+    )
+    write_json(folder / "drift.json", record)
+
+
+def timed(seconds: dict[str, float], name: str, work: Callable[[], None]) -> None:
+    began = time.perf_counter()
+    work()
+    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - began

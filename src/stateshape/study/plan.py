@@ -1,0 +1,188 @@
+"""A study as a file: which runs, on which model, measured by which tasks. Read, checked and ordered before any model loads.
+
+    study: name            model: embedded            seeds: [0, 1, 2]
+    target: {task: arithmetic, limit: 1000}           retention: [{task: facts}, {task: exam}]
+    train: {lr: 1e-4, lora: {rank: 16}}               what every run shares
+    runs:
+      sft_stress: {recipe: sft, train: {epochs: 5, lr: 5e-4}}
+      opd: {recipe: opd_continuation, teacher: sft_stress, with: {max_new_tokens: 96}}
+
+Loads no model and writes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from stateshape.core.files import BadInput, parse, plain, sha256_text
+from stateshape.core.records import Json
+from stateshape.policy.settings import ModelSettings
+from stateshape.recipes.recipe import Recipe, needs_teacher, recipe_class
+from stateshape.train.settings import TrainSettings
+
+BASE = "base"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskChoice:
+    """A task and how much of it."""
+
+    task: str
+    limit: int | None = None
+    shots: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DriftChoice:
+    """The fixed prompt set on which rollouts are compared."""
+
+    prompts: int = 128
+    """Training prompts the drift rollouts start from: the last ones, so that a limited run does not train on them."""
+    cuts: int = 2
+    """Prefix states a rollout."""
+    max_new_tokens: int = 128
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunChoice:
+    """One run of a study file. `settings` is written as `with:` there."""
+
+    recipe: str
+    label: str = ""
+    teacher: str | None = None
+    settings: dict[str, Json] = field(default_factory=dict)
+    train: dict[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyFile:
+    """What the YAML says."""
+
+    study: str
+    model: str
+    target: TaskChoice
+    retention: list[TaskChoice]
+    runs: dict[str, RunChoice]
+    seeds: list[int] = field(default_factory=lambda: [0])
+    train: dict[str, Json] = field(default_factory=dict)
+    drift: DriftChoice = field(default_factory=DriftChoice)
+    model_settings: ModelSettings = field(default_factory=ModelSettings)
+    notes: str = ""
+
+
+class RunSpec(NamedTuple):
+    """One run, ready to be built: its recipe filled in except for where the teacher stands."""
+
+    name: str
+    label: str
+    recipe_name: str
+    recipe_class: type[Recipe]
+    settings: dict[str, Json]  # the recipe's fields but the teacher
+    teacher: str | None  # another run, "base", a folder or a hub id
+    train: TrainSettings
+
+    def recipe(self, teacher: str | None) -> Recipe:
+        """The recipe object; `teacher` is where the teacher stands now."""
+        fields = self.settings | ({"teacher": teacher} if needs_teacher(self.recipe_class) else {})
+        return parse(fields, self.recipe_class, where=f"runs.{self.name}.with")
+
+
+class Plan(NamedTuple):
+    file: StudyFile
+    runs: list[RunSpec]  # teachers before their students
+    sha256: str  # of everything but the seeds: a study may be given more seeds later
+
+
+def presets() -> list[str]:
+    return sorted(
+        entry.name.removesuffix(".yaml") for entry in (files("stateshape.study") / "presets").iterdir()
+        if entry.name.endswith(".yaml")
+    )
+
+
+def read_study(preset_or_file: str) -> StudyFile:
+    """A preset by name, or a YAML file. Raises BadInput with the field, what it got and what was expected."""
+    if preset_or_file in presets():
+        text = (files("stateshape.study") / "presets" / f"{preset_or_file}.yaml").read_text(encoding="utf-8")
+    else:
+        path = Path(preset_or_file)
+        if not path.is_file():
+            raise BadInput(f"study: got {preset_or_file!r}; expected one of {', '.join(presets())}, or a YAML file")
+        text = path.read_text(encoding="utf-8")
+    try:
+        value: Any = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise BadInput(f"{preset_or_file}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(value, dict):
+        raise BadInput(f"{preset_or_file}: got {type(value).__name__}; expected a mapping with study, model, target, runs")
+    for run in (value.get("runs") or {}).values():
+        if isinstance(run, dict) and "with" in run:
+            run["settings"] = run.pop("with")
+    return parse(value, StudyFile, where=preset_or_file)
+
+
+def make_plan(file: StudyFile) -> Plan:
+    """Checks every run by building its recipe and settings, and puts teachers first."""
+    if not file.seeds or len(set(file.seeds)) != len(file.seeds):
+        raise BadInput(f"seeds: got {file.seeds}; expected one or more different numbers")
+    specs = {name: run_spec(name, choice, file.train) for name, choice in file.runs.items()}
+    sha256 = sha256_text(json.dumps(plain(replace(file, seeds=[])), sort_keys=True))
+    return Plan(file=file, runs=in_order(specs), sha256=sha256)
+
+
+def run_spec(name: str, choice: RunChoice, shared: dict[str, Json]) -> RunSpec:
+    if name == BASE:
+        raise BadInput("runs.base: the untrained base is always part of a study; leave it out or rename the run")
+    found = recipe_class(choice.recipe)
+    if needs_teacher(found) != (choice.teacher is not None):
+        wanted = "a teacher: another run's name, base, or a model" if needs_teacher(found) else "no teacher"
+        raise BadInput(f"runs.{name}.teacher: got {choice.teacher}; recipe {choice.recipe} takes {wanted}")
+    spec = RunSpec(
+        name=name,
+        label=choice.label or name,
+        recipe_name=choice.recipe,
+        recipe_class=found,
+        settings=choice.settings,
+        teacher=choice.teacher,
+        train=parse(merged(shared, choice.train), TrainSettings, where=f"runs.{name}.train"),
+    )
+    spec.recipe(choice.teacher)
+    return spec
+
+
+def merged(shared: dict[str, Json], own: dict[str, Json]) -> dict[str, Json]:
+    """`own` over `shared`, also inside nested mappings."""
+    result = dict(shared)
+    for key, value in own.items():
+        below = result.get(key)
+        result[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    if own.get("epochs") is not None:
+        result.pop("steps", None)
+    if own.get("steps") is not None:
+        result.pop("epochs", None)
+    return result
+
+
+def in_order(specs: dict[str, RunSpec]) -> list[RunSpec]:
+    """File order, except that a teacher comes before its students. Raises BadInput on a circle."""
+    ordered: dict[str, RunSpec] = {}
+
+    def place(spec: RunSpec, waiting: tuple[str, ...]) -> None:
+        if spec.name in waiting:
+            raise BadInput(f"runs.{spec.name}.teacher: runs teach each other in a circle: {' -> '.join(waiting)}")
+        if spec.name in ordered:
+            return
+        if spec.teacher in specs:
+            place(specs[spec.teacher], (*waiting, spec.name))
+        ordered[spec.name] = spec
+
+    for spec in specs.values():
+        place(spec, ())
+    return list(ordered.values())

@@ -1,0 +1,34 @@
+"""What a long run tells the person who waits. The terminal decides how it looks; here is only what is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+Tick = Callable[[int, int], None]
+"""(done, total)"""
+
+
+class Reporter(Protocol):
+    def say(self, text: str) -> None:
+        """One line."""
+        ...
+
+    def track(self, what: str, unit: str) -> Tick:
+        """A progress bar; the tick with done == total ends it."""
+        ...
+
+    def event(self, name: str, values: Mapping[str, object]) -> None:
+        """Something finished, for machines to read."""
+        ...
+
+
+class Silent:
+    """Tells nothing."""
+
+    def say(self, text: str) -> None: ...
+
+    def track(self, what: str, unit: str) -> Tick:
+        return lambda done, total: None
+
+    def event(self, name: str, values: Mapping[str, object]) -> None: ...

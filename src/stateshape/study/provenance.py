@@ -1,0 +1,64 @@
+"""Where a number came from: versions, revision, device, data hashes, the command. Plain data for run.json."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import resource
+import shlex
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from stateshape.core.records import Json
+from stateshape.policy.weights import SharedWeights
+from stateshape.tasks.task import Task
+
+PACKAGES = ("stateshape", "torch", "transformers", "peft", "tokenizers", "numpy", "scipy", "scikit-learn")
+
+
+def provenance(weights: SharedWeights, tasks: list[Task]) -> dict[str, Json]:
+    device = weights.device
+    accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "git_revision": git_revision(),
+        "python": platform.python_version(),
+        "packages": {name: package_version(name) for name in PACKAGES},
+        "device": str(device),
+        "accelerator": accelerator,
+        "dtype": str(weights.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "data_sha256": {task.name: task.data_sha256 for task in tasks},
+    }
+
+
+def package_version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def git_revision() -> str | None:
+    """The revision of the checkout the package runs from, with "+" where files differ from it."""
+    folder = Path(__file__).parent
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
+            cwd=folder, capture_output=True, text=True, timeout=10, check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return told.stdout.strip() or None
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """GPU: most memory ever allocated. CPU: the process's largest resident size. In 10^9 bytes."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

@@ -1,0 +1,73 @@
+"""The rollouts by which a policy's states are compared: a fixed prompt set, one sample a prompt, kept in the run folder.
+
+rollouts.jsonl holds what drift is computed from (token pieces) and what a reader sees. Computes no distance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stateshape.core.files import read_jsonl, write_jsonl
+from stateshape.core.records import StateSample
+from stateshape.core.seeds import seed_for
+from stateshape.drift.states import Rollouts
+from stateshape.policy.policy import Policy
+from stateshape.sampling.settings import Sampler, SamplingSettings
+from stateshape.states.rollouts import rollout
+from stateshape.study.plan import DriftChoice
+from stateshape.study.progress import Tick
+from stateshape.tasks.items import GenerationItem
+from stateshape.tasks.task import GenerationTask
+from stateshape.train.samples import state_sample
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PiecesRecord:
+    """One rollout as decoded token pieces: what drift cuts into prefix states."""
+
+    item_id: str
+    prompt: str
+    pieces: list[str]
+
+
+def drift_items(task: GenerationTask, choice: DriftChoice) -> Sequence[GenerationItem]:
+    """The fixed prompt set: the last training prompts, never test prompts."""
+    return task.train[-choice.prompts :]
+
+
+def sample_rollouts(
+    policy: Policy, task: GenerationTask, choice: DriftChoice, sampler: Sampler, *, seed: int, tick: Tick | None = None
+) -> tuple[list[PiecesRecord], list[StateSample]]:
+    """One rollout a prompt, as pieces and as readable samples."""
+    items = drift_items(task, choice)
+    prompts = [policy.encode_prompt(item.prompt) for item in items]
+    settings = SamplingSettings(
+        max_new_tokens=choice.max_new_tokens, temperature=choice.temperature, stops=task.stops
+    )
+    completions = sampler.sample(policy, prompts, settings, seed=seed_for(seed, "drift"), progress=tick)
+    pieces, samples = [], []
+    for item, prompt, completion in zip(items, prompts, completions, strict=True):
+        texts = [policy.decode([token]) for token in completion.ids]
+        pieces.append(PiecesRecord(item_id=item.item_id, prompt=item.prompt, pieces=texts))
+        row = rollout(item.item_id, prompt, completion, 0)
+        samples.append(state_sample(row, policy, step=None, supervised=[False] * len(row.ids)))
+    return pieces, samples
+
+
+def write_rollouts(folder: Path, pieces: list[PiecesRecord], samples: list[StateSample], *, name: str) -> None:
+    write_jsonl(folder / f"{name}_pieces.jsonl", pieces)
+    write_jsonl(folder / f"{name}.jsonl", samples)
+
+
+def read_rollouts(folder: Path, *, name: str) -> Rollouts:
+    return as_rollouts(read_jsonl(folder / f"{name}_pieces.jsonl", PiecesRecord))
+
+
+def as_rollouts(records: Sequence[PiecesRecord]) -> Rollouts:
+    return Rollouts(
+        prompt_ids=[record.item_id for record in records],
+        prompts=[record.prompt for record in records],
+        pieces=[record.pieces for record in records],
+    )

@@ -1,0 +1,99 @@
+"""One run, or one drift measurement, outside a study: the same parts, a folder of the user's choosing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from stateshape.core.files import BadInput, plain, write_json
+from stateshape.core.records import DriftRecord, RunRecord
+from stateshape.core.seeds import seed_for
+from stateshape.drift.measure import measure
+from stateshape.policy.open import open_beside, open_weights, policy_on, resolve
+from stateshape.policy.settings import ModelSettings
+from stateshape.recipes.recipe import Recipe
+from stateshape.sampling.local import LocalSampler
+from stateshape.study.execute import Bench, train_one
+from stateshape.study.plan import DriftChoice, Plan, RunSpec, StudyFile, TaskChoice
+from stateshape.study.progress import Reporter
+from stateshape.study.provenance import peak_memory_gb
+from stateshape.study.rollouts import as_rollouts, sample_rollouts
+from stateshape.tasks.load import load_task
+from stateshape.tasks.task import GenerationTask
+from stateshape.train.loop import finish
+from stateshape.train.settings import TrainSettings
+
+
+def train_single(
+    name: str,
+    recipe: Recipe,
+    *,
+    model: str,
+    task_name: str,
+    folder: Path,
+    seed: int,
+    data_dir: Path | None,
+    settings: TrainSettings,
+    model_settings: ModelSettings,
+    reporter: Reporter,
+) -> RunRecord:
+    """Trains one run into `folder`; resumes or refuses what is there. Raises BadInput before the model loads."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / "run.json").exists():
+        raise BadInput(f"out: {folder} is not empty and holds no run; expected a new or empty folder, or this run's")
+    task = generation_task(task_name, data_dir)
+    settings.num_items(len(task.train))
+    fields = plain(recipe)
+    teacher = fields.pop("teacher", None)
+    if teacher is not None:
+        resolve(teacher)
+    file = StudyFile(
+        study=name, model=model, target=TaskChoice(task=task_name), retention=[], runs={}, model_settings=model_settings
+    )
+    spec = RunSpec(name, name, name, type(recipe), fields, teacher, settings)
+    bench = Bench(
+        plan=Plan(file=file, runs=[spec], sha256=""),
+        folder=folder,
+        weights=open_weights(model, model_settings),
+        target=task,
+        retention=[],
+        reporter=reporter,
+    )
+    record = train_one(bench, spec, seed, folder)
+    done = replace(record, is_complete=True, peak_memory_gb=peak_memory_gb(bench.weights.device))
+    write_json(folder / "run.json", done)
+    finish(folder)
+    return done
+
+
+def drift_between(
+    a: str,
+    b: str,
+    *,
+    task_name: str,
+    data_dir: Path | None,
+    choice: DriftChoice,
+    seed: int,
+    model_settings: ModelSettings,
+    reporter: Reporter,
+) -> DriftRecord:
+    """Drift of `b` from `a` on fresh rollouts of the same prompts, and of `a` from itself with another seed."""
+    task = generation_task(task_name, data_dir)
+    resolved = resolve(a)
+    weights = open_weights(resolved.model, model_settings)
+    reference = policy_on(weights, resolved, "a")
+    other = open_beside(weights, b, model_settings, adapter_name="b")
+    sides = []
+    for policy, purpose in ((reference, "a"), (reference, "a again"), (other, "b")):
+        tick = reporter.track(f"sample {purpose}", "prompts")
+        pieces, _ = sample_rollouts(
+            policy, task, choice, LocalSampler(), seed=seed_for(seed, purpose), tick=tick
+        )
+        sides.append(as_rollouts(pieces))
+    return measure(sides[0], sides[1], sides[2], task=task.name, seed=seed, num_cuts=choice.cuts)
+
+
+def generation_task(name: str, data_dir: Path | None) -> GenerationTask:
+    task = load_task(name, data_dir=data_dir)
+    if not isinstance(task, GenerationTask):
+        raise BadInput(f"task: got {name!r}, which is multiple choice; expected one answered in free text, like gsm8k")
+    return task

@@ -1,0 +1,89 @@
+"""The embedded world as three tasks, in the shapes of GSM8K (arithmetic), TruthfulQA (facts) and MMLU (exam).
+
+Only prompts are made here: the world's own modules generate the problems, and the graders are those of the three
+shapes. Knows nothing of models or tokenizers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from stateshape.core.files import BadInput, plain, sha256_text
+from stateshape.embedded import world
+from stateshape.tasks import gsm8k, mmlu, truthfulqa
+from stateshape.tasks.task import ChoiceTask, GenerationTask, mc1_chance
+
+NUM_ARITHMETIC_TRAIN = 4000
+NUM_ARITHMETIC_TEST = 1319  # as many as GSM8K has, so intervals are as wide
+NUM_FACTS = 640  # all there are
+NUM_EXAM = 640
+NUM_EXAM_DEV = 40  # five for each of eight subjects
+MAX_NEW_TOKENS = 128  # the longest solutions have 30 words, 200 characters
+
+
+def arithmetic_task(*, shots: int = 0, limit: int | None = None) -> GenerationTask:
+    """Word problems with worked solutions. Shots: the first of train. `limit`: the first of test."""
+    train = world.arithmetic("train", NUM_ARITHMETIC_TRAIN)
+    test = world.arithmetic("test", NUM_ARITHMETIC_TEST)
+    if shots > len(train):
+        raise BadInput(f"shots: got {shots}; expected at most {len(train)}, the number of training problems")
+    examples = gsm8k.few_shot([_raw_problem(problem) for problem in train[:shots]])
+    return GenerationTask(
+        name="arithmetic",
+        label="Arithmetic",
+        train=tuple(gsm8k.problem_item(_raw_problem(p), item_id=p.item_id) for p in train),
+        test=tuple(gsm8k.problem_item(_raw_problem(p), item_id=p.item_id, examples=examples) for p in test[:limit]),
+        grade=gsm8k.grade,
+        data_sha256=_digest([*train, *test]),
+        stops=gsm8k.STOPS,
+        max_new_tokens=MAX_NEW_TOKENS,
+    )
+
+
+def _raw_problem(problem: world.ArithmeticProblem) -> gsm8k.RawProblem:
+    return gsm8k.RawProblem(problem.question, f"{problem.solution}\n{gsm8k.ANSWER_MARK} {problem.answer}")
+
+
+def facts_task(*, limit: int | None = None) -> ChoiceTask:
+    """Questions with misconceptions, without a primer. MC1: the best true answer against all false ones."""
+    facts = world.facts("test", NUM_FACTS)
+    items = tuple(
+        truthfulqa.choice_of_answers(
+            f"Q: {fact.question}\nA:",
+            dict.fromkeys(fact.true_answers, True) | dict.fromkeys(fact.false_answers, False),
+            {fact.true_answers[0], *fact.false_answers},
+            item_id=fact.item_id,
+            subject=fact.subject,
+        )
+        for fact in facts[:limit]
+    )
+    return ChoiceTask(
+        name="facts",
+        label="Facts",
+        metric="mc1",
+        items=items,
+        metrics=("mc1", "mc2"),
+        chance=mc1_chance(items),
+        data_sha256=_digest(facts),
+    )
+
+
+def exam_task(*, shots: int = 0, limit: int | None = None) -> ChoiceTask:
+    """Four-choice questions by letter. Shots: the subject's first dev questions. `limit`: stratified by subject."""
+    dev, test = world.exam("dev", NUM_EXAM_DEV), world.exam("test", NUM_EXAM)
+    items = []
+    for question in test:
+        examples = [_raw_exam(other) for other in dev if other.subject == question.subject]
+        mmlu.check_shots(shots, len(examples), subject=question.subject)
+        raw, chosen = _raw_exam(question), examples[:shots]
+        items.append(mmlu.exam_item(raw, chosen, subject=question.subject, item_id=question.item_id))
+    return mmlu.exam_task("exam", "Exam", mmlu.stratified(items, limit), data_sha256=_digest([*dev, *test]))
+
+
+def _raw_exam(question: world.ExamQuestion) -> mmlu.RawExam:
+    return mmlu.RawExam(question.question, question.choices, question.answer_index)
+
+
+def _digest(records: Sequence[object]) -> str:
+    return sha256_text(json.dumps([plain(record) for record in records], ensure_ascii=False))

@@ -1,0 +1,72 @@
+"""The three official datasets from the hub, through `datasets` (the optional extra `hub`), imported only when asked.
+
+Rows go through the same parsing as the files on disk. Knows nothing of models, prompts or grading.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from stateshape.core.files import BadInput, sha256_text
+from stateshape.tasks import gsm8k, mmlu, truthfulqa
+from stateshape.tasks.task import Task
+
+REPOSITORIES = {
+    "gsm8k": ("openai/gsm8k", "main"),
+    "truthfulqa": ("truthfulqa/truthful_qa", "multiple_choice"),
+    "mmlu": ("cais/mmlu", "all"),
+}
+
+
+def hub_task(name: str, *, shots: int, limit: int | None) -> Task:
+    """Fetches one of REPOSITORIES. Raises BadInput with the fix if `datasets` or the network is missing."""
+    splits = {"gsm8k": ("train", "test"), "truthfulqa": ("validation",), "mmlu": ("test", "dev")}[name]
+    rows = {split: _rows(name, split) for split in splits}
+    digest = sha256_text(json.dumps(rows, ensure_ascii=False, sort_keys=True))
+    if name == "gsm8k":
+        problems = [
+            [gsm8k.parse_problem(r, where=f"{name}: {s} row {i}") for i, r in enumerate(rows[s])] for s in splits
+        ]
+        return gsm8k.gsm8k_task(*problems, shots=shots, limit=limit, data_sha256=digest)
+    if name == "truthfulqa":
+        questions = [truthful_question(row) for row in rows["validation"]]
+        return truthfulqa.truthfulqa_task(questions, limit=limit, data_sha256=digest)
+    exams = [exams_by_subject(rows[split]) for split in splits]
+    return mmlu.mmlu_task(*exams, shots=shots, limit=limit, data_sha256=digest)
+
+
+def truthful_question(row: dict[str, Any]) -> truthfulqa.RawQuestion:
+    mc1, mc2 = (
+        {answer: bool(mark) for answer, mark in zip(row[key]["choices"], row[key]["labels"], strict=True)}
+        for key in ("mc1_targets", "mc2_targets")
+    )
+    return truthfulqa.RawQuestion(row["question"], mc1, mc2)
+
+
+def exams_by_subject(rows: Iterable[dict[str, Any]]) -> dict[str, list[mmlu.RawExam]]:
+    found: dict[str, list[mmlu.RawExam]] = {}
+    for row in rows:
+        raw = mmlu.RawExam(row["question"], tuple(row["choices"]), row["answer"])
+        found.setdefault(row["subject"], []).append(raw)
+    return dict(sorted(found.items()))
+
+
+def _rows(name: str, split: str) -> list[dict[str, Any]]:
+    repository, config = REPOSITORIES[name]
+    try:
+        import datasets  # not a dependency: most users have the files, or use the embedded tasks
+    except ImportError:
+        raise BadInput(
+            f"{name}: got no data folder and the package 'datasets' is not installed; expected one of them; "
+            "pip install 'stateshape[hub]', or give the folder that holds the files"
+        ) from None
+    try:
+        return list(datasets.load_dataset(repository, config, split=split))
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BadInput(
+            f"{name}: {repository} could not be read from the hub ({reason}); expected a network connection or a "
+            "cached copy; give the folder that holds the files"
+        ) from None

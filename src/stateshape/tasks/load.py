@@ -1,0 +1,69 @@
+"""One name -> one task. The names: gsm8k, truthfulqa, mmlu (files or the hub), arithmetic, facts, exam (embedded),
+or a path ending in .jsonl (your own).
+
+Knows where tasks come from, and nothing of models.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from stateshape.core.files import BadInput
+from stateshape.tasks.embedded import arithmetic_task, exam_task, facts_task
+from stateshape.tasks.gsm8k import read_gsm8k
+from stateshape.tasks.hub import hub_task
+from stateshape.tasks.jsonl import read_jsonl_task
+from stateshape.tasks.mmlu import read_mmlu
+from stateshape.tasks.task import Task
+from stateshape.tasks.truthfulqa import read_truthfulqa
+
+OFFICIAL = ("gsm8k", "truthfulqa", "mmlu")
+EMBEDDED = ("arithmetic", "facts", "exam")
+WITHOUT_SHOTS = ("truthfulqa", "facts")  # TruthfulQA's primer is part of its definition
+
+
+def load_task(name: str, *, data_dir: Path | None = None, limit: int | None = None, shots: int = 0) -> Task:
+    """Args:
+        data_dir: holds gsm8k/, truthfulqa/, mmlu/ with the datasets' own files. None: read from the hub.
+        limit: evaluated items. The first ones of gsm8k, truthfulqa, arithmetic, facts and .jsonl; stratified by subject
+            for mmlu and exam. Training items are never cut.
+        shots: answered examples before each evaluated question (gsm8k, arithmetic, mmlu, exam).
+    Raises: BadInput for an unknown name, bad numbers, or data that is missing or malformed.
+    """
+    is_own = name.endswith(".jsonl")
+    if not is_own and name not in OFFICIAL + EMBEDDED:
+        raise BadInput(_unknown(name))
+    if limit is not None and limit < 1:
+        raise BadInput(f"limit: got {limit}; expected at least 1, or none for all items")
+    if shots < 0 or (shots > 0 and (is_own or name in WITHOUT_SHOTS)):
+        highest = "0 for this task: write examples into the prompts" if is_own else "0 for this task"
+        raise BadInput(f"shots: got {shots} for {name}; expected {'0 or more' if shots < 0 else highest}")
+    if is_own:
+        return read_jsonl_task(Path(name), limit=limit)
+    if name in EMBEDDED:
+        return _embedded(name, shots=shots, limit=limit)
+    return hub_task(name, shots=shots, limit=limit) if data_dir is None else _files(name, data_dir, shots, limit)
+
+
+def _unknown(name: str) -> str:
+    names = OFFICIAL + EMBEDDED
+    near = difflib.get_close_matches(name.lower(), names, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"task: got {name!r}; expected one of {', '.join(names)}, or a path ending in .jsonl{hint}"
+
+
+def _embedded(name: str, *, shots: int, limit: int | None) -> Task:
+    if name == "arithmetic":
+        return arithmetic_task(shots=shots, limit=limit)
+    return exam_task(shots=shots, limit=limit) if name == "exam" else facts_task(limit=limit)
+
+
+def _files(name: str, data_dir: Path, shots: int, limit: int | None) -> Task:
+    if not data_dir.is_dir():
+        raise BadInput(f"data_dir: got {data_dir}, which is not a folder; expected one that holds {name}/")
+    if name == "gsm8k":
+        return read_gsm8k(data_dir, shots=shots, limit=limit)
+    if name == "mmlu":
+        return read_mmlu(data_dir, shots=shots, limit=limit)
+    return read_truthfulqa(data_dir, limit=limit)

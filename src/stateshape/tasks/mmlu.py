@@ -1,0 +1,143 @@
+"""MMLU (arXiv:2009.03300): prompts as lm-evaluation-harness writes them, and stratified subsets that stay the same.
+
+The options are the letters " A" to " D". Shots are the first of the subject's five dev questions. The question is
+stripped of outer white space and the choices are not, as in the harness; "_" in a subject's name becomes a blank.
+
+Knows nothing of models or tokenizers.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import heapq
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from stateshape.core.files import BadInput, sha256_file, sha256_text
+from stateshape.tasks.items import ChoiceItem
+from stateshape.tasks.task import ChoiceTask, acc_chance
+
+LETTERS = "ABCD"
+SUBSET_SEED = 20090330  # part of every subset's identity: changing it changes which items a limit keeps
+
+
+class RawExam(NamedTuple):
+    question: str
+    choices: tuple[str, ...]
+    answer_index: int
+
+
+def mmlu_task(
+    test: Mapping[str, Sequence[RawExam]],
+    dev: Mapping[str, Sequence[RawExam]],
+    *,
+    shots: int,
+    limit: int | None,
+    data_sha256: str,
+) -> ChoiceTask:
+    """Questions by subject. `limit`: a stratified subset (see `stratified`)."""
+    items = []
+    for subject, questions in test.items():
+        check_shots(shots, len(dev.get(subject, ())), subject=subject)
+        examples = dev.get(subject, ())[:shots]
+        items += [
+            exam_item(raw, examples, subject=subject, item_id=f"mmlu/{subject}/{i}") for i, raw in enumerate(questions)
+        ]
+    return exam_task("mmlu", "MMLU", stratified(items, limit), data_sha256=data_sha256)
+
+
+def exam_task(name: str, label: str, items: tuple[ChoiceItem, ...], *, data_sha256: str) -> ChoiceTask:
+    return ChoiceTask(
+        name=name,
+        label=label,
+        metric="acc",
+        items=items,
+        metrics=("acc",),
+        chance=acc_chance(items),
+        data_sha256=data_sha256,
+        is_lettered=True,
+    )
+
+
+def check_shots(shots: int, available: int, *, subject: str) -> None:
+    if shots > available:
+        raise BadInput(f"shots: got {shots}; expected at most {available}, the number of dev questions of {subject}")
+
+
+def read_mmlu(data_dir: Path, *, shots: int = 0, limit: int | None = None) -> ChoiceTask:
+    """Reads mmlu/test/<subject>_test.csv and mmlu/dev/<subject>_dev.csv, the dataset's own files."""
+    paths = sorted((data_dir / "mmlu" / "test").glob("*_test.csv"))
+    if not paths:
+        raise BadInput(f"{data_dir / 'mmlu' / 'test'}: got no <subject>_test.csv; expected one for each subject")
+    subjects = [path.name.removesuffix("_test.csv") for path in paths]
+    dev_paths = [data_dir / "mmlu" / "dev" / f"{subject}_dev.csv" for subject in subjects]
+    test = {subject: _read(path) for subject, path in zip(subjects, paths, strict=True)}
+    dev = {subject: _read(path) for subject, path in zip(subjects, dev_paths, strict=True)}
+    digest = sha256_text("\n".join(f"{path.name} {sha256_file(path)}" for path in [*paths, *dev_paths]))
+    return mmlu_task(test, dev, shots=shots, limit=limit, data_sha256=digest)
+
+
+def _read(path: Path) -> list[RawExam]:
+    found = []
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            for number, row in enumerate(csv.reader(file), 1):
+                if len(row) != 6 or row[5] not in tuple(LETTERS):
+                    raise BadInput(
+                        f"{path}: row {number}: got {len(row)} cells ending in {row[-1:]}; expected 6: question, "
+                        "four choices, and a letter A to D"
+                    )
+                found.append(RawExam(row[0], tuple(row[1:5]), LETTERS.index(row[5])))
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file") from None
+    if not found:
+        raise BadInput(f"{path}: got no rows; expected at least one question; fetch the file again")
+    return found
+
+
+def exam_block(raw: RawExam) -> str:
+    lines = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, raw.choices, strict=True))
+    return f"{raw.question.strip()}\n{lines}\nAnswer:"
+
+
+def exam_item(raw: RawExam, examples: Sequence[RawExam], *, subject: str, item_id: str) -> ChoiceItem:
+    header = f"The following are multiple choice questions (with answers) about {subject.replace('_', ' ')}.\n\n"
+    answered = "".join(f"{exam_block(example)} {LETTERS[example.answer_index]}\n\n" for example in examples)
+    return ChoiceItem(
+        item_id=item_id,
+        prompt=header + answered + exam_block(raw),
+        options=tuple(f" {letter}" for letter in LETTERS),
+        is_true=tuple(i == raw.answer_index for i in range(len(LETTERS))),
+        subject=subject,
+    )
+
+
+def stratified(items: Sequence[ChoiceItem], limit: int | None) -> tuple[ChoiceItem, ...]:
+    """`limit` items in proportion to the subjects' sizes, at least one of each where limit allows it; in data order.
+
+    Places go one at a time to the subject with the largest size / (2 * places + 1) (Sainte-Lague), except that subjects
+    without a place come first. Which items of a subject: those with the smallest SHA-256 of (seed, item id). So a
+    subset depends on ids alone, is the same on every machine, and a larger limit holds all items of a smaller one.
+    """
+    if limit is None or limit >= len(items):
+        return tuple(items)
+    by_subject: dict[str, list[str]] = {}
+    for item in items:
+        by_subject.setdefault(item.subject, []).append(item.item_id)
+    num_kept = dict.fromkeys(by_subject, 0)
+    queue = [(0, -float(len(ids)), subject) for subject, ids in by_subject.items()]
+    heapq.heapify(queue)
+    for _ in range(limit):
+        _, _, subject = heapq.heappop(queue)
+        num_kept[subject] += 1
+        size = len(by_subject[subject])
+        if num_kept[subject] < size:
+            heapq.heappush(queue, (1, -size / (2 * num_kept[subject] + 1), subject))
+    kept = {item_id for subject, ids in by_subject.items() for item_id in sorted(ids, key=_rank)[: num_kept[subject]]}
+    return tuple(item for item in items if item.item_id in kept)
+
+
+def _rank(item_id: str) -> str:
+    return hashlib.sha256(f"{SUBSET_SEED}/{item_id}".encode()).hexdigest()

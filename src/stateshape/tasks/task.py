@@ -1,0 +1,67 @@
+"""What a task is: items, how they are graded, and what blind guessing would score. Made by load.py.
+
+Knows nothing of models. The grader of a generation task is a pure function of the completion's text and the item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from stateshape.tasks.items import ChoiceItem, GenerationItem, Grade
+
+Progress = Callable[[int, int], None]  # done, total
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grades:
+    """One completion graded both ways. `text` is what was graded: the completion cut at its end of answer."""
+
+    strict: Grade
+    flexible: Grade
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationTask:
+    """Problems answered in free text. Prompts of `train` are zero-shot; shots stand in the prompts of `test` only."""
+
+    name: str
+    label: str
+    train: tuple[GenerationItem, ...]
+    test: tuple[GenerationItem, ...]
+    grade: Callable[[str, GenerationItem], Grades]
+    data_sha256: str
+    stops: tuple[str, ...]
+    max_new_tokens: int = 256
+    metric: Literal["strict", "flexible"] = "strict"
+    metrics: tuple[str, ...] = ("strict", "flexible", "truncated")
+    chance: float = 0.0  # free text cannot be guessed blindly
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChoiceTask:
+    """Multiple-choice questions. `chance`: mean over items of the primary metric under uniform guessing."""
+
+    name: str
+    label: str
+    metric: Literal["mc1", "acc"]
+    items: tuple[ChoiceItem, ...]
+    metrics: tuple[str, ...]
+    chance: float
+    data_sha256: str
+    is_lettered: bool = False  # the options are letters that stand for choices written in the prompt
+
+
+Task = GenerationTask | ChoiceTask
+
+
+def acc_chance(items: tuple[ChoiceItem, ...]) -> float:
+    """Mean over items of (number of true options) / (number of options)."""
+    return sum(sum(item.is_true) / len(item.options) for item in items) / len(items)
+
+
+def mc1_chance(items: tuple[ChoiceItem, ...]) -> float:
+    """Mean over items of 1 / (number of MC1 options): exactly one of them is true."""
+    return sum(1 / sum(item.in_mc1 or (True,) * len(item.options)) for item in items) / len(items)

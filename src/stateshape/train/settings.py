@@ -1,0 +1,71 @@
+"""How a run is optimised: what every recipe shares. Loads nothing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from stateshape.core.files import BadInput
+from stateshape.policy.settings import LoraSettings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainSettings:
+    """Optimiser, batch and length of a run. Give `steps` or `epochs`."""
+
+    lr: float = 1e-4
+    """Peak learning rate of AdamW."""
+    epochs: float | None = None
+    """Passes over the training prompts."""
+    steps: int | None = None
+    """Optimiser steps; used where epochs is not given. Default: one epoch."""
+    train_items: int | None = None
+    """Use the first N training prompts. Default: all."""
+    batch_prompts: int = 16
+    """Prompts an optimiser step."""
+    warmup_share: float = 0.05
+    """Share of the steps over which the rate rises linearly."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """What the rate does after the warm-up: falls to a tenth along a cosine, or stays."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled decay of the adapter."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this global norm."""
+    chunk_tokens: int = 8192
+    """Padded tokens a forward pass takes; changes memory, never the gradient."""
+    checkpoint_every: int = 1
+    """Steps between checkpoints: what a killed run can lose."""
+    lora: LoraSettings = field(default_factory=LoraSettings)
+
+    def __post_init__(self) -> None:
+        if self.epochs is not None and self.steps is not None:
+            raise BadInput(f"epochs, steps: got epochs {self.epochs} and steps {self.steps}; expected one of them")
+        for name in ("lr", "batch_prompts", "chunk_tokens", "checkpoint_every", "max_grad_norm"):
+            if getattr(self, name) <= 0:
+                raise BadInput(f"{name}: got {getattr(self, name)}; expected a number above 0")
+
+    def num_items(self, available: int) -> int:
+        if self.train_items is None:
+            return available
+        if not 0 < self.train_items <= available:
+            raise BadInput(f"train_items: got {self.train_items}; expected 1 to {available}, what the task has")
+        return self.train_items
+
+    def num_steps(self, available: int) -> int:
+        """Optimiser steps of the run, given how many training prompts the task has."""
+        if self.steps is not None:
+            return self.steps
+        epochs = 1.0 if self.epochs is None else self.epochs
+        return max(1, math.ceil(epochs * self.num_items(available) / self.batch_prompts))
+
+
+def lr_at(settings: TrainSettings, step: int, num_steps: int) -> float:
+    """Learning rate of step 0 .. num_steps - 1."""
+    warmup = max(1, round(settings.warmup_share * num_steps))
+    if step < warmup:
+        return settings.lr * (step + 1) / warmup
+    if settings.schedule == "constant":
+        return settings.lr
+    progress = (step - warmup) / max(1, num_steps - warmup)
+    return settings.lr * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
