@@ -173,7 +173,7 @@ def _write_run(where: Path, run: str, seed: int, *, is_complete: bool) -> None:
         num_steps=0 if is_base else NUM_STEPS,
         num_supervised_tokens=0 if is_base else NUM_STEPS * 512,
         num_sampled_tokens=0 if is_base or run.startswith("sft") else NUM_STEPS * 1024,
-        seconds={"evaluation": 3.0} if is_base else {"sampling": 4.0, "signal": 2.0, "training": 9.0, "evaluation": 3.0},
+        seconds={"evaluation": 3.0} | ({} if is_base else {"sampling": 4.0, "signal": 2.0, "training": 9.0}),
         peak_memory_gb=None if is_base else 1.5,
     )
     write_json(where / "run.json", record)

@@ -1,4 +1,4 @@
-"""Distances against hand-worked values, independent libraries and invariances; the whole measurement on made-up text."""
+"""Distances against hand-worked values, other libraries and invariances; the whole measurement on made-up text."""
 
 import math
 
@@ -186,7 +186,7 @@ def _rollouts(first_seed: int, *, num: int = 30, shift: int = 0) -> Rollouts:
 
 
 def test_prefix_states_cut_inside_the_response():
-    rollouts = Rollouts(prompt_ids=["a", "b", "c"], prompts=["P", "Q", "R"], pieces=[["1", "2", "3"], [], list("45678")])
+    rollouts = Rollouts(prompt_ids=list("abc"), prompts=list("PQR"), pieces=[list("123"), [], list("45678")])
     states = prefix_states(rollouts, generator=rng(0), num_cuts=4)
     assert states.responses[:3] == ["1", "12", "123"]
     assert states.states[:3] == ["P1", "P12", "P123"]

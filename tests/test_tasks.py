@@ -64,7 +64,7 @@ def test_gsm8k_grades_like_the_harness_before_the_cut() -> None:
     from lm_eval.filters.extraction import RegexFilter
 
     config = yaml.safe_load((Path(lm_eval.__file__).parent / "tasks/gsm8k/gsm8k.yaml").read_text())
-    assert gsm8k.STOPS == tuple(config["generation_kwargs"]["until"])
+    assert tuple(config["generation_kwargs"]["until"]) == gsm8k.STOPS
     ignored = config["metric_list"][0]["regexes_to_ignore"]
     filters = [
         RegexFilter(regex_pattern=f["filter"][0]["regex_pattern"], group_select=f["filter"][0].get("group_select", 0))

@@ -6,6 +6,7 @@ Needs STATESHAPE_DATA: a folder with gsm8k/{train,test}.jsonl, truthfulqa/mc_tas
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import re
@@ -64,7 +65,7 @@ def test_known_sizes_and_chance_levels() -> None:
     assert truthful.chance == pytest.approx(0.2225, abs=5e-5)
     uniform_mc2 = sum(sum(item.is_true) / len(item.options) for item in truthful.items) / 817
     assert uniform_mc2 == pytest.approx(0.464, abs=5e-4)
-    assert all(item.in_mc1 and item.in_mc1[0] and item.is_true[0] for item in truthful.items)
+    assert all(item.is_true[0] for item in truthful.items)  # so a constant scorer must not be given its ties
     assert (len(exam.items), len({item.subject for item in exam.items}), exam.chance) == (14042, 57, 0.25)
     for ids in ([i.item_id for i in exam.items], [i.item_id for i in (*problems.train, *problems.test)]):
         assert len(set(ids)) == len(ids)
@@ -84,7 +85,7 @@ def test_limits() -> None:
 def test_every_gold_solution_grades_right_and_the_next_ones_as_the_numbers_say() -> None:
     task = generation("gsm8k")
     items = (*task.train, *task.test)
-    for item, other in zip(items, items[1:]):
+    for item, other in itertools.pairwise(items):
         grades = task.grade(item.completion or "", item)
         assert grades.strict.is_correct, item.item_id
         assert grades.flexible.is_correct, item.item_id
@@ -126,7 +127,8 @@ def test_truthfulqa_prompts_and_options_are_the_harness_s() -> None:
         assert mc1 == set(doc["mc1_targets"]["choices"])
         assert [option[1:] for option in item.options] == doc["mc2_targets"]["choices"]
         assert list(item.is_true) == [bool(label) for label in doc["mc2_targets"]["labels"]]
-        assert item.options[first["doc_to_target"]][1:] == doc["mc1_targets"]["choices"][0]
+        best = [option for option, *marks in zip(item.options, item.is_true, item.in_mc1) if all(marks)]
+        assert best == [" " + doc["mc1_targets"]["choices"][first["doc_to_target"]]]
 
 
 @pytest.mark.parametrize("subject", ["abstract_algebra", "business_ethics", "high_school_us_history"])

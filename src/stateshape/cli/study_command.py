@@ -88,20 +88,21 @@ def write_results(folder: Path) -> Path:
 
 def print_results(folder: Path) -> None:
     from stateshape.cli.commands import time_split
-    from stateshape.report.folder import read_study_folder
+    from stateshape.report.folder import read_study
     from stateshape.report.tables import render_text, table1, table2
 
     console = Console(width=None if sys.stdout.isatty() else 160)
     plan = read_json(folder / "plan.json", PlanRecord)
     comparison = read_json(folder / "comparison.json", Comparison)
     console.print(render_text(table1(plan)))
-    console.print(render_text(table2(comparison)))
+    console.print(render_text(table2(plan, comparison)))
     seconds: dict[str, float] = {}
     supervised = sampled = 0
-    for run in read_study_folder(folder).runs:
-        supervised += run.record.num_supervised_tokens
-        sampled += run.record.num_sampled_tokens
-        for name, value in run.record.seconds.items():
+    records = [seed.record for run in read_study(folder).runs for seed in run.seeds if seed.record is not None]
+    for record in records:
+        supervised += record.num_supervised_tokens
+        sampled += record.num_sampled_tokens
+        for name, value in record.seconds.items():
             seconds[name] = seconds.get(name, 0.0) + value
     print(time_split(seconds, supervised, sampled))
 

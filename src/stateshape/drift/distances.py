@@ -50,7 +50,9 @@ def median_gamma(sample_ND: Float64[np.ndarray, "N D"], *, seed: int = 0) -> flo
 
 
 def mmd2_biased(x_MD: Float64[np.ndarray, "M D"], y_ND: Float64[np.ndarray, "N D"], gamma: float) -> float:
-    """Biased (V-statistic) squared MMD with k(a, b) = exp(-gamma |a - b|^2): mean k(x,x') + mean k(y,y') - 2 mean k(x,y).
+    """Biased (V-statistic) squared MMD with k(a, b) = exp(-gamma |a - b|^2).
+
+    mean_{i,j} k(x_i, x_j) + mean_{i,j} k(y_i, y_j) - 2 mean_{i,j} k(x_i, y_j)
 
     Includes i = j, so it is >= 0 and its mean under "no difference" is biased_mmd2_floor, not 0.
     Raises: ValueError if a sample is empty.
@@ -75,8 +77,8 @@ def mmd2_unbiased(
 
     sum_{i!=j} k(x_i,x_j)/(m(m-1)) + sum_{i!=j} k(y_i,y_j)/(n(n-1)) - 2 sum_{i,j} k(x_i,y_j)/(mn)
 
-    Args: groups_x, groups_y: a label per row, e.g. the prompt a state came from. Given both, pairs with equal labels are
-        left out of all three means. Without this, the same prompts on both sides make the cross mean too large and the
+    Args: groups_x, groups_y: a label per row, e.g. the prompt a state came from. Given both, pairs with equal labels
+        are left out of all three means. Without this, the same prompts on both sides make the cross mean too large and the
         value negative under no difference (about -.011 was measured for prompt + prefix states).
     Raises: ValueError if a mean has no pairs.
     Source: Gretton et al. 2012 eq. 3. Differs: the groups.
@@ -205,8 +207,8 @@ def lexical_jaccard(
 ) -> float:
     """1 - |A n B| / |A u B| of the word types of two texts, each cut to the same number of tokens.
 
-    Longer text has more types, so a length difference alone would look like drift: `budget` tokens (default: the smaller
-    total) are drawn without replacement from each side that has more.
+    Longer text has more types, so a length difference alone would look like drift: `budget` tokens (default: the
+    smaller total) are drawn without replacement from each side that has more.
     Raises: ValueError if a side is empty or shorter than `budget`.
     """
     set_x, set_y = (set(tokens) for tokens in _equal_budget(tokens_x, tokens_y, seed=seed, budget=budget))

@@ -34,7 +34,7 @@ class LexicalFeatures:
 
     @classmethod
     def fit(cls, base_texts: Sequence[str], *, num_features: int = NUM_FEATURES) -> LexicalFeatures:
-        """Takes document frequencies from the base model's texts only, so that no run moves the ruler it is measured by.
+        """Takes document frequencies from the base model's texts only: no run moves the ruler it is measured by.
 
         idf_d = log((1 + n) / (1 + df_d)) + 1
 

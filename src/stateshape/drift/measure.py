@@ -1,7 +1,7 @@
 """Drift of a run's rollout states from the base model's, each distance beside the same distance of base against base.
 
-All sides use the same prompts, the same number of states and the same token budget, so that the two numbers differ by the
-model alone. Does not know models, samplers or files, and gives no p-value: base_vs_base is one draw of the null.
+All sides use the same prompts, the same number of states and the same token budget, so that the two numbers differ by
+the model alone. Does not know models, samplers or files, and gives no p-value: base_vs_base is one draw of the null.
 Source: arXiv:2605.22731 sec. 4. Differs: the second base sample, and the unbiased and prompt + prefix variants.
 
 Names: mmd2_biased (the paper's "MMD": squared, not rooted), mmd2_unbiased (pairs of one prompt left out), centroid,

@@ -62,6 +62,7 @@ class SharedWeights:
         self.set_adapter_state(name, load_file(str(folder / "adapter_model.safetensors")))
 
     def _inject(self, name: str, config: peft.LoraConfig) -> None:
+        config.base_model_name_or_path = None  # the name is ours to keep: peft would warn that a folder has moved
         if "lm_head" in (config.target_modules or ()):
             raise BadInput(
                 "lora targets: got lm_head; expected layers below the head, because losses read the head as one matrix; "
@@ -127,6 +128,7 @@ def load_weights(source: str, settings: ModelSettings) -> SharedWeights:
     has_safetensors = gguf is None or any(Path(source).glob("*.safetensors"))
     options |= {"use_safetensors": True} if has_safetensors else {"gguf_file": gguf.name}  # type: ignore[union-attr]
     token_options = {} if has_safetensors else {"gguf_file": gguf.name}  # type: ignore[union-attr]
+    transformers.utils.logging.disable_progress_bar()
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             source, trust_remote_code=settings.trust_remote_code, **token_options

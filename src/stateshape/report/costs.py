@@ -69,18 +69,25 @@ def settings_tables(files: RunFiles) -> list[Table]:
     records = _records(files)
     settings = records[0].settings if records else files.run.settings
     origin = "as resolved" if records else "as planned"
-    tables = [key_value_table(f"Settings of {files.run.label}, {origin}.", settings)] if settings else []
-    for record in records:
-        state = "finished" if record.is_complete else "not finished"
-        provenance: dict[str, Json] = {"state": state, **record.provenance}
-        tables.append(key_value_table(f"Provenance of {files.run.label}, seed {record.seed}.", provenance))
-    return tables
+    found = [key_value_table(f"Settings of {files.run.label}, {origin}.", {"": settings})] if settings else []
+    if records:
+        by_seed = {f"Seed {r.seed}": {"is_complete": r.is_complete, **r.provenance} for r in records}
+        found.append(key_value_table(f"Provenance of {files.run.label}.", by_seed))
+    return found
 
 
-def key_value_table(caption: str, values: dict[str, Json]) -> Table:
+def key_value_table(caption: str, values: dict[str, dict[str, Json]]) -> Table:
+    """A row per name, a column per heading; values that are the same under every heading are still repeated."""
+    names = list(dict.fromkeys(name for column in values.values() for name in column))
     return Table(
         name="values",
         caption=caption,
-        columns=[Column(key="name", heading="Name"), Column(key="value", heading="Value")],
-        rows=[[Cell(text=key), Cell(text=setting(value))] for key, value in values.items()],
+        columns=[Column(key="name", heading="Name"), *[Column(key=h, heading=h or "Value") for h in values]],
+        rows=[
+            [
+                Cell(text=name),
+                *[Cell(text=setting(column[name]) if name in column else None) for column in values.values()],
+            ]
+            for name in names
+        ],
     )

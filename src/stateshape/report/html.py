@@ -62,11 +62,8 @@ def render_page(study: StudyFiles, *, plots: tuple[list[Plot], list[Plot], list[
         "num_trained": sum(run.method is not None for run in plan.runs),
         "verdicts": [_verdict_view(verdict) for verdict in study.verdicts],
         "main_table": tables.table2(plan, comparison),
-        "differences": [
-            table
-            for versus_teacher in (False, True)
-            if (table := tables.difference_table(plan, comparison, versus_teacher=versus_teacher)).rows
-        ],
+        "versus_base": tables.difference_table(plan, comparison, versus_teacher=False),
+        "versus_teacher": tables.difference_table(plan, comparison, versus_teacher=True),
         "methods": tables.table1(plan),
         "per_seed": tables.per_seed_table(plan, comparison),
         "gain_plots": gain,
@@ -76,7 +73,7 @@ def render_page(study: StudyFiles, *, plots: tuple[list[Plot], list[Plot], list[
         "samples": _samples(study),
         "cost": cost_table(study),
         "settings": [(files.run.label, found) for files in study.runs if (found := settings_tables(files))],
-        "plan_values": key_value_table("The plan.", _plan_values(study)),
+        "plan_values": key_value_table("The plan.", {"": _plan_values(study)}),
     }
     return _environment().get_template("report.html.j2").render(context)
 

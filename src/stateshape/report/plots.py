@@ -37,6 +37,7 @@ class Point(NamedTuple):
     y: float
     x_whisker: tuple[float, float] | None
     y_whisker: tuple[float, float] | None
+    is_outside: bool = False  # drawn at the edge, hollow
 
 
 class Plot(NamedTuple):
@@ -105,7 +106,7 @@ def drift_plot(plan: PlanRecord, comparison: Comparison, *, distance: str) -> Pl
         "of it has not moved measurably. Vertical whiskers: 95% intervals. Horizontal: smallest to largest seed."
     )
     if shown != points:
-        caption += " A label with → or ←: the run lies outside the plot, at the value given."
+        caption += " Hollow, with → or ←: the run lies outside the plot, at the value given."
     return _plot(f"drift_{distance}", f"{DRIFT_PLOTS[distance]}, against forgetting", caption, described, figure)
 
 
@@ -135,7 +136,7 @@ def _moved_inside(points: list[Point], known: list[float]) -> list[Point]:
             continue
         x, arrow = (high + room, "→") if p.x > high else (low - room, "←")
         label = f"{_short(p.label)} {arrow} {text.number(p.x, decimals=4)}"
-        moved.append(p._replace(x=x, label=label, x_whisker=None))
+        moved.append(p._replace(x=x, label=label, x_whisker=None, is_outside=True))
     return moved
 
 
@@ -223,7 +224,8 @@ def _draw(axes: Axes, points: list[Point], marks: dict[str, Look], *, upright: l
         look = marks[p.run]
         for line in whiskers:
             axes.plot(line.x, line.y, color=look.colour, linewidth=1.1, alpha=0.7)
-        axes.plot([p.x], [p.y], color=look.colour, marker=look.marker, markersize=6.5, linestyle="")
+        filled = "none" if p.is_outside else look.colour
+        axes.plot([p.x], [p.y], color=look.colour, marker=look.marker, markersize=6.5, mfc=filled, linestyle="")
         lines += whiskers
     lines += [Line((x, x), axes.get_ylim()) for x in upright] + [Line(axes.get_xlim(), (y, y)) for y in level]
     place_labels(axes, [Labelled(p.x, p.y, _short(p.label)) for p in points], lines=lines)

@@ -149,7 +149,7 @@ def table2_notes(comparison: Comparison) -> list[str]:
 def difference_table(plan: PlanRecord, comparison: Comparison, *, versus_teacher: bool) -> Table:
     """Paired differences on the same items, against the base or, for runs that have one, against the teacher."""
     colours, tasks = looks_of(plan, comparison), tasks_of(comparison)
-    other = "teacher" if versus_teacher else "base"
+    other = "its teacher" if versus_teacher else "base"
     labels = {row.run: row.label for row in comparison.rows}
     columns = [Column(key="label", heading="Run")]
     if versus_teacher:
@@ -169,8 +169,8 @@ def difference_table(plan: PlanRecord, comparison: Comparison, *, versus_teacher
         rows.append([*names, *[_difference_cell(paired.get(task.name)) for task in tasks]])
         tests += [difference.test for difference in paired.values() if difference.test]
     return Table(
-        name=f"versus_{other}",
-        caption=f"Paired difference: run minus its {other}, on the same items.",
+        name="versus_teacher" if versus_teacher else "versus_base",
+        caption=f"Paired difference: run minus {other}, on the same items.",
         columns=columns,
         rows=rows,
         notes=["p-values are not corrected for the number of tests here; the verdicts' are.", *_tests_note(tests)],
@@ -220,8 +220,8 @@ def evidence_table(verdict: Verdict) -> Table:
         Column(key="p", heading="p", kind="number", decimals=4),
         Column(key="p_holm", heading="p (Holm)", kind="number", decimals=4),
         Column(key="test", heading="Test"),
-        Column(key="n_items", heading="Items"),
-        Column(key="n_seeds", heading="Seeds"),
+        Column(key="n_items", heading="Items", kind="number", decimals=0),
+        Column(key="n_seeds", heading="Seeds", kind="number", decimals=0),
     ]
     rows = [
         [
@@ -230,8 +230,8 @@ def evidence_table(verdict: Verdict) -> Table:
             Cell(value=e.p),
             Cell(value=e.p_holm),
             Cell(text=e.test),
-            Cell(text=str(e.effect.n_items)),
-            Cell(text=str(e.effect.n_seeds)),
+            Cell(value=e.effect.n_items),
+            Cell(value=e.effect.n_seeds),
         ]
         for e in verdict.evidence
     ]

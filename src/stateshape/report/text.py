@@ -14,8 +14,6 @@ ROUNDING_ERROR = 1e-12  # what floating-point sums leave of a zero; no measured 
 SMALLEST_P = 0.001  # below this a p-value is shown as a bound: its digits carry nothing
 
 _JOINERS = "\u200c\u200d\u00ad"  # invisible, but part of ordinary Persian, emoji and hyphenated text
-_FIRST_CONTROL_PICTURE = 0x2400
-_DELETE, _DELETE_PICTURE = 0x7F, "\u2421"
 
 _TEX = {
     "\\": r"\textbackslash{}",
@@ -51,21 +49,17 @@ _MARKDOWN = {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {c: "\\" + c for c in "\\
 
 
 def visible(text: str) -> str:
-    """The text with control, bidirectional and unencodable characters replaced by signs for them; \\n and \\t stay."""
+    r"""The text with control, bidirectional and unencodable characters written as escapes (\x1b); \n and \t stay."""
     return "".join(c if c.isascii() and c.isprintable() else _visible_character(c) for c in text)
 
 
 def _visible_character(character: str) -> str:
-    code = ord(character)
     if character in "\n\t" + _JOINERS:
         return character
-    if code < 0x20:
-        return chr(_FIRST_CONTROL_PICTURE + code)
-    if code == _DELETE:
-        return _DELETE_PICTURE
     is_hidden = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
-    is_noncharacter = (code & 0xFFFE) == 0xFFFE  # not allowed in XML, and so not in SVG
-    return f"⟨U+{code:04X}⟩" if is_hidden or is_noncharacter else character
+    is_noncharacter = (ord(character) & 0xFFFE) == 0xFFFE  # not allowed in XML, and so not in SVG
+    # escapes rather than U+2400's control pictures: many fonts lack those
+    return character.encode("unicode_escape").decode("ascii") if is_hidden or is_noncharacter else character
 
 
 def one_line(text: str) -> str:

@@ -1,7 +1,7 @@
 """The evaluated items of a whole study, lined up by item, and contrasts between runs on them. Torch-free.
 
-A study's runs answer the same items, so every comparison here is paired: by item, and by training seed where both runs have
-one. The untrained base has no training seed; where it was evaluated once, its rows stand beside every seed.
+A study's runs answer the same items, so every comparison here is paired: by item, and by training seed where both runs
+have one. The untrained base has no training seed; where it was evaluated once, its rows stand beside every seed.
 Does not know which contrasts matter (verdicts.py) or how they are laid out (compare.py).
 """
 
@@ -93,8 +93,13 @@ def load_study(study_dir: Path) -> StudyScores:
                 scores[run].setdefault(task.name, {})[seed] = aligned
             if (folder / "drift.json").exists():
                 drift[run][seed] = read_json(folder / "drift.json", DriftRecord)
-            elif run != BASE:
-                missing.append(f"{run}, seed {seed}: no drift.json")
+    if any(drift.values()):  # otherwise the study did not ask for it
+        missing += [
+            f"{run}, seed {seed}: no drift.json"
+            for run, tasks in scores.items()
+            for seed in sorted(set().union(*tasks.values()) - drift[run].keys())
+            if run != BASE
+        ]
     return StudyScores(plan=plan, scores=scores, drift=drift, missing=missing)
 
 
@@ -246,7 +251,7 @@ def retention(study: StudyScores, run: str, *, is_chance_corrected: bool) -> Est
 
 
 def _resample(stacks: Sequence[np.ndarray], generator: np.random.Generator) -> list[np.ndarray]:
-    """For each [K, S, N] stack, K statistics' means in NUM_RESAMPLES draws: [K, R]. Seeds are drawn once for all stacks."""
+    """For each [K, S, N] stack, K means in each of NUM_RESAMPLES draws: [K, R]. Seeds are drawn once for all stacks."""
     weights_RS = seed_weights(stacks[0].shape[1], generator, num=NUM_RESAMPLES)
     means = []
     for stack in stacks:

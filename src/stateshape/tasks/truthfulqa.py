@@ -1,8 +1,8 @@
 """TruthfulQA multiple choice (arXiv:2109.07958), zero-shot after the paper's six-pair primer, as lm-evaluation-harness.
 
 One item carries the MC2 options in the data's order; `in_mc1` marks those of MC1 (in the released data, always a subset
-with the same truth values). The true MC1 option is the first of every item, so a tie must never go to the first one.
-The harness's np.argmax does that; the scorer here counts ties as wrong.
+with the same truth values). The data lists the true MC1 option first in every item, so a tie must not go to the first
+one. The harness's np.argmax does that; the scorer here counts ties as wrong.
 
 Knows nothing of models or tokenizers.
 """

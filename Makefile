@@ -1,0 +1,33 @@
+# Everything runs in .venv, which is made on first use and refreshed when the dependencies change.
+PYTHON ?= python3
+SEEDS ?= 0,1,2
+OUT ?= studies/quickstart
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: study test check bench clean
+
+study: $(INSTALLED)  ## the embedded study: seven rows, three seeds (SEEDS=0 for one)
+	$(BIN)/stateshape study quickstart --out $(OUT) --seeds $(SEEDS)
+
+test: $(INSTALLED) check  ## checks and tests
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)  ## format, lint, types, import rules
+	$(BIN)/ruff format --check -q src tests benchmarks
+	$(BIN)/ruff check -q src tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(INSTALLED)  ## timings, side by side
+	$(BIN)/python -m benchmarks.throughput
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q -c constraints.txt torch
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,gguf]'
+	touch $(INSTALLED)
+
+clean:
+	rm -rf .venv studies build dist

@@ -1,0 +1,131 @@
+"""Does this study support the paper's claims? One rule for every claim, applied to numbers with intervals. Torch-free.
+
+The rule, in plain words. Each claim is broken into effects that it says lie above a threshold: zero, or for "no loss"
+-0.03 of accuracy, or for "drifts no less" a quarter of the stress run's drift (claims.py names them).
+* An effect holds if its 95% interval lies wholly above the threshold and its p-value, Holm-adjusted over all effects of
+  all claims, is below .05.
+* An effect fails if its interval lies wholly below the threshold and its adjusted p-value is below .05.
+* Otherwise it is open. It is also open with fewer than 3 training seeds (one run says nothing about a rerun) or fewer than
+  50 items, and where a run is missing.
+* Supported: all effects hold. Not supported: at least one fails. Cannot tell: anything else.
+* P4 asks for one pair of runs that drift alike and forget differently: it is supported if all effects of one pair hold;
+  not supported if in every pair one fails.
+The outcome comes from the numbers alone; the paper's own outcome is nowhere in this file. Does not know runs by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from stateshape.core.records import Evidence, Outcome, Verdict
+from stateshape.evals.statistics import holm
+from stateshape.study.claims import CORRELATION, DRIFT_T, ROLES, Claim, Part, all_claims
+from stateshape.study.paired import StudyScores, load_study
+
+State = Literal["holds", "fails", "open"]
+
+ALPHA = 0.05
+MIN_SEEDS = 3  # with two, the bootstrap covered 88% instead of 95% where seeds differ by 3 points; with three, 93%
+MIN_ITEMS = 50  # percentile bootstrap and Wilson are rough below
+
+_LEAD: dict[Outcome, str] = {
+    "supported": "Supported",
+    "not supported": "Not supported",
+    "cannot tell": "Cannot tell",
+}
+
+
+def verdicts(study: StudyScores | Path, *, roles: Mapping[str, str] | None = None) -> list[Verdict]:
+    """Verdicts on P1-P4 and C1-C3.
+
+    Args: study: a study folder or its loaded scores. roles: role -> run name where a run is not named after its role.
+    Raises: ValueError naming a role that does not exist.
+    """
+    scores = load_study(study) if isinstance(study, Path) else study
+    roles = {} if roles is None else roles
+    if unknown := sorted(set(roles) - set(ROLES)):
+        raise ValueError(f"roles: unknown {', '.join(unknown)}; expected some of {', '.join(ROLES)}")
+    claims = all_claims(scores, roles)
+    adjusted = _adjusted(claims)
+    return [_verdict(claim, adjusted) for claim in claims]
+
+
+def _adjusted(claims: list[Claim]) -> dict[str, float]:
+    """Holm-adjusted p by part key. An effect that two claims share is one test."""
+    parts = {part.key: part.p for claim in claims for group in claim.groups() for part in group}
+    tested = {key: p for key, p in parts.items() if p is not None}
+    return dict(zip(tested, holm(list(tested.values()))))
+
+
+def _verdict(claim: Claim, adjusted: Mapping[str, float]) -> Verdict:
+    outcome = _outcome([[_state(part, adjusted) for part in group] for group in claim.groups()])
+    decisive = list({part.key: part for group in claim.groups() for part in group}.values())
+    words = "; ".join(_words(part, adjusted) for part in [*decisive, *claim.shown])
+    return Verdict(
+        claim_id=claim.claim_id,
+        claim=claim.text,
+        outcome=outcome,
+        sentence=f"{_LEAD[outcome]}: {words}.",
+        evidence=[
+            Evidence(label=part.label, effect=part.effect, p=part.p, p_holm=adjusted.get(part.key), test=part.test)
+            for part in [*decisive, *claim.shown]
+        ],
+    )
+
+
+def _outcome(groups: list[list[State]]) -> Outcome:
+    if any(all(state == "holds" for state in group) for group in groups):
+        return "supported"
+    if all(any(state == "fails" for state in group) for group in groups):
+        return "not supported"
+    return "cannot tell"
+
+
+def _state(part: Part, adjusted: Mapping[str, float]) -> State:
+    effect = part.effect
+    if too_little(part) is not None or effect.lo is None or effect.hi is None:
+        return "open"
+    if adjusted.get(part.key, 1.0) >= ALPHA:
+        return "open"
+    if effect.lo > part.threshold:
+        return "holds"
+    return "fails" if effect.hi < part.threshold else "open"
+
+
+def too_little(part: Part) -> str | None:
+    """Why a part cannot decide anything, in words; None where it can."""
+    if part.lacks is not None:
+        return part.lacks
+    if part.test == CORRELATION:
+        return None
+    if part.effect.n_seeds < MIN_SEEDS:
+        seeds = "1 training seed" if part.effect.n_seeds == 1 else f"{part.effect.n_seeds} training seeds"
+        return f"{seeds}, fewer than {MIN_SEEDS}"
+    if part.test != DRIFT_T and part.effect.n_items < MIN_ITEMS:
+        return f"{part.effect.n_items} items, fewer than {MIN_ITEMS}"
+    return None
+
+
+def _words(part: Part, adjusted: Mapping[str, float]) -> str:
+    """'label +0.123 (95% interval +0.080 to +0.160, 400 items, 3 seeds, adjusted p .001)'."""
+    effect = part.effect
+    if effect.value is None:
+        return f"{part.label}: {part.lacks}"
+    digits = 5 if part.test == DRIFT_T else 3  # MMD^2 is of the order of .01
+    about = []
+    if effect.lo is not None and effect.hi is not None:
+        about.append(f"95% interval {effect.lo:+.{digits}f} to {effect.hi:+.{digits}f}")
+    if part.threshold != 0:
+        about.append(f"must be above {part.threshold:+.{digits}f}")
+    if part.test != DRIFT_T:
+        about.append(f"{effect.n_items} {'points' if part.test == CORRELATION else 'items'}")
+    about.append(f"{effect.n_seeds} seed{'' if effect.n_seeds == 1 else 's'}")
+    if part.key in adjusted:
+        p = adjusted[part.key]
+        about.append("adjusted p below .001" if p < 0.001 else f"adjusted p {p:.3f}".replace("0.", ".", 1))
+    reason = too_little(part)
+    if reason is not None and "fewer" in reason:
+        about.append(f"too little to decide: {reason}")
+    return f"{part.label} {effect.value:+.{digits}f} ({', '.join(about)})"
