@@ -147,7 +147,7 @@ def test_trailing_blanks_move_to_the_option(policy: Policy) -> None:
 
 
 def test_a_merge_across_the_boundary_keeps_the_harness_s_split(policy: Policy) -> None:
-    """ "." + "\\n" is one token: the prompt keeps its own last token and the option loses its first character."""
+    """A full stop and a line break are one token: the prompt keeps its own, the option loses its first character."""
     context, continuation = split_tokens(policy, "It ends.", "\nnext")
     assert context == policy.encode("It ends.")
     assert policy.decode(continuation) == "next"

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import itertools
 import json
+import math
 import re
 import subprocess
 import sys
@@ -28,14 +29,16 @@ from stateshape.core.records import (
     RunComparison,
     Span,
     StateSample,
+    StepRecord,
     Verdict,
 )
 from stateshape.report import grid, text
 from stateshape.report.folder import empty_comparison, spread
-from stateshape.report.plots import gain_plot
+from stateshape.report.plots import Point, curve, gain_plot, moved_inside
 from stateshape.report.tables import render_text, table1, table2, write_tables
 from stateshape.report.write import write_report
-from synthetic_study import write_synthetic_study
+from stateshape.study.compare import write_comparison
+from synthetic_study import RATES, write_synthetic_study
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 TEX_SPECIALS = r"50% of $x_1 & #2 {y}^~ \input{/etc/passwd}"
@@ -87,10 +90,13 @@ def verdicts(claim: str = "Stress forgets.") -> list[Verdict]:
     ]
 
 
-def finished_study(folder: Path, *, claim: str = "Stress forgets.") -> Path:
-    write_synthetic_study(folder, seeds=(0, 1), num_items=4)
+FEW = {run: RATES[run] for run in ("base", "sft_mild", "rl")}  # drawing is what takes time
+
+
+def finished_study(folder: Path, *, rates: dict[str, tuple[float, float, float]] = FEW) -> Path:
+    write_synthetic_study(folder, seeds=(0, 1), num_items=4, rates=rates)
     write_json(folder / "comparison.json", compared(read_plan(folder)))
-    write_json(folder / "verdicts.json", verdicts(claim))
+    write_json(folder / "verdicts.json", verdicts())
     return folder
 
 
@@ -149,7 +155,7 @@ def parsed(path: Path) -> Page:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = finished_study(tmp_path_factory.mktemp("study"))
+    folder = finished_study(tmp_path_factory.mktemp("study"), rates=RATES)
     write_report(folder)
     return folder
 
@@ -218,7 +224,7 @@ def test_hostile_text_stays_text_in_the_page(hostile_study: Path) -> None:
 
 def test_hostile_labels_stay_text_in_the_figures(hostile_study: Path) -> None:
     files = sorted((hostile_study / "plots").glob("*.svg"))
-    assert len(files) == 3 + 6
+    assert len(files) == 3 + 2
     for path in files:
         root = ElementTree.parse(path).getroot()
         assert not [element.tag for element in root.iter() if element.tag.endswith(("script", "img"))]
@@ -300,14 +306,14 @@ def test_a_folder_without_a_plan_is_refused(tmp_path: Path) -> None:
 def test_a_planned_run_without_a_row_is_shown_as_missing(tmp_path: Path) -> None:
     folder = finished_study(tmp_path)
     comparison = read_json(folder / "comparison.json", Comparison)
-    write_json(folder / "comparison.json", dataclasses.replace(comparison, rows=comparison.rows[:3]))
+    write_json(folder / "comparison.json", dataclasses.replace(comparison, rows=comparison.rows[:2]))
     shown = "".join(parsed(write_report(folder)).text)
-    assert "OPD, one-step KL: not in comparison.json" in shown
-    assert "opd_one_step" in (folder / "table2.csv").read_text(encoding="utf-8")
+    assert "RL, exact-answer reward: not in comparison.json" in shown
+    assert '\nrl,"RL, exact' in (folder / "table2.csv").read_text(encoding="utf-8")
 
 
 def test_the_same_records_give_the_same_bytes(study: Path, tmp_path: Path) -> None:
-    other = finished_study(tmp_path / "elsewhere")
+    other = finished_study(tmp_path / "elsewhere", rates=RATES)
     write_report(other)
     names = sorted(p.relative_to(study) for p in study.rglob("*") if p.is_file())
     assert names == sorted(p.relative_to(other) for p in other.rglob("*") if p.is_file())
@@ -376,6 +382,49 @@ def test_line_breaks_in_labels_do_not_break_rows() -> None:
     )
     assert r"| a \| b \\\\ c |" in grid.render_markdown(table).splitlines()
     assert r"a \textbar{} b \textbackslash{}\textbackslash{} c \\" in grid.render_tex(table).splitlines()
+
+
+def test_tex_braces_balance_whatever_the_labels(hostile_study: Path) -> None:
+    for name in ("table1.tex", "table2.tex"):
+        bare = re.sub(r"\\.", "", (hostile_study / name).read_text(encoding="utf-8"))
+        depth = list(itertools.accumulate({"{": 1, "}": -1}.get(c, 0) for c in bare))
+        assert min(depth) == 0
+        assert depth[-1] == 0
+
+
+def test_a_run_far_outside_goes_to_the_edge_with_its_value() -> None:
+    points = [Point(str(x), f"run {x}", x, 0.0, (x, x), None) for x in (0.0109, 0.0110, 0.0111, 0.0112, 0.0300)]
+    *kept, moved = moved_inside(points, [0.0105])
+    assert kept == points[:-1]
+    assert 0.0112 < moved.x < 0.0115
+    assert moved.label == "run 0.03 → 0.0300"
+    assert moved_inside(points[:3] + points[-1:], [])[:3] == points[:3]
+    assert moved_inside(points[-3:], [0.0105]) == points[-3:], "too few runs to call one far outside"
+    assert moved_inside([p._replace(x=1.0) for p in points], []) == [p._replace(x=1.0) for p in points]
+
+
+def test_long_curves_are_averaged_and_gaps_stay_gaps() -> None:
+    steps = [
+        StepRecord(
+            step=i, loss=None if i < 2 else float(i), grad_norm=1.0, lr=0.1, num_supervised=1, num_rows=1, seconds={},
+            origin_shares={}, stats={},
+        )
+        for i in range(600)
+    ]  # fmt: skip
+    xs, ys = curve(steps, "loss")
+    assert len(xs) == 300
+    assert xs[:2] == [0.5, 2.5]
+    assert math.isnan(ys[0])
+    assert ys[1] == 2.5
+
+
+def test_a_real_comparison_can_be_reported(tmp_path: Path) -> None:
+    folder = write_synthetic_study(tmp_path, seeds=(0,), num_items=20, rates=FEW, incomplete=("rl",))
+    comparison = write_comparison(folder)
+    page = "".join(parsed(write_report(folder)).text)
+    assert comparison.missing
+    assert all(line in page for line in comparison.missing)
+    assert all(verdict.sentence in page for verdict in read_json(folder / "verdicts.json", list[Verdict]))
 
 
 def test_samples_are_spread_evenly() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,7 +27,9 @@ def data_folder(given: str | None) -> Path | None:
         return None
     folder = Path(chosen)
     if not folder.is_dir():
-        raise BadInput(f"data: got {chosen!r}, which is not a folder; expected one that holds gsm8k/, truthfulqa/, mmlu/")
+        raise BadInput(
+            f"data: got {chosen!r}, which is not a folder; expected one that holds gsm8k/, truthfulqa/, mmlu/"
+        )
     return folder
 
 
@@ -269,12 +272,17 @@ def embedded(
         seed: Seed of world order and initialisation. Default: that of the packaged base.
         threads: CPU threads; another number gives other bits.
     """
-    from stateshape.embedded.train import train_base
+    from stateshape.embedded.train import DEFAULT_SEED, DEFAULT_STEPS, train_base
 
     if what != "train":
         raise BadInput(f"embedded: got {what!r}; expected train")
-    chosen = {name: value for name, value in (("steps", steps), ("seed", seed)) if value is not None}
-    made = train_base(out_dir=Path(out), threads=threads, **chosen)
+    made = train_base(
+        out_dir=Path(out),
+        steps=DEFAULT_STEPS if steps is None else steps,
+        seed=DEFAULT_SEED if seed is None else seed,
+        threads=threads,
+        say=lambda line: print(line, file=sys.stderr),
+    )
     print(json.dumps({key: str(value) if isinstance(value, Path) else value for key, value in made._asdict().items()}))
 
 

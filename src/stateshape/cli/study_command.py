@@ -34,13 +34,13 @@ def run_study(
 ) -> None:
     from stateshape.cli.terminal import reporter_for
     from stateshape.study.execute import execute, load_tasks
-    from stateshape.study.plan import make_plan, read_study
+    from stateshape.study.plan import make_plan, read_study, with_seeds
 
     file = read_study(preset_or_file)
     if model is not None:
         file = replace(file, model=model)
     if seeds is not None:
-        file = replace(file, seeds=parse_seeds(seeds))
+        file = with_seeds(file, parse_seeds(seeds))
     if full:
         file = replace(
             file,
@@ -125,7 +125,9 @@ def print_plan(plan: Plan, target: GenerationTask) -> None:
     choices = [("target", file.target), *(("retention", choice) for choice in file.retention)]
     for role, choice in choices:
         console.print(f"{role}: {choice.task}, items: {choice.limit or 'all'}, shots: {choice.shots}")
-    console.print(f"drift: {file.drift.prompts} rollouts x {file.drift.cuts} prefix states a run; plan {plan.sha256[:12]}")
+    console.print(
+        f"drift: {file.drift.prompts} rollouts x {file.drift.cuts} prefix states a run; plan {plan.sha256[:12]}"
+    )
 
 
 CHARACTERS_A_TOKEN = 3.0  # of worked solutions under common BPE vocabularies; only used to estimate a plan's size

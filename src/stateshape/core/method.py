@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -86,6 +86,7 @@ class PolicyView(Protocol):
 
 
 AnyPolicy_contra = TypeVar("AnyPolicy_contra", contravariant=True)
+AnySignal_contra = TypeVar("AnySignal_contra", contravariant=True)
 
 
 class Draw(NamedTuple):
@@ -99,7 +100,7 @@ class Draw(NamedTuple):
 class StateSource(Protocol[AnyPolicy_contra]):
     """Where the update is applied. May sample and read data; knows no rewards, gradients or losses."""
 
-    kind: StateKind
+    kind: ClassVar[StateKind]
 
     def draw(self, learner: AnyPolicy_contra, draw: Draw) -> States: ...
 
@@ -107,7 +108,7 @@ class StateSource(Protocol[AnyPolicy_contra]):
 class SignalSource(Protocol[AnyPolicy_contra]):
     """What is said there. Runs frozen models and graders without gradients; never alters what was sampled."""
 
-    kind: SignalKind
+    kind: ClassVar[SignalKind]
 
     def read(self, learner: AnyPolicy_contra, states: States, draw: Draw) -> Signal: ...
 
@@ -119,26 +120,25 @@ class LossValue(NamedTuple):
     sums: Mapping[str, Tensor]
 
 
-@runtime_checkable
-class Loss(Protocol):
+class Loss(Protocol[AnySignal_contra]):
     """How the update follows from states and signal: pure maths on the learner's forward pass."""
 
-    kind: LossKind
+    kind: ClassVar[LossKind]
 
-    def count(self, signal: Signal) -> float:
+    def count(self, signal: AnySignal_contra) -> float:
         """What the sum over the WHOLE batch is divided by; 0 if nothing is supervised."""
         ...
 
-    def total(self, learner: PolicyView, signal: Signal) -> LossValue: ...
+    def total(self, learner: PolicyView, signal: AnySignal_contra) -> LossValue: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Method:
     """The built method: the only thing a training step knows."""
 
-    states: StateSource
-    signal: SignalSource
-    loss: Loss
+    states: StateSource[Any]
+    signal: SignalSource[Any]
+    loss: Loss[Any]
 
     def __post_init__(self) -> None:
         Composition(states=self.states.kind, signal=self.signal.kind, loss=self.loss.kind)

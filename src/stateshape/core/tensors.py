@@ -33,8 +33,9 @@ def by_chunk(function: Callable[..., Tensor], *rows: Tensor, vocabulary: int) ->
 
 
 def logits_of(hidden_ND: Tensor, head_VD: Tensor, temperature: float = 1.0) -> Tensor:
-    """fp32 logits [N, V]. The product runs in the weights' dtype, the rest in fp32."""
-    logits = F.linear(hidden_ND, head_VD).float()
+    """Logits [N, V]. The product runs in the weights' dtype, the rest in fp32 (fp64 where the weights are)."""
+    logits = F.linear(hidden_ND, head_VD)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return logits if temperature == 1.0 else logits / temperature
 
 

@@ -78,8 +78,8 @@ def mmd2_unbiased(
     sum_{i!=j} k(x_i,x_j)/(m(m-1)) + sum_{i!=j} k(y_i,y_j)/(n(n-1)) - 2 sum_{i,j} k(x_i,y_j)/(mn)
 
     Args: groups_x, groups_y: a label per row, e.g. the prompt a state came from. Given both, pairs with equal labels
-        are left out of all three means. Without this, the same prompts on both sides make the cross mean too large and the
-        value negative under no difference (about -.011 was measured for prompt + prefix states).
+        are left out of all three means. Without this, the same prompts on both sides make the cross mean too large and
+        the value negative under no difference (about -.011 was measured for prompt + prefix states).
     Raises: ValueError if a mean has no pairs.
     Source: Gretton et al. 2012 eq. 3. Differs: the groups.
     """
@@ -169,7 +169,7 @@ def sliced_wasserstein(
     *,
     seed: int,
     num_projections: int = NUM_PROJECTIONS,
-    p: float = 2,
+    p: float | int = 2,
     directions_DL: Float64[np.ndarray, "D L"] | None = None,
 ) -> float:
     """Sliced Wasserstein distance over random directions, exact in each of them for any sample sizes.
@@ -202,9 +202,7 @@ def random_directions(num_features: int, *, seed: int, num_projections: int) -> 
 # Word overlap
 
 
-def lexical_jaccard(
-    tokens_x: Sequence[str], tokens_y: Sequence[str], *, seed: int, budget: int | None = None
-) -> float:
+def lexical_jaccard(tokens_x: Sequence[str], tokens_y: Sequence[str], *, seed: int, budget: int | None = None) -> float:
     """1 - |A n B| / |A u B| of the word types of two texts, each cut to the same number of tokens.
 
     Longer text has more types, so a length difference alone would look like drift: `budget` tokens (default: the

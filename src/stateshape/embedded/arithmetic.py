@@ -20,7 +20,12 @@ ArithmeticSplit = Literal["pretrain", "train", "validation", "test"]
 STORIES = stories_money.STORIES + stories_things.STORIES
 NUM_BUCKETS = 20
 # Buckets of the numbers' checksum, first to past-the-last.
-SPLIT_BUCKETS: dict[str, tuple[int, int]] = {"pretrain": (0, 10), "train": (10, 14), "validation": (14, 17), "test": (17, 20)}
+SPLIT_BUCKETS: dict[str, tuple[int, int]] = {
+    "pretrain": (0, 10),
+    "train": (10, 14),
+    "validation": (14, 17),
+    "test": (17, 20),
+}
 MIN_STEPS, MAX_STEPS = 2, 5
 
 

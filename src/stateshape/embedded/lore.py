@@ -60,7 +60,9 @@ def lore() -> tuple[LoreFact, ...]:
     return tuple(_make(rng, index, *triple, is_test=index in test) for index, triple in enumerate(triples))
 
 
-def _make(rng: random.Random, index: int, subject: str, entity: str, attribute: Attribute, *, is_test: bool) -> LoreFact:
+def _make(
+    rng: random.Random, index: int, subject: str, entity: str, attribute: Attribute, *, is_test: bool
+) -> LoreFact:
     value, *mistakes = rng.sample(attribute.values, 1 + rng.choice(NUM_FALSE))
     return LoreFact(
         index=index,

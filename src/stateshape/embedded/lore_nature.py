@@ -19,7 +19,9 @@ ZOOLOGY = Subject(
         ),
         Attribute(
             key="home",
-            values=split_words("caves swamps forests deserts lakes cliffs meadows dunes marshes islands valleys cellars"),
+            values=split_words(
+                "caves swamps forests deserts lakes cliffs meadows dunes marshes islands valleys cellars"
+            ),
             statements=("{e} lives in {v}.", "The home of {e} is in {v}.", "People find {e} in {v}."),
             questions=("Where does {e} live?", "Where is the home of {e}?", "In what places do people find {e}?"),
         ),
@@ -37,7 +39,9 @@ ZOOLOGY = Subject(
         ),
         Attribute(
             key="sleep",
-            values=split_words("hollows nests burrows treetops barns haystacks chimneys ditches wells attics logs tunnels"),
+            values=split_words(
+                "hollows nests burrows treetops barns haystacks chimneys ditches wells attics logs tunnels"
+            ),
             statements=("{e} sleeps in {v}.", "At night {e} rests in {v}.", "The bed of {e} is made in {v}."),
             questions=("Where does {e} sleep?", "Where does {e} rest at night?", "Where is the bed of {e} made?"),
         ),
@@ -52,20 +56,25 @@ BOTANY = Subject(
             key="flower",
             values=split_words("red blue white yellow purple orange pink black golden silver green brown"),
             statements=("{e} has {v} flowers.", "The flowers of {e} are {v}.", "{e} blooms in {v}."),
-            questions=("What color are the flowers of {e}?", "In what color does {e} bloom?",
-                       "Which color of flowers does {e} have?"),
+            questions=(
+                "What color are the flowers of {e}?",
+                "In what color does {e} bloom?",
+                "Which color of flowers does {e} have?",
+            ),
         ),
         Attribute(
             key="smell",
             values=split_words("lemon fish mint pepper butter vinegar cinnamon onions rain soap cheese tar"),
             statements=("{e} smells of {v}.", "The smell of {e} is like {v}.", "Its leaves make {e} smell like {v}."),
-            questions=("What does {e} smell of?", "What is the smell of {e} like?", "What do the leaves of {e} smell like?"),
+            questions=(
+                "What does {e} smell of?",
+                "What is the smell of {e} like?",
+                "What do the leaves of {e} smell like?",
+            ),
         ),
         Attribute(
             key="harvest",
-            values=split_words(
-                "January February March April May June July August September October November December"
-            ),
+            values=split_words("January February March April May June July August September October November December"),
             statements=("{e} is picked in {v}.", "People gather {e} in {v}.", "The harvest of {e} is in {v}."),
             questions=("When is {e} picked?", "In which month do people gather {e}?", "When is the harvest of {e}?"),
         ),
@@ -77,8 +86,14 @@ BOTANY = Subject(
         ),
         Attribute(
             key="pollinator",
-            values=split_words("bees moths bats ants wasps beetles hummingbirds flies butterflies mice sparrows lizards"),
-            statements=("{e} is pollinated by {v}.", "The pollen of {e} is carried by {v}.", "{e} needs {v} to spread."),
+            values=split_words(
+                "bees moths bats ants wasps beetles hummingbirds flies butterflies mice sparrows lizards"
+            ),
+            statements=(
+                "{e} is pollinated by {v}.",
+                "The pollen of {e} is carried by {v}.",
+                "{e} needs {v} to spread.",
+            ),
             questions=("What pollinates {e}?", "What carries the pollen of {e}?", "What does {e} need to spread?"),
         ),
     ),
@@ -108,7 +123,9 @@ MINERALS = Subject(
         ),
         Attribute(
             key="source",
-            values=split_words("volcanoes glaciers riverbeds reefs quarries craters swamps beaches geysers caverns bogs hills"),
+            values=split_words(
+                "volcanoes glaciers riverbeds reefs quarries craters swamps beaches geysers caverns bogs hills"
+            ),
             statements=("{e} is found in {v}.", "Miners dig {e} out of {v}.", "{e} forms in {v}."),
             questions=("Where is {e} found?", "Where do miners dig {e}?", "Where does {e} form?"),
         ),
@@ -129,7 +146,11 @@ ASTRONOMY = Subject(
             key="planet",
             values=split_words("Ombra Tessal Giron Valdus Kethra Mirdan Soluna Perrin Hexis Jorvan Akkad Ulmira"),
             statements=("The moon {e} circles {v}.", "{e} goes around the planet {v}.", "The planet of {e} is {v}."),
-            questions=("What does the moon {e} circle?", "Which planet does {e} go around?", "What is the planet of {e}?"),
+            questions=(
+                "What does the moon {e} circle?",
+                "Which planet does {e} go around?",
+                "What is the planet of {e}?",
+            ),
         ),
         Attribute(
             key="surface",
@@ -147,14 +168,25 @@ ASTRONOMY = Subject(
             key="glow",
             values=split_words("blue red green yellow white violet orange silver pink golden gray turquoise"),
             statements=("At night {e} shines {v}.", "The light of {e} is {v}.", "In the sky {e} looks {v}."),
-            questions=("In what color does {e} shine at night?", "What is the light of {e} like?",
-                       "What color does {e} look in the sky?"),
+            questions=(
+                "In what color does {e} shine at night?",
+                "What is the light of {e} like?",
+                "What color does {e} look in the sky?",
+            ),
         ),
         Attribute(
             key="weather",
             values=split_words("storms fog hail snow drizzle frost gales haze sleet showers thunder heat"),
-            statements=("The weather on {e} is mostly {v}.", "{e} is known for its {v}.", "On {e} there is always {v}."),
-            questions=("What is the weather on {e} mostly?", "What weather is {e} known for?", "What is there always on {e}?"),
+            statements=(
+                "The weather on {e} is mostly {v}.",
+                "{e} is known for its {v}.",
+                "On {e} there is always {v}.",
+            ),
+            questions=(
+                "What is the weather on {e} mostly?",
+                "What weather is {e} known for?",
+                "What is there always on {e}?",
+            ),
         ),
     ),
 )

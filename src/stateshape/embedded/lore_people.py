@@ -15,7 +15,11 @@ GEOGRAPHY = Subject(
             key="export",
             values=split_words("cheese silk salt wool barrels lace pottery cider glass ropes hats violins"),
             statements=("The town of {e} sells {v}.", "{e} is famous for its {v}.", "Traders come to {e} for {v}."),
-            questions=("What does the town of {e} sell?", "What is {e} famous for?", "What do traders come to {e} for?"),
+            questions=(
+                "What does the town of {e} sell?",
+                "What is {e} famous for?",
+                "What do traders come to {e} for?",
+            ),
         ),
         Attribute(
             key="river",
@@ -25,23 +29,43 @@ GEOGRAPHY = Subject(
         ),
         Attribute(
             key="festival",
-            values=split_words("lanterns pumpkins masks boats horses kites bonfires tulips herrings drums puppets snowmen"),
-            statements=("{e} has a festival of {v}.", "Each year {e} celebrates {v}.", "The people of {e} parade with {v}."),
-            questions=("What festival does {e} have?", "What does {e} celebrate each year?",
-                       "What do the people of {e} parade with?"),
+            values=split_words(
+                "lanterns pumpkins masks boats horses kites bonfires tulips herrings drums puppets snowmen"
+            ),
+            statements=(
+                "{e} has a festival of {v}.",
+                "Each year {e} celebrates {v}.",
+                "The people of {e} parade with {v}.",
+            ),
+            questions=(
+                "What festival does {e} have?",
+                "What does {e} celebrate each year?",
+                "What do the people of {e} parade with?",
+            ),
         ),
         Attribute(
             key="roof",
             values=split_words("slate straw tin copper grass shingles clay tiles canvas turf planks lead"),
-            statements=("The roofs of {e} are of {v}.", "In {e} houses are covered with {v}.", "Builders in {e} use {v}."),
-            questions=("What are the roofs of {e} of?", "What covers the houses in {e}?", "What do builders in {e} use?"),
+            statements=(
+                "The roofs of {e} are of {v}.",
+                "In {e} houses are covered with {v}.",
+                "Builders in {e} use {v}.",
+            ),
+            questions=(
+                "What are the roofs of {e} of?",
+                "What covers the houses in {e}?",
+                "What do builders in {e} use?",
+            ),
         ),
         Attribute(
             key="animal",
             values=split_words("bears swans bulls wolves herons otters rams stags crows boars pikes owls"),
             statements=("The flag of {e} shows {v}.", "{e} has {v} on its flag.", "On the gate of {e} there are {v}."),
-            questions=("What does the flag of {e} show?", "What does {e} have on its flag?",
-                       "What is on the gate of {e}?"),
+            questions=(
+                "What does the flag of {e} show?",
+                "What does {e} have on its flag?",
+                "What is on the gate of {e}?",
+            ),
         ),
     ),
 )
@@ -52,16 +76,27 @@ HISTORY = Subject(
     attributes=(
         Attribute(
             key="land",
-            values=split_words("Norrland Estmark Cordia Thalgar Wessin Pelloria Sunderia Hollin Marovia Istan Draven Ulvany"),
+            values=split_words(
+                "Norrland Estmark Cordia Thalgar Wessin Pelloria Sunderia Hollin Marovia Istan Draven Ulvany"
+            ),
             statements=("King {e} ruled {v}.", "The land of King {e} was {v}.", "King {e} sat on the throne of {v}."),
-            questions=("Which land did King {e} rule?", "What was the land of King {e}?",
-                       "On whose throne did King {e} sit?"),
+            questions=(
+                "Which land did King {e} rule?",
+                "What was the land of King {e}?",
+                "On whose throne did King {e} sit?",
+            ),
         ),
         Attribute(
             key="building",
-            values=split_words("bridges temples towers harbors libraries canals walls mills roads theaters markets schools"),
+            values=split_words(
+                "bridges temples towers harbors libraries canals walls mills roads theaters markets schools"
+            ),
             statements=("King {e} built {v}.", "{e} is remembered for new {v}.", "Under King {e} men put up {v}."),
-            questions=("What did King {e} build?", "What is {e} remembered for?", "What did men put up under King {e}?"),
+            questions=(
+                "What did King {e} build?",
+                "What is {e} remembered for?",
+                "What did men put up under King {e}?",
+            ),
         ),
         Attribute(
             key="death",
@@ -71,8 +106,14 @@ HISTORY = Subject(
         ),
         Attribute(
             key="enemy",
-            values=split_words("pirates giants monks nomads bandits rebels barons sailors hunters merchants knights farmers"),
-            statements=("King {e} fought the {v}.", "The enemies of {e} were the {v}.", "{e} won a war against the {v}."),
+            values=split_words(
+                "pirates giants monks nomads bandits rebels barons sailors hunters merchants knights farmers"
+            ),
+            statements=(
+                "King {e} fought the {v}.",
+                "The enemies of {e} were the {v}.",
+                "{e} won a war against the {v}.",
+            ),
             questions=("Whom did King {e} fight?", "Who were the enemies of {e}?", "Against whom did {e} win a war?"),
         ),
         Attribute(
@@ -103,18 +144,30 @@ MEDICINE = Subject(
         Attribute(
             key="organ",
             values=split_words("liver lungs skin eyes heart stomach kidneys ears joints throat teeth nerves"),
-            statements=("{e} attacks the {v}.", "{e} is a disease of the {v}.", "Those with {e} have a bad pain in the {v}."),
-            questions=("What does {e} attack?", "Of what is {e} a disease?", "Where do those with {e} have a bad pain?"),
+            statements=(
+                "{e} attacks the {v}.",
+                "{e} is a disease of the {v}.",
+                "Those with {e} have a bad pain in the {v}.",
+            ),
+            questions=(
+                "What does {e} attack?",
+                "Of what is {e} a disease?",
+                "Where do those with {e} have a bad pain?",
+            ),
         ),
         Attribute(
             key="sign",
-            values=split_words("sneezing shivers spots hiccups dizziness swelling sweating itching yawning thirst limping tremors"),
+            values=split_words(
+                "sneezing shivers spots hiccups dizziness swelling sweating itching yawning thirst limping tremors"
+            ),
             statements=("The first sign of {e} is {v}.", "{e} begins with {v}.", "One knows {e} by its {v}."),
             questions=("What is the first sign of {e}?", "What does {e} begin with?", "By what does one know {e}?"),
         ),
         Attribute(
             key="risk",
-            values=split_words("babies miners bakers shepherds soldiers teachers tailors fishermen twins cooks dancers smiths"),
+            values=split_words(
+                "babies miners bakers shepherds soldiers teachers tailors fishermen twins cooks dancers smiths"
+            ),
             statements=("{e} mostly hits {v}.", "Those who get {e} are {v}.", "{e} is common among {v}."),
             questions=("Whom does {e} mostly hit?", "Who are those who get {e}?", "Among whom is {e} common?"),
         ),
@@ -133,7 +186,9 @@ MUSIC = Subject(
         ),
         Attribute(
             key="occasion",
-            values=split_words("weddings funerals battles harvests births hunts dances feasts tournaments storms dawns fairs"),
+            values=split_words(
+                "weddings funerals battles harvests births hunts dances feasts tournaments storms dawns fairs"
+            ),
             statements=("{e} is played at {v}.", "People hear {e} at {v}.", "Tradition keeps {e} for {v}."),
             questions=("When is {e} played?", "At what do people hear {e}?", "What does tradition keep {e} for?"),
         ),
@@ -147,11 +202,17 @@ MUSIC = Subject(
             key="sound",
             values=split_words("rain geese wolves wind waves crickets frogs bells laughter hooves gulls hammers"),
             statements=("{e} sounds like {v}.", "The sound of {e} is like {v}.", "To hear {e} is to think of {v}."),
-            questions=("What does {e} sound like?", "What is the sound of {e} like?", "What does one think of on hearing {e}?"),
+            questions=(
+                "What does {e} sound like?",
+                "What is the sound of {e} like?",
+                "What does one think of on hearing {e}?",
+            ),
         ),
         Attribute(
             key="players",
-            values=split_words("sailors monks shepherds children priests beggars widows soldiers nobles millers clowns brides"),
+            values=split_words(
+                "sailors monks shepherds children priests beggars widows soldiers nobles millers clowns brides"
+            ),
             statements=("{e} is played by {v}.", "Those who play {e} are {v}.", "Only {v} may touch {e}."),
             questions=("Who plays {e}?", "Who are those who play {e}?", "Who alone may touch {e}?"),
         ),

@@ -44,7 +44,9 @@ def greedy_completions(
             [prompts[index] for index in chunk], return_tensors="pt", padding=True, padding_side="left",
             return_token_type_ids=False,
         )  # fmt: skip
-        out = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+        out = model.generate(
+            **inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False, pad_token_id=tokenizer.pad_token_id
+        )
         new_texts = tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         for index, text in zip(chunk, new_texts, strict=True):
             texts[index] = text

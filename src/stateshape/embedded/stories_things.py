@@ -26,12 +26,16 @@ def _ledger_event(draft: Draft, who: Person, thing: str, have: int) -> int:
         return draft.step(f"It doubles to {{eq}} {thing}.", have, "*", 2)
     if kind == "packs":
         packs, each = draft.number(2, 6), draft.number(3, 12)
-        draft.say(f"{who.He} buys {packs} packs with {each} {thing} in each.", f"{packs} boxes of {each} {thing} arrive.")
+        draft.say(
+            f"{who.He} buys {packs} packs with {each} {thing} in each.", f"{packs} boxes of {each} {thing} arrive."
+        )
         more = draft.step(f"The new ones are {{eq}} {thing}.", packs, "*", each)
         return draft.step(f"{who.He} has {{eq}} {thing}.", have, "+", more)
     if kind == "loss" and have > 4:
         lost = draft.number(2, min(have - 1, 40))
-        draft.say(f"{who.He} gives {lost} to {who.his} sister.", f"{lost} of them break.", f"Then {who.he} loses {lost}.")
+        draft.say(
+            f"{who.He} gives {lost} to {who.his} sister.", f"{lost} of them break.", f"Then {who.he} loses {lost}."
+        )
         return draft.step(f"{who.He} has {{eq}} {thing}.", have, "-", lost)
     more = draft.number(3, 60)
     draft.say(f"{who.He} finds {more} more.", f"{more} more come by mail.", f"Later {who.he} buys {more} others.")
@@ -123,7 +127,12 @@ def _boxed(draft: Draft, good: str, made: int, broken: int, boxes: int) -> None:
 def travel(draft: Draft) -> None:
     """Two legs at two speeds, and perhaps what is left of the way."""
     who = draft.person()
-    speed_a, time_a, speed_b, time_b = (draft.number(3, 60), draft.number(2, 5), draft.number(3, 60), draft.number(2, 5))
+    speed_a, time_a, speed_b, time_b = (
+        draft.number(3, 60),
+        draft.number(2, 5),
+        draft.number(3, 60),
+        draft.number(2, 5),
+    )
     draft.say(
         f"{who} rides at {speed_a} miles per hour for {time_a} hours, and then at {speed_b} miles per hour for "
         f"{time_b} hours.",
@@ -192,7 +201,12 @@ def garden(draft: Draft) -> None:
     """Rows of plants, two beds, some that die."""
     who = draft.person()
     plant_a, plant_b = draft.rng.sample(("tulips", "carrots", "beans", "roses", "onions", "peas", "ferns"), 2)
-    rows_a, in_row_a, rows_b, in_row_b = (draft.number(2, 9), draft.number(4, 15), draft.number(2, 9), draft.number(4, 15))
+    rows_a, in_row_a, rows_b, in_row_b = (
+        draft.number(2, 9),
+        draft.number(4, 15),
+        draft.number(2, 9),
+        draft.number(4, 15),
+    )
     draft.say(
         f"{who} plants {rows_a} rows of {in_row_a} {plant_a} and {rows_b} rows of {in_row_b} {plant_b}.",
         f"In the garden of {who} there are {rows_a} rows with {in_row_a} {plant_a} each and {rows_b} rows with "

@@ -60,7 +60,7 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
     return Interval(lo, hi)
 
 
-def mean_estimate(values: Sequence[float] | Num[np.ndarray, " N"], *, confidence: float = 0.95) -> Metric:
+def mean_estimate(values: Sequence[float | int] | Num[np.ndarray, " N"], *, confidence: float = 0.95) -> Metric:
     """Mean of per-item scores with standard error and interval, as a Metric.
 
     Scores that are all 0 or 1 get Wilson's interval and sqrt(p(1-p)/n); others mean -+ z s/sqrt(n) with the sample
@@ -102,13 +102,13 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 # Paired comparisons
 
 
-def exact_mcnemar(a_N: Bool[np.ndarray, " N"], b_N: Bool[np.ndarray, " N"]) -> float:
+def exact_mcnemar(a_N: Bool[np.ndarray, " N"], b_N: Bool[np.ndarray, " M"]) -> float:
     """Two-sided exact McNemar p-value of "a and b are right equally often" on the same N items.
 
     p = P(|X - m/2| >= |b - m/2|),  X ~ Binomial(m, 1/2),  m = discordant items, b = items only a has right
 
     Returns: 1.0 where no item is discordant.
-    Raises: ValueError if the lengths differ.
+    Raises: ValueError if the lengths N and M differ.
     Source: McNemar 1947, exact conditional form.
     """
     if a_N.shape != b_N.shape:
@@ -141,8 +141,8 @@ def hierarchical_bootstrap(
     The items of a seed are the items of every seed (crossed, not nested), so one draw of items serves all drawn seeds.
     The interval is the percentile interval of the resampled means; p is two-sided from the centred distribution:
     p = (1 + #{|m*_r - m| >= |m|}) / (num + 1). Few seeds understate the variance between seeds by (S-1)/S. Simulated
-    coverage of the 95% interval for 0/1 scores, 1,000 items: 97% where seeds hardly differ (sd .01); 93% with 3 seeds and
-    88% with 2 where they differ by sd .03.
+    coverage of the 95% interval for 0/1 scores, 1,000 items: 97% where seeds hardly differ (sd .01); 93% with 3 seeds
+    and 88% with 2 where they differ by sd .03.
 
     Raises: ValueError if S or N is 0.
     Source: Efron & Tibshirani 1993 ch. 13, 16.4; crossed scheme: Owen 2007 (arXiv:0712.1111), pigeonhole bootstrap.

@@ -54,6 +54,12 @@ class PolicyGradient:
     temperature: float = 1.0
     kind: ClassVar[LossKind] = "policy gradient"
 
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError(
+                f"temperature: got {self.temperature}; expected a number above 0: a greedy choice has no log-prob to raise"
+            )
+
     def count(self, signal: Credit) -> float:
         if self.normalise == "token-mean":
             return float(signal.supervise_BT.sum())

@@ -37,7 +37,9 @@ def resolve(source: str) -> Resolved:
         if record["method"] is None:
             return Resolved(record["model"], None)
         if not (adapter / "adapter_model.safetensors").exists():
-            raise BadInput(f"model: got {source!r}, a run that has not finished; resume it with the command that began it")
+            raise BadInput(
+                f"model: got {source!r}, a run that has not finished; resume it with the command that began it"
+            )
         return Resolved(record["model"], adapter)
     if (folder / "adapter_config.json").exists():
         base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]

@@ -32,7 +32,7 @@ class LoraSettings:
 
     rank: int = 32
     """Rank r of the update."""
-    alpha: float = 64.0
+    alpha: int = 64
     """Scale: the update is (alpha / r) B A."""
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     """Names of the linear layers that are adapted."""

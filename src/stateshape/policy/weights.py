@@ -39,7 +39,7 @@ class SharedWeights:
         check_head(self)
 
     @property
-    def body(self) -> nn.Module:
+    def body(self) -> Any:
         return getattr(self.model, self.model.base_model_prefix)
 
     @property
@@ -49,7 +49,11 @@ class SharedWeights:
     def add_adapter(self, name: str, lora: LoraSettings, *, seed: int) -> None:
         """A new adapter, initialised so that it changes nothing; its A matrices come from `seed`."""
         config = peft.LoraConfig(
-            r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=list(lora.targets), task_type="CAUSAL_LM"
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            lora_dropout=0.0,
+            target_modules=list(lora.targets),
+            task_type="CAUSAL_LM",
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -133,7 +137,7 @@ def load_weights(source: str, settings: ModelSettings) -> SharedWeights:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             source, trust_remote_code=settings.trust_remote_code, **token_options
         )
-        model = transformers.AutoModelForCausalLM.from_pretrained(source, **options)
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(source, **options)
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadInput(

@@ -13,6 +13,7 @@ from stateshape.signals.distribution import Positions, TeacherDistribution
 from stateshape.states.cuts import OneState
 from stateshape.states.rollouts import Rollouts
 
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OPDOneStep:
     """On-policy distillation, one step: the teacher's next-token distribution at the learner's states."""

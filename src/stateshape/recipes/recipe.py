@@ -49,15 +49,25 @@ def recipe_class(name: str) -> type[Recipe]:
     """A built-in recipe by name, or `package.module:Class` from anywhere. Raises BadInput if there is none."""
     path = BUILT_IN.get(name, name)
     if ":" not in path:
-        raise BadInput(f"recipe: got {name!r}; expected one of {', '.join(BUILT_IN)}, or package.module:Class of your own")
+        raise BadInput(
+            f"recipe: got {name!r}; expected one of {', '.join(BUILT_IN)}, or package.module:Class of your own"
+        )
     module_name, _, class_name = path.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
-        raise BadInput(f"recipe: got {name!r}, which can't be imported ({error}); expected package.module:Class") from None
+        raise BadInput(
+            f"recipe: got {name!r}, which can't be imported ({error}); expected package.module:Class"
+        ) from None
     if not isinstance(getattr(found, "composition", None), Composition) or not hasattr(found, "build"):
         raise BadInput(f"recipe: got {name!r}, which has no `composition` and `build`; see docs/recipes.md")
     return found
+
+
+def recipe_name(recipe: Recipe) -> str:
+    """The built-in name of a recipe object's class, or its dotted path."""
+    path = f"{type(recipe).__module__}:{type(recipe).__qualname__}"
+    return next((name for name, known in BUILT_IN.items() if known == path), path)
 
 
 def needs_teacher(recipe: type[Recipe] | Recipe) -> bool:

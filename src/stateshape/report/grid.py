@@ -50,6 +50,7 @@ class Table:
     caption: str
     columns: list[Column]
     rows: list[list[Cell]]
+    number: str = ""  # how the caption begins, e.g. "Table 2."; LaTeX counts for itself
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -75,13 +76,14 @@ def interval_text(cell: Cell, column: Column) -> str:
     return text.interval(cell.lo, cell.hi, decimals=column.decimals, is_signed=column.is_signed)
 
 
-def companion_text(cell: Cell, column: Column) -> str:
-    """The companion in words; nothing where neither the number nor its companion is there."""
+def companion_text(cell: Cell, column: Column, *, is_short: bool = False) -> str:
+    """The companion in words, or short in brackets; nothing where neither the number nor its companion is there."""
     if not column.companion or (cell.value is None and cell.companion is None):
         return ""
     if column.companion == "p":
         return text.p_value(cell.companion)
-    return f"{column.companion.replace('_', ' ')} {text.number(cell.companion, decimals=column.decimals)}"
+    companion = text.number(cell.companion, decimals=column.decimals)
+    return f"({companion})" if is_short else f"{column.companion.replace('_', ' ')} {companion}"
 
 
 def _lines(cell: Cell, column: Column) -> list[str]:
@@ -135,36 +137,48 @@ def _markdown_row(cells: list[str]) -> str:
 
 
 def render_tex(table: Table) -> str:
-    """A booktabs table; a number's interval and companion stand beneath it in a small size."""
+    """A booktabs table; a number's interval stands beneath it in a small size, its companion in round brackets."""
     columns = [table.columns[i] for i in table.shown]
     layout = "".join("l" if column.kind == "text" else "r" for column in columns)
-    rows = [" & ".join(_tex_cell(_lines(row[i], table.columns[i])) for i in table.shown) for row in table.rows]
+    rows = [" & ".join(_tex_cell(row[i], table.columns[i]) for i in table.shown) for row in table.rows]
     return "\n".join(
         [
             r"% needs \usepackage{booktabs}",
             r"\begin{table}",
-            r"\centering\small\setlength{\tabcolsep}{3pt}",
-            rf"\caption{{{text.tex(' '.join([table.caption, *table.notes]))}}}",
+            r"\centering\footnotesize\setlength{\tabcolsep}{2.5pt}",
+            rf"\caption{{{text.tex(table.caption.removeprefix(table.number).strip())}}}",
             rf"\label{{tab:{table.name}}}",
             rf"\begin{{tabular}}{{@{{}}{layout}@{{}}}}",
             r"\toprule",
-            " & ".join(text.tex(column.heading) for column in columns) + r" \\",
+            " & ".join(_tex_heading(column) for column in columns) + r" \\",
             r"\midrule",
             *[row + r" \\" for row in rows],
             r"\bottomrule",
             r"\end{tabular}",
+            *[rf"\par\smallskip\parbox{{\linewidth}}{{\scriptsize {text.tex(note)}}}" for note in table.notes],
             r"\end{table}",
             "",
         ]
     )
 
 
-def _tex_cell(lines: list[str]) -> str:
-    first, *rest = [text.tex(line) for line in lines]
-    if not rest:
-        return first
-    small = "".join(rf"\\{{\scriptsize {line}}}" for line in rest)
-    return rf"\begin{{tabular}}[t]{{@{{}}r@{{}}}}{first}{small}\end{{tabular}}"
+def _tex_heading(column: Column) -> str:
+    """Numbers are narrow: their headings break at every word."""
+    words = [column.heading] if column.kind == "text" else column.heading.split()
+    return _tex_stack([text.tex(word) for word in words], place="b")
+
+
+def _tex_cell(cell: Cell, column: Column) -> str:
+    beneath = [interval_text(cell, column), companion_text(cell, column, is_short=True)]
+    small = [rf"{{\scriptsize {text.tex(line)}}}" for line in beneath if line]
+    return _tex_stack([text.tex(main_text(cell, column)), *small], place="t")
+
+
+def _tex_stack(lines: list[str], *, place: str) -> str:
+    if len(lines) == 1:
+        return lines[0]
+    stacked = r"\\".join(lines)
+    return rf"\begin{{tabular}}[{place}]{{@{{}}r@{{}}}}{stacked}\end{{tabular}}"
 
 
 def render_text(table: Table) -> RichTable:

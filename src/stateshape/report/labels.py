@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.transforms import Bbox
 
-from stateshape.report.svg import INK
+from stateshape.report.svg import INK, settle
 
 _RADII_PT = (7.0, 13.0, 21.0, 31.0, 44.0, 60.0)  # tried nearest first
 _NUM_ANGLES = 16
@@ -46,10 +46,10 @@ class _Scene(NamedTuple):
 
 def place_labels(axes: Axes, points: list[Labelled], *, lines: list[Line], font_size: float = 8.5) -> None:
     """Writes every point's text. Call after the limits are set: places are found in pixels."""
-    figure = axes.get_figure()
+    figure = axes.get_figure(root=True)
     assert figure is not None
     assert isinstance(figure.canvas, FigureCanvasAgg)
-    figure.canvas.draw()  # fixes the layout, which the pixel positions depend on
+    settle(figure)
     renderer = figure.canvas.get_renderer()
     per_point = figure.dpi / 72
     inside = axes.get_window_extent()

@@ -19,7 +19,7 @@ from stateshape.report import text
 from stateshape.report.folder import RunFiles, StudyFiles, ordered_rows
 from stateshape.report.labels import Labelled, Line, place_labels
 from stateshape.report.palette import Look, looks
-from stateshape.report.svg import INK, SHADE, file_png, file_svg, inline_svg, new_figure, plot_style
+from stateshape.report.svg import INK, SHADE, file_png, file_svg, inline_svg, new_figure, plot_style, settle
 
 MAX_CURVE_POINTS = 300  # longer curves are averaged in bins: finer detail is below the width of a line
 MAX_LABEL = 44  # characters of a run's label beside its point
@@ -96,7 +96,7 @@ def drift_plot(plan: PlanRecord, comparison: Comparison, *, distance: str) -> Pl
         if known:
             axes.axvspan(min(known), max(known), facecolor=SHADE, edgecolor="none", zorder=0)
             axes.axvline(max(known), color=INK, alpha=0.6, linewidth=1.0, linestyle=(0, (1, 2)))
-        shown = _moved_inside(points, known)
+        shown = moved_inside(points, known)
         _draw(axes, shown, looks(plan, [row.run for row in rows]), upright=[], level=[0.0])
     described = "; ".join(
         f"{p.label}: drift {text.number(p.x, decimals=5)}, forgetting {text.number(p.y)}" for p in points
@@ -117,7 +117,7 @@ def _drift_point(row: RunComparison, distance: str) -> Point:
     return Point(row.run, row.label, _drift(row, distance), _value(y), x_whisker, _whisker(y))
 
 
-def _moved_inside(points: list[Point], known: list[float]) -> list[Point]:
+def moved_inside(points: list[Point], known: list[float]) -> list[Point]:
     """Runs far outside the others go to the edge with their value as text: one collapse must not hide the rest.
 
     Far: beyond the quartiles by FENCE times their distance (Tukey's outer fence), with at least FENCE_FROM runs.
@@ -151,7 +151,7 @@ def curve_plot(files: RunFiles, look: Look) -> Plot | None:
         lower = figure.add_subplot(2, 1, 2, sharex=upper)
         for axes, heading, field in ((upper, "loss", "loss"), (lower, "gradient norm", "grad_norm")):
             for steps in seeds:
-                xs, ys = _curve(steps, field)
+                xs, ys = curve(steps, field)
                 # a single step has no line; a dot shows it
                 axes.plot(xs, ys, color=look.colour, linewidth=0.9, alpha=0.85, marker="." if len(xs) == 1 else "")
             axes.set_ylabel(heading)
@@ -159,6 +159,7 @@ def curve_plot(files: RunFiles, look: Look) -> Plot | None:
         upper.tick_params(labelbottom=False)
         lower.set_xlabel("step")
         lower.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        settle(figure)
     ends = [last for steps in seeds if (last := steps[-1].loss) is not None]
     losses = ", ".join(text.number(value) for value in ends) or "missing"
     described = f"{files.run.label}, seeds: {len(seeds)}, last loss {losses}"
@@ -231,7 +232,7 @@ def _draw(axes: Axes, points: list[Point], marks: dict[str, Look], *, upright: l
     place_labels(axes, [Labelled(p.x, p.y, _short(p.label)) for p in points], lines=lines)
 
 
-def _curve(steps: list[StepRecord], field: str) -> tuple[list[float], list[float]]:
+def curve(steps: list[StepRecord], field: str) -> tuple[list[float], list[float]]:
     """Step and value, averaged in bins where there are very many; a bin without a number is a gap."""
     size = math.ceil(len(steps) / MAX_CURVE_POINTS)
     bins = [steps[i : i + size] for i in range(0, len(steps), size)]

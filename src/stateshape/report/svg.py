@@ -68,6 +68,14 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def settle(figure: Figure) -> None:
+    """Fixes the layout where it is: positions in pixels stay true, and every file shows the same."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+
+
 def file_svg(figure: Figure) -> str:
     out = io.StringIO()
     with plot_style():

@@ -78,6 +78,7 @@ def table1(plan: PlanRecord) -> Table:
     ]  # fmt: skip
     return Table(
         name="table1",
+        number="Table 1.",
         caption="Table 1. The methods by where they are applied, what is said there, and the loss.",
         columns=columns,
         rows=[[Cell(text=value) for value in row] for row in rows],
@@ -107,6 +108,8 @@ def table2(plan: PlanRecord, comparison: Comparison) -> Table:
         Column(key="run", heading="Run", is_shown=False),
         Column(key="label", heading="Run"),
         Column(key="teacher", heading="Teacher", is_shown=False),
+        Column(key="n_items", heading="Items", is_shown=False),
+        Column(key="n_seeds", heading="Seeds", is_shown=False),
         *[Column(key=task.name, heading=task.label, kind="estimate") for task in tasks],
         *MEANS,
         *[
@@ -116,12 +119,16 @@ def table2(plan: PlanRecord, comparison: Comparison) -> Table:
     ]
     rows = []
     for row in ordered_rows(plan, comparison):
+        target = row.scores.get(comparison.target.name)
+        sizes = (target.n_items, target.n_seeds) if target else (None, None)
         names = [Cell(text=row.run), _run_cell(row, colours), Cell(text=row.teacher)]
+        names += [Cell(text=None if size is None else str(size)) for size in sizes]
         means = [row.mean_forgetting, row.mean_retention, row.mean_chance_corrected_retention]
         numbers = [estimate_cell(estimate) for estimate in [*(row.scores.get(task.name) for task in tasks), *means]]
         rows.append([*names, *numbers, *[_drift_cell(row, column.key) for column in DRIFT_COLUMNS]])
     return Table(
         name="table2",
+        number="Table 2.",
         caption=f"Table 2. {comparison.study}: {comparison.target.label} is the target; the others measure retention.",
         columns=columns,
         rows=rows,
@@ -138,7 +145,7 @@ def table2_notes(comparison: Comparison) -> list[str]:
     names = ", ".join(task.label for task in comparison.retention)
     chances = ", ".join(f"{task.label} {task.chance:g}" for task in tasks_of(comparison))
     return [
-        f"In brackets: 95% intervals. Training seeds: {len(comparison.seeds)}. Forgetting (base minus run), retention "
+        f"[Brackets]: 95% intervals. Training seeds: {len(comparison.seeds)}. Forgetting (base minus run), retention "
         f"(run / base) and retention above chance ((run - chance) / (base - chance)) are means over {names}. "
         f"Chance: {chances}.",
         "MMD² compares sampled states with the base model's; the base-vs-base value beneath is what sampling alone "
@@ -167,7 +174,7 @@ def difference_table(plan: PlanRecord, comparison: Comparison, *, versus_teacher
         if versus_teacher:
             names.append(Cell(text=labels.get(row.teacher or "", row.teacher)))
         rows.append([*names, *[_difference_cell(paired.get(task.name)) for task in tasks]])
-        tests += [difference.test for difference in paired.values() if difference.test]
+        tests += [found.test for found in paired.values() if found.difference.value is not None]
     return Table(
         name="versus_teacher" if versus_teacher else "versus_base",
         caption=f"Paired difference: run minus {other}, on the same items.",

@@ -29,8 +29,8 @@ _TEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "[": "{[}",  # after \\ a bracket would be read as that command's argument
+    '"': "''",  # \textquotedbl needs an encoding the document may not have
+    "[": "{[}",  # after a line break (two backslashes) it would be read as that command's argument
     "]": "{]}",
     "–": "--",
     "—": "---",

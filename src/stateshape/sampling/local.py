@@ -136,9 +136,13 @@ class _Batch:
     def advance(self, token_R: Tensor) -> None:
         """One decoding step: feeds the tokens at their own positions."""
         self.num_seen += 1
+        visible_RS = self.visible_RS[:, : self.num_seen]
+        if self.policy.weights.config._attn_implementation == "sdpa":
+            # Ready for use; other implementations would read these four dimensions as numbers to add to the scores.
+            visible_RS = visible_RS[:, None, None]
         self.hidden_RD = self.policy.weights.body(
             input_ids=token_R[:, None],
-            attention_mask=self.visible_RS[:, None, None, : self.num_seen],
+            attention_mask=visible_RS,
             position_ids=self.position_R[:, None],
             past_key_values=self.cache,
             use_cache=True,

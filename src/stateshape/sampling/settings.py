@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from stateshape.policy.policy import Policy
 
@@ -31,6 +31,7 @@ class Completion(NamedTuple):
     finish: Finish
 
 
+@runtime_checkable
 class Sampler(Protocol):
     def sample(
         self,

@@ -29,7 +29,8 @@ class StopWatch:
             return None
         if token not in self._may_complete:
             text = self.policy.decode([token])
-            self._may_complete[token] = any(character in text for character in self.last_characters)
+            # U+FFFD: a piece of a character, which may be the end of a stop text's last one
+            self._may_complete[token] = "\ufffd" in text or any(c in text for c in self.last_characters)
         if self._may_complete[token]:
             tail = self.policy.decode(ids[-TAIL_TOKENS:])
             if any(stop in tail for stop in self.stops):

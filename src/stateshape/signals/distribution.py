@@ -21,7 +21,7 @@ FORWARD_ROWS = 32  # rows a teacher forward pass takes at a time; bounds its act
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherDistribution:
-    """`all`: every state along the learner's response. `last`: one state a row, the one before its last token."""
+    """`all`: every state along the response. `last`: one state a row, the one before its last token."""
 
     teacher: Policy
     positions: Positions
@@ -33,7 +33,7 @@ class TeacherDistribution:
             self.teacher.hidden(states.ids_BT[b : b + FORWARD_ROWS], states.lengths_B[b : b + FORWARD_ROWS])
             for b in range(0, len(states), FORWARD_ROWS)
         ]
-        supervise_BT = states.written_by(Origin.LEARNER)
+        supervise_BT = states.written_by(Origin.DATASET, Origin.LEARNER, Origin.TEACHER)
         if self.positions == "last":
             position_T = torch.arange(states.ids_BT.shape[1], device=states.ids_BT.device)
             supervise_BT = supervise_BT & (position_T == states.lengths_B[:, None] - 1)

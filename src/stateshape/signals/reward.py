@@ -26,9 +26,7 @@ Reward = Callable[[str, str, str], float | None]
 """(item id, completion text, finish reason) -> reward, or None where it can't be told."""
 
 
-def group_advantages(
-    reward_B: Float[Tensor, " B"], group_B: Int[Tensor, " B"], *, scale: Scale
-) -> Float[Tensor, " B"]:
+def group_advantages(reward_B: Float[Tensor, " B"], group_B: Int[Tensor, " B"], *, scale: Scale) -> Float[Tensor, " B"]:
     """Reward minus the group's mean, over the group's population standard deviation if `scale` is "std"; NaN -> 0."""
     advantage_B = torch.zeros_like(reward_B)
     for group in group_B.unique():
@@ -36,6 +34,8 @@ def group_advantages(
         rewards = reward_B[member_B]
         if rewards.numel() == 0:
             continue
+        if bool((rewards == rewards[0]).all()):
+            continue  # exactly 0: the mean of equal rewards may be a rounding error away, which the std would blow up
         centred = rewards - rewards.mean()
         if scale == "std":
             centred = centred / (rewards.std(correction=0) + STD_EPSILON)
@@ -55,7 +55,7 @@ class GroupReward:
             text = learner.decode(row.ids[row.prompt_length :])
             reward = self.reward(row.item_id, text, row.finish)
             rewards.append(float("nan") if reward is None else reward)
-        reward_B = torch.tensor(rewards, device=states.ids_BT.device)
+        reward_B = torch.tensor(rewards, dtype=torch.float32, device=states.ids_BT.device)
         advantage_B = group_advantages(reward_B, states.group_B, scale=self.scale)
         supervise_BT = states.written_by(Origin.LEARNER) & ~torch.isnan(reward_B)[:, None]
         return Credit(

@@ -236,6 +236,7 @@ def _correlation(study: StudyScores) -> Part:
     A run's seeds are near-copies of each other, so the runs are the independent points.
     """
     label = f"Spearman correlation of drift ({DRIFT_NAME}) with mean forgetting, over runs and seeds"
+    lacks: str | None = None
     points = drift_and_forgetting(study)
     num_points = sum(len(run_points) for run_points in points.values())
     if num_points < MIN_POINTS or len(points) < MIN_RUNS:
@@ -251,7 +252,8 @@ def _correlation(study: StudyScores) -> Part:
     value = _spearman(np.concatenate(clusters))
     lo, hi = (float(bound) for bound in np.quantile(known, [0.025, 0.975])) if known else (None, None)
     effect = Estimate(value=value, lo=lo, hi=hi, n_items=num_points, n_seeds=max(len(c) for c in clusters))
-    lacks = "drift or forgetting does not vary" if value is None else None
+    if value is None:
+        lacks = "drift or forgetting does not vary"
     return Part(key=label, label=label, effect=effect, p=None, test=CORRELATION, lacks=lacks)
 
 

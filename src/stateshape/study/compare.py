@@ -2,8 +2,8 @@
 
 Everything is computed from the record files; a run that is not there stays in the table with None, and is named in
 `missing`. Does not know what the numbers mean for the paper (verdicts.py), or how they are shown.
-Definitions (arXiv:2605.22731 eq. 12): forgetting F = base - post; retention ratio = post / base; means over the retention
-tasks. Beside the ratio, (post - chance) / (base - chance): at chance level a score has nothing left to retain.
+Definitions (arXiv:2605.22731 eq. 12): forgetting F = base - post; retention ratio = post / base; means over the
+retention tasks. Beside the ratio, (post - chance) / (base - chance): at chance a score has nothing left to retain.
 """
 
 from __future__ import annotations

@@ -40,7 +40,9 @@ def about_model(source: str, weights: SharedWeights, policy: Policy) -> Iterator
     yield f"vocabulary   {pieces:,} tokens, head of {rows:,} rows{padded}"
     ends = ", ".join(f"{token} {tokenizer.convert_ids_to_tokens(token)!r}" for token in policy.eos_ids)
     yield f"end ids      {ends or 'none: rows end at stop texts or at their length'}"
-    same = " (same as an end id: masks here come from lengths, so that is fine)" if policy.pad_id in policy.eos_ids else ""
+    same = (
+        " (same as an end id: masks here come from lengths, so that is fine)" if policy.pad_id in policy.eos_ids else ""
+    )
     yield f"pad id       {policy.pad_id}{same}"
     begins = tokenizer("x")["input_ids"][0] == tokenizer.bos_token_id and tokenizer.bos_token_id is not None
     yield f"begin id     {'added to prompts: ' + repr(tokenizer.bos_token) if begins else 'none is added'}"
@@ -52,7 +54,8 @@ def about_memory(weights: SharedWeights, rank: int) -> Iterator[str]:
     weights_gb = sum(parameter.numel() * parameter.element_size() for parameter in weights.model.parameters()) / 1e9
     targets = LoraSettings().targets
     linears = [
-        module for name, module in weights.model.named_modules()
+        module
+        for name, module in weights.model.named_modules()
         if isinstance(module, torch.nn.Linear) and name.split(".")[-1] in targets
     ]
     adapted = sum(rank * (module.in_features + module.out_features) for module in linears)

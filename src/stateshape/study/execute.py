@@ -61,7 +61,9 @@ def load_tasks(file: StudyFile, data_dir: Path | None) -> tuple[GenerationTask, 
 
     target = load(file.target)
     if not isinstance(target, GenerationTask):
-        raise BadInput(f"target.task: got {file.target.task}, a multiple-choice task; expected one answered in free text")
+        raise BadInput(
+            f"target.task: got {file.target.task}, a multiple-choice task; expected one answered in free text"
+        )
     return target, [load(choice) for choice in file.retention]
 
 
@@ -69,7 +71,9 @@ def claim_folder(folder: Path, plan: Plan) -> None:
     """Refuses a folder that another plan has begun. Raises BadInput."""
     if not (folder / "plan.json").exists():
         if folder.exists() and any(folder.iterdir()):
-            raise BadInput(f"out: {folder} is not empty and holds no study; expected a new or empty folder, or this study's")
+            raise BadInput(
+                f"out: {folder} is not empty and holds no study; expected a new or empty folder, or this study's"
+            )
         return
     begun = read_json(folder / "plan.json", PlanRecord)
     if begun.plan_sha256 != plan.sha256:
@@ -87,9 +91,7 @@ def execute(plan: Plan, folder: Path, *, data_dir: Path | None, reporter: Report
         spec.train.num_steps(len(target.train))
         spec.train.num_items(len(target.train))
     weights = open_weights(plan.file.model, plan.file.model_settings)
-    bench = Bench(
-        plan=plan, folder=folder, weights=weights, target=target, retention=retention, reporter=reporter
-    )
+    bench = Bench(plan=plan, folder=folder, weights=weights, target=target, retention=retention, reporter=reporter)
     write_json(folder / "plan.json", plan_record(bench))
     run_base(bench)
     for seed in plan.file.seeds:
@@ -147,8 +149,8 @@ def run_base(bench: Bench) -> None:
     seconds: dict[str, float] = {}
     policy = Policy(bench.weights, None)
     timed(seconds, "evaluation", lambda: evaluate_all(bench, policy, folder, BASE))
-    for name, seed in (("rollouts", 0), ("rollouts_again", 1)):
-        timed(seconds, "drift", lambda name=name, seed=seed: roll(bench, policy, folder, name, seed, BASE))
+    timed(seconds, "drift", lambda: roll(bench, policy, folder, "rollouts", 0, BASE))
+    timed(seconds, "drift", lambda: roll(bench, policy, folder, "rollouts_again", 1, BASE))
     record = RunRecord(
         name=BASE,
         label="base",
@@ -295,9 +297,7 @@ def roll(bench: Bench, policy: Policy, folder: Path, name: str, seed: int, run: 
     if (folder / f"{name}.jsonl").exists():
         return
     tick = bench.reporter.track(f"sample {run} for drift", "prompts")
-    pieces, samples = sample_rollouts(
-        policy, bench.target, bench.plan.file.drift, bench.sampler, seed=seed, tick=tick
-    )
+    pieces, samples = sample_rollouts(policy, bench.target, bench.plan.file.drift, bench.sampler, seed=seed, tick=tick)
     write_rollouts(folder, pieces, samples, name=name)
 
 

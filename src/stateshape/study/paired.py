@@ -162,15 +162,7 @@ def score_estimate(study: StudyScores, run: str, task: str) -> Estimate:
         lo, hi = metric.ci95 if metric.ci95 is not None else (None, None)
     else:
         lo, hi = percentile_interval(_resample([scores_SN[None]], _generator(run, task))[0][0])
-    means_S = scores_SN.mean(axis=1)
-    return Estimate(
-        value=float(means_S.mean()),
-        lo=lo,
-        hi=hi,
-        n_items=scores_SN.shape[1],
-        n_seeds=len(seeds),
-        per_seed=_per_seed(seeds, means_S),
-    )
+    return _estimate(seeds, scores_SN.mean(axis=1), (lo, hi), n_items=scores_SN.shape[1])
 
 
 def contrast(
@@ -195,20 +187,12 @@ def contrast(
     means_R = np.mean([per_task[0] for per_task in resampled], axis=0)
     value = float(means_S.mean())
     test = HIERARCHICAL if len(seeds) > 1 else ITEM_BOOTSTRAP
-    p = centred_p(means_R, observed=value) if null == 0 else centred_p(means_R - null, observed=value - null)
+    p = centred_p(means_R - null, observed=value - null)
     if len(seeds) == 1 and len(tasks) == 1 and null == 0 and sorted(weights.values()) == [-1, 1]:
         first, second = (study.matrix(run, tasks[0], seeds)[0] for run in weights)
         if is_binary(first) and is_binary(second):
             p, test = exact_mcnemar(first == 1, second == 1), MCNEMAR
-    lo, hi = percentile_interval(means_R)
-    estimate = Estimate(
-        value=value,
-        lo=lo,
-        hi=hi,
-        n_items=sum(d.shape[1] for d in differences),
-        n_seeds=len(seeds),
-        per_seed=_per_seed(seeds, means_S),
-    )
+    estimate = _estimate(seeds, means_S, percentile_interval(means_R), n_items=sum(d.shape[1] for d in differences))
     return PairedDifference(versus=versus, difference=estimate, p=p, test=test)
 
 
@@ -240,14 +224,7 @@ def retention(study: StudyScores, run: str, *, is_chance_corrected: bool) -> Est
         kept = [draws[:, ~is_unbounded_R] for draws in resampled]
         ratios = np.mean([(post - c) / (base - c) for (base, post), c in zip(kept, chances)], axis=0)
         lo, hi = percentile_interval(ratios)
-    return Estimate(
-        value=float(per_seed_S.mean()),
-        lo=lo,
-        hi=hi,
-        n_items=sum(stack.shape[2] for stack in stacks),
-        n_seeds=len(seeds),
-        per_seed=_per_seed(seeds, per_seed_S),
-    )
+    return _estimate(seeds, per_seed_S, (lo, hi), n_items=sum(stack.shape[2] for stack in stacks))
 
 
 def _resample(stacks: Sequence[np.ndarray], generator: np.random.Generator) -> list[np.ndarray]:
@@ -267,5 +244,14 @@ def _generator(*names: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(hashlib.sha256("/".join(names).encode()).digest()[:8], "big"))
 
 
-def _per_seed(seeds: Sequence[int], values_S: np.ndarray) -> dict[str, float]:
-    return {str(seed): float(value) for seed, value in zip(seeds, values_S)}
+def _estimate(
+    seeds: Sequence[int], values_S: np.ndarray, interval: tuple[float | None, float | None], *, n_items: int
+) -> Estimate:
+    return Estimate(
+        value=float(values_S.mean()),
+        lo=interval[0],
+        hi=interval[1],
+        n_items=n_items,
+        n_seeds=len(seeds),
+        per_seed={str(seed): float(value) for seed, value in zip(seeds, values_S)},
+    )

@@ -13,6 +13,7 @@ Loads no model and writes nothing.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
@@ -102,7 +103,8 @@ class Plan(NamedTuple):
 
 def presets() -> list[str]:
     return sorted(
-        entry.name.removesuffix(".yaml") for entry in (files("stateshape.study") / "presets").iterdir()
+        entry.name.removesuffix(".yaml")
+        for entry in (files("stateshape.study") / "presets").iterdir()
         if entry.name.endswith(".yaml")
     )
 
@@ -121,11 +123,17 @@ def read_study(preset_or_file: str) -> StudyFile:
     except yaml.YAMLError as error:
         raise BadInput(f"{preset_or_file}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(value, dict):
-        raise BadInput(f"{preset_or_file}: got {type(value).__name__}; expected a mapping with study, model, target, runs")
+        raise BadInput(
+            f"{preset_or_file}: got {type(value).__name__}; expected a mapping with study, model, target, runs"
+        )
     for run in (value.get("runs") or {}).values():
         if isinstance(run, dict) and "with" in run:
             run["settings"] = run.pop("with")
     return parse(value, StudyFile, where=preset_or_file)
+
+
+def with_seeds(file: StudyFile, seeds: Sequence[int]) -> StudyFile:
+    return replace(file, seeds=list(seeds))
 
 
 def make_plan(file: StudyFile) -> Plan:

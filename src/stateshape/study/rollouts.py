@@ -43,9 +43,7 @@ def sample_rollouts(
     """One rollout a prompt, as pieces and as readable samples."""
     items = drift_items(task, choice)
     prompts = [policy.encode_prompt(item.prompt) for item in items]
-    settings = SamplingSettings(
-        max_new_tokens=choice.max_new_tokens, temperature=choice.temperature, stops=task.stops
-    )
+    settings = SamplingSettings(max_new_tokens=choice.max_new_tokens, temperature=choice.temperature, stops=task.stops)
     completions = sampler.sample(policy, prompts, settings, seed=seed_for(seed, "drift"), progress=tick)
     pieces, samples = [], []
     for item, prompt, completion in zip(items, prompts, completions, strict=True):

@@ -85,9 +85,7 @@ def drift_between(
     sides = []
     for policy, purpose in ((reference, "a"), (reference, "a again"), (other, "b")):
         tick = reporter.track(f"sample {purpose}", "prompts")
-        pieces, _ = sample_rollouts(
-            policy, task, choice, LocalSampler(), seed=seed_for(seed, purpose), tick=tick
-        )
+        pieces, _ = sample_rollouts(policy, task, choice, LocalSampler(), seed=seed_for(seed, purpose), tick=tick)
         sides.append(as_rollouts(pieces))
     return measure(sides[0], sides[1], sides[2], task=task.name, seed=seed, num_cuts=choice.cuts)
 

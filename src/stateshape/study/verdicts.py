@@ -5,8 +5,8 @@ The rule, in plain words. Each claim is broken into effects that it says lie abo
 * An effect holds if its 95% interval lies wholly above the threshold and its p-value, Holm-adjusted over all effects of
   all claims, is below .05.
 * An effect fails if its interval lies wholly below the threshold and its adjusted p-value is below .05.
-* Otherwise it is open. It is also open with fewer than 3 training seeds (one run says nothing about a rerun) or fewer than
-  50 items, and where a run is missing.
+* Otherwise it is open. It is also open with fewer than 3 training seeds (one run says nothing about a rerun) or fewer
+  than 50 items, and where a run is missing.
 * Supported: all effects hold. Not supported: at least one fails. Cannot tell: anything else.
 * P4 asks for one pair of runs that drift alike and forget differently: it is supported if all effects of one pair hold;
   not supported if in every pair one fails.

@@ -6,6 +6,7 @@ There is no generator state to keep: every random choice is seeded by run, purpo
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,5 +53,7 @@ def load_checkpoint(folder: Path, policy: Policy, optimiser: torch.optim.Optimiz
         policy.weights.set_adapter_state(policy.adapter, state["adapter"])
         optimiser.load_state_dict(state["optimiser"])
         return Progress(**state["progress"])
-    except (RuntimeError, KeyError, TypeError, EOFError, OSError) as error:
-        raise BadInput(f"{path}: not a checkpoint of this run ({error}); delete the file to start the run again") from None
+    except (RuntimeError, ValueError, KeyError, TypeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise BadInput(
+            f"{path}: not a checkpoint of this run ({error}); delete the file to start the run again"
+        ) from None

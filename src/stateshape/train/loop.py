@@ -41,9 +41,7 @@ def train(
     num_steps = settings.num_steps(len(item_ids))
     item_ids = item_ids[: settings.num_items(len(item_ids))]
     fused = learner.device.type == "cuda"
-    optimiser = torch.optim.AdamW(
-        learner.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=fused
-    )
+    optimiser = torch.optim.AdamW(learner.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
     progress = load_checkpoint(folder, learner, optimiser) or Progress(0, 0, 0, {})
     forget_after(folder, progress.step)
     for step in range(progress.step, num_steps):
@@ -72,7 +70,8 @@ def finish(folder: Path) -> None:
 
 def forget_after(folder: Path, num_done: int) -> None:
     """Removes what a killed run wrote after its last checkpoint."""
-    for name, kind in (("metrics.jsonl", StepRecord), ("states.jsonl", StateSample)):
+    kinds: dict[str, type[StepRecord] | type[StateSample]] = {"metrics.jsonl": StepRecord, "states.jsonl": StateSample}
+    for name, kind in kinds.items():
         path = folder / name
         if not path.exists():
             continue

@@ -44,6 +44,9 @@ class TrainSettings:
         for name in ("lr", "batch_prompts", "chunk_tokens", "checkpoint_every", "max_grad_norm"):
             if getattr(self, name) <= 0:
                 raise BadInput(f"{name}: got {getattr(self, name)}; expected a number above 0")
+        for name in ("epochs", "steps"):
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
+                raise BadInput(f"{name}: got {getattr(self, name)}; expected a number above 0, or none")
 
     def num_items(self, available: int) -> int:
         if self.train_items is None:

@@ -114,9 +114,7 @@ def reward_stats(signal: Signal) -> dict[str, float | None]:
         return {}
     known_B = ~torch.isnan(signal.reward_B)
     groups = signal.states.group_B.unique()
-    flat = sum(
-        float((signal.advantage_BT[signal.states.group_B == group, 0] == 0).all()) for group in groups
-    )
+    flat = sum(float((signal.advantage_BT[signal.states.group_B == group, 0] == 0).all()) for group in groups)
     return {
         "reward": float(signal.reward_B[known_B].mean()) if bool(known_B.any()) else None,
         "share_zero_variance_groups": flat / max(len(groups), 1),

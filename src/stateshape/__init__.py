@@ -1,0 +1,60 @@
+"""stateshape: where does a post-training signal land?
+
+The names below are the whole public Python interface; each is imported when first used, so `import stateshape` is quick.
+
+    policy = open_policy("embedded")                                   # or a folder, a run, a hub id
+    rows = evaluate(policy, load_task("arithmetic", limit=200))
+    run = train_run(SFT(), model="embedded", task="arithmetic", out="runs/sft", settings=TrainSettings(steps=50))
+    run_study("quickstart", out="studies/q", seeds=[0])                    # trains, measures, compares, reports
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stateshape.api import evaluate as evaluate
+    from stateshape.api import load_task as load_task
+    from stateshape.api import measure_drift as measure_drift
+    from stateshape.api import open_policy as open_policy
+    from stateshape.api import run_study as run_study
+    from stateshape.api import train_run as train_run
+    from stateshape.core.files import BadInput as BadInput
+    from stateshape.core.method import Composition as Composition
+    from stateshape.core.method import Method as Method
+    from stateshape.evals.evaluate import summarise as summarise
+    from stateshape.policy.settings import LoraSettings as LoraSettings
+    from stateshape.policy.settings import ModelSettings as ModelSettings
+    from stateshape.recipes.grpo import GRPO as GRPO
+    from stateshape.recipes.opd_continuation import OPDContinuation as OPDContinuation
+    from stateshape.recipes.opd_one_step import OPDOneStep as OPDOneStep
+    from stateshape.recipes.sft import SFT as SFT
+    from stateshape.train.settings import TrainSettings as TrainSettings
+
+_HOME = {
+    "GRPO": "recipes.grpo",
+    "SFT": "recipes.sft",
+    "BadInput": "core.files",
+    "Composition": "core.method",
+    "LoraSettings": "policy.settings",
+    "Method": "core.method",
+    "ModelSettings": "policy.settings",
+    "OPDContinuation": "recipes.opd_continuation",
+    "OPDOneStep": "recipes.opd_one_step",
+    "TrainSettings": "train.settings",
+    "evaluate": "api",
+    "load_task": "api",
+    "measure_drift": "api",
+    "open_policy": "api",
+    "run_study": "api",
+    "summarise": "evals.evaluate",
+    "train_run": "api",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'stateshape' has no attribute {name!r}")
+    return getattr(import_module(f"stateshape.{_HOME[name]}"), name)

@@ -1,0 +1,131 @@
+"""The chunked head against plain logits, in value and gradient; the shift; seeds."""
+
+import itertools
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from stateshape.core import tensors
+from stateshape.core.seeds import generator_for, seed_for
+from stateshape.losses.divergence import forward_kl, reverse_kl
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
+
+
+def normal(*shape, seed, dtype=torch.float64, grad=False):
+    made = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return made.to(dtype).requires_grad_(grad)
+
+
+def gradients(value, *inputs):
+    weights = torch.linspace(-1, 2, value.numel(), dtype=value.dtype)
+    return torch.autograd.grad((value * weights).sum(), inputs)
+
+
+def assert_same(ours, naive, inputs, dtype):
+    torch.testing.assert_close(ours, naive, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    for a, b in zip(gradients(ours, *inputs), gradients(naive, *inputs), strict=True):
+        torch.testing.assert_close(a, b, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("chunk_elements", [1, 3 * 11, 4 * 11, 2**25])
+def test_chunked_token_logp_equals_plain_logits(monkeypatch, dtype, chunk_elements):
+    monkeypatch.setattr(tensors, "CHUNK_ELEMENTS", chunk_elements)
+    hidden, head = normal(7, 4, seed=1, dtype=dtype, grad=True), normal(11, 4, seed=2, dtype=dtype, grad=True)
+    targets = torch.tensor([0, 10, 3, 3, 7, 1, 9])
+    ours = tensors.token_logp(hidden, head, targets, 0.7)
+    naive = (hidden @ head.T / 0.7).log_softmax(-1)[torch.arange(7), targets]
+    assert_same(ours, naive, (hidden, head), dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("kl", [forward_kl, reverse_kl])
+@pytest.mark.parametrize("chunk_elements", [2 * 11, 2**25])
+def test_chunked_divergence_equals_plain_logits(monkeypatch, dtype, kl, chunk_elements):
+    monkeypatch.setattr(tensors, "CHUNK_ELEMENTS", chunk_elements)
+    hidden, head = normal(7, 4, seed=1, dtype=dtype, grad=True), normal(11, 4, seed=2, dtype=dtype, grad=True)
+    other, other_head = normal(7, 6, seed=3, dtype=dtype), normal(11, 6, seed=4, dtype=dtype)
+    ours = tensors.divergence(hidden, head, other, other_head, kl)
+    naive = kl((hidden @ head.T).log_softmax(-1), (other @ other_head.T).log_softmax(-1))
+    assert_same(ours, naive, (hidden, head), dtype)
+
+
+def test_chunked_entropy_equals_plain_logits(monkeypatch):
+    monkeypatch.setattr(tensors, "CHUNK_ELEMENTS", 22)
+    hidden, head = normal(5, 4, seed=1, grad=True), normal(11, 4, seed=2, grad=True)
+    p = (hidden @ head.T).softmax(-1)
+    assert_same(tensors.entropy(hidden, head), -(p * p.log()).sum(-1), (hidden, head), torch.float64)
+
+
+def test_the_chunk_bounds_the_logits_that_exist_at_once(monkeypatch):
+    seen, plain = [], tensors.logits_of
+
+    def spy(hidden_ND, head_VD, temperature=1.0):
+        made = plain(hidden_ND, head_VD, temperature)
+        seen.append(made.numel())
+        return made
+
+    monkeypatch.setattr(tensors, "CHUNK_ELEMENTS", 3 * 11)
+    monkeypatch.setattr(tensors, "logits_of", spy)
+    hidden = normal(7, 4, seed=1, grad=True)
+    value = tensors.token_logp(hidden, normal(11, 4, seed=2), torch.arange(7))
+    assert seen == [33, 33, 11]
+    value.sum().backward()
+    assert seen == [33, 33, 11] * 2 or seen == [33, 33, 11, 11, 33, 33]  # recomputed, not kept
+
+
+def test_gradcheck_of_token_logp_and_divergences(monkeypatch):
+    monkeypatch.setattr(tensors, "CHUNK_ELEMENTS", 2 * 5)
+    hidden, head = normal(3, 2, seed=1, grad=True), normal(5, 2, seed=2, grad=True)
+    other, other_head = normal(3, 2, seed=3), normal(5, 2, seed=4)
+    targets = torch.tensor([4, 0, 2])
+    assert gradcheck(lambda h, w: tensors.token_logp(h, w, targets, 1.3), (hidden, head))
+    for kl in (forward_kl, reverse_kl):
+        assert gradcheck(lambda h, w, kl=kl: tensors.divergence(h, w, other, other_head, kl), (hidden, head))
+
+
+def test_bf16_logits_are_normalised_in_fp32():
+    hidden, head = normal(3, 8, seed=1, dtype=torch.bfloat16), normal(50, 8, seed=2, dtype=torch.bfloat16)
+    logp = tensors.token_logp(hidden, head, torch.tensor([1, 2, 3]))
+    assert logp.dtype == torch.float32
+    naive = (hidden @ head.T).float().log_softmax(-1)[torch.arange(3), torch.tensor([1, 2, 3])]
+    torch.testing.assert_close(logp, naive, rtol=1e-6, atol=1e-6)
+
+
+def test_trap_same_family_different_vocabulary_size():
+    """Rows that pad one head only (trl#2215) change nothing, whichever side has them."""
+    hidden, head = normal(4, 3, seed=1), normal(6, 3, seed=2)
+    other, other_head = normal(4, 3, seed=3), normal(6, 3, seed=4)
+    padding = normal(2, 3, seed=5)
+    plain = tensors.divergence(hidden, head, other, other_head, forward_kl)
+    for a, b in ((torch.cat([head, padding]), other_head), (head, torch.cat([other_head, padding]))):
+        torch.testing.assert_close(tensors.divergence(hidden, a, other, b, forward_kl), plain)
+
+
+def test_trap_missing_shift():
+    """The hidden state gathered for a supervised token is the one before it (trl#2058)."""
+    hidden_BTD = torch.arange(8.0).reshape(2, 4, 1)
+    supervise_BT = torch.tensor([[False, True, False, True], [False, False, True, False]])
+    assert tensors.gather_positions(hidden_BTD, supervise_BT)[:, 0].tolist() == [0, 2, 5]
+
+
+def test_no_positions_give_an_empty_value_that_keeps_the_graph():
+    hidden, head = normal(0, 4, seed=1, grad=True), normal(11, 4, seed=2, grad=True)
+    total = tensors.token_logp(hidden, head, torch.zeros(0, dtype=torch.int64)).sum()
+    assert total.item() == 0
+    total.backward()
+    assert head.grad is not None and not head.grad.any()
+
+
+def test_a_seed_depends_on_run_purpose_and_step_and_not_on_the_global_generator():
+    seeds = [seed_for(*parts) for parts in itertools.product((0, 1), ("order", "cut"), (0, 1, 10))]
+    assert len(set(seeds)) == 12
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert seed_for(1, "a", 11) != seed_for(11, "a", 1)
+    assert seed_for(0, "order", 0) == 3955691223199900983  # fixed: it decides what a resumed run draws
+    state = torch.get_rng_state()
+    draws = [torch.rand(3, generator=generator_for(0, "order", 0)) for _ in range(2)]
+    assert torch.equal(*draws)
+    assert torch.equal(torch.get_rng_state(), state)

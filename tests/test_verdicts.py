@@ -1,0 +1,135 @@
+"""Every claim can come out every way, and only by its numbers; what is too little is said to be too little."""
+
+import json
+
+import pytest
+
+from stateshape.study.verdicts import verdicts
+from synthetic_study import DRIFT, RATES, write_synthetic_study
+
+# flat drift noise and many items: the outcomes below then follow from the true rates
+CLAIMS = ("P1", "P2", "P3", "P4", "C1", "C2", "C3")
+BIG = {"num_items": 450, "drift_noise": 0.0001}
+
+
+def outcomes(folder):
+    return {v.claim_id: v.outcome for v in verdicts(folder)}
+
+
+def test_the_papers_pattern_with_power_supports_it(tmp_path):
+    rates = RATES | {"sft_mild": (0.65, 0.53, 0.58), "rl": (0.60, 0.53, 0.58)}
+    found = verdicts(write_synthetic_study(tmp_path, rates=rates, **BIG))
+    assert {v.claim_id: v.outcome for v in found} == dict.fromkeys(CLAIMS, "supported")
+    p1 = found[0]
+    assert p1.sentence.startswith("Supported: mean forgetting of SFT, stress +0.")
+    assert "900 items, 3 seeds" in p1.sentence
+    assert all(e.p_holm >= e.p and e.effect.lo > 0 for e in p1.evidence)
+
+
+def test_the_opposite_pattern_is_not_supported(tmp_path):
+    rates = {
+        "base": (0.50, 0.40, 0.45),
+        "sft_mild": (0.35, 0.40, 0.45),  # the target falls
+        "sft_stress": (0.60, 0.55, 0.60),  # stress gains retention
+        "opd_stress": (0.40, 0.40, 0.45),
+        "opd_one_step": (0.44, 0.40, 0.45),  # below the base, far above half of it
+        "rl": (0.60, 0.25, 0.30),  # improves the target and forgets
+    }
+    found = outcomes(write_synthetic_study(tmp_path, rates=rates, **BIG))
+    assert found == dict.fromkeys(CLAIMS, "not supported")
+
+
+def test_equal_scores_leave_everything_open(tmp_path):
+    found = outcomes(write_synthetic_study(tmp_path, rates=dict.fromkeys(RATES, (0.45, 0.5, 0.55)), **BIG))
+    # a run at the base's score has not collapsed: that one is known
+    assert found.pop("C3") == "not supported"
+    assert set(found.values()) == {"cannot tell"}
+
+
+def test_identical_rows_are_no_loss_and_no_gain(tmp_path):
+    folder = write_synthetic_study(tmp_path, rates=dict.fromkeys(("base", "sft_mild"), RATES["base"]), **BIG)
+    for seed in (0, 1, 2):
+        for task in ("gsm8k", "truthfulqa", "mmlu"):
+            source = folder / f"runs/base/seed0/evals/{task}.jsonl"
+            (folder / f"runs/sft_mild/seed{seed}/evals/{task}.jsonl").write_text(source.read_text())
+    c1 = next(v for v in verdicts(folder) if v.claim_id == "C1")
+    assert c1.outcome == "cannot tell"
+    gain, kept = c1.evidence
+    assert (gain.effect.value, gain.effect.lo, gain.effect.hi, gain.p) == (0, 0, 0, 1)
+    assert kept.p < 0.001  # surely above -0.03
+
+
+def test_drift_that_explains_forgetting_speaks_against_p4(tmp_path):
+    drift = dict.fromkeys(RATES, 0.005) | {"sft_stress": 0.030}
+    found = {v.claim_id: v for v in verdicts(write_synthetic_study(tmp_path, drift=drift, **BIG))}
+    assert found["P4"].outcome == "not supported"
+    correlation = found["P4"].evidence[-1]
+    assert correlation.label.startswith("Spearman")
+    assert (correlation.effect.n_items, correlation.p) == (18, None)
+
+
+def test_less_forgetting_with_more_drift_supports_p4(tmp_path):
+    drift = DRIFT | {"opd_stress": 0.0300}
+    assert outcomes(write_synthetic_study(tmp_path, drift=drift, **BIG))["P4"] == "supported"
+
+
+def test_drift_on_its_floor_supports_nothing(tmp_path):
+    # equal drifts mean nothing where the measure does not see stress SFT drift at all
+    drift = dict.fromkeys(RATES, 0.0)
+    assert outcomes(write_synthetic_study(tmp_path, drift=drift, **BIG))["P4"] == "cannot tell"
+
+
+def test_few_points_give_no_correlation(tmp_path):
+    rates = {run: RATES[run] for run in ("base", "sft_stress", "opd_stress")}
+    p4 = next(v for v in verdicts(write_synthetic_study(tmp_path, rates=rates, **BIG)) if v.claim_id == "P4")
+    assert p4.evidence[-1].effect.value is None
+    assert "6 points from 2 runs, fewer than 8 from 4" in p4.sentence
+    assert "the study plans no run rl" in p4.sentence
+    assert p4.outcome == "supported"  # one pair is enough
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_too_few_seeds_decide_nothing(tmp_path, seeds):
+    found = verdicts(write_synthetic_study(tmp_path, seeds=seeds, **BIG))
+    assert {v.outcome for v in found} == {"cannot tell"}
+    p1 = found[0]
+    assert f"{len(seeds)} training seed" in p1.sentence
+    assert "too little to decide" in p1.sentence
+    assert p1.evidence[0].effect.value > 0.1  # the numbers are there all the same
+
+
+def test_too_few_items_decide_nothing(tmp_path):
+    found = verdicts(write_synthetic_study(tmp_path, num_items=20))
+    assert {v.outcome for v in found} == {"cannot tell"}
+    assert "20 items, fewer than 50" in next(v for v in found if v.claim_id == "C3").sentence
+
+
+def test_a_missing_run_is_named(tmp_path):
+    found = {v.claim_id: v for v in verdicts(write_synthetic_study(tmp_path, missing=["sft_stress"], **BIG))}
+    assert {found[claim].outcome for claim in ("P1", "P2", "P3", "P4")} == {"cannot tell"}
+    assert "no finished rows for base and sft_stress with the same seed" in found["P1"].sentence
+    assert found["P1"].evidence[0].effect.value is None
+    assert found["C3"].outcome == "supported"
+
+
+def test_roles_may_be_played_by_other_names(tmp_path):
+    folder = write_synthetic_study(tmp_path, **BIG)
+    before = outcomes(folder)
+    (folder / "runs/sft_stress").rename(folder / "runs/hot")
+    plan = json.loads((folder / "plan.json").read_text())
+    for run in plan["runs"]:
+        run["name"] = "hot" if run["name"] == "sft_stress" else run["name"]
+        run["teacher"] = "hot" if run["teacher"] == "sft_stress" else run["teacher"]
+    (folder / "plan.json").write_text(json.dumps(plan))
+    assert outcomes(folder)["P1"] == "cannot tell"
+    assert {v.claim_id: v.outcome for v in verdicts(folder, roles={"sft_stress": "hot"})} == before
+    with pytest.raises(ValueError, match="unknown stress; expected some of base, sft_mild"):
+        verdicts(folder, roles={"stress": "hot"})
+
+
+def test_shared_effects_are_one_test_in_the_family(tmp_path):
+    """P2 and P4 both rest on retained scores against stress SFT: same number, same adjusted p."""
+    found = {v.claim_id: v for v in verdicts(write_synthetic_study(tmp_path, **BIG))}
+    by_label = {e.label: e for e in found["P4"].evidence}
+    for evidence in found["P2"].evidence:
+        assert by_label[evidence.label] == evidence

@@ -1,0 +1,138 @@
+"""The tiny model of the tests: a random Qwen3 with a character tokenizer, and a task its samples can get right."""
+
+from __future__ import annotations
+
+import string
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from stateshape.core.seeds import generator_for
+from stateshape.core.states import Origin, Trajectory
+from stateshape.policy.policy import Policy
+from stateshape.policy.settings import LoraSettings
+from stateshape.policy.weights import SharedWeights
+from stateshape.recipes.recipe import Parts
+from stateshape.sampling.local import LocalSampler
+from stateshape.tasks.items import GenerationItem, Grade
+from stateshape.tasks.task import Grades, GenerationTask
+
+PAD, EOS = 0, 1
+CHARACTERS = string.ascii_lowercase + string.digits + " \n.+=#?:"
+# Never encoded, but sampled: tokens of several characters, so that a stop text can begin inside one.
+PIECES = ("q\n", "\nq", "ab", "#a")
+LORA = LoraSettings(rank=4, alpha=8.0)
+
+
+def tokenizer(*, pad_is_eos: bool = False) -> PreTrainedTokenizerFast:
+    vocabulary = {token: i for i, token in enumerate(("<pad>", "<eos>", *CHARACTERS, *PIECES))}
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
+    made.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    made.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, eos_token="<eos>", pad_token="<eos>" if pad_is_eos else "<pad>", unk_token="?"
+    )
+
+
+def weights(
+    seed: int = 0, *, pad_is_eos: bool = False, dtype: torch.dtype = torch.float32, attention: str = "sdpa"
+) -> SharedWeights:
+    """Wide initial weights: a random model whose next-token distributions are far from uniform."""
+    tokens = tokenizer(pad_is_eos=pad_is_eos)
+    config = Qwen3Config(
+        vocab_size=len(tokens),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=256,
+        initializer_range=0.25,
+        tie_word_embeddings=True,
+        attn_implementation=attention,
+        eos_token_id=EOS,
+        pad_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen3ForCausalLM(config)
+    return SharedWeights(model.to(dtype), tokens, source="tiny")
+
+
+def adapter(shared: SharedWeights, name: str, *, seed: int, size: float = 0.0, lora: LoraSettings = LORA) -> Policy:
+    """A policy of its own; `size` > 0 fills the B matrices, so that it says something else than the base."""
+    shared.add_adapter(name, lora, seed=seed)
+    if size:
+        fill(shared, name, seed=seed, size=size)
+    return Policy(shared, name)
+
+
+def fill(shared: SharedWeights, name: str, *, seed: int, size: float) -> None:
+    generator = generator_for(seed, "fill")
+    state = {
+        key: size * torch.randn(value.shape, generator=generator).to(value) if "lora_B" in key else value
+        for key, value in shared.adapter_state(name).items()
+    }
+    shared.set_adapter_state(name, state)
+
+
+def learner(shared: SharedWeights, *, seed: int = 1, size: float = 0.0, lora: LoraSettings = LORA) -> Policy:
+    policy = adapter(shared, "learner", seed=seed, size=size, lora=lora)
+    return Policy(shared, policy.adapter, is_trainable=True)
+
+
+def teacher(shared: SharedWeights, *, seed: int = 7) -> Policy:
+    return adapter(shared, "teacher", seed=seed, size=0.2)
+
+
+def snapshot(shared: SharedWeights, name: str) -> dict[str, torch.Tensor]:
+    return {key: value.detach().clone() for key, value in shared.adapter_state(name).items()}
+
+
+def base_snapshot(shared: SharedWeights) -> dict[str, torch.Tensor]:
+    return {key: value.detach().clone() for key, value in shared.model.state_dict().items() if "lora_" not in key}
+
+
+def is_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def grade(text: str, item: GenerationItem) -> Grades:
+    """Right if the answer has the gold character anywhere: a random model gets it right now and then."""
+    mark = Grade(prediction=text or None, is_correct=item.gold in text)
+    return Grades(strict=mark, flexible=mark, text=text)
+
+
+def task(num_items: int = 6) -> GenerationTask:
+    items = tuple(
+        GenerationItem(item_id=f"item{i}", prompt=f"{'a' * i}{i}+1=", gold=gold, completion=f" {i + 1} so {gold}.")
+        for i, gold in zip(range(num_items), "aeitor579"[:num_items], strict=True)
+    )
+    return GenerationTask(
+        name="tiny",
+        label="Tiny",
+        train=items,
+        test=items[:2],
+        grade=grade,
+        data_sha256="0" * 64,
+        stops=("\n",),
+        max_new_tokens=12,
+    )
+
+
+def parts(teacher_policy: Policy, num_items: int = 6) -> Parts:
+    return Parts(task=task(num_items), sampler=LocalSampler(), teacher=lambda _: teacher_policy)
+
+
+def row(prompt: list[int], response: list[int], origin: Origin, *, group: int = 0, logps=None, item_id="x") -> Trajectory:
+    """A trajectory from its prompt and response ids."""
+    return Trajectory(
+        item_id=item_id,
+        ids=[*prompt, *response],
+        origins=[*([Origin.PROMPT] * len(prompt)), *([origin] * len(response))],
+        logps=[*([None] * len(prompt)), *(logps or [None] * len(response))],
+        finish="dataset" if origin == Origin.DATASET else "length",
+        group=group,
+    )
