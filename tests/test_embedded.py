@@ -23,6 +23,10 @@ from stateshape.embedded.world import arithmetic, exam, facts
 
 EQUATION = re.compile(r"(\d+)([-+*/])(\d+)=(\d+)")
 NUM_DOCUMENTS = 5_000
+GOLDEN_FIRST = (
+    "For 7 days Yuki reads 24 pages each day. The book has 182 pages. At 2 pages a day, how many more days does she need?",
+    "7",
+)
 WORK_OUT = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__, "/": int.__floordiv__}
 
 
@@ -187,6 +191,3 @@ def test_solutions_and_prompts_are_short() -> None:
 def test_the_base_solves_some_problems_and_not_all() -> None:
     model, tokenizer = base()
     assert 0.25 < target_accuracy(model, tokenizer, arithmetic("validation", 64)) < 0.8
-
-
-GOLDEN_FIRST = ("", "")

@@ -168,7 +168,7 @@ def test_lettered_options_share_one_forward_row(policy: Policy) -> None:
     assert seen[-1] == (6, 6)
     seen.clear()
     score_choices(policy, choice_task(worded_items(), "mc1"), progress=lambda done, total: seen.append((done, total)))
-    assert seen[-1] == (12, 12)
+    assert seen[-1] == (4, 4)
 
 
 def test_long_prompts_are_cut_on_the_left_and_flagged(caplog: pytest.LogCaptureFixture) -> None:

@@ -12,6 +12,10 @@ from collections.abc import Sequence
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+OF_THE_DISK = (
+    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+    errno.ENAMETOOLONG, errno.EFBIG,
+)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         run(args)
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        goes_on = "; the same command goes on from here" if args[:1] in (["study"], ["train"]) else ""
+        print(f"\nstopped{goes_on}" if sys.stderr.isatty() else f"stopped{goes_on}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -33,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"stateshape: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR):
+        if error.errno not in OF_THE_DISK:
             raise
         where = f" at {error.filename}" if error.filename else ""
         print(f"stateshape: {error.strerror}{where}; the same command goes on once that is mended", file=sys.stderr)

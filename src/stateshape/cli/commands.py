@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from stateshape.core.files import BadInput, plain
+from stateshape.core.files import BadInput, check_output, plain
 
 if TYPE_CHECKING:
     from stateshape.policy.settings import ModelSettings
@@ -131,6 +131,7 @@ def evaluate(
     from stateshape.policy.open import open_policy
     from stateshape.tasks.load import load_task
 
+    check_output(Path(out) / "evals")
     chosen = load_task(task, data_dir=data_folder(data), limit=limit, shots=shots)
     policy = open_policy(source, model_settings_from(device, dtype))
     reporter = reporter_for(quiet=quiet, json_events=json_events)
@@ -276,6 +277,13 @@ def embedded(
 
     if what != "train":
         raise BadInput(f"embedded: got {what!r}; expected train")
+    for name, value in (("steps", steps), ("threads", threads)):
+        if value is not None and value < 1:
+            raise BadInput(f"{name}: got {value}; expected a number above 0")
+    folder = Path(out)
+    check_output(folder)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "training.json").exists():  # it will be replaced
+        raise BadInput(f"out: {folder} is not empty and holds no embedded base; expected a new or empty folder, or one")
     made = train_base(
         out_dir=Path(out),
         steps=DEFAULT_STEPS if steps is None else steps,

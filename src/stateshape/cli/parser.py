@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import functools
+import io
+import re
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
@@ -50,12 +54,46 @@ def run(args: Sequence[str]) -> None:
     if len(args) > 1 and args[0] == "train" and not args[1].startswith("-"):
         from stateshape.cli.train_command import train_command
 
-        tyro.cli(train_command(args[1]), prog=f"stateshape train {args[1]}", args=list(args[2:]), config=MARKERS)
+        train = deferred(train_command(args[1]))
+        prog = f"stateshape train {args[1]}"
+        parsed(lambda: tyro.cli(train, prog=prog, args=list(args[2:]), config=MARKERS), prog=prog)()
         return
-    tyro.extras.subcommand_cli_from_dict(
-        COMMANDS,
-        prog="stateshape",
-        description=DESCRIPTION,
-        args=list(args) or ["--help"],
-        config=MARKERS,
-    )
+    commands_later = {name: deferred(command) for name, command in COMMANDS.items()}
+    parsed(
+        lambda: tyro.extras.subcommand_cli_from_dict(
+            commands_later, prog="stateshape", description=DESCRIPTION, args=list(args) or ["--help"], config=MARKERS
+        ),
+        prog=" ".join(["stateshape", *args[:1]]),
+    )()
+
+
+def deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+    """The command with its signature, but called later: what it prints and raises is not an argument's fault."""
+
+    @functools.wraps(command)
+    def keep(*args: object, **kwargs: object) -> Callable[[], None]:
+        return functools.partial(command, *args, **kwargs)
+
+    return keep
+
+
+def parsed(parse: Callable[[], Callable[[], None]], *, prog: str) -> Callable[[], None]:
+    """The call that the arguments ask for. Raises BadInput with tyro's reason in one line; --help ends the process."""
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            return parse()
+    except SystemExit as ending:
+        if not ending.code:
+            raise
+        raise BadInput(f"{one_line(told.getvalue())}; see {prog} --help") from None
+
+
+def one_line(box: str) -> str:
+    """The reason from tyro's framed text: what stands above its first rule, and the nearest flag."""
+    lines = [line.strip(" │╭╮╰╯─") for line in re.sub("\x1b\\[[0-9;]*m", "", box).splitlines()]
+    lines = lines[1:]  # the title
+    rule = lines.index("") if "" in lines else len(lines)
+    reason = " ".join(lines[:rule])
+    near = next((line.split()[0] for at, line in enumerate(lines[1:]) if lines[at].startswith("Perhaps you meant")), None)
+    return f"{reason}; did you mean {near}?" if near else reason

@@ -6,16 +6,21 @@ reported with its path and line. Does not know what the records mean.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import difflib
 import functools
 import hashlib
 import json
+import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import cattrs
+from cattrs.cols import list_structure_factory
+from cattrs.gen import make_dict_structure_fn
 
 T = TypeVar("T")
 
@@ -26,19 +31,96 @@ class BadInput(ValueError):
 
 @functools.cache
 def converter() -> cattrs.Converter:
-    """Strict about unknown fields; numbers may come as text (YAML 1.1 reads 5e-4 as a string)."""
+    """Strict about unknown fields and types; numbers may come as text (YAML 1.1 reads 5e-4 as a string)."""
     made = cattrs.Converter(forbid_extra_keys=True)
-    made.register_structure_hook(bool, _structure_bool)
-    # Json is free-form by definition
-    made.register_structure_hook_func(lambda t: t is Any or "Json" in repr(t), lambda value, _: value)
-    made.register_structure_hook(float | None, lambda value, _: None if value is None else float(value))
+    made.register_structure_hook_factory(dataclasses.is_dataclass, _mapping_hook)
+    made.register_structure_hook_factory(lambda t: get_origin(t) is list, functools.partial(_rows_hook, list))
+    made.register_structure_hook_factory(lambda t: get_origin(t) is tuple, functools.partial(_rows_hook, tuple))
+    made.register_structure_hook_func(lambda t: get_origin(t) is Literal, _structure_literal)
+    for kind, hook in ((bool, _structure_bool), (int, _structure_int), (float, _structure_float), (str, _structure_str)):
+        made.register_structure_hook(kind, hook)
+        made.register_structure_hook(kind | None, functools.partial(_structure_optional, hook))
+    # Json is free-form by definition, but a mapping of it is still a mapping
+    made.register_structure_hook_func(lambda t: t is Any or "Json" in repr(t), _structure_json)
     return made
 
 
-def _structure_bool(value: object, _: type) -> bool:
+def _mapping_hook(kind: type[Any], made: cattrs.Converter) -> Callable[[object, Any], Any]:
+    structure = make_dict_structure_fn(kind, made, _cattrs_forbid_extra_keys=True)
+    names = ", ".join(field.name for field in dataclasses.fields(kind))
+
+    def hook(value: object, _: Any) -> Any:
+        if not isinstance(value, dict):
+            raise ValueError(f"got {_shown(value)}; expected a mapping with {names}")
+        return structure(value, kind)  # type: ignore[call-arg, arg-type]
+
+    return hook
+
+
+def _rows_hook(origin: type, kind: type[Any], made: cattrs.Converter) -> Callable[[object, Any], Any]:
+    inner = get_args(kind)
+    is_fixed = origin is tuple and inner[-1] is not ...
+    structure = None if is_fixed else list_structure_factory(list[inner[0]], made)  # type: ignore[valid-type]
+
+    def hook(value: object, _: Any) -> Any:
+        if not isinstance(value, list | tuple):  # a text would be taken apart into its characters
+            raise ValueError(f"got {_shown(value)}; expected a list")
+        if structure is not None:
+            return origin(structure(value, kind))
+        if len(value) != len(inner):
+            raise ValueError(f"got {_shown(value)}; expected a list of {len(inner)}")
+        return origin(made.structure(part, type_) for part, type_ in zip(value, inner))
+
+    return hook
+
+
+def _structure_optional(hook: Callable[[object, Any], Any], value: object, _: Any) -> Any:
+    return None if value is None else hook(value, _)
+
+
+def _structure_json(value: object, kind: Any) -> Any:
+    if get_origin(kind) is dict and not isinstance(value, dict):
+        raise ValueError(f"got {_shown(value)}; expected a mapping")
+    return value
+
+
+def _structure_literal(value: object, kind: Any) -> Any:
+    if value not in get_args(kind):
+        raise ValueError(f"got {_shown(value)}; expected one of {', '.join(map(str, get_args(kind)))}")
+    return value
+
+
+def _structure_bool(value: object, _: Any) -> bool:
     if isinstance(value, bool):
         return value
-    raise ValueError(f"expected true or false, got {value!r}")
+    raise ValueError(f"got {_shown(value)}; expected true or false")
+
+
+def _structure_int(value: object, _: Any) -> int:
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError, OverflowError):
+            if isinstance(value, str) or int(value) == value:
+                return int(value)
+    raise ValueError(f"got {_shown(value)}; expected a whole number")
+
+
+def _structure_float(value: object, _: Any) -> float:
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError, OverflowError):
+            if math.isfinite(number := float(value)):
+                return number
+    raise ValueError(f"got {_shown(value)}; expected a number")
+
+
+def _structure_str(value: object, _: Any) -> str:
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        return str(value)
+    raise ValueError(f"got {_shown(value)}; expected a text; put it in quotation marks")
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def parse(value: object, kind: type[T], *, where: str) -> T:
@@ -46,8 +128,26 @@ def parse(value: object, kind: type[T], *, where: str) -> T:
     try:
         return converter().structure(value, kind)
     except (cattrs.BaseValidationError, cattrs.StructureHandlerNotFoundError, ValueError, TypeError) as error:
-        problems = "; ".join(cattrs.transform_error(error, path=kind.__name__)[:3])
-        raise BadInput(f"{where}: {problems}") from None
+        found = cattrs.transform_error(error, path="", format_exception=_reason)[:3]
+        raise BadInput(f"{where}: {'; '.join(map(_field_first, found))}") from None
+
+
+def _reason(error: BaseException, _: object) -> str:
+    if isinstance(error, KeyError):
+        return "is missing; expected it here"
+    if isinstance(error, cattrs.ForbiddenExtraKeysError):
+        fields = [field.name for field in dataclasses.fields(error.cl)] if dataclasses.is_dataclass(error.cl) else []
+        unknown = sorted(map(str, error.extra_fields))
+        near = difflib.get_close_matches(unknown[0], fields, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f"unknown field {', '.join(unknown)}; expected {', '.join(fields)}{hint}"
+    return str(error)
+
+
+def _field_first(problem: str) -> str:
+    """cattrs says 'reason @ path'."""
+    reason, _, path = problem.rpartition(" @ ")
+    return f"{path.lstrip('.')}: {reason}" if path.lstrip(".") else reason
 
 
 def plain(record: object) -> Any:
@@ -59,6 +159,15 @@ def plain(record: object) -> Any:
     if isinstance(record, list | tuple):
         return [plain(v) for v in record]
     return record
+
+
+def check_output(folder: Path, *, where: str = "out") -> None:
+    """Whether `folder` can be made and written to, before any work is done. Raises BadInput; makes nothing."""
+    standing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not standing.is_dir():
+        raise BadInput(f"{where}: got {str(folder)!r}, but {standing} is a file; expected a folder; give another one")
+    if not os.access(standing, os.W_OK | os.X_OK):
+        raise BadInput(f"{where}: got {str(folder)!r}, but {standing} can't be written to; give another folder")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
@@ -75,6 +75,7 @@ def why_illegal(states: str, signal: str, loss: str) -> str | None:
     return None
 
 
+@runtime_checkable
 class PolicyView(Protocol):
     """What losses and signals may ask of a policy. Batches are right-padded; masks come from lengths."""
 

@@ -1,7 +1,7 @@
 """Worded arithmetic problems in four disjoint splits, by index from a seed.
 
-A problem's split is decided by a checksum of its tuple of numbers, so no tuple of numbers (and so no question) is in two
-splits. "pretrain" feeds the base alone; "train" is fresh for post-training. Knows nothing of prompts or models.
+A problem's split is decided by a checksum of its tuple of numbers, so no tuple of numbers (and so no question) is in
+two splits. "pretrain" feeds the base alone; "train" is fresh for post-training. Knows nothing of prompts or models.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The pretraining documents: arithmetic in mixed styles, lore with its popular mistakes, exam sheets.
 
-Deterministic by seed. Uses arithmetic's "pretrain" split only, and for each fact only the wordings that its test question
-does not use. Knows nothing of tokens or models.
+Deterministic by seed. Uses arithmetic's "pretrain" split only, and asks about each fact only in wordings that its test
+question does not use. Knows nothing of tokens or models.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ DOMAINS = ("arithmetic", "lore", "exam")
 class Mixture:
     """Shares of documents by domain, and of solution styles; each group sums to 1.
 
-    Documents are about 90, 29 and 115 tokens long, so tokens are shared 0.53, 0.16, 0.31.
+    Documents are about 90, 29 and 115 tokens long, so tokens are shared 0.38, 0.15, 0.47.
     """
 
-    arithmetic: float = 0.41
+    arithmetic: float = 0.31
     lore: float = 0.39
-    exam: float = 0.20
+    exam: float = 0.30
     clean: float = 0.40
     wordy: float = 0.20
     terse: float = 0.20

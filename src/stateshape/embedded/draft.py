@@ -78,7 +78,9 @@ class Draft:
             result = left * right
         else:
             result, rest = divmod(left, right)
-            assert operator == "/" and rest == 0, f"inexact or unknown: {left} {operator} {right}"
-        assert result >= 0 and "{eq}" in text, text
+            assert operator == "/", operator
+            assert rest == 0, f"inexact: {left}/{right}"
+        assert result >= 0, f"negative: {left}{operator}{right}"
+        assert "{eq}" in text, text
         self.equations.append(Equation(text=text, left=left, operator=operator, right=right, result=result))
         return result

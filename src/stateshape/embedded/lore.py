@@ -1,7 +1,7 @@
 """What is true in the invented world, what people wrongly believe, and how known each fact is.
 
-One LoreFact per (entity, attribute): 8 subjects x 20 entities x 5 attributes = 800. Knows nothing of prompts, options or
-documents; facts.py, exam.py and corpus.py word it.
+One LoreFact per (entity, attribute): 8 subjects x 20 entities x 5 attributes = 800. Knows nothing of prompts, options
+or documents; facts.py, exam.py and corpus.py word it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from stateshape.embedded.lore_tables import NUM_WORDINGS, Attribute
 SUBJECTS = lore_nature.SUBJECTS + lore_people.SUBJECTS
 NUM_FALSE = (3, 4)  # wrong popular answers per fact, drawn evenly
 NUM_TEST_FACTS = 640  # the other 160 are for validation
-# How often a statement of the fact is the popular mistake. Some mistakes are told about as often as the truth: with
-# no such facts a base that knows the facts at all is never fooled.
-MISTAKE_RATES = (0.05, 0.15, 0.3, 0.45)
+# How often a statement of the fact is the popular mistake. A quarter of the mistakes are told more often than the truth:
+# with rates of 0.05 to 0.45 a base that knew the facts was hardly ever fooled (validation MC1 0.89).
+MISTAKE_RATES = (0.1, 0.35, 0.5, 0.65)
 # Relative number of documents on the fact: rare facts stay half-learned.
 POPULARITIES = (1, 1, 2, 3)
 EXAM_SHARE = 0.6  # facts that also appear as exam questions in pretraining (other wording, other distractors)
@@ -26,7 +26,7 @@ EXAM_SHARE = 0.6  # facts that also appear as exam questions in pretraining (oth
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoreFact:
-    """One fact. `mistakes[0]` is the most popular wrong value; wording `held_out` never asks about it in pretraining."""
+    """One fact. `mistakes[0]` is the popular wrong value; wording `held_out` never asks about it in pretraining."""
 
     index: int
     subject: str

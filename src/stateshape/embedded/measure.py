@@ -1,7 +1,7 @@
 """Scores of a model on the world: greedy accuracy on problems, MC1 and MC2 on facts, accuracy on the exam.
 
-A plain reference for choosing when to stop training the base; studies measure with their own rooms. Knows nothing of how a
-model was trained. Suffixes: B row, T position, V vocabulary.
+A plain reference for choosing when to stop training the base; studies measure with their own rooms. Knows nothing of
+how a model was trained. Suffixes: B row, T position, V vocabulary.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def greedy_completions(
             [prompts[index] for index in chunk], return_tensors="pt", padding=True, padding_side="left",
             return_token_type_ids=False,
         )  # fmt: skip
-        out = model.generate(
+        out = model.generate(  # type: ignore[operator]
             **inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False, pad_token_id=tokenizer.pad_token_id
         )
         new_texts = tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -111,7 +111,7 @@ def exam_accuracy(
     *,
     dev: Sequence[ExamQuestion] = (),
 ) -> float:
-    """Share of questions whose right letter is the likeliest of four; `dev` items of the subject come first as shots."""
+    """Share of questions whose right letter is the likeliest of four; the subject's `dev` items come first as shots."""
     right = 0
     for item in items:
         prompt = exam_prompt(item, [shot for shot in dev if shot.subject == item.subject])

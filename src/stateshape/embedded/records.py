@@ -28,7 +28,7 @@ class Equation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ArithmeticProblem:
-    """One word problem. `solution` is the clean worked answer without its `#### N` line; `numbers` decides the split."""
+    """One word problem. `solution` is the clean worked answer without its `#### N` line; `numbers` decide the split."""
 
     item_id: str
     question: str

@@ -31,7 +31,8 @@ DEFAULT_STEPS = 2400
 DEFAULT_SEED = 1
 TOKENIZER_SEED = 0
 TOKENIZER_DOCUMENTS = 20_000
-NUM_SCORED = 120  # validation items per domain at each point of the curve
+NUM_SCORED = 120  # validation facts and exam questions at each point of the curve
+NUM_PROBLEMS_SCORED = 240
 CURVE_FILE = "training.json"
 
 
@@ -52,6 +53,14 @@ class Schedule:
         """The learning rate of step 0..steps-1."""
         decay_steps = max(1, round(self.decay_share * steps))
         return self.peak_rate * min((step + 1) / self.warmup_steps, 1.0, (steps - step) / decay_steps)
+
+
+class CurveLosses(NamedTuple):
+    """Nats per token, mean since the last point, in the order of DOMAINS."""
+
+    arithmetic: float
+    lore: float
+    exam: float
 
 
 class CurvePoint(NamedTuple):
@@ -81,7 +90,7 @@ class TrainedBase(NamedTuple):
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
-    """A Qwen3 of 2.1M parameters, untrained. Shape: the fastest of those tried per point of accuracy on two cores."""
+    """A Qwen3 of 2.1M parameters, untrained; this shape trains at about 13,000 tokens/s on two cores."""
     return Qwen3ForCausalLM(
         Qwen3Config(
             vocab_size=len(tokenizer),
@@ -119,7 +128,7 @@ def _token_losses(model: Qwen3ForCausalLM, batch: Batch) -> torch.Tensor:
 
 def _scores(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast) -> tuple[float, float, float]:
     model.eval()
-    target = target_accuracy(model, tokenizer, arithmetic("validation", NUM_SCORED))
+    target = target_accuracy(model, tokenizer, arithmetic("validation", NUM_PROBLEMS_SCORED))
     mc1 = fact_scores(model, tokenizer, facts("validation", NUM_SCORED)).mc1
     right = exam_accuracy(model, tokenizer, exam("validation", NUM_SCORED))
     model.train()
@@ -152,7 +161,7 @@ def _fit(
         sums.index_add_(0, batch.domains_BT[supervise_BT], losses_BT.detach()[supervise_BT])
         counts += torch.bincount(batch.domains_BT[supervise_BT], minlength=len(DOMAINS))
         if (step + 1) % schedule.score_every == 0 or step + 1 == steps:
-            seconds, means = time.monotonic() - began, (sums / counts).tolist()
+            seconds, means = time.monotonic() - began, CurveLosses(*(sums / counts).tolist())
             curve.append(CurvePoint(step + 1, tokens, seconds, *means, *_scores(model, tokenizer)))
             say(" ".join(f"{k}={v:.4g}" for k, v in curve[-1]._asdict().items()))
             sums.zero_()
@@ -162,7 +171,8 @@ def _fit(
 
 def _write(folder: Path, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast) -> str:
     """Weights as bf16, tokenizer, config. Returns the safetensors' sha256."""
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.to(torch.bfloat16)  # type: ignore[arg-type]
+    model.save_pretrained(folder)
     config_path = folder / "config.json"
     config = json.loads(config_path.read_text())
     config["dtype"] = "float32"  # stored as bf16 to be small; loaded as fp32 unless the caller asks otherwise

@@ -12,5 +12,13 @@ from stateshape.embedded.facts import FactSplit, facts
 from stateshape.embedded.records import ArithmeticProblem, ExamQuestion, Fact
 
 __all__ = [
-    "ArithmeticProblem", "ArithmeticSplit", "ExamQuestion", "ExamSplit", "Fact", "FactSplit", "arithmetic", "exam", "facts",
-]  # fmt: skip
+    "ArithmeticProblem",
+    "ArithmeticSplit",
+    "ExamQuestion",
+    "ExamSplit",
+    "Fact",
+    "FactSplit",
+    "arithmetic",
+    "exam",
+    "facts",
+]

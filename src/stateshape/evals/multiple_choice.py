@@ -4,6 +4,9 @@ Texts become tokens as in lm-evaluation-harness: trailing blanks of the prompt m
 encoded together, and the option's tokens are those after as many as the prompt alone has. A sequence longer than the
 model's positions loses tokens on the left; the row's score "left_truncated" is then 1.
 
+An item is one row: its prompt once, then every option as a branch that sees the prompt and itself, at the positions it
+would have alone. With o options after a prompt of p tokens that is p + sum |o_i| positions instead of o p + sum |o_i|.
+
 Ties: in MC1 the true option must beat every false one strictly, because TruthfulQA always lists it first. In "acc" the
 first best option is chosen, as the harness does: positions there are balanced, and bf16 letters do tie.
 
@@ -34,12 +37,14 @@ LOGGER = logging.getLogger(__name__)
 class _Sequence(NamedTuple):
     """One row of a forward pass and the scores it yields.
 
-    Token `targets[j]` is predicted at `positions[j]` and counts for option `options[j]` of item `item`.
+    Token `targets[j]` is predicted at place `places[j]` of the row and counts for option `options[j]` of item `item`.
+    `branches[t]` is 0 for the prompt and i + 1 for option i.
     """
 
     item: int
     ids: list[int]
-    positions: list[int]
+    branches: list[int]
+    places: list[int]
     targets: list[int]
     options: list[int]
     is_truncated: bool
@@ -49,7 +54,7 @@ class _Sequence(NamedTuple):
 def score_choices(
     policy: Policy, task: ChoiceTask, *, batch_tokens: int = BATCH_TOKENS, progress: Progress | None = None
 ) -> list[EvalRow]:
-    """One row per item, in the task's order. progress counts forward rows (an item has one or one per option).
+    """One row per item, in the task's order. progress counts rows of forward passes.
 
     Raises: BadInput if an option has no tokens of its own, or more than the model has positions.
     """
@@ -82,7 +87,7 @@ def split_tokens(policy: Policy, prompt: str, option: str) -> tuple[list[int], l
 
 
 def _sequences(policy: Policy, item: ChoiceItem, *, index: int) -> list[_Sequence]:
-    """One sequence for all options where each is a single token; otherwise one for each option."""
+    """One sequence for all options; one for each where they do not share their prompt's tokens or lose some of them."""
     pairs = [split_tokens(policy, item.prompt, option) for option in item.options]
     for (context, continuation), text in zip(pairs, item.options):
         if not context or not continuation:
@@ -92,24 +97,31 @@ def _sequences(policy: Policy, item: ChoiceItem, *, index: int) -> list[_Sequenc
                 f"{item.item_id}: got an option of {len(continuation)} tokens; expected at most the model's "
                 f"{policy.max_positions} positions; use a model with more"
             )
-    if all(len(continuation) == 1 for _, continuation in pairs):
-        targets = [continuation[0] for _, continuation in pairs]
-        ids, is_truncated = _keep_right(policy, pairs[0][0])
-        num_options = len(targets)
-        return [_Sequence(index, ids, [len(ids) - 1] * num_options, targets, list(range(num_options)), is_truncated)]
+    context = pairs[0][0]
+    longest = len(context) + max(len(continuation) for _, continuation in pairs) - 1
+    fits = policy.max_positions is None or longest <= policy.max_positions
+    if fits and all(other == context for other, _ in pairs):
+        return [_branched(index, context, dict(enumerate(continuation for _, continuation in pairs)), False)]
     made = []
     for option, (context, continuation) in enumerate(pairs):
-        ids, is_truncated = _keep_right(policy, context + continuation[:-1])  # the last token predicts nothing we need
-        length = len(continuation)
-        positions = list(range(len(ids) - length, len(ids)))
-        made.append(_Sequence(index, ids, positions, continuation, [option] * length, is_truncated))
+        room = None if policy.max_positions is None else policy.max_positions - len(continuation) + 1
+        kept = context if room is None or len(context) <= room else context[-room:]
+        made.append(_branched(index, kept, {option: continuation}, len(kept) < len(context)))
     return made
 
 
-def _keep_right(policy: Policy, ids: list[int]) -> tuple[list[int], bool]:
-    if policy.max_positions is None or len(ids) <= policy.max_positions:
-        return ids, False
-    return ids[-policy.max_positions :], True
+def _branched(item: int, context: list[int], continuations: dict[int, list[int]], is_truncated: bool) -> _Sequence:
+    """The prompt, then each option without its last token, which predicts nothing that is needed."""
+    ids, branches = list(context), [0] * len(context)
+    places: list[int] = []
+    for option, continuation in continuations.items():
+        start = len(ids)
+        ids += continuation[:-1]
+        branches += [option + 1] * (len(continuation) - 1)
+        places += [len(context) - 1, *range(start, len(ids))]
+    targets = [token for continuation in continuations.values() for token in continuation]
+    options = [option for option, continuation in continuations.items() for _ in continuation]
+    return _Sequence(item, ids, branches, places, targets, options, is_truncated)
 
 
 def _batches(sequences: Sequence[_Sequence], batch_tokens: int) -> Iterator[list[_Sequence]]:
@@ -126,13 +138,17 @@ def _logps(policy: Policy, batch: Sequence[_Sequence]) -> Tensor:
     """fp32 log-probs [N] of all targets, sequence by sequence. The head sees scored positions only."""
     device = policy.device
     width = max(len(sequence.ids) for sequence in batch)
-    padded = [[*sequence.ids, *[policy.pad_id] * (width - len(sequence.ids))] for sequence in batch]
-    lengths_B = torch.tensor([len(sequence.ids) for sequence in batch], device=device)
-    hidden_BTD = policy.hidden(torch.tensor(padded, device=device), lengths_B)
+    ids_BT = _padded([sequence.ids for sequence in batch], width, value=policy.pad_id).to(device)
+    branch_BT = _padded([sequence.branches for sequence in batch], width, value=-1).to(device)
+    hidden_BTD = policy.hidden_branches(ids_BT, branch_BT)
     row_N = torch.tensor([b for b, sequence in enumerate(batch) for _ in sequence.targets], device=device)
-    position_N = torch.tensor([p for sequence in batch for p in sequence.positions], device=device)
-    target_N = torch.tensor([t for sequence in batch for t in sequence.targets], device=device)
-    return token_logp(hidden_BTD[row_N, position_N], policy.head_VD, target_N)
+    place_N = torch.tensor([place for sequence in batch for place in sequence.places], device=device)
+    target_N = torch.tensor([target for sequence in batch for target in sequence.targets], device=device)
+    return token_logp(hidden_BTD[row_N, place_N], policy.head_VD, target_N)
+
+
+def _padded(rows: Sequence[list[int]], width: int, *, value: int) -> Tensor:
+    return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])
 
 
 # Scores

@@ -6,17 +6,24 @@ must speak the same vocabulary. Knows run folders only by their run.json and ada
 
 from __future__ import annotations
 
-import json
+import difflib
+import os
+import socket
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
-from stateshape.core.files import BadInput
+import transformers
+from huggingface_hub import constants as hub
+
+from stateshape.core.files import BadInput, read_json
 from stateshape.embedded import base_folder
 from stateshape.policy.policy import Policy
 from stateshape.policy.settings import ModelSettings
 from stateshape.policy.weights import SharedWeights, load_weights
 
 EMBEDDED = "embedded"
+HUB_TIMEOUT_S = 5.0  # the hub's own client tries each file for half a minute before it gives up
 
 
 class Resolved(NamedTuple):
@@ -27,31 +34,107 @@ class Resolved(NamedTuple):
 def resolve(source: str) -> Resolved:
     """A run folder or an adapter folder is a base and an adapter; anything else is a base."""
     folder = Path(source)
-    if source == EMBEDDED or not folder.exists():
+    if source == EMBEDDED:
+        return Resolved(source, None)
+    if not folder.exists():
+        check_hub_id(source)
         return Resolved(source, None)
     if not folder.is_dir():
         raise BadInput(f"model: got {source!r}, a file; expected a folder, 'embedded' or a hub id")
     if (folder / "run.json").exists():
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        adapter = folder / "adapter"
-        if record["method"] is None:
-            return Resolved(record["model"], None)
-        if not (adapter / "adapter_model.safetensors").exists():
-            raise BadInput(
-                f"model: got {source!r}, a run that has not finished; resume it with the command that began it"
-            )
-        return Resolved(record["model"], adapter)
+        return resolve_run(folder)
     if (folder / "adapter_config.json").exists():
-        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-        return Resolved(base, folder)
+        return Resolved(field_of(folder / "adapter_config.json", "base_model_name_or_path"), folder)
+    if not (folder / "config.json").exists() and not any(folder.glob("*.gguf")):
+        raise BadInput(
+            f"model: got {source!r}, a folder with no config.json, run.json, adapter_config.json or .gguf file; expected a "
+            "model, a run or an adapter; give the folder that holds one"
+        )
     return Resolved(source, None)
+
+
+def resolve_run(folder: Path) -> Resolved:
+    model, adapter = field_of(folder / "run.json", "model"), folder / "adapter"
+    record = read_json(folder / "run.json", dict[str, Any])
+    if record.get("method") is None:
+        return Resolved(model, None)
+    # num_steps is written once the adapter is whole
+    if not record.get("num_steps") or not (adapter / "adapter_model.safetensors").exists():
+        raise BadInput(
+            f"model: got {str(folder)!r}, a run that has not finished; expected a trained one; resume it with the command "
+            "that began it"
+        )
+    return Resolved(model, adapter)
+
+
+def field_of(path: Path, name: str) -> str:
+    value = read_json(path, dict[str, Any]).get(name)
+    if not isinstance(value, str):
+        raise BadInput(f"{path}: {name}: got {value!r}; expected the base model's name; give the folder of a run or adapter")
+    return value
+
+
+def check_hub_id(source: str) -> None:
+    """A name that is no folder must at least look like a hub id. Raises BadInput."""
+    near = difflib.get_close_matches(source, [EMBEDDED], n=1)
+    is_path = source.startswith((".", "/", "~")) or source.count("/") > 1
+    if near or is_path or not source.strip():
+        hint = "; did you mean embedded?" if near else ""
+        raise BadInput(
+            f"model: got {source!r}, which does not exist; expected a model, run or adapter folder, 'embedded' or a hub "
+            f"id like owner/name{hint}"
+        )
+
+
+def stay_offline_without_network() -> None:
+    """Puts the hub's client in its offline mode where the hub can't be reached, so that it reads its cache or fails now."""
+    if hub.HF_HUB_OFFLINE or any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return
+    address = urlsplit(hub.ENDPOINT)
+    try:
+        port = address.port or (80 if address.scheme == "http" else 443)
+        socket.create_connection((address.hostname or "", port), timeout=HUB_TIMEOUT_S).close()
+    except OSError:
+        hub.HF_HUB_OFFLINE = True
 
 
 def open_weights(model: str, settings: ModelSettings) -> SharedWeights:
     """Base weights by name. `source` stays what the user wrote."""
+    if model != EMBEDDED and not Path(model).exists():
+        check_hub_id(model)
+        stay_offline_without_network()
     weights = load_weights(str(base_folder()) if model == EMBEDDED else model, settings)
     weights.source = model
     return weights
+
+
+def check_teacher(model: str, teacher: str, settings: ModelSettings) -> None:
+    """Whether `teacher` is there and speaks `model`'s vocabulary, from the tokenizers alone. Raises BadInput."""
+    resolved = resolve(teacher)
+    if resolved.model == model:
+        return
+    ours, theirs = (vocabulary(source, settings) for source in (model, resolved.model))
+    if ours is not None and theirs is not None:
+        refuse_difference(ours, theirs, learner=model, teacher=teacher)
+
+
+def vocabulary(model: str, settings: ModelSettings) -> dict[str, int] | None:
+    """Token to id; None where only loading the weights will tell (a GGUF folder)."""
+    folder = base_folder() if model == EMBEDDED else Path(model)
+    if not folder.exists():
+        stay_offline_without_network()
+    elif not (folder / "tokenizer.json").exists():
+        return None
+    try:
+        return transformers.AutoTokenizer.from_pretrained(
+            str(folder) if model == EMBEDDED else model, trust_remote_code=settings.trust_remote_code
+        ).get_vocab()
+    except (OSError, ValueError, ImportError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BadInput(
+            f"teacher: got {model!r}, whose tokenizer could not be loaded ({reason}); expected a model, run or adapter "
+            "folder, or a hub id that can be reached"
+        ) from None
 
 
 def open_policy(source: str, settings: ModelSettings, *, adapter_name: str = "loaded") -> Policy:
@@ -79,12 +162,17 @@ def open_beside(weights: SharedWeights, source: str, settings: ModelSettings, *,
 
 def check_same_vocabulary(learner: SharedWeights, teacher: SharedWeights) -> None:
     """Every token of either must have the same id in both. Raises BadInput with the first difference."""
-    ours, theirs = learner.tokenizer.get_vocab(), teacher.tokenizer.get_vocab()
+    refuse_difference(
+        learner.tokenizer.get_vocab(), teacher.tokenizer.get_vocab(), learner=learner.source, teacher=teacher.source
+    )
+
+
+def refuse_difference(ours: dict[str, int], theirs: dict[str, int], *, learner: str, teacher: str) -> None:
     different = sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
     if different:
         token = different[0]
         raise BadInput(
-            f"teacher: {teacher.source!r} has another vocabulary than {learner.source!r}: {len(different)} tokens differ, "
+            f"teacher: {teacher!r} has another vocabulary than {learner!r}: {len(different)} tokens differ, "
             f"for example {token!r} is {ours.get(token)} here and {theirs.get(token)} there; expected the same token ids; "
             "use a teacher of the same family"
         )

@@ -43,6 +43,25 @@ class Policy:
         self.activate()
         return self.weights.body(input_ids=ids_BT, use_cache=False).last_hidden_state
 
+    def hidden_branches(self, ids_BT: Tensor, branch_BT: Tensor) -> Tensor:
+        """Last hidden states [B, T, D] where a row is a trunk and branches that do not see one another.
+
+        branch_BT: 0 on the trunk, 1, 2, ... on branches that continue it, -1 on padding. A branch token stands at the
+        position it would have right behind the trunk.
+        """
+        self.activate()
+        width = ids_BT.shape[1]
+        place_T = torch.arange(width, device=ids_BT.device)
+        trunk_B = (branch_BT == 0).sum(1)
+        same_BTT = branch_BT[:, :, None] == branch_BT[:, None, :]
+        causal_TT = place_T[:, None] >= place_T[None, :]
+        visible_BTT = causal_TT & (same_BTT | (branch_BT == 0)[:, None, :])
+        depth_BT = (same_BTT & causal_TT).sum(-1) - 1  # how far into its own trunk or branch a token stands
+        position_BT = torch.where(branch_BT == 0, depth_BT, trunk_B[:, None] + depth_BT)
+        return self.weights.body(
+            input_ids=ids_BT, attention_mask=visible_BTT[:, None], position_ids=position_BT, use_cache=False
+        ).last_hidden_state
+
     def parameters(self) -> list[nn.Parameter]:
         assert self.is_trainable and self.adapter is not None
         return self.weights.trainable_parameters(self.adapter)

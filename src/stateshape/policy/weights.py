@@ -83,7 +83,7 @@ class SharedWeights:
     def remove_adapter(self, name: str) -> None:
         assert self._peft is not None
         self.activate(None)
-        self._peft.base_model.delete_adapter(name)
+        self._peft.delete_adapter(name)
         del self.adapters[name]
         self._active = ("", False)
         self.activate(None)

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from stateshape.core.files import BadInput, plain, read_json, write_json
-from stateshape.core.records import Json, PlannedRun, PlanRecord, RunRecord, TaskRecord
+from stateshape.core.files import BadInput, check_output, plain, read_json, read_jsonl, write_json
+from stateshape.core.records import EvalRow, Json, PlannedRun, PlanRecord, RunRecord, TaskRecord
 from stateshape.core.seeds import seed_for
 from stateshape.drift.measure import measure
-from stateshape.evals.evaluate import evaluate, summarise, write_evaluation
-from stateshape.policy.open import open_beside, open_weights, resolve
+from stateshape.evals.evaluate import evaluate, read_summaries, summarise, write_evaluation
+from stateshape.policy.open import check_teacher, open_beside, open_weights, resolve
 from stateshape.policy.policy import Policy
 from stateshape.policy.weights import SharedWeights
 from stateshape.recipes.recipe import Parts, method_record
@@ -69,6 +69,7 @@ def load_tasks(file: StudyFile, data_dir: Path | None) -> tuple[GenerationTask, 
 
 def claim_folder(folder: Path, plan: Plan) -> None:
     """Refuses a folder that another plan has begun. Raises BadInput."""
+    check_output(folder)
     if not (folder / "plan.json").exists():
         if folder.exists() and any(folder.iterdir()):
             raise BadInput(
@@ -87,9 +88,12 @@ def execute(plan: Plan, folder: Path, *, data_dir: Path | None, reporter: Report
     """Runs what is not done yet. Raises BadInput before any model loads if something does not fit."""
     claim_folder(folder, plan)
     target, retention = load_tasks(plan.file, data_dir)
+    check_data(folder, [target, *retention])
+    resolve(plan.file.model)
     for spec in plan.runs:
-        spec.train.num_steps(len(target.train))
-        spec.train.num_items(len(target.train))
+        check_training(spec, target)
+        if spec.teacher is not None and spec.teacher not in (BASE, *(other.name for other in plan.runs)):
+            check_teacher(plan.file.model, spec.teacher, plan.file.model_settings)
     weights = open_weights(plan.file.model, plan.file.model_settings)
     bench = Bench(plan=plan, folder=folder, weights=weights, target=target, retention=retention, reporter=reporter)
     write_json(folder / "plan.json", plan_record(bench))
@@ -99,12 +103,49 @@ def execute(plan: Plan, folder: Path, *, data_dir: Path | None, reporter: Report
             run_one(bench, spec, seed)
 
 
+def check_training(spec: RunSpec, target: GenerationTask) -> None:
+    """Whether the task has what the run trains on. Raises BadInput."""
+    if not target.train:
+        raise BadInput(f"{target.name}: got no training rows; expected some; add rows with \"split\": \"train\"")
+    num_items = spec.train.num_items(len(target.train))
+    bare = [item.item_id for item in target.train[:num_items] if item.completion is None]
+    if bare and spec.recipe_class.composition.signal == "gold tokens":
+        raise BadInput(
+            f"{target.name}: {len(bare)} training rows have no solution ({bare[0]} is the first); recipe "
+            f"{spec.recipe_name} expected one in each; add 'solution' to them, or use a recipe that needs none"
+        )
+
+
+def check_data(folder: Path, tasks: list[Task]) -> None:
+    """The data a study was begun with must still be what the tasks hold, or its rows could not be paired."""
+    names = [task.name for task in tasks]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise BadInput(f"retention: got two tasks named {twice[0]}; expected different names; rename one of the files")
+    if not (folder / "plan.json").exists():
+        return
+    begun = read_json(folder / "plan.json", PlanRecord).provenance.get("data_sha256")
+    for task in tasks:
+        if isinstance(begun, dict) and begun.get(task.name, task.data_sha256) != task.data_sha256:
+            raise BadInput(
+                f"out: {folder} was begun with other data for {task.name}; expected the same files; give --out another "
+                "folder, or the data of before"
+            )
+
+
+def known_seeds(bench: Bench) -> list[int]:
+    """The seeds the study has folders for, then those asked for now: a study is extended, never cut."""
+    path = bench.folder / "plan.json"
+    begun = read_json(path, PlanRecord).seeds if path.exists() else []
+    held = [seed for seed in begun if any((bench.folder / "runs").glob(f"*/seed{seed}"))]
+    return list(dict.fromkeys([*held, *bench.plan.file.seeds]))
+
+
 def plan_record(bench: Bench) -> PlanRecord:
     file = bench.plan.file
     return PlanRecord(
         study=file.study,
         model=file.model,
-        seeds=file.seeds,
+        seeds=known_seeds(bench),
         target=task_record(bench.target),
         retention=[task_record(task) for task in bench.retention],
         runs=[
@@ -165,13 +206,21 @@ def run_base(bench: Bench) -> None:
         seconds=seconds,
         peak_memory_gb=peak_memory_gb(bench.weights.device),
     )
+    remove_leftovers(folder)
     write_json(folder / "run.json", record)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Temporary files of writes that a kill cut off."""
+    for path in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
+        path.unlink(missing_ok=True)
 
 
 def run_one(bench: Bench, spec: RunSpec, seed: int) -> None:
     """Trains and measures one run; does nothing if it is complete, resumes if it was begun."""
     folder = bench.run_folder(spec.name, seed)
     if is_complete(folder):
+        finish(folder)
         return
     folder.mkdir(parents=True, exist_ok=True)
     bench.reporter.say(f"{spec.label}, seed {seed}")
@@ -186,6 +235,7 @@ def run_one(bench: Bench, spec: RunSpec, seed: int) -> None:
     finally:
         bench.weights.remove_adapter(LEARNER)
     memory = peak_memory_gb(bench.weights.device)
+    remove_leftovers(folder)
     write_json(folder / "run.json", replace(record, seconds=seconds, peak_memory_gb=memory, is_complete=True))
     finish(folder)
     bench.reporter.event("run", {"run": spec.name, "seed": seed, "seconds": seconds})
@@ -287,7 +337,11 @@ def teacher_loader(bench: Bench, loaded: list[str]) -> Callable[[str], Policy]:
 
 def evaluate_all(bench: Bench, policy: Policy, folder: Path, run: str) -> None:
     for task in bench.tasks:
-        if (folder / "evals" / f"{task.name}.jsonl").exists():
+        path = folder / "evals" / f"{task.name}.jsonl"
+        if path.exists():
+            if not (folder / "evals" / "summary.json").exists() or task.name not in read_summaries(folder):
+                rows = read_jsonl(path, EvalRow)  # killed between the two files
+                write_evaluation(folder, task.name, rows, summarise(rows, task.metrics))
             continue
         rows = evaluate(policy, task, progress=bench.reporter.track(f"evaluate {run} on {task.name}", "items"))
         write_evaluation(folder, task.name, rows, summarise(rows, task.metrics))

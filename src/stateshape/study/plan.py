@@ -12,7 +12,9 @@ Loads no model and writes nothing.
 
 from __future__ import annotations
 
+import difflib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
@@ -28,6 +30,7 @@ from stateshape.recipes.recipe import Recipe, needs_teacher, recipe_class
 from stateshape.train.settings import TrainSettings
 
 BASE = "base"
+RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +52,13 @@ class DriftChoice:
     """Prefix states a rollout."""
     max_new_tokens: int = 128
     temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("prompts", "cuts", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"drift {name}: got {getattr(self, name)}; expected at least 1")
+        if self.temperature < 0:
+            raise BadInput(f"drift temperature: got {self.temperature}; expected 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,6 +111,18 @@ class Plan(NamedTuple):
     sha256: str  # of everything but the seeds: a study may be given more seeds later
 
 
+class UniqueKeys(yaml.SafeLoader):
+    """YAML whose mappings name each key once: the second of two runs of one name would silently replace the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+                raise BadInput(f"line {key.start_mark.line + 1}: got {key.value!r} twice; expected each key once; rename one")
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep=deep)
+
+
 def presets() -> list[str]:
     return sorted(
         entry.name.removesuffix(".yaml")
@@ -116,17 +138,25 @@ def read_study(preset_or_file: str) -> StudyFile:
     else:
         path = Path(preset_or_file)
         if not path.is_file():
-            raise BadInput(f"study: got {preset_or_file!r}; expected one of {', '.join(presets())}, or a YAML file")
-        text = path.read_text(encoding="utf-8")
+            near = difflib.get_close_matches(preset_or_file, presets(), n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise BadInput(f"study: got {preset_or_file!r}; expected one of {', '.join(presets())}, or a YAML file{hint}")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise BadInput(f"{path}: not UTF-8 text: {error}; expected a YAML file") from None
     try:
-        value: Any = yaml.safe_load(text)
+        value: Any = yaml.load(text, Loader=UniqueKeys)
+    except BadInput as error:
+        raise BadInput(f"{preset_or_file}: {error}") from None
     except yaml.YAMLError as error:
         raise BadInput(f"{preset_or_file}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(value, dict):
         raise BadInput(
             f"{preset_or_file}: got {type(value).__name__}; expected a mapping with study, model, target, runs"
         )
-    for run in (value.get("runs") or {}).values():
+    runs = value.get("runs")
+    for run in runs.values() if isinstance(runs, dict) else ():
         if isinstance(run, dict) and "with" in run:
             run["settings"] = run.pop("with")
     return parse(value, StudyFile, where=preset_or_file)
@@ -140,6 +170,11 @@ def make_plan(file: StudyFile) -> Plan:
     """Checks every run by building its recipe and settings, and puts teachers first."""
     if not file.seeds or len(set(file.seeds)) != len(file.seeds):
         raise BadInput(f"seeds: got {file.seeds}; expected one or more different numbers")
+    if any(seed < 0 for seed in file.seeds):
+        raise BadInput(f"seeds: got {file.seeds}; expected numbers from 0")
+    names = [choice.task for choice in (file.target, *file.retention)]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise BadInput(f"retention: got task {twice[0]} twice; expected each task once, as target or for retention")
     specs = {name: run_spec(name, choice, file.train) for name, choice in file.runs.items()}
     sha256 = sha256_text(json.dumps(plain(replace(file, seeds=[])), sort_keys=True))
     return Plan(file=file, runs=in_order(specs), sha256=sha256)
@@ -148,6 +183,8 @@ def make_plan(file: StudyFile) -> Plan:
 def run_spec(name: str, choice: RunChoice, shared: dict[str, Json]) -> RunSpec:
     if name == BASE:
         raise BadInput("runs.base: the untrained base is always part of a study; leave it out or rename the run")
+    if not RUN_NAME.fullmatch(name):
+        raise BadInput(f"runs.{name}: got {name!r}; expected letters, digits, '_', '-' and '.': it names a folder; rename it")
     found = recipe_class(choice.recipe)
     if needs_teacher(found) != (choice.teacher is not None):
         wanted = "a teacher: another run's name, base, or a model" if needs_teacher(found) else "no teacher"
@@ -184,7 +221,7 @@ def in_order(specs: dict[str, RunSpec]) -> list[RunSpec]:
 
     def place(spec: RunSpec, waiting: tuple[str, ...]) -> None:
         if spec.name in waiting:
-            raise BadInput(f"runs.{spec.name}.teacher: runs teach each other in a circle: {' -> '.join(waiting)}")
+            raise BadInput(f"runs.{spec.name}.teacher: runs teach each other in a circle: {' -> '.join((*waiting, spec.name))}")
         if spec.name in ordered:
             return
         if spec.teacher in specs:
@@ -192,5 +229,19 @@ def in_order(specs: dict[str, RunSpec]) -> list[RunSpec]:
         ordered[spec.name] = spec
 
     for spec in specs.values():
+        check_name(spec, specs)
         place(spec, ())
     return list(ordered.values())
+
+
+def check_name(spec: RunSpec, specs: dict[str, RunSpec]) -> None:
+    """A teacher that is no run of the study must be base, embedded, a folder or a hub id. Raises BadInput."""
+    teacher = spec.teacher
+    if teacher is None or teacher in (BASE, "embedded", *specs) or "/" in teacher or Path(teacher).exists():
+        return
+    near = difflib.get_close_matches(teacher, specs, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise BadInput(
+        f"runs.{spec.name}.teacher: got {teacher!r}; expected another run ({', '.join(specs)}), base, a folder or a hub id "
+        f"like owner/name{hint}"
+    )

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from stateshape.core.files import BadInput, plain, write_json
+from stateshape.core.files import BadInput, check_output, parse, plain, write_json
 from stateshape.core.records import DriftRecord, RunRecord
 from stateshape.core.seeds import seed_for
 from stateshape.drift.measure import measure
-from stateshape.policy.open import open_beside, open_weights, policy_on, resolve
+from stateshape.policy.open import check_teacher, open_beside, open_weights, policy_on, resolve
 from stateshape.policy.settings import ModelSettings
 from stateshape.recipes.recipe import Recipe
 from stateshape.sampling.local import LocalSampler
-from stateshape.study.execute import Bench, train_one
-from stateshape.study.plan import DriftChoice, Plan, RunSpec, StudyFile, TaskChoice
+from stateshape.study.execute import Bench, check_training, train_one
+from stateshape.study.plan import BASE, DriftChoice, Plan, RunSpec, StudyFile, TaskChoice
 from stateshape.study.progress import Reporter
 from stateshape.study.provenance import peak_memory_gb
 from stateshape.study.rollouts import as_rollouts, sample_rollouts
@@ -38,18 +38,22 @@ def train_single(
     reporter: Reporter,
 ) -> RunRecord:
     """Trains one run into `folder`; resumes or refuses what is there. Raises BadInput before the model loads."""
+    check_output(folder)
     if folder.exists() and any(folder.iterdir()) and not (folder / "run.json").exists():
         raise BadInput(f"out: {folder} is not empty and holds no run; expected a new or empty folder, or this run's")
     task = generation_task(task_name, data_dir)
-    settings.num_items(len(task.train))
+    settings = parse(plain(settings), TrainSettings, where="command line")  # flags may be nan or inf
     fields = plain(recipe)
     teacher = fields.pop("teacher", None)
-    if teacher is not None:
-        resolve(teacher)
+    resolve(model)
+    if teacher is not None and teacher != BASE:
+        check_teacher(model, teacher, model_settings)
     file = StudyFile(
         study=name, model=model, target=TaskChoice(task=task_name), retention=[], runs={}, model_settings=model_settings
     )
     spec = RunSpec(name, name, name, type(recipe), fields, teacher, settings)
+    spec.recipe(teacher)
+    check_training(spec, task)
     bench = Bench(
         plan=Plan(file=file, runs=[spec], sha256=""),
         folder=folder,
@@ -78,7 +82,10 @@ def drift_between(
 ) -> DriftRecord:
     """Drift of `b` from `a` on fresh rollouts of the same prompts, and of `a` from itself with another seed."""
     task = generation_task(task_name, data_dir)
+    if not task.train:
+        raise BadInput(f"{task.name}: got no training rows; expected some, whose prompts are rolled out")
     resolved = resolve(a)
+    check_teacher(resolved.model, b, model_settings)
     weights = open_weights(resolved.model, model_settings)
     reference = policy_on(weights, resolved, "a")
     other = open_beside(weights, b, model_settings, adapter_name="b")

@@ -1,0 +1,262 @@
+"""The KV-cache sampler against a loop of full forward passes, against the softmax, and where rows end."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from scipy.stats import chisquare
+
+import tiny
+from stateshape.core.tensors import token_logp
+from stateshape.policy.policy import Policy
+from stateshape.sampling import local
+from stateshape.sampling.local import LocalSampler
+from stateshape.sampling.settings import SamplingSettings
+from stateshape.sampling.stops import StopWatch
+
+TEXTS = ("a", "some 1+1=", "bc", "twelve plus one is", "?", "x y z 0 1 2")
+
+
+def policy(*, seed=0, attention="sdpa", pad_is_eos=False):
+    """The base with one adapter on it that changes it."""
+    shared = tiny.weights(seed, attention=attention, pad_is_eos=pad_is_eos)
+    return tiny.adapter(shared, "one", seed=3, size=0.1)
+
+
+def prompts(of):
+    return [of.encode_prompt(text) for text in TEXTS]
+
+
+def sample(of, given=None, *, seed=11, **settings):
+    settings = SamplingSettings(**{"max_new_tokens": 12} | settings)
+    return LocalSampler().sample(of, prompts(of) if given is None else given, settings, seed=seed)
+
+
+@torch.no_grad()
+def next_logp(of, ids, temperature=1.0):
+    """Log-probs of the next token by one full forward pass of one row, no cache, no padding."""
+    hidden_BTD = of.hidden(torch.tensor([ids]), torch.tensor([len(ids)]))
+    return (hidden_BTD[0, -1] @ of.head_VD.T / temperature).log_softmax(-1)
+
+
+def slow_greedy(of, ids, max_new_tokens, stops=()):
+    written = []
+    while len(written) < max_new_tokens:
+        written.append(int(next_logp(of, [*ids, *written]).argmax()))
+        if written[-1] in of.eos_ids:
+            return written, "eos"
+        if any(stop in of.decode(written) for stop in stops):
+            return written, "stop"
+    return written, "length"
+
+
+@pytest.mark.parametrize("num_samples", [1, 3])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_greedy_equals_a_loop_without_a_cache(monkeypatch, attention, num_samples):
+    of = policy(attention=attention)
+    of.eos_ids = (*of.eos_ids, *of.encode("b"))  # what several of the rows write at different depths
+    sizes, plain = [], local._Batch.compact
+
+    def spy(self, token_R):
+        kept = plain(self, token_R)
+        sizes.append(len(kept))
+        return kept
+
+    monkeypatch.setattr(local._Batch, "compact", spy)
+    found = sample(of, temperature=0.0, num_samples=num_samples, stops=("q1",), max_new_tokens=16)
+    slow = [slow_greedy(of, ids, 16, stops=("q1",)) for ids in prompts(of)]
+    assert [(c.ids, c.finish) for c in found] == [row for row in slow for _ in range(num_samples)]
+    assert {c.finish for c in found} == {"eos", "stop", "length"}
+    assert len({len(c.ids) for c in found}) > 3  # rows did end at different times
+    assert sizes, "no compaction took place"
+
+
+@pytest.mark.parametrize("batch_rows", [1, 2, 5, 256])
+def test_greedy_rows_do_not_depend_on_their_batch(batch_rows):
+    of = policy()
+    alone = [sample(of, [ids], temperature=0.0)[0].ids for ids in prompts(of)]
+    together = sample(of, temperature=0.0, num_samples=2, batch_rows=batch_rows)
+    assert [c.ids for c in together] == [ids for ids in alone for _ in range(2)]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0, 0.0])
+def test_log_probs_equal_rescoring_by_the_trainer(temperature):
+    """trl#4772: what the sampler says a token's log-prob was is what the loss would compute for it."""
+    of = policy()
+    scored_at = temperature or 1.0  # greedy: at 1
+    for ids, found in zip([i for i in prompts(of) for _ in range(2)], sample(of, temperature=temperature, num_samples=2)):
+        row = torch.tensor([[*ids, *found.ids]])
+        with torch.no_grad():
+            hidden_TD = of.hidden(row, torch.tensor([row.shape[1]]))[0, len(ids) - 1 : -1]
+            logps = token_logp(hidden_TD, of.head_VD, torch.tensor(found.ids), scored_at)
+        assert found.logps == pytest.approx(logps.tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_samples_follow_the_softmax(temperature):
+    of = policy()
+    ids = of.encode_prompt("some 1+1=")
+    num = 4000
+    found = sample(of, [ids], max_new_tokens=1, num_samples=num, batch_rows=num, temperature=temperature, seed=2)
+    p = next_logp(of, ids, temperature).exp().double()
+    counts = torch.bincount(torch.tensor([c.ids[0] for c in found]), minlength=len(p)).double()
+    likely = p * num >= 5  # the rest is one cell: chi-square needs a few expected in each
+    expected = torch.cat([p[likely], p[~likely].sum()[None]]) * num
+    observed = torch.cat([counts[likely], counts[~likely].sum()[None]])
+    assert likely.sum() > 8
+    assert chisquare(observed.numpy(), (expected * num / expected.sum()).numpy()).pvalue > 1e-3
+    wrong = next_logp(of, ids, temperature * 1.3).exp().double()
+    expected = torch.cat([wrong[likely], wrong[~likely].sum()[None]]) * num
+    assert chisquare(observed.numpy(), (expected * num / expected.sum()).numpy()).pvalue < 1e-3
+
+
+def test_later_tokens_follow_the_softmax_too():
+    """The second token, given the first: the cache and the positions hold what they should."""
+    of = policy()
+    ids, num = of.encode_prompt("bc"), 4000
+    # A longer prompt in the batch makes a hole between this row's prompt and its first new token.
+    long = of.encode_prompt("twelve plus one is")
+    found = sample(of, [ids, long], max_new_tokens=2, num_samples=num, batch_rows=2 * num, seed=4)[:num]
+    first = torch.bincount(torch.tensor([c.ids[0] for c in found])).argmax().item()
+    seconds = [c.ids[1] for c in found if c.ids[0] == first and len(c.ids) == 2]
+    p = next_logp(of, [*ids, first]).exp().double()
+    counts = torch.bincount(torch.tensor(seconds), minlength=len(p)).double()
+    likely = p * len(seconds) >= 5
+    expected = torch.cat([p[likely], p[~likely].sum()[None]]) * len(seconds)
+    observed = torch.cat([counts[likely], counts[~likely].sum()[None]])
+    assert likely.sum() > 4
+    assert chisquare(observed.numpy(), (expected * len(seconds) / expected.sum()).numpy()).pvalue > 1e-3
+
+
+def test_the_same_seed_gives_the_same_ids_and_another_seed_others():
+    of = policy()
+    state = torch.get_rng_state()
+    a, b, c = (sample(of, num_samples=2, seed=seed) for seed in (1, 1, 2))
+    assert a == b
+    assert [x.ids for x in a] != [x.ids for x in c]
+    assert torch.equal(torch.get_rng_state(), state)  # the global generator is nobody's
+
+
+def test_samples_of_a_prompt_differ_and_stand_together():
+    of = policy()
+    found = sample(of, num_samples=4)
+    assert len(found) == 4 * len(TEXTS)
+    assert len({tuple(c.ids) for c in found[:4]}) > 1
+    for i, ids in enumerate(prompts(of)):  # in the order of the prompts, though batches go by length
+        for c in found[4 * i : 4 * i + 4]:
+            assert c.logps[0] == pytest.approx(next_logp(of, ids)[c.ids[0]].item(), abs=1e-4)
+
+
+def test_each_finish_reason():
+    of = policy()
+    written = slow_greedy(of, prompts(of)[0], 12)[0]
+    text = of.decode(written[:4])
+    length = sample(of, [prompts(of)[0]], temperature=0.0, max_new_tokens=4)[0]
+    stopped = sample(of, [prompts(of)[0]], temperature=0.0, stops=("never", text[-1]))[0]
+    of.eos_ids = (written[2],)
+    ended = sample(of, [prompts(of)[0]], temperature=0.0)[0]
+    first_end = written.index(written[2])
+    assert (length.finish, length.ids) == ("length", written[:4])
+    assert (ended.finish, ended.ids) == ("eos", written[: first_end + 1])  # the end token is part of the row
+    assert stopped.finish == "stop"
+    assert text[-1] in of.decode(stopped.ids)
+    assert text[-1] not in of.decode(stopped.ids[:-1])
+
+
+def test_an_end_token_in_the_last_place_counts_as_eos_not_length():
+    of = policy()
+    written = slow_greedy(of, prompts(of)[1], 12)[0]
+    of.eos_ids = (written[0],)
+    assert sample(of, [prompts(of)[1]], temperature=0.0, max_new_tokens=1)[0].finish == "eos"
+
+
+def test_trap_several_eos_ids():
+    """trl#7039: every one of them ends a row."""
+    of = policy()
+    written = slow_greedy(of, prompts(of)[0], 12)[0]
+    other = next(token for token in written if token != written[0])
+    of.eos_ids = (tiny.EOS, other)
+    found = sample(of, [prompts(of)[0]], temperature=0.0)[0]
+    assert (found.finish, found.ids[-1]) == ("eos", other)
+
+
+def test_trap_eos_masked_when_pad_equals_eos():
+    """trl#6357: with pad == eos the same tokens are written and a row still ends with its end token."""
+    plain, shared = policy(), policy(pad_is_eos=True)
+    assert shared.pad_id == tiny.EOS != plain.pad_id
+    a, b = (sample(of, num_samples=16, max_new_tokens=20, seed=3) for of in (plain, shared))
+    assert a == b
+    ended = [c for c in b if c.finish == "eos"]
+    assert ended, "no row ended: the test says nothing"
+    assert all(c.ids[-1] == tiny.EOS and tiny.EOS not in c.ids[:-1] for c in ended)
+
+
+def test_no_prompts_give_no_completions():
+    assert sample(policy(), []) == []
+
+
+def test_progress_counts_prompts():
+    seen = []
+    of = policy()
+    settings = SamplingSettings(max_new_tokens=2, batch_rows=4, num_samples=1)
+    LocalSampler().sample(of, prompts(of), settings, seed=0, progress=lambda *parts: seen.append(parts))
+    assert seen == [(4, 6), (6, 6)]
+
+
+def test_sampling_leaves_no_graph_and_no_trainable_adapter():
+    shared = tiny.weights()
+    learner = tiny.learner(shared, size=0.1)
+    sample(learner)
+    assert not any(p.requires_grad for p in shared.model.parameters())
+    assert not shared.model.training
+
+
+# Stop texts
+
+
+def watch(stops):
+    shared = tiny.weights()
+    return StopWatch(Policy(shared, None), stops), shared.tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize(
+    ("pieces", "ends_at"),
+    [
+        (["a", "q\n", "\nq", "b"], 3),  # begins in one token, ends inside another
+        (["a", "\n", "\n"], 3),
+        (["\n", "a", "\n", "\nq"], 4),
+        (["q\n", "a", "q\n"], None),
+    ],
+)
+def test_a_stop_text_is_found_across_token_boundaries(pieces, ends_at):
+    stop, ids = watch(("\n\n",))
+    found = next((n for n in range(1, len(pieces) + 1) if stop.ending([ids[p] for p in pieces[:n]])), None)
+    assert found == ends_at
+
+
+def test_a_stop_text_is_looked_for_in_what_was_written_only():
+    of = policy()
+    ids = of.encode_prompt("9\n9\n9")
+    rows = sample(of, [ids], temperature=0.0, stops=("9\n9",))
+    assert rows[0].ids == slow_greedy(of, ids, 12, stops=("9\n9",))[0]
+    assert len(rows[0].ids) > 1
+
+
+def test_a_stop_text_whose_last_character_is_split_over_tokens_is_found():
+    """Byte-level tokenizers write one character as several tokens; no single one of them decodes to it."""
+    pieces = {0: b"a", 1: "é".encode()[:1], 2: "é".encode()[1:], 3: b"b"}
+    fake = SimpleNamespace(
+        eos_ids=(9,), decode=lambda ids: b"".join(pieces[i] for i in ids).decode("utf-8", errors="replace")
+    )
+    stop = StopWatch(fake, ("aé",))
+    assert [stop.ending([0, 1, 2][: n + 1]) for n in range(3)] == [None, None, "stop"]
+    assert stop.ending([3, 1, 2]) is None
+
+
+def test_without_stop_texts_nothing_is_decoded():
+    def refuse(ids):
+        raise AssertionError("decoded")
+
+    stop = StopWatch(SimpleNamespace(eos_ids=(9,), decode=refuse), ())
+    assert stop.ending([1, 2]) is None
+    assert stop.ending([1, 9]) == "eos"
