@@ -215,7 +215,6 @@ def test_a_saved_adapter_whose_tensors_are_not_all_there_is_refused(tmp_path):
     shared.save_adapter("teacher", tmp_path)
     state = tiny.snapshot(shared, "teacher")
     state.pop(next(key for key in state if "lora_B" in key))
-    tiny.weights().set_adapter_state  # noqa: B018
     with pytest.raises(BadInput, match="missing"):
         shared.set_adapter_state("teacher", state)
     with pytest.raises(BadInput, match="unknown"):
@@ -288,5 +287,5 @@ def test_prompts_get_no_end_token_and_continuations_no_special_tokens():
 
 def test_decoding_leaves_special_tokens_out_and_changes_no_spaces():
     policy = Policy(tiny.weights(), None)
-    ids = policy.encode("a , b .\n")
-    assert policy.decode([*ids, tiny.EOS, tiny.PAD]) == "a , b .\n"
+    ids = policy.encode("a . b ?\n")
+    assert policy.decode([*ids, tiny.EOS, tiny.PAD]) == "a . b ?\n"

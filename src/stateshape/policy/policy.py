@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from stateshape.core.files import BadInput
 from stateshape.policy.weights import SharedWeights
 
 
@@ -86,4 +87,9 @@ def end_ids(weights: SharedWeights) -> tuple[int, ...]:
     extras = extra if isinstance(extra, list) else [extra]
     own = weights.tokenizer.eos_token_id
     found = [token for token in [own, *extras] if token is not None]
+    if not found:
+        raise BadInput(
+            f"model: got {weights.source!r}, which has no end token; expected one in its tokenizer or generation config; "
+            "set eos_token in tokenizer_config.json"
+        )
     return tuple(dict.fromkeys(found))

@@ -72,6 +72,11 @@ class SharedWeights:
                 "lora targets: got lm_head; expected layers below the head, because losses read the head as one matrix; "
                 "leave lm_head out"
             )
+        if config.modules_to_save:
+            raise BadInput(
+                f"adapter: got whole layers of its own ({', '.join(config.modules_to_save)}; e.g. lm_head); expected LoRA "
+                "matrices alone, because only they are switched; use an adapter without modules_to_save"
+            )
         if self._peft is None:
             self._peft = peft.get_peft_model(self.model, config, adapter_name=name, autocast_adapter_dtype=True)
         else:
@@ -104,6 +109,13 @@ class SharedWeights:
 
     def set_adapter_state(self, name: str, state: dict[str, Tensor]) -> None:
         assert self._peft is not None
+        expected = self.adapter_state(name).keys()
+        missing, unknown = sorted(expected - state.keys()), sorted(state.keys() - expected)
+        if missing or unknown:  # peft would load the rest and keep a fresh start for what is missing
+            raise BadInput(
+                f"adapter {name!r}: got {len(missing)} tensors missing and {len(unknown)} unknown ones (for example "
+                f"{(missing + unknown)[0]}); expected the tensors that its adapter_config.json describes"
+            )
         peft.set_peft_model_state_dict(self._peft, state, adapter_name=name)
 
     def save_adapter(self, name: str, folder: Path) -> None:
