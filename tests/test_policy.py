@@ -86,7 +86,9 @@ def test_trap_new_adapter_left_trainable_and_shared_modes_flipped():
     assert needing_gradients(shared) == {"learner"}
     logits(learner)
     assert needing_gradients(shared) == set()
-    assert len(learner.parameters()) == len(tiny.snapshot(shared, "learner")) == 2 * 7 * 2  # A and B, 7 layers, 2 blocks
+    assert (
+        len(learner.parameters()) == len(tiny.snapshot(shared, "learner")) == 2 * 7 * 2
+    )  # A and B, 7 layers, 2 blocks
     shared.remove_adapter("teacher")
     assert needing_gradients(shared) == set()
     assert not shared.model.training
@@ -106,11 +108,11 @@ def test_an_adapters_start_depends_on_its_seed_alone():
     def start(seed):
         shared = tiny.weights()
         torch.rand(seed + 1)  # whatever the global generator has been used for
-        tiny.adapter(shared, "a", seed=seed)
-        return tiny.snapshot(shared, "a")
+        tiny.adapter(shared, "first", seed=seed)
+        return tiny.snapshot(shared, "first")
 
     state = torch.get_rng_state()
-    tiny.adapter(tiny.weights(), "a", seed=3)
+    tiny.adapter(tiny.weights(), "first", seed=3)
     assert torch.equal(torch.get_rng_state(), state)
     assert tiny.is_same(start(3), start(3))
     assert not tiny.is_same(start(3), start(4))
@@ -125,6 +127,19 @@ def test_a_saved_adapter_loads_in_plain_peft_with_equal_logits(tmp_path):
         theirs = plain(input_ids=IDS).logits
     torch.testing.assert_close(logits(teacher), theirs, rtol=1e-5, atol=1e-5)
     assert (theirs - logits(Policy(shared, None))).abs().max() > 0.1
+
+
+def test_saving_an_adapter_asks_nobody_about_the_base(tmp_path, monkeypatch):
+    """peft's default looks the base's name up on the hub each time an adapter's tensors are collected."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("looked up")
+
+    monkeypatch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", refuse)
+    shared = tiny.weights()
+    tiny.teacher(shared)
+    shared.save_adapter("teacher", tmp_path)
+    assert len(shared.adapter_state("teacher")) == 28
 
 
 def test_a_saved_adapter_comes_back_to_the_same_bits_beside_others(tmp_path):
@@ -143,14 +158,14 @@ def test_a_saved_adapter_comes_back_to_the_same_bits_beside_others(tmp_path):
 
 def test_lora_settings_change_the_adapter():
     shared = tiny.weights()
-    tiny.adapter(shared, "a", seed=1, size=0.1, lora=LoraSettings(rank=2, alpha=4.0, targets=("q_proj", "v_proj")))
-    state = tiny.snapshot(shared, "a")
+    tiny.adapter(shared, "first", seed=1, size=0.1, lora=LoraSettings(rank=2, alpha=4.0, targets=("q_proj", "v_proj")))
+    state = tiny.snapshot(shared, "first")
     assert {min(value.shape) for value in state.values()} == {2}
     assert {key.split(".")[-3] for key in state} == {"q_proj", "v_proj"}
-    weak = logits(Policy(shared, "a"))
-    tiny.adapter(shared, "b", seed=1, size=0.1, lora=LoraSettings(rank=2, alpha=8.0, targets=("q_proj", "v_proj")))
-    shared.set_adapter_state("b", state)
-    assert (logits(Policy(shared, "b")) - weak).abs().max() > 1e-3  # alpha alone
+    weak = logits(Policy(shared, "first"))
+    tiny.adapter(shared, "second", seed=1, size=0.1, lora=LoraSettings(rank=2, alpha=8.0, targets=("q_proj", "v_proj")))
+    shared.set_adapter_state("second", state)
+    assert (logits(Policy(shared, "second")) - weak).abs().max() > 1e-3  # alpha alone
 
 
 @pytest.mark.parametrize("extra", [1, 7])
@@ -198,14 +213,14 @@ def test_a_head_that_is_a_matrix_is_accepted():
 
 def test_trap_fused_head_ignores_an_adapter_on_lm_head():
     with pytest.raises(BadInput, match="leave lm_head out"):
-        tiny.weights().add_adapter("a", LoraSettings(targets=("q_proj", "lm_head")), seed=0)
+        tiny.weights().add_adapter("first", LoraSettings(targets=("q_proj", "lm_head")), seed=0)
 
 
 def test_a_saved_adapter_that_replaces_the_head_is_refused(tmp_path):
     config = peft.LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"], task_type="CAUSAL_LM")
     peft.get_peft_model(tiny.weights().model, config).save_pretrained(str(tmp_path))
     with pytest.raises(BadInput, match="lm_head"):
-        tiny.weights().load_adapter("a", tmp_path)
+        tiny.weights().load_adapter("first", tmp_path)
 
 
 def test_a_saved_adapter_whose_tensors_are_not_all_there_is_refused(tmp_path):
@@ -287,5 +302,5 @@ def test_prompts_get_no_end_token_and_continuations_no_special_tokens():
 
 def test_decoding_leaves_special_tokens_out_and_changes_no_spaces():
     policy = Policy(tiny.weights(), None)
-    ids = policy.encode("a . b ?\n")
-    assert policy.decode([*ids, tiny.EOS, tiny.PAD]) == "a . b ?\n"
+    ids = policy.encode("a . b +\n")
+    assert policy.decode([*ids, tiny.EOS, tiny.PAD]) == "a . b +\n"

@@ -84,7 +84,9 @@ def test_log_probs_equal_rescoring_by_the_trainer(temperature):
     """trl#4772: what the sampler says a token's log-prob was is what the loss would compute for it."""
     of = policy()
     scored_at = temperature or 1.0  # greedy: at 1
-    for ids, found in zip([i for i in prompts(of) for _ in range(2)], sample(of, temperature=temperature, num_samples=2)):
+    for ids, found in zip(
+        [i for i in prompts(of) for _ in range(2)], sample(of, temperature=temperature, num_samples=2)
+    ):
         row = torch.tensor([[*ids, *found.ids]])
         with torch.no_grad():
             hidden_TD = of.hidden(row, torch.tensor([row.shape[1]]))[0, len(ids) - 1 : -1]

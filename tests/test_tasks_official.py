@@ -78,6 +78,10 @@ def test_limits() -> None:
     small, large = (choice("mmlu", limit=n).items for n in (57, 500))
     assert len({item.subject for item in small}) == 57
     assert {item.item_id for item in small} < {item.item_id for item in large}
+    for limit in (100, 500, 2000):  # a model that leans to one letter must not gain or lose by the choice of items
+        items = choice("mmlu", limit=limit).items
+        shares = [sum(item.is_true[k] for item in items) / limit for k in range(4)]
+        assert shares == pytest.approx([0.2295, 0.2465, 0.2551, 0.2690], abs=0.5 / limit**0.5)
     law = sum(item.subject == "professional_law" for item in large)
     assert law == pytest.approx(500 * 1534 / 14042, abs=6)  # the 57 guaranteed places come from the large subjects
 

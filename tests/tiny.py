@@ -16,7 +16,7 @@ from stateshape.policy.weights import SharedWeights
 from stateshape.recipes.recipe import Parts
 from stateshape.sampling.local import LocalSampler
 from stateshape.tasks.items import GenerationItem, Grade
-from stateshape.tasks.task import Grades, GenerationTask
+from stateshape.tasks.task import GenerationTask, Grades
 
 PAD, EOS = 0, 1
 CHARACTERS = string.ascii_lowercase + string.digits + " \n.+=#?:"
@@ -126,7 +126,9 @@ def parts(teacher_policy: Policy, num_items: int = 6) -> Parts:
     return Parts(task=task(num_items), sampler=LocalSampler(), teacher=lambda _: teacher_policy)
 
 
-def row(prompt: list[int], response: list[int], origin: Origin, *, group: int = 0, logps=None, item_id="x") -> Trajectory:
+def row(
+    prompt: list[int], response: list[int], origin: Origin, *, group: int = 0, logps=None, item_id="x"
+) -> Trajectory:
     """A trajectory from its prompt and response ids."""
     return Trajectory(
         item_id=item_id,

@@ -89,10 +89,13 @@ def train(
     from stateshape.study.single import train_single
 
     reporter = reporter_for(quiet=quiet, json_events=json_events)
-    record = train_single(
-        name, recipe, model=model, task_name=task, folder=Path(out), seed=seed, data_dir=data_folder(data),
-        settings=settings, model_settings=model_settings, reporter=reporter,
-    )  # fmt: skip
+    try:
+        record = train_single(
+            name, recipe, model=model, task_name=task, folder=Path(out), seed=seed, data_dir=data_folder(data),
+            settings=settings, model_settings=model_settings, reporter=reporter,
+        )  # fmt: skip
+    finally:
+        reporter.stop()
     if not quiet:
         print(time_split(record.seconds, record.num_supervised_tokens, record.num_sampled_tokens))
         print(f"run folder: {out}")

@@ -95,5 +95,7 @@ def one_line(box: str) -> str:
     lines = lines[1:]  # the title
     rule = lines.index("") if "" in lines else len(lines)
     reason = " ".join(lines[:rule])
-    near = next((line.split()[0] for at, line in enumerate(lines[1:]) if lines[at].startswith("Perhaps you meant")), None)
+    near = next(
+        (line.split()[0] for at, line in enumerate(lines[1:]) if lines[at].startswith("Perhaps you meant")), None
+    )
     return f"{reason}; did you mean {near}?" if near else reason

@@ -56,7 +56,10 @@ def run_study(
         raise BadInput("out: got nothing; expected --out DIR, the folder the study is written to")
     signal.signal(signal.SIGTERM, stop)
     reporter = reporter_for(quiet=quiet, json_events=json_events)
-    execute(plan, out, data_dir=data_dir, reporter=reporter)
+    try:
+        execute(plan, out, data_dir=data_dir, reporter=reporter)
+    finally:
+        reporter.stop()
     path = write_results(out)
     if not quiet:
         print_results(out)

@@ -107,6 +107,8 @@ class JsonLines:
 
         return tick
 
+    def stop(self) -> None: ...
+
     def _write(self, record: Mapping[str, object]) -> None:
         print(json.dumps(record), file=sys.stderr, flush=True)
 

@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import cattrs
 from cattrs.cols import list_structure_factory
-from cattrs.gen import make_dict_structure_fn
+from cattrs.gen import make_dict_structure_fn, mapping_structure_factory
 
 T = TypeVar("T")
 
@@ -36,8 +36,14 @@ def converter() -> cattrs.Converter:
     made.register_structure_hook_factory(dataclasses.is_dataclass, _mapping_hook)
     made.register_structure_hook_factory(lambda t: get_origin(t) is list, functools.partial(_rows_hook, list))
     made.register_structure_hook_factory(lambda t: get_origin(t) is tuple, functools.partial(_rows_hook, tuple))
+    made.register_structure_hook_factory(lambda t: get_origin(t) is dict, _keyed_hook)
     made.register_structure_hook_func(lambda t: get_origin(t) is Literal, _structure_literal)
-    for kind, hook in ((bool, _structure_bool), (int, _structure_int), (float, _structure_float), (str, _structure_str)):
+    for kind, hook in (
+        (bool, _structure_bool),
+        (int, _structure_int),
+        (float, _structure_float),
+        (str, _structure_str),
+    ):
         made.register_structure_hook(kind, hook)
         made.register_structure_hook(kind | None, functools.partial(_structure_optional, hook))
     # Json is free-form by definition, but a mapping of it is still a mapping
@@ -53,6 +59,17 @@ def _mapping_hook(kind: type[Any], made: cattrs.Converter) -> Callable[[object, 
         if not isinstance(value, dict):
             raise ValueError(f"got {_shown(value)}; expected a mapping with {names}")
         return structure(value, kind)  # type: ignore[call-arg, arg-type]
+
+    return hook
+
+
+def _keyed_hook(kind: type[Any], made: cattrs.Converter) -> Callable[[object, Any], Any]:
+    structure = mapping_structure_factory(kind, made)
+
+    def hook(value: object, _: Any) -> Any:
+        if not isinstance(value, dict):
+            raise ValueError(f"got {_shown(value)}; expected a mapping")
+        return structure(value, kind)
 
     return hook
 

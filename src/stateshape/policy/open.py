@@ -70,7 +70,9 @@ def resolve_run(folder: Path) -> Resolved:
 def field_of(path: Path, name: str) -> str:
     value = read_json(path, dict[str, Any]).get(name)
     if not isinstance(value, str):
-        raise BadInput(f"{path}: {name}: got {value!r}; expected the base model's name; give the folder of a run or adapter")
+        raise BadInput(
+            f"{path}: {name}: got {value!r}; expected the base model's name; give the folder of a run or adapter"
+        )
     return value
 
 
@@ -88,7 +90,9 @@ def check_hub_id(source: str) -> None:
 
 def stay_offline_without_network() -> None:
     """Puts the hub's client in its offline mode where the hub can't be reached, so that it reads its cache or fails now."""
-    if hub.HF_HUB_OFFLINE or any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+    if hub.HF_HUB_OFFLINE or any(
+        os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
+    ):
         return
     address = urlsplit(hub.ENDPOINT)
     try:

@@ -105,7 +105,8 @@ class SharedWeights:
     def adapter_state(self, name: str) -> dict[str, Tensor]:
         """The adapter's tensors under peft's file names."""
         assert self._peft is not None
-        return peft.get_peft_model_state_dict(self._peft, adapter_name=name)
+        # save_embedding_layers: "auto" would look the base up on the hub, on every checkpoint
+        return peft.get_peft_model_state_dict(self._peft, adapter_name=name, save_embedding_layers=False)
 
     def set_adapter_state(self, name: str, state: dict[str, Tensor]) -> None:
         assert self._peft is not None

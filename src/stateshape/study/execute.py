@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from stateshape.core.files import BadInput, check_output, plain, read_json, read_jsonl, write_json
 from stateshape.core.records import EvalRow, Json, PlannedRun, PlanRecord, RunRecord, TaskRecord
 from stateshape.core.seeds import seed_for
@@ -31,6 +33,8 @@ from stateshape.train.loop import finish, train
 from stateshape.train.step import TrainingDiverged
 
 LEARNER, TEACHER = "learner", "teacher"
+# torch and safetensors do not report a write that failed as OSError
+FULL_DISK = ("PytorchStreamWriter", "unexpected pos", "No space left on device")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +110,7 @@ def execute(plan: Plan, folder: Path, *, data_dir: Path | None, reporter: Report
 def check_training(spec: RunSpec, target: GenerationTask) -> None:
     """Whether the task has what the run trains on. Raises BadInput."""
     if not target.train:
-        raise BadInput(f"{target.name}: got no training rows; expected some; add rows with \"split\": \"train\"")
+        raise BadInput(f'{target.name}: got no training rows; expected some; add rows with "split": "train"')
     num_items = spec.train.num_items(len(target.train))
     bare = [item.item_id for item in target.train[:num_items] if item.completion is None]
     if bare and spec.recipe_class.composition.signal == "gold tokens":
@@ -259,6 +263,13 @@ def train_one(bench: Bench, spec: RunSpec, seed: int, folder: Path) -> RunRecord
         )
     except TrainingDiverged as error:
         raise BadInput(f"{folder}: training diverged at {error}") from None
+    except (RuntimeError, SafetensorError) as error:
+        if not any(sign in str(error) for sign in FULL_DISK):
+            raise
+        raise BadInput(
+            f"out: {folder}: a file could not be written ({str(error).strip().splitlines()[0][:120]}); expected room on the "
+            "disk; make some, and the same command goes on"
+        ) from None
     finally:
         for name in (LEARNER, *beside):
             bench.weights.remove_adapter(name)

@@ -118,7 +118,9 @@ class UniqueKeys(yaml.SafeLoader):
         seen: set[str] = set()
         for key, _ in node.value:
             if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
-                raise BadInput(f"line {key.start_mark.line + 1}: got {key.value!r} twice; expected each key once; rename one")
+                raise BadInput(
+                    f"line {key.start_mark.line + 1}: got {key.value!r} twice; expected each key once; rename one"
+                )
             seen.add(str(key.value))
         return super().construct_mapping(node, deep=deep)
 
@@ -140,7 +142,9 @@ def read_study(preset_or_file: str) -> StudyFile:
         if not path.is_file():
             near = difflib.get_close_matches(preset_or_file, presets(), n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise BadInput(f"study: got {preset_or_file!r}; expected one of {', '.join(presets())}, or a YAML file{hint}")
+            raise BadInput(
+                f"study: got {preset_or_file!r}; expected one of {', '.join(presets())}, or a YAML file{hint}"
+            )
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
@@ -184,7 +188,9 @@ def run_spec(name: str, choice: RunChoice, shared: dict[str, Json]) -> RunSpec:
     if name == BASE:
         raise BadInput("runs.base: the untrained base is always part of a study; leave it out or rename the run")
     if not RUN_NAME.fullmatch(name):
-        raise BadInput(f"runs.{name}: got {name!r}; expected letters, digits, '_', '-' and '.': it names a folder; rename it")
+        raise BadInput(
+            f"runs.{name}: got {name!r}; expected letters, digits, '_', '-' and '.': it names a folder; rename it"
+        )
     found = recipe_class(choice.recipe)
     if needs_teacher(found) != (choice.teacher is not None):
         wanted = "a teacher: another run's name, base, or a model" if needs_teacher(found) else "no teacher"
@@ -221,7 +227,9 @@ def in_order(specs: dict[str, RunSpec]) -> list[RunSpec]:
 
     def place(spec: RunSpec, waiting: tuple[str, ...]) -> None:
         if spec.name in waiting:
-            raise BadInput(f"runs.{spec.name}.teacher: runs teach each other in a circle: {' -> '.join((*waiting, spec.name))}")
+            raise BadInput(
+                f"runs.{spec.name}.teacher: runs teach each other in a circle: {' -> '.join((*waiting, spec.name))}"
+            )
         if spec.name in ordered:
             return
         if spec.teacher in specs:

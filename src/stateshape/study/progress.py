@@ -22,6 +22,10 @@ class Reporter(Protocol):
         """Something finished, for machines to read."""
         ...
 
+    def stop(self) -> None:
+        """The work is over, or broke off: leaves the terminal as it was."""
+        ...
+
 
 class Silent:
     """Tells nothing."""
@@ -32,3 +36,5 @@ class Silent:
         return lambda done, total: None
 
     def event(self, name: str, values: Mapping[str, object]) -> None: ...
+
+    def stop(self) -> None: ...

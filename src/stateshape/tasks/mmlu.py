@@ -20,7 +20,10 @@ from stateshape.tasks.items import ChoiceItem
 from stateshape.tasks.task import ChoiceTask, acc_chance
 
 LETTERS = "ABCD"
-SUBSET_SEED = 20090330  # part of every subset's identity: changing it changes which items a limit keeps
+# Part of every subset's identity: changing it changes which items a limit keeps. Of the seeds 0 to 79 it gives, at limits
+# of 100 to 2,000, the shares of right letters nearest to those of all 14,042 (off by 1.7 points at most at 100, where
+# another seed had " A" right in 12% instead of 23%): small models lean to one letter. Chosen without scoring a model.
+SUBSET_SEED = 71
 
 
 class RawExam(NamedTuple):

@@ -54,6 +54,8 @@ def load_checkpoint(folder: Path, policy: Policy, optimiser: torch.optim.Optimiz
         optimiser.load_state_dict(state["optimiser"])
         return Progress(**state["progress"])
     except (RuntimeError, ValueError, KeyError, TypeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        # torch's text on unpickling advises to run the file's code: not ours
+        reason = "unreadable" if isinstance(error, pickle.UnpicklingError) else (str(error).splitlines() or [""])[0]
         raise BadInput(
-            f"{path}: not a checkpoint of this run ({error}); delete the file to start the run again"
+            f"{path}: not a checkpoint of this run ({reason}); delete the file to start the run again"
         ) from None

@@ -1,0 +1,286 @@
+"""The command line as a user meets it: help, one line for a mistake, nothing written by it, quiet and JSON output."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from stateshape.cli import main
+from stateshape.core.files import BadInput, read_jsonl
+from stateshape.core.records import EvalRow
+from stateshape.policy.open import check_same_vocabulary, resolve
+
+Run = Callable[..., tuple[int, str, str]]
+TINY = [
+    "--lr",
+    "1e-3",
+    "--steps",
+    "2",
+    "--batch-prompts",
+    "2",
+    "--train-items",
+    "8",
+    "--lora.rank",
+    "2",
+    "--device",
+    "cpu",
+]
+TRAIN = ["--model", "embedded", "--task", "arithmetic", "--out"]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Exit code, stdout and stderr of a command."""
+
+    def call(*args: str) -> tuple[int, str, str]:
+        try:
+            code = main(list(args))
+        except SystemExit as ending:
+            code = int(ending.code or 0)
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        ("methods", "--json"),
+        ("study", "--out --seeds --model --data --full --dry-run --quiet --json-events"),
+        ("eval", "--task --out --data --limit --shots --device --dtype --quiet --json-events"),
+        (
+            "drift",
+            "--task --data --prompts --cuts --max-new-tokens --temperature --seed --device --dtype --json --quiet",
+        ),
+        ("report", "FOLDER"),
+        ("doctor", "--model --teacher --device --dtype --rank"),
+        ("embedded", "--out --steps --seed --threads"),
+        ("train", "RECIPE"),
+        ("train sft", "--model --task --out --seed --data --lr --epochs --steps --lora.rank --quiet --json-events"),
+        ("train opd_continuation", "--teacher --cut.low --cut.high --max-new-tokens --rollout-tokens --samples"),
+        ("train opd_one_step", "--teacher --direction --positions --rollout-tokens --samples --temperature"),
+        ("train grpo", "--group --scale --normalise --rollout-tokens --temperature"),
+    ],
+)
+def test_help_names_every_flag(command: str, flags: str, run: Run) -> None:
+    code, out, _ = run(*command.split(), "--help")
+    assert code == 0
+    assert [flag for flag in flags.split() if flag.lower() not in out.lower()] == []
+
+
+def test_version_completion_and_overview(run: Run) -> None:
+    assert run("--version")[:2] == (0, "stateshape 0.1.0\n")
+    code, out, _ = run("--tyro-print-completion", "bash")
+    assert code == 0
+    assert "complete" in out
+    code, out, _ = run()
+    assert code == 0
+    assert "study" in out
+
+
+def test_methods_json(run: Run) -> None:
+    code, out, err = run("methods", "--json")
+    assert (code, err) == (0, "")
+    assert [row["method"] for row in json.loads(out)] == ["sft", "opd_continuation", "opd_one_step", "grpo"]
+    assert run("methods")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "wanted"),
+    [
+        ("studdy smoke", "did you mean study?"),
+        ("study smok --out NEW", "did you mean smoke?"),
+        ("study smoke --outt NEW", "Unrecognized options: --outt"),
+        ("study smoke", "out: got nothing"),
+        ("study smoke --seeds 0,0 --out NEW", "seeds: got [0, 0]"),
+        ("study smoke --seeds zero --out NEW", "seeds: got 'zero'"),
+        ("study smoke --model ./none --out NEW", "model: got './none'"),
+        ("study smoke --model embeded --out NEW", "did you mean embedded?"),
+        ("study smoke --out FILE", "is a file; expected a folder"),
+        ("study smoke --out FILE/below", "is a file; expected a folder"),
+        ("study smoke --out FULL", "is not empty and holds no study"),
+        ("study smoke --data NEW --out NEW2", "which is not a folder"),
+        ("train sfft --model embedded --task arithmetic --out NEW", "recipe: got 'sfft'"),
+        ("train nowhere:Recipe --model embedded --task arithmetic --out NEW", "can't be imported"),
+        ("train sft --model embedded --task arithmetik --out NEW", "did you mean arithmetic?"),
+        ("train sft --model embedded --task arithmetic --out NEW --lr abc", "--lr"),
+        ("train sft --model embedded --task arithmetic --out NEW --lr nan", "lr: got nan"),
+        ("train sft --model embedded --task arithmetic --out NEW --lr -1", "lr: got -1.0"),
+        ("train sft --model embedded --task facts --out NEW", "multiple choice"),
+        ("train sft --model embedded --task arithmetic --out FULL", "is not empty and holds no run"),
+        ("train sft --model embedded --task BAD.jsonl --out NEW", "BAD.jsonl:2"),
+        ("train sft --model embedded --task TEST.jsonl --out NEW", "got no training rows"),
+        ("train sft --model embedded --task BARE.jsonl --out NEW", "no solution"),
+        ("train opd_continuation --model embedded --task arithmetic --out NEW", "--teacher"),
+        ("train opd_continuation --model embedded --task arithmetic --teacher ./none --out NEW", "'./none'"),
+        ("train opd_continuation --model embedded --task arithmetic --teacher OTHER --out NEW", "another vocabulary"),
+        ("eval FULL --task facts --out NEW", "a folder with no config.json"),
+        ("eval FILE --task facts --out NEW", "a file; expected a folder"),
+        ("eval BADRUN --task facts --out NEW", "run.json: model: got None"),
+        ("eval embedded --task facts --out FILE", "is a file; expected a folder"),
+        ("eval embedded --task none.jsonl --out NEW", "none.jsonl"),
+        ("eval embedded --task facts --limit 0 --out NEW", "limit: got 0"),
+        ("eval embedded --task gsm8k --data FULL --out NEW", "train.jsonl"),
+        ("drift embedded --task arithmetic", "Missing"),
+        ("drift embedded embedded --task arithmetic --prompts 0", "prompts: got 0"),
+        ("doctor --model embedded --device foo", "device: got 'foo'"),
+        ("doctor --model embedded --dtype int8", "dtype: got 'int8'"),
+        ("report FULL", "holds no plan.json"),
+        ("embedded tain --out NEW", "got 'tain'; expected train"),
+        ("embedded train --out NEW --steps 0", "steps: got 0"),
+        ("embedded train --out FULL", "holds no embedded base"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    args: str, wanted: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before any model loads: loading one fails the test."""
+    monkeypatch.setattr("stateshape.policy.open.load_weights", lambda *_: pytest.fail("a model was loaded"))
+    if args.startswith("doctor"):
+        monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    Path("FILE").touch()
+    for folder in ("FULL", "BADRUN"):
+        Path(folder).mkdir()
+    Path("FULL/thing").touch()
+    Path("BADRUN/run.json").write_text('{"x": 1}')
+    Path("BAD.jsonl").write_text('{"prompt": "p", "answer": "1", "split": "train"}\n{"prompt": "p"}\n')
+    Path("TEST.jsonl").write_text('{"prompt": "p", "answer": "1"}\n')
+    Path("BARE.jsonl").write_text('{"prompt": "p", "answer": "1", "split": "train"}\n')
+    if "OTHER" in args:
+        other_vocabulary(Path("OTHER"))
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = run(*args.split())
+    assert (code, out) == (2, "")
+    assert err.startswith("stateshape: ")
+    assert err.count("\n") == 1
+    assert wanted in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def other_vocabulary(folder: Path) -> None:
+    """A folder with a config and a tokenizer that shares nothing with the embedded one."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    made = Tokenizer(models.WordLevel({"only": 0, "these": 1}, unk_token="only"))
+    PreTrainedTokenizerFast(tokenizer_object=made).save_pretrained(folder)
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+
+
+def test_vocabularies_are_compared_both_ways() -> None:
+    def weights(source: str, **ids: int) -> SimpleNamespace:
+        return SimpleNamespace(source=source, tokenizer=SimpleNamespace(get_vocab=lambda: ids))
+
+    check_same_vocabulary(weights("a", x=0, y=1), weights("b", x=0, y=1))  # type: ignore[arg-type]
+    for other in (weights("b", x=0), weights("b", x=0, y=1, z=2), weights("b", x=1, y=0)):
+        with pytest.raises(BadInput, match="tokens differ"):
+            check_same_vocabulary(weights("a", x=0, y=1), other)  # type: ignore[arg-type]
+
+
+def test_an_unfinished_run_teaches_nobody(tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_model.safetensors").touch()
+    (tmp_path / "run.json").write_text('{"model": "embedded", "method": {}, "num_steps": 0}')
+    with pytest.raises(BadInput, match="has not finished"):
+        resolve(str(tmp_path))
+    (tmp_path / "run.json").write_text('{"model": "embedded", "method": {}, "num_steps": 2}')
+    assert resolve(str(tmp_path)).adapter == tmp_path / "adapter"
+
+
+def test_interruption_and_a_full_disk_are_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    def full(_: object) -> None:
+        raise OSError(28, "No space left on device", "out/run.json")
+
+    monkeypatch.setattr("stateshape.cli.parser.run", interrupted)
+    assert run("study", "smoke") == (130, "", "stopped; the same command goes on from here\n")
+    assert run("drift", "a") == (130, "", "stopped\n")
+    monkeypatch.setattr("stateshape.cli.parser.run", full)
+    code, _, err = run("study", "smoke")
+    assert code == 2
+    assert err.startswith("stateshape: No space left on device at out/run.json")
+    assert err.count("\n") == 1
+
+
+def test_methods_and_report_need_no_tensor_library(tmp_path: Path) -> None:
+    program = (
+        "import sys, importlib.abc\n"
+        "class Block(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name.split('.')[0] in ('torch', 'transformers', 'peft'):\n"
+        "            raise ImportError(name + ' is blocked')\n"
+        "sys.meta_path.insert(0, Block())\n"
+        "from stateshape.cli import main\n"
+        "import stateshape.report.write, stateshape.study.compare\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)\n"
+        f"sys.exit(main(['report', {str(tmp_path)!r}]))\n"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (told.returncode, told.stderr.count("\n")) == (2, 1), told.stderr
+    assert "holds no plan.json" in told.stderr
+
+
+def test_eval_writes_rows_and_summary(run: Run, tmp_path: Path) -> None:
+    code, out, err = run("eval", "embedded", "--task", "facts", "--limit", "4", "--out", str(tmp_path), "--json-events")
+    assert code == 0
+    assert "facts mc1: " in out
+    assert all(json.loads(line)["event"] for line in err.splitlines())
+    rows = read_jsonl(tmp_path / "evals" / "facts.jsonl", EvalRow)
+    assert len(rows) == 4
+    summary = json.loads((tmp_path / "evals" / "summary.json").read_text())
+    assert set(summary["facts"]) == {"mc1", "mc2"}
+    assert set(summary["facts"]["mc1"]) == {"value", "n", "stderr", "ci95"}
+    assert summary["facts"]["mc1"]["value"] == sum(row.scores["mc1"] for row in rows) / 4
+
+
+def test_train_a_recipe_of_ones_own_then_evaluate_it(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_recipe.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from stateshape.recipes.sft import SFT\n\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class Mine(SFT):\n"
+        '    """A recipe outside the package."""\n\n'
+        "    strength: float = 1.0\n"
+        '    """A number of its own."""\n'
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert "--strength" in run("train", "my_recipe:Mine", "--help")[1]
+    out = str(tmp_path / "run")
+    assert run("train", "my_recipe:Mine", *TRAIN, out, *TINY, "--quiet") == (0, "", "")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["is_complete"]
+    assert record["settings"]["recipe"] == {"strength": 1.0}
+    assert run("eval", out, "--task", "exam", "--limit", "8", "--out", out, "--quiet", "--device", "cpu")[0] == 0
+    code, _, err = run("train", "my_recipe:Mine", *TRAIN, out, *TINY, "--strength", "2")
+    assert code == 2
+    assert "recipe.strength: 1.0 there, 2.0 now" in err
+
+
+def test_a_run_that_diverges_names_step_and_batch(run: Run, tmp_path: Path) -> None:
+    wild = ["--lr", "1e30", "--max-grad-norm", "1e30", "--warmup-share", "0", "--steps", "6"]
+    code, _, err = run("train", "sft", *TRAIN, str(tmp_path / "run"), *TINY, *wild, "--quiet")
+    assert code == 2
+    assert err.count("\n") == 1
+    for part in ("step ", "loss ", "batch: ", "try a lower lr"):
+        assert part in err
+
+
+def test_drift_json_and_doctor(run: Run) -> None:
+    few = ["--prompts", "4", "--max-new-tokens", "8", "--device", "cpu", "--json"]
+    code, out, err = run("drift", "embedded", "embedded", "--task", "arithmetic", *few)
+    assert (code, err) == (0, "")
+    assert json.loads(out)["num_prompts"] == 4
+    code, out, _ = run("doctor", "--model", "embedded", "--teacher", "embedded")
+    assert code == 0
+    assert "shares the base" in out
+    assert out.endswith("ok\n")

@@ -1,0 +1,97 @@
+"""Study files: every preset plans, and every mistake is one line that names the field."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stateshape.core.files import BadInput
+from stateshape.study.plan import Plan, make_plan, presets, read_study
+
+GOOD = """\
+study: tiny
+model: embedded
+target: {task: arithmetic, limit: 8}
+retention: [{task: facts, limit: 8}]
+train: {lr: 5e-4, steps: 2, lora: {rank: 4}}
+runs:
+  student: {recipe: opd_continuation, teacher: tutor, with: {max_new_tokens: 8}}
+  tutor: {recipe: sft, train: {lora: {alpha: 8}}}
+"""
+
+
+def planned(text: str, folder: Path) -> Plan:
+    path = folder / "study.yaml"
+    path.write_text(text, encoding="utf-8")
+    return make_plan(read_study(str(path)))
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_preset_plans(name: str) -> None:
+    plan = make_plan(read_study(name))
+    order = [spec.name for spec in plan.runs]
+    assert order
+    for spec in plan.runs:
+        assert spec.teacher not in order[order.index(spec.name) :]
+
+
+def test_teachers_come_first_and_settings_are_merged(tmp_path: Path) -> None:
+    plan = planned(GOOD, tmp_path)
+    assert [spec.name for spec in plan.runs] == ["tutor", "student"]
+    tutor = plan.runs[0].train
+    assert (tutor.lr, tutor.steps, tutor.lora.rank, tutor.lora.alpha) == (5e-4, 2, 4, 8.0)
+
+
+def test_seeds_do_not_change_the_plan(tmp_path: Path) -> None:
+    more = GOOD + "seeds: [0, 1]\n"
+    assert planned(GOOD, tmp_path).sha256 == planned(more, tmp_path).sha256
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "wanted"),
+    [
+        ("recipe: sft", "recipe: sfft", "recipe: got 'sfft'"),
+        ("lr: 5e-4", "lr: abc", "lr: got 'abc'; expected a number"),
+        ("lr: 5e-4", "lr: -1", "lr: got -1.0"),
+        ("lr: 5e-4", "learning_rate: 1", "unknown field learning_rate"),
+        ("limit: 8}\n", "limmit: 8}\n", "did you mean limit?"),
+        ("max_new_tokens", "max_tokens", "unknown field max_tokens"),
+        ("  tutor:", "  base:", "runs.base"),
+        ("  tutor:", "  ../tutor:", "runs.../tutor"),
+        ("  tutor:", "  student:", "line 8: got 'student' twice"),
+        ("  tutor:", "  on:", "expected a text; put it in quotation marks"),
+        ("teacher: tutor", "teacher: tuttor", "did you mean tutor?"),
+        ("teacher: tutor, ", "", "runs.student.teacher: got None"),
+        ("recipe: sft", "recipe: opd_one_step, teacher: student", "circle: student -> tutor -> student"),
+        ("task: facts", "task: arithmetic", "got task arithmetic twice"),
+        ("study: tiny", "study: tiny\nseeds: [0, 0]", "seeds: got [0, 0]"),
+        ("study: tiny", "study: tiny\nseeds: 012", "seeds: got 10; expected a list"),
+        ("study: tiny", "study: tiny\nseeds: [one]", "seeds[0]: got 'one'"),
+        ("study: tiny", "study: tiny\nseeds: []", "seeds: got []"),
+        ("study: tiny", "study: tiny\nseeds: [-1]", "seeds: got [-1]"),
+        ("study: tiny", "study: tiny\ndrift: {prompts: 0}", "prompts: got 0"),
+        ("study: tiny", "", "study: is missing"),
+        ("study: tiny", "study: [", "not valid YAML"),
+    ],
+)
+def test_a_mistake_is_one_line(old: str, new: str, wanted: str, tmp_path: Path) -> None:
+    assert old in GOOD
+    with pytest.raises(BadInput) as caught:
+        planned(GOOD.replace(old, new, 1), tmp_path)
+    assert wanted in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "- 1\n", "just text\n", "study: a\nmodel: b\nruns: [1]\n", "runs: {a: 3}\n"])
+def test_other_shapes_are_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInput):
+        planned(text, tmp_path)
+
+
+def test_a_preset_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="did you mean smoke"):
+        read_study("smok")
+    (tmp_path / "x.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BadInput, match="not UTF-8"):
+        read_study(str(tmp_path / "x.yaml"))
