@@ -37,6 +37,13 @@ class LoraSettings:
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     """Names of the linear layers that are adapted."""
 
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.alpha <= 0 or not self.targets:
+            raise BadInput(
+                f"lora: got rank {self.rank}, alpha {self.alpha}, {len(self.targets)} targets; expected rank >= 1, "
+                "alpha > 0 and at least one target"
+            )
+
 
 def resolve_device(name: str) -> torch.device:
     if name == "auto":

@@ -126,6 +126,7 @@ class SharedWeights:
         save_file(state, str(folder / "adapter_model.safetensors"), metadata={"format": "pt"})
         config = self.adapters[name]
         config.base_model_name_or_path = self.source
+        config.target_modules = sorted(config.target_modules or ())  # peft keeps a set: its order differs between runs
         config.save_pretrained(str(folder))
 
     def trainable_parameters(self, name: str) -> list[nn.Parameter]:

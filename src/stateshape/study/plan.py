@@ -180,8 +180,17 @@ def make_plan(file: StudyFile) -> Plan:
     if twice := [name for name in names if names.count(name) > 1]:
         raise BadInput(f"retention: got task {twice[0]} twice; expected each task once, as target or for retention")
     specs = {name: run_spec(name, choice, file.train) for name, choice in file.runs.items()}
-    sha256 = sha256_text(json.dumps(plain(replace(file, seeds=[])), sort_keys=True))
-    return Plan(file=file, runs=in_order(specs), sha256=sha256)
+    return Plan(file=file, runs=in_order(specs), sha256=plan_sha256(file, list(specs.values())))
+
+
+def plan_sha256(file: StudyFile, specs: list[RunSpec]) -> str:
+    """Of what the file means, not of how it is written: 5e-4 and 0.0005 are one plan. Seeds are left out."""
+    runs = {
+        spec.name: [spec.label, spec.recipe_name, plain(spec.recipe(spec.teacher)), spec.teacher, plain(spec.train)]
+        for spec in specs
+    }
+    meaning = {**plain(replace(file, seeds=[], train={}, runs={})), "runs": runs}
+    return sha256_text(json.dumps(meaning, sort_keys=True))
 
 
 def run_spec(name: str, choice: RunChoice, shared: dict[str, Json]) -> RunSpec:
