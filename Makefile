@@ -3,6 +3,8 @@ PYTHON ?= python3
 SEEDS ?= 0,1,2
 OUT ?= studies/quickstart
 BIN := .venv/bin
+# Threads that share cores with other work sleep at barriers instead of spinning.
+export GOMP_SPINCOUNT ?= 5000
 INSTALLED := .venv/.installed
 
 .PHONY: study test check bench clean
@@ -11,7 +13,7 @@ study: $(INSTALLED)  ## the embedded study: seven rows, three seeds (SEEDS=0 for
 	$(BIN)/stateshape study quickstart --out $(OUT) --seeds $(SEEDS)
 
 test: $(INSTALLED) check  ## checks and tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 check: $(INSTALLED)  ## format, lint, types, import rules
 	$(BIN)/ruff format --check -q src tests benchmarks

@@ -27,7 +27,7 @@ from stateshape.embedded.packing import IGNORED, Batch, batches
 from stateshape.embedded.tokens import CONTEXT, train_tokenizer
 from stateshape.embedded.world import arithmetic, exam, facts
 
-DEFAULT_STEPS = 2400
+DEFAULT_STEPS = 1500
 DEFAULT_SEED = 1
 TOKENIZER_SEED = 0
 TOKENIZER_DOCUMENTS = 20_000
