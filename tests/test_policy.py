@@ -304,3 +304,10 @@ def test_decoding_leaves_special_tokens_out_and_changes_no_spaces():
     policy = Policy(tiny.weights(), None)
     ids = policy.encode("a . b +\n")
     assert policy.decode([*ids, tiny.EOS, tiny.PAD]) == "a . b +\n"
+
+
+def test_a_model_with_sliding_attention_is_refused():
+    made = tiny.weights()
+    made.model.config.layer_types = ["full_attention", "sliding_attention"]
+    with pytest.raises(BadInput, match="sliding_attention"):
+        SharedWeights(made.model, made.tokenizer, source="tiny")

@@ -36,6 +36,7 @@ class SharedWeights:
         self.adapters: dict[str, peft.LoraConfig] = {}
         self._active: tuple[str | None, bool] = (None, False)
         self._peft: peft.PeftModel | None = None
+        check_attention(self)
         check_head(self)
 
     @property
@@ -159,6 +160,16 @@ def load_weights(source: str, settings: ModelSettings) -> SharedWeights:
             "safetensors and a tokenizer, a GGUF folder, a run folder, 'embedded', or a hub id that can be reached"
         ) from None
     return SharedWeights(model.to(device), tokenizer, source=source)
+
+
+def check_attention(weights: SharedWeights) -> None:
+    """Every layer must attend to all that came before: the sampler's right-padded prefill is wrong for any other kind."""
+    others = sorted(set(getattr(weights.config, "layer_types", None) or ()) - {"full_attention"})
+    if others:
+        raise BadInput(
+            f"model: got {weights.source!r}, which has layers of {', '.join(others)}; expected full attention in every "
+            "layer; use another model"
+        )
 
 
 @torch.no_grad()
