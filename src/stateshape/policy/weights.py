@@ -29,6 +29,7 @@ class SharedWeights:
     def __init__(self, model: Any, tokenizer: Any, *, source: str) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
+        tokenizer.clean_up_tokenization_spaces = False  # text is shown as it was written
         self.source = source
         self.config = model.config
         self.device: torch.device = model.device
