@@ -2,12 +2,15 @@
 PYTHON ?= python3
 SEEDS ?= 0,1,2
 OUT ?= studies/quickstart
+MODEL ?= embedded
+BENCH ?=
+STAGE ?=
 BIN := .venv/bin
 # Threads that share cores with other work sleep at barriers instead of spinning.
 export GOMP_SPINCOUNT ?= 5000
 INSTALLED := .venv/.installed
 
-.PHONY: study test check bench clean
+.PHONY: study test check bench bench-gpu clean
 
 study: $(INSTALLED)  ## the embedded study: seven rows, three seeds (SEEDS=0 for one)
 	$(BIN)/stateshape study quickstart --out $(OUT) --seeds $(SEEDS)
@@ -21,8 +24,12 @@ check: $(INSTALLED)  ## format, lint, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(INSTALLED)  ## timings, side by side
-	$(BIN)/python -m benchmarks.throughput
+bench: $(INSTALLED)  ## side by side with peers (BENCH="sampling grpo" for some, MODEL=FOLDER for another model than the embedded)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m benchmarks.run $(BENCH) --model $(MODEL)
+
+bench-gpu: $(INSTALLED)  ## on a GPU: STAGE=sampling, training, peers or study; each fits into ten minutes
+	$(BIN)/python -m benchmarks.gpu $(STAGE) --model $(MODEL)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

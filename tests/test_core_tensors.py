@@ -23,40 +23,46 @@ def gradients(value, *inputs):
     return torch.autograd.grad((value * weights).sum(), inputs)
 
 
-def assert_same(ours, naive, inputs, dtype):
+def assert_same(ours, naive, hidden, dtype):
     torch.testing.assert_close(ours, naive, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
-    for a, b in zip(gradients(ours, *inputs), gradients(naive, *inputs), strict=True):
+    for a, b in zip(gradients(ours, hidden), gradients(naive, hidden), strict=True):
         torch.testing.assert_close(a, b, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+def set_chunk(monkeypatch, elements):
+    """Elements of logits at a time; no chunk is made taller for the head's sake."""
+    monkeypatch.setattr(tensors, "CHUNK_ELEMENTS", {"cpu": elements})
+    monkeypatch.setattr(tensors, "MIN_CHUNK_ROWS", 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("chunk_elements", [1, 3 * 11, 4 * 11, 2**25])
 def test_chunked_token_logp_equals_plain_logits(monkeypatch, dtype, chunk_elements):
-    monkeypatch.setattr(tensors, "CHUNK_ELEMENTS", chunk_elements)
-    hidden, head = normal(7, 4, seed=1, dtype=dtype, grad=True), normal(11, 4, seed=2, dtype=dtype, grad=True)
+    set_chunk(monkeypatch, chunk_elements)
+    hidden, head = normal(7, 4, seed=1, dtype=dtype, grad=True), normal(11, 4, seed=2, dtype=dtype)
     targets = torch.tensor([0, 10, 3, 3, 7, 1, 9])
     ours = tensors.token_logp(hidden, head, targets, 0.7)
     naive = (hidden @ head.T / 0.7).log_softmax(-1)[torch.arange(7), targets]
-    assert_same(ours, naive, (hidden, head), dtype)
+    assert_same(ours, naive, hidden, dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("kl", [forward_kl, reverse_kl])
 @pytest.mark.parametrize("chunk_elements", [2 * 11, 2**25])
 def test_chunked_divergence_equals_plain_logits(monkeypatch, dtype, kl, chunk_elements):
-    monkeypatch.setattr(tensors, "CHUNK_ELEMENTS", chunk_elements)
-    hidden, head = normal(7, 4, seed=1, dtype=dtype, grad=True), normal(11, 4, seed=2, dtype=dtype, grad=True)
+    set_chunk(monkeypatch, chunk_elements)
+    hidden, head = normal(7, 4, seed=1, dtype=dtype, grad=True), normal(11, 4, seed=2, dtype=dtype)
     other, other_head = normal(7, 6, seed=3, dtype=dtype), normal(11, 6, seed=4, dtype=dtype)
     ours = tensors.divergence(hidden, head, other, other_head, kl)
     naive = kl((hidden @ head.T).log_softmax(-1), (other @ other_head.T).log_softmax(-1))
-    assert_same(ours, naive, (hidden, head), dtype)
+    assert_same(ours, naive, hidden, dtype)
 
 
 def test_chunked_entropy_equals_plain_logits(monkeypatch):
-    monkeypatch.setattr(tensors, "CHUNK_ELEMENTS", 22)
-    hidden, head = normal(5, 4, seed=1, grad=True), normal(11, 4, seed=2, grad=True)
+    set_chunk(monkeypatch, 22)
+    hidden, head = normal(5, 4, seed=1, grad=True), normal(11, 4, seed=2)
     p = (hidden @ head.T).softmax(-1)
-    assert_same(tensors.entropy(hidden, head), -(p * p.log()).sum(-1), (hidden, head), torch.float64)
+    assert_same(tensors.entropy(hidden, head), -(p * p.log()).sum(-1), hidden, torch.float64)
 
 
 def test_the_chunk_bounds_the_logits_that_exist_at_once(monkeypatch):
@@ -67,23 +73,43 @@ def test_the_chunk_bounds_the_logits_that_exist_at_once(monkeypatch):
         seen.append(made.numel())
         return made
 
-    monkeypatch.setattr(tensors, "CHUNK_ELEMENTS", 3 * 11)
+    set_chunk(monkeypatch, 3 * 11)
     monkeypatch.setattr(tensors, "logits_of", spy)
     hidden = normal(7, 4, seed=1, grad=True)
     value = tensors.token_logp(hidden, normal(11, 4, seed=2), torch.arange(7))
     assert seen == [33, 33, 11]
     value.sum().backward()
-    assert seen == [33, 33, 11] * 2 or seen == [33, 33, 11, 11, 33, 33]  # recomputed, not kept
+    assert seen == [33, 33, 11]  # made once: backward has the gradient already
+    with torch.no_grad():
+        assert torch.equal(tensors.token_logp(hidden, normal(11, 4, seed=2), torch.arange(7)), value)
+    assert seen == [33, 33, 11] * 2
+
+
+def test_a_chunk_has_rows_enough_to_be_worth_reading_the_head(monkeypatch):
+    seen, plain = [], tensors.logits_of
+    monkeypatch.setattr(tensors, "CHUNK_ELEMENTS", {"cpu": 1})
+    monkeypatch.setattr(tensors, "MIN_CHUNK_ROWS", 5)
+    monkeypatch.setattr(tensors, "logits_of", lambda *given: seen.append(len(given[0])) or plain(*given))
+    tensors.entropy(normal(12, 4, seed=1), normal(11, 4, seed=2))
+    assert seen == [5, 5, 2]
+
+
+def test_only_hidden_states_get_a_gradient():
+    hidden, head = normal(3, 4, seed=1, grad=True), normal(11, 4, seed=2, grad=True)
+    tensors.token_logp(hidden, head, torch.tensor([1, 2, 3])).sum().backward()
+    assert hidden.grad.abs().sum() > 0
+    assert head.grad is None  # the head is never trained
 
 
 def test_gradcheck_of_token_logp_and_divergences(monkeypatch):
-    monkeypatch.setattr(tensors, "CHUNK_ELEMENTS", 2 * 5)
-    hidden, head = normal(3, 2, seed=1, grad=True), normal(5, 2, seed=2, grad=True)
+    set_chunk(monkeypatch, 2 * 5)
+    hidden, head = normal(3, 2, seed=1, grad=True), normal(5, 2, seed=2)
     other, other_head = normal(3, 2, seed=3), normal(5, 2, seed=4)
     targets = torch.tensor([4, 0, 2])
-    assert gradcheck(lambda h, w: tensors.token_logp(h, w, targets, 1.3), (hidden, head))
+    assert gradcheck(lambda h: tensors.token_logp(h, head, targets, 1.3), (hidden,))
+    assert gradcheck(lambda h: tensors.entropy(h, head), (hidden,))
     for kl in (forward_kl, reverse_kl):
-        assert gradcheck(lambda h, w, kl=kl: tensors.divergence(h, w, other, other_head, kl), (hidden, head))
+        assert gradcheck(lambda h, kl=kl: tensors.divergence(h, head, other, other_head, kl), (hidden,))
 
 
 def test_bf16_logits_are_normalised_in_fp32():
@@ -105,10 +131,10 @@ def test_trap_same_family_different_vocabulary_size():
 
 
 def test_trap_missing_shift():
-    """The hidden state gathered for a supervised token is the one before it (trl#2058)."""
-    hidden_BTD = torch.arange(8.0).reshape(2, 4, 1)
+    """A supervised token is predicted from the one before it (trl#2058)."""
     supervise_BT = torch.tensor([[False, True, False, True], [False, False, True, False]])
-    assert tensors.gather_positions(hidden_BTD, supervise_BT)[:, 0].tolist() == [0, 2, 5]
+    assert tensors.before(supervise_BT).nonzero().tolist() == [[0, 0], [0, 2], [1, 1]]
+    assert tensors.before(supervise_BT).shape == supervise_BT.shape
 
 
 def test_no_positions_give_an_empty_value_that_keeps_the_graph():

@@ -10,6 +10,7 @@ from sklearn.metrics.pairwise import rbf_kernel
 from stateshape.core.files import BadInput, read_json, write_json
 from stateshape.core.records import DriftRecord
 from stateshape.drift import distances as d
+from stateshape.drift import kernels
 from stateshape.drift.features import LexicalFeatures, words
 from stateshape.drift.measure import DISTANCES, measure
 from stateshape.drift.states import Rollouts, prefix_states
@@ -41,8 +42,9 @@ def test_mmd_equals_scikit_learns_kernel_means_in_any_blocks(monkeypatch):
     biased = kxx.mean() + kyy.mean() - 2 * kxy.mean()
     m, n = 37, 23
     unbiased = (kxx.sum() - m) / (m * (m - 1)) + (kyy.sum() - n) / (n * (n - 1)) - 2 * kxy.mean()
-    for block in (4, 16, 2048):
-        monkeypatch.setattr(d, "BLOCK_ROWS", block)
+    for rows, columns in ((4, 16), (16, 3), (5, 5), (2048, 2048)):
+        monkeypatch.setattr(kernels, "TILE_ROWS", rows)
+        monkeypatch.setattr(kernels, "TABLE_COLUMNS", columns)
         assert d.mmd2_biased(x, y, gamma) == pytest.approx(biased, abs=1e-12)
         assert d.mmd2_unbiased(x, y, gamma) == pytest.approx(unbiased, abs=1e-12)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from stateshape.core.files import BadInput, read_jsonl
+from stateshape.core.prefix_tree import MIN_SHARED
 from stateshape.core.records import EvalRow, Metric
 from stateshape.evals import multiple_choice
 from stateshape.evals.evaluate import evaluate, read_summaries, summarise, write_evaluation
@@ -160,15 +162,83 @@ def test_a_merge_across_the_boundary_keeps_the_harness_s_split(policy: Policy) -
         )
 
 
-def test_lettered_options_share_one_forward_row(policy: Policy) -> None:
+def primed_items(num: int = 5) -> list[ChoiceItem]:
+    """Two subjects, each with shots that all of its questions begin with; options of one letter and of several words."""
+    return [
+        ChoiceItem(
+            item_id=f"p/{i}/{subject}",
+            prompt=f"About {subject}.\nQ: a shot of {subject}\nAnswer: B\n\nQ: {'why ' * i}{i}?\nAnswer:",
+            options=(" A", " B", " C", " the whole of it", " the whole of that"),
+            is_true=(False, True, False, False, False),
+            subject=subject,
+        )
+        for subject in ("birds", "sand")
+        for i in range(num)
+    ]
+
+
+@pytest.mark.parametrize("max_positions", [4096, 45])
+@pytest.mark.parametrize("batch_tokens", [1, 100, 100_000])
+def test_items_with_shared_shots_score_as_each_option_does_alone(batch_tokens: int, max_positions: int) -> None:
+    """Cut on the left too: then an item's options begin at different places, and share nothing."""
+    policy = tiny_policy(max_positions=max_positions)
+    items = [*primed_items(), *lettered_items(2), *primed_items(2)[::-1]]
+    rows = score_choices(policy, choice_task(items, "acc"), batch_tokens=batch_tokens)
+    for row, item in zip(rows, items):
+        expected = [slow_logp(policy, item.prompt, option) for option in item.options]
+        assert row.option_logps == pytest.approx(expected, abs=1e-5)
+        assert row.prediction == item.options[expected.index(max(expected))].strip()
+    assert any(row.scores["left_truncated"] for row in rows) == (max_positions == 45)
+
+
+def tokens_computed(
+    monkeypatch: pytest.MonkeyPatch, policy: Policy, items: list[ChoiceItem], **options: int
+) -> list[int]:
+    """How many tokens each forward pass runs over."""
+    seen: list[int] = []
+    plain = SharedWeights.run
+
+    def spy(self: SharedWeights, ids_N: torch.Tensor, *rest: Any) -> torch.Tensor:
+        seen.append(len(ids_N))
+        return plain(self, ids_N, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SharedWeights, "run", spy)
+        score_choices(policy, choice_task(items, "acc"), **options)
+    return seen
+
+
+def test_what_options_and_items_have_in_common_is_computed_once(
+    monkeypatch: pytest.MonkeyPatch, policy: Policy
+) -> None:
+    lettered = lettered_items(1)
+    assert tokens_computed(monkeypatch, policy, lettered) == [len(policy.encode(lettered[0].prompt))]
+    items = primed_items()
+    rows = [policy.encode(item.prompt + option)[:-1] for item in items for option in item.options]
+    distinct = {tuple(row[:k]) for row in rows for k in range(1, len(row) + 1)}
+    [found] = tokens_computed(monkeypatch, policy, items)
+    assert len(distinct) <= found < len(distinct) + MIN_SHARED * len(items)
+    assert found < sum(map(len, rows)) / 5
+    parts = tokens_computed(monkeypatch, policy, items, batch_tokens=200)
+    assert len(parts) > 1
+    assert max(parts) < 200 + MIN_SHARED * len(items)
+
+
+def test_progress_counts_options(policy: Policy) -> None:
     seen: list[tuple[int, int]] = []
     score_choices(
-        policy, choice_task(lettered_items(6), "acc"), progress=lambda done, total: seen.append((done, total))
+        policy,
+        choice_task([*lettered_items(6), *worded_items()], "acc"),
+        batch_tokens=40,
+        progress=lambda done, total: seen.append((done, total)),
     )
-    assert seen[-1] == (6, 6)
-    seen.clear()
-    score_choices(policy, choice_task(worded_items(), "mc1"), progress=lambda done, total: seen.append((done, total)))
-    assert seen[-1] == (4, 4)
+    assert len(seen) > 2
+    assert seen == sorted(seen)
+    assert seen[-1] == (6 * 4 + 4 * 3, 6 * 4 + 4 * 3)
+
+
+def test_no_items_give_no_rows(policy: Policy) -> None:
+    assert score_choices(policy, choice_task([], "acc")) == []
 
 
 def test_long_prompts_are_cut_on_the_left_and_flagged(caplog: pytest.LogCaptureFixture) -> None:

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 import tiny
+from stateshape.core import tensors
 from stateshape.core.method import Draw
 from stateshape.core.signals import Credit, Imitate, MatchDistribution
 from stateshape.core.states import Origin, States, pack
+from stateshape.core.tensors import before
 from stateshape.losses.cross_entropy import CrossEntropy
 from stateshape.losses.divergence import Divergence
 from stateshape.losses.policy_gradient import PolicyGradient
@@ -52,9 +54,9 @@ def signal_for(name, states, teacher):
         return Imitate(states=states, supervise_BT=supervise_BT)
     if name in ("forward", "reverse"):
         with torch.no_grad():
-            hidden_BTD = teacher.hidden(states.ids_BT, states.lengths_B)
+            hidden_ND = teacher.hidden(states.ids_BT, states.lengths_B, before(supervise_BT))
         return MatchDistribution(
-            states=states, supervise_BT=supervise_BT, teacher_hidden_BTD=hidden_BTD, teacher_head_VD=teacher.head_VD
+            states=states, supervise_BT=supervise_BT, teacher_hidden_ND=hidden_ND, teacher_head_VD=teacher.head_VD
         )
     advantage_B = torch.tensor([1.0, -0.5, 2.0, -1.5, 0.25], dtype=torch.float64)[: len(states)]
     advantage_BT = advantage_B[:, None].expand(states.ids_BT.shape).contiguous()
@@ -83,6 +85,45 @@ def test_trap_wrong_denominator_under_accumulation(name):
         assert total == pytest.approx(whole, rel=1e-9)
         assert sums == pytest.approx(whole_sums, rel=1e-6)
         assert (found - expected).norm() <= 1e-9 * expected.norm()
+
+
+def naive_total(name, learner, signal):
+    """The loss from the full [B, T, V] log-probs, by autograd alone."""
+    states, supervise_BT = signal.states, signal.supervise_BT
+    logp_BTV = (tiny.hidden(learner, states.ids_BT, states.lengths_B) @ learner.head_VD.T).log_softmax(-1)
+    logp_NV = logp_BTV[:, :-1][supervise_BT[:, 1:]]
+    token_N = logp_NV[torch.arange(len(logp_NV)), states.ids_BT[supervise_BT]]
+    if name == "cross-entropy":
+        return -token_N.sum()
+    if name in ("forward", "reverse"):
+        teacher_NV = (signal.teacher_hidden_ND @ signal.teacher_head_VD.T).log_softmax(-1)
+        p, q = (teacher_NV, logp_NV) if name == "forward" else (logp_NV, teacher_NV)
+        return (p.exp() * (p - q)).sum()
+    ratio_N = (token_N - states.behaviour_logp_BT[supervise_BT]).exp()
+    advantage_N = signal.advantage_BT[supervise_BT]
+    term_N = torch.minimum(ratio_N * advantage_N, ratio_N.clamp(0.8, 1.2) * advantage_N)
+    if name == "sequence-mean":
+        term_N = term_N / supervise_BT.sum(1, keepdim=True).expand(supervise_BT.shape)[supervise_BT]
+    return -term_N.sum()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("name", LOSSES)
+def test_loss_and_gradient_equal_those_of_full_logits(monkeypatch, name, dtype, tolerance):
+    """Whatever the rows of logits at a time: they never exist together, and are never made twice."""
+    learner, teacher = world(dtype)
+    signal = signal_for(name, mixed_states(), teacher)
+    parameters = learner.parameters()
+    naive = naive_total(name, learner, signal)
+    expected = torch.cat([g.flatten() for g in torch.autograd.grad(naive, parameters)])
+    assert expected.norm() > 1e-2
+    for num_rows in (1, 7, 10**6):
+        monkeypatch.setattr(tensors, "CHUNK_ELEMENTS", {"cpu": num_rows * learner.head_VD.shape[0]})
+        monkeypatch.setattr(tensors, "MIN_CHUNK_ROWS", 1)
+        total = LOSSES[name].total(learner, signal).total
+        found = torch.cat([g.flatten() for g in torch.autograd.grad(total, parameters)])
+        assert total.item() == pytest.approx(naive.item(), rel=tolerance)
+        assert (found - expected).norm() <= tolerance * expected.norm()
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -183,7 +224,7 @@ def test_a_policy_gradient_at_ratio_one_is_reinforce():
     _, _, found = gradient(PolicyGradient(normalise="token-mean"), learner, signal, 40)
     for parameter in learner.parameters():
         parameter.grad = None
-    hidden_BTD = learner.hidden(states.ids_BT, states.lengths_B)
+    hidden_BTD = tiny.hidden(learner, states.ids_BT, states.lengths_B)
     logp_BTV = (hidden_BTD @ learner.head_VD.T).log_softmax(-1)
     total = 0.0
     for b, t in signal.supervise_BT.nonzero().tolist():

@@ -11,6 +11,7 @@ from torch.autograd import gradcheck
 
 from stateshape.core.signals import Credit, Imitate, MatchDistribution
 from stateshape.core.states import Origin, pack
+from stateshape.core.tensors import before
 from stateshape.losses.cross_entropy import CrossEntropy
 from stateshape.losses.divergence import Divergence, forward_kl, reverse_kl
 from stateshape.losses.policy_gradient import PolicyGradient, clipped_terms
@@ -27,8 +28,8 @@ class Table:
         self.logits_BTV = logits_BTV.requires_grad_()
         self.head_VD = torch.eye(logits_BTV.shape[-1], dtype=logits_BTV.dtype)
 
-    def hidden(self, ids_BT, lengths_B):
-        return self.logits_BTV[: ids_BT.shape[0], : ids_BT.shape[1]]
+    def hidden(self, ids_BT, lengths_B, at_BT):
+        return self.logits_BTV[: ids_BT.shape[0], : ids_BT.shape[1]][at_BT]
 
 
 def noise(*shape, seed=0):
@@ -89,7 +90,7 @@ def kl_total(direction, learner_p, teacher_p):
     signal = MatchDistribution(
         states=states,
         supervise_BT=response(states),
-        teacher_hidden_BTD=teacher_logits,
+        teacher_hidden_ND=teacher_logits[before(response(states))],
         teacher_head_VD=torch.eye(5, dtype=torch.float64),
     )
     learner = Table(torch.tensor(learner_p, dtype=torch.float64).log().expand(2, 5, 5).clone())
@@ -203,7 +204,10 @@ def test_every_loss_equals_a_slow_loop():
     settings = PolicyGradient(clip_low=0.1, clip_high=0.4, temperature=0.8)
     slow = slow_losses(states, supervise_BT, logits, teacher, signal.advantage_BT, settings)
     match = MatchDistribution(
-        states=states, supervise_BT=supervise_BT, teacher_hidden_BTD=teacher, teacher_head_VD=torch.eye(5).double()
+        states=states,
+        supervise_BT=supervise_BT,
+        teacher_hidden_ND=teacher[before(supervise_BT)],
+        teacher_head_VD=torch.eye(5).double(),
     )
     ours = {
         "cross-entropy": (CrossEntropy(), Imitate(states=states, supervise_BT=supervise_BT)),
@@ -250,10 +254,10 @@ def test_forward_kl_gradient_is_learner_minus_teacher():
 
 def test_the_teacher_gets_no_gradient():
     states = batch()
-    teacher = noise(2, 5, 5, seed=2).requires_grad_(False)
+    teacher = noise(4, 5, seed=2)
     head = torch.eye(5, dtype=torch.float64)
     signal = MatchDistribution(
-        states=states, supervise_BT=response(states), teacher_hidden_BTD=teacher, teacher_head_VD=head
+        states=states, supervise_BT=response(states), teacher_hidden_ND=teacher, teacher_head_VD=head
     )
     learner = Table(noise(2, 5, 5, seed=1))
     Divergence().total(learner, signal).total.backward()
@@ -269,7 +273,7 @@ def losses_and_signals(states, supervise_BT, teacher_BTD, advantage_BT):
     match = MatchDistribution(
         states=states,
         supervise_BT=supervise_BT,
-        teacher_hidden_BTD=teacher_BTD,
+        teacher_hidden_ND=teacher_BTD[before(supervise_BT)],
         teacher_head_VD=torch.eye(5, dtype=torch.float64),
     )
     granted = Credit(states=states, supervise_BT=supervise_BT, advantage_BT=advantage_BT, reward_B=torch.zeros(1))

@@ -20,14 +20,14 @@ LENGTHS = torch.tensor([6])
 
 @torch.no_grad()
 def logits(policy):
-    return policy.hidden(IDS, LENGTHS) @ policy.head_VD.T
+    return tiny.hidden(policy, IDS, LENGTHS) @ policy.head_VD.T
 
 
 def train_a_little(policy, num_steps=3):
     optimiser = torch.optim.AdamW(policy.parameters(), lr=0.05)
     for _ in range(num_steps):
         optimiser.zero_grad()
-        (policy.hidden(IDS, LENGTHS) @ policy.head_VD.T).log_softmax(-1)[0, :, 7].sum().neg().backward()
+        (tiny.hidden(policy, IDS, LENGTHS) @ policy.head_VD.T).log_softmax(-1)[0, :, 7].sum().neg().backward()
         optimiser.step()
 
 
@@ -79,10 +79,10 @@ def test_trap_new_adapter_left_trainable_and_shared_modes_flipped():
     assert needing_gradients(shared) == {"learner"}
     teacher = tiny.teacher(shared)
     assert needing_gradients(shared) == set()
-    hidden_BTD = teacher.hidden(IDS, LENGTHS)
+    hidden_BTD = tiny.hidden(teacher, IDS, LENGTHS)
     assert not hidden_BTD.requires_grad
     assert needing_gradients(shared) == set()
-    assert learner.hidden(IDS, LENGTHS).requires_grad
+    assert tiny.hidden(learner, IDS, LENGTHS).requires_grad
     assert needing_gradients(shared) == {"learner"}
     logits(learner)
     assert needing_gradients(shared) == set()
@@ -176,9 +176,9 @@ def test_trap_padding_shifts_positions(extra):
     width = 6 + extra
     batch = torch.tensor([[*row, *([17] * (width - len(row)))] for row in rows])
     with torch.no_grad():
-        together = policy.hidden(batch, torch.tensor([3, 6, 1]))
+        together = tiny.hidden(policy, batch, torch.tensor([3, 6, 1]))
         for b, row in enumerate(rows):
-            alone = policy.hidden(torch.tensor([row]), torch.tensor([len(row)]))[0]
+            alone = tiny.hidden(policy, torch.tensor([row]), torch.tensor([len(row)]))[0]
             torch.testing.assert_close(together[b, : len(row)], alone, rtol=1e-5, atol=1e-5)
 
 
@@ -201,7 +201,7 @@ class Head(nn.Linear):
 def test_a_head_that_is_not_a_matrix_is_refused(more):
     shared = tiny.weights()
     shared.model.lm_head = Head(shared.model.lm_head, **more)
-    with pytest.raises(BadInput, match="expected no bias, scale or soft cap"):
+    with pytest.raises(BadInput, match=r"other logits than ours .*no bias, scale or soft cap"):
         SharedWeights(shared.model, shared.tokenizer, source="odd")
 
 

@@ -1,5 +1,6 @@
-"""The KV-cache sampler against a loop of full forward passes, against the softmax, and where rows end."""
+"""Continuous batching against a loop of full forward passes, against the softmax, and where rows end."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
@@ -10,16 +11,19 @@ import tiny
 from stateshape.core.tensors import token_logp
 from stateshape.policy.policy import Policy
 from stateshape.sampling import local
+from stateshape.sampling.decode import Decoding
 from stateshape.sampling.local import LocalSampler
 from stateshape.sampling.settings import SamplingSettings
+from stateshape.sampling.slots import Slots
 from stateshape.sampling.stops import StopWatch
 
 TEXTS = ("a", "some 1+1=", "bc", "twelve plus one is", "?", "x y z 0 1 2")
 
 
-def policy(*, seed=0, attention="sdpa", pad_is_eos=False):
+def policy(*, seed=0, is_bridged=False, pad_is_eos=False):
     """The base with one adapter on it that changes it."""
-    shared = tiny.weights(seed, attention=attention, pad_is_eos=pad_is_eos)
+    shared = tiny.weights(seed, pad_is_eos=pad_is_eos)
+    shared.is_plain_decoder = not is_bridged
     return tiny.adapter(shared, "one", seed=3, size=0.1)
 
 
@@ -27,15 +31,15 @@ def prompts(of):
     return [of.encode_prompt(text) for text in TEXTS]
 
 
-def sample(of, given=None, *, seed=11, **settings):
+def sample(of, given=None, *, seed=11, burst=None, **settings):
     settings = SamplingSettings(**{"max_new_tokens": 12} | settings)
-    return LocalSampler().sample(of, prompts(of) if given is None else given, settings, seed=seed)
+    return LocalSampler(burst=burst).sample(of, prompts(of) if given is None else given, settings, seed=seed)
 
 
 @torch.no_grad()
 def next_logp(of, ids, temperature=1.0):
     """Log-probs of the next token by one full forward pass of one row, no cache, no padding."""
-    hidden_BTD = of.hidden(torch.tensor([ids]), torch.tensor([len(ids)]))
+    hidden_BTD = tiny.hidden(of, torch.tensor([ids]), torch.tensor([len(ids)]))
     return (hidden_BTD[0, -1] @ of.head_VD.T / temperature).log_softmax(-1)
 
 
@@ -50,25 +54,44 @@ def slow_greedy(of, ids, max_new_tokens, stops=()):
     return written, "length"
 
 
-@pytest.mark.parametrize("num_samples", [1, 3])
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_greedy_equals_a_loop_without_a_cache(monkeypatch, attention, num_samples):
-    of = policy(attention=attention)
+def spy_on(monkeypatch, owner, name, seen):
+    """Calls as before, and notes the arguments behind self."""
+    plain = getattr(owner, name)
+
+    def spy(self, *given, **named):
+        seen.append((*given, *named.values()))
+        return plain(self, *given, **named)
+
+    monkeypatch.setattr(owner, name, spy)
+
+
+@pytest.mark.parametrize(("num_samples", "batch_rows", "num_slots"), [(1, 256, 6), (1, 3, 3), (8, 16, 16), (8, 1, 8)])
+@pytest.mark.parametrize("burst", [1, 3])
+@pytest.mark.parametrize("is_bridged", [False, True])
+def test_greedy_equals_a_loop_without_a_cache(monkeypatch, is_bridged, burst, num_samples, batch_rows, num_slots):
+    of = policy(is_bridged=is_bridged)
     of.eos_ids = (*of.eos_ids, *of.encode("b"))  # what several of the rows write at different depths
-    sizes, plain = [], local._Batch.compact
-
-    def spy(self, token_R):
-        kept = plain(self, token_R)
-        sizes.append(len(kept))
-        return kept
-
-    monkeypatch.setattr(local._Batch, "compact", spy)
-    found = sample(of, temperature=0.0, num_samples=num_samples, stops=("q1",), max_new_tokens=16)
+    moves, prefills, steps = [], [], []
+    spy_on(monkeypatch, Slots, "move", moves)
+    spy_on(monkeypatch, local._Run, "prefill", prefills)
+    spy_on(monkeypatch, Decoding, "run", steps)
+    found = sample(
+        of,
+        temperature=0.0,
+        num_samples=num_samples,
+        batch_rows=batch_rows,
+        stops=("q1",),
+        max_new_tokens=16,
+        burst=burst,
+    )
     slow = [slow_greedy(of, ids, 16, stops=("q1",)) for ids in prompts(of)]
     assert [(c.ids, c.finish) for c in found] == [row for row in slow for _ in range(num_samples)]
     assert {c.finish for c in found} == {"eos", "stop", "length"}
     assert len({len(c.ids) for c in found}) > 3  # rows did end at different times
-    assert sizes, "no compaction took place"
+    assert moves or num_slots == num_samples  # rows did take the places of others (a group's own rows end together)
+    assert sorted(i for (chosen,) in prefills for i in chosen) == list(range(len(TEXTS)))  # each prompt once
+    assert len(prefills) > 1 or num_slots == len(found)
+    assert max(num_rows for num_rows, _ in steps) == num_slots
 
 
 @pytest.mark.parametrize("batch_rows", [1, 2, 5, 256])
@@ -77,6 +100,77 @@ def test_greedy_rows_do_not_depend_on_their_batch(batch_rows):
     alone = [sample(of, [ids], temperature=0.0)[0].ids for ids in prompts(of)]
     together = sample(of, temperature=0.0, num_samples=2, batch_rows=batch_rows)
     assert [c.ids for c in together] == [ids for ids in alone for _ in range(2)]
+
+
+def assert_same_rows(found, expected):
+    assert [(c.ids, c.finish) for c in found] == [(c.ids, c.finish) for c in expected]
+    for a, b in zip(found, expected):
+        assert a.logps == pytest.approx(b.logps, abs=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_what_is_drawn_does_not_depend_on_the_batch(monkeypatch, temperature):
+    of = policy()
+    of.eos_ids = (*of.eos_ids, *of.encode("b"))
+    settings = {"temperature": temperature, "num_samples": 3, "stops": ("q1", "\n"), "max_new_tokens": 10}
+    expected = sample(of, **settings)
+    assert {c.finish for c in expected} == {"eos", "stop", "length"}
+    assert len({tuple(c.ids) for c in expected}) == len(expected)
+    for batch_rows in (1, 4, 7, 11):
+        for burst in (1, 5):
+            assert_same_rows(sample(of, batch_rows=batch_rows, burst=burst, **settings), expected)
+    monkeypatch.setattr(local, "PREFILL_TOKENS", 1)  # a prompt at a time
+    assert_same_rows(sample(of, **settings), expected)
+    assert_same_rows(sample(of, prompts(of)[:2], **settings), expected[:6])  # nor on the rows behind it
+    assert_same_rows(sample(of, prompts(of)[::-1], **settings)[6:9], sample(of, [prompts(of)[3]] * 6, **settings)[6:9])
+
+
+def test_rows_in_use_stay_within_the_caches_memory(monkeypatch):
+    of, steps = policy(), []
+    spy_on(monkeypatch, Decoding, "run", steps)
+    expected, pairs = sample(of), sample(of, num_samples=2)
+    places = max(map(len, prompts(of))) + 12
+    monkeypatch.setattr(
+        local, "CACHE_BYTES", 2 * (2 * 2 * 8 * places * 4) * 3 + 1
+    )  # k and v, layers, heads, width: 3 rows
+    steps.clear()
+    assert_same_rows(sample(of), expected)
+    assert max(num_rows for num_rows, _ in steps) == 3
+    monkeypatch.setattr(local, "CACHE_BYTES", 1)  # one prompt's samples must always go
+    steps.clear()
+    assert_same_rows(sample(of, num_samples=2), pairs)
+    assert max(num_rows for num_rows, _ in steps) == 2
+
+
+def test_buffers_that_are_used_again_hold_nothing_of_the_last_call():
+    """What a GPU does between calls: the same cache, the next call's adapter, prompts and numbers."""
+    first = policy()
+    second = tiny.adapter(first.weights, "two", seed=4, size=0.2)
+    settings = SamplingSettings(max_new_tokens=12, num_samples=2, batch_rows=4)
+    fresh = LocalSampler().sample(second, prompts(second)[:3], settings, seed=5)
+    sampler = LocalSampler()
+    first.activate()
+    uniform_CS = torch.zeros(12, 12, dtype=torch.float64)
+    kept = sampler.decoding(first, settings, longest=30, uniform_CS=uniform_CS)
+    kept.forward = kept.forward.with_own_adapter()
+    before = tiny.snapshot(first.weights, "one")
+    sampler._kept = kept
+    sampler.sample(first, prompts(first), settings, seed=1)
+    assert_same_rows(sampler.sample(second, prompts(second)[:3], settings, seed=5), fresh)
+    assert sampler._kept is kept
+    assert tiny.is_same(tiny.snapshot(first.weights, "one"), before)
+    for other in ({"temperature": 0.5}, {"max_new_tokens": 13}, {"num_samples": 5}):
+        sampler._kept = kept
+        changed = dataclasses.replace(settings, **other)
+        found = sampler.sample(second, prompts(second)[:2], changed, seed=5)
+        assert sampler._kept is None, other
+        assert_same_rows(found, LocalSampler().sample(second, prompts(second)[:2], changed, seed=5))
+    base = Policy(first.weights, None)
+    sampler._kept = kept
+    assert_same_rows(
+        sampler.sample(base, [[5, 6]], settings, seed=5), LocalSampler().sample(base, [[5, 6]], settings, seed=5)
+    )
+    assert sampler._kept is None  # no adapter, so nothing to write over
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0, 0.0])
@@ -89,7 +183,7 @@ def test_log_probs_equal_rescoring_by_the_trainer(temperature):
     ):
         row = torch.tensor([[*ids, *found.ids]])
         with torch.no_grad():
-            hidden_TD = of.hidden(row, torch.tensor([row.shape[1]]))[0, len(ids) - 1 : -1]
+            hidden_TD = tiny.hidden(of, row, torch.tensor([row.shape[1]]))[0, len(ids) - 1 : -1]
             logps = token_logp(hidden_TD, of.head_VD, torch.tensor(found.ids), scored_at)
         assert found.logps == pytest.approx(logps.tolist(), abs=1e-4)
 
@@ -116,9 +210,9 @@ def test_later_tokens_follow_the_softmax_too():
     """The second token, given the first: the cache and the positions hold what they should."""
     of = policy()
     ids, num = of.encode_prompt("bc"), 4000
-    # A longer prompt in the batch makes a hole between this row's prompt and its first new token.
+    # a longer prompt in each batch; rows enter and leave
     long = of.encode_prompt("twelve plus one is")
-    found = sample(of, [ids, long], max_new_tokens=2, num_samples=num, batch_rows=2 * num, seed=4)[:num]
+    found = sample(of, [ids, long] * num, max_new_tokens=2, batch_rows=512, seed=4)[::2]
     first = torch.bincount(torch.tensor([c.ids[0] for c in found])).argmax().item()
     seconds = [c.ids[1] for c in found if c.ids[0] == first and len(c.ids) == 2]
     p = next_logp(of, [*ids, first]).exp().double()
@@ -202,7 +296,9 @@ def test_progress_counts_prompts():
     of = policy()
     settings = SamplingSettings(max_new_tokens=2, batch_rows=4, num_samples=1)
     LocalSampler().sample(of, prompts(of), settings, seed=0, progress=lambda *parts: seen.append(parts))
-    assert seen == [(4, 6), (6, 6)]
+    assert seen == sorted(seen)
+    assert seen[0] == (4, 6)
+    assert seen[-1] == (6, 6)
 
 
 def test_sampling_leaves_no_graph_and_no_trainable_adapter():

@@ -8,10 +8,11 @@ import torch
 
 import tiny
 from stateshape.core.method import Draw
-from stateshape.core.signals import Credit
-from stateshape.core.states import PADDING, Origin, States, pack
+from stateshape.core.signals import Credit, MatchDistribution
+from stateshape.core.states import PADDING, Origin, States, chunks, pack
 from stateshape.sampling.local import LocalSampler
 from stateshape.sampling.settings import Completion, SamplingSettings
+from stateshape.signals import distribution
 from stateshape.signals.continuation import TeacherContinuation
 from stateshape.signals.distribution import TeacherDistribution
 from stateshape.signals.gold import GoldTokens
@@ -74,6 +75,43 @@ def test_chosen_rows_are_trimmed_and_stay_themselves():
 def test_no_rows_are_refused():
     with pytest.raises(ValueError, match="got no rows"):
         pack([], device="cpu")
+
+
+def lengths_of(chunk_tokens, rows):
+    return [index.tolist() for index in chunks(pack(rows, device="cpu"), chunk_tokens)]
+
+
+def test_chunks_are_consecutive_rows_within_their_tokens():
+    rows = [row([k], [k] * n, Origin.DATASET) for k, n in enumerate([3, 1, 9, 2, 2, 3], start=2)]  # 4, 2, 10, 3, 3, 4
+    assert lengths_of(6, rows) == [[0, 1], [2], [3, 4], [5]]  # the long row stands alone
+    assert lengths_of(10, rows) == [[0, 1], [2], [3, 4, 5]]
+    assert lengths_of(1, rows) == [[k] for k in range(6)]
+    assert lengths_of(10**9, rows) == [list(range(6))]
+
+
+def test_chunks_count_what_a_row_shares_with_the_one_before_it_once():
+    prompt = list(range(2, 12))
+    group = [row(prompt, [20 + k, 3], Origin.LEARNER) for k in range(3)]  # 12 tokens, of which 2 new ones
+    assert lengths_of(16, group) == [[0, 1, 2]]
+    assert lengths_of(15, group) == [[0, 1], [2]]
+    assert lengths_of(13, group) == [[0], [1], [2]]  # the first of a chunk has nobody to share with
+    assert lengths_of(15, [group[0], row([30], [1], Origin.LEARNER), group[1]]) == [[0, 1], [2]]
+    short, zeros = row(prompt[:4], [], Origin.LEARNER), row(prompt[:4], [0] * 8, Origin.LEARNER)
+    assert lengths_of(12, [short, zeros]) == [[0, 1]]
+    assert lengths_of(11, [short, zeros]) == [[0], [1]]  # padding is nobody's beginning, though its ids are 0 too
+
+
+def test_chosen_rows_of_a_distribution_keep_their_teacher():
+    states = pack(some_rows(), device="cpu")
+    supervise_BT = states.written_by(Origin.LEARNER, Origin.DATASET)  # 3, 0 and 1 tokens
+    hidden_ND = torch.arange(4.0)[:, None]
+    signal = MatchDistribution(
+        states=states, supervise_BT=supervise_BT, teacher_hidden_ND=hidden_ND, teacher_head_VD=torch.eye(1)
+    )
+    chosen = signal.rows(torch.tensor([2, 1, 0]))
+    assert chosen.teacher_hidden_ND[:, 0].tolist() == [3, 0, 1, 2]
+    assert chosen.states.ids_BT[chosen.supervise_BT].tolist() == [8, 5, 6, 7]
+    assert signal.rows(torch.tensor([1])).teacher_hidden_ND.shape == (0, 1)
 
 
 def test_written_by_is_exactly_the_tokens_of_those_writers():
@@ -252,7 +290,7 @@ def test_a_continuation_is_the_teachers_own_words_with_its_log_probs():
     signal = continuation(teacher).read(learner, states, DRAW)
     for policy, is_writer in ((teacher, True), (learner, False)):
         with torch.no_grad():
-            hidden_BTD = policy.hidden(signal.states.ids_BT, signal.states.lengths_B)
+            hidden_BTD = tiny.hidden(policy, signal.states.ids_BT, signal.states.lengths_B)
             logp_BTV = (hidden_BTD @ policy.head_VD.T).log_softmax(-1)
         scored = logp_BTV[:, :-1].gather(-1, signal.states.ids_BT[:, 1:, None])[..., 0]
         said = signal.states.behaviour_logp_BT[:, 1:]
@@ -261,19 +299,20 @@ def test_a_continuation_is_the_teachers_own_words_with_its_log_probs():
 
 
 @pytest.mark.parametrize("positions", ["all", "last"])
-def test_the_teachers_distribution_is_read_at_the_learners_states(positions):
+def test_the_teachers_distribution_is_read_at_the_learners_states(monkeypatch, positions):
     shared = tiny.weights()
     learner, teacher = tiny.learner(shared, size=0.1), tiny.teacher(shared)
     states = sampled(num_samples=12, cut=OneState() if positions == "last" else None).draw(learner, DRAW)
-    assert len(states) > 32  # more rows than the teacher reads at once
+    monkeypatch.setattr(distribution, "FORWARD_TOKENS", 100)  # several passes
     signal = TeacherDistribution(teacher=teacher, positions=positions).read(learner, states, DRAW)
+    of_row = signal.teacher_hidden_ND.split(signal.supervise_BT.sum(1).tolist())
     for b, made in enumerate(states.trajectories()):
         places = signal.supervise_BT[b].nonzero()[:, 0].tolist()
         wanted = range(made.prompt_length, len(made.ids))
         assert places == (list(wanted) if positions == "all" else [len(made.ids) - 1])
         with torch.no_grad():
-            alone = teacher.hidden(torch.tensor([made.ids]), torch.tensor([len(made.ids)]))[0]
-        torch.testing.assert_close(signal.teacher_hidden_BTD[b, : len(made.ids)], alone, rtol=1e-4, atol=1e-4)
+            alone = tiny.hidden(teacher, torch.tensor([made.ids]), torch.tensor([len(made.ids)]))[0]
+        torch.testing.assert_close(of_row[b], alone[[t - 1 for t in places]], rtol=1e-4, atol=1e-4)
 
 
 def test_a_teachers_distribution_on_dataset_states_supervises_the_solution():

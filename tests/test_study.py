@@ -51,7 +51,7 @@ def results(folder: Path) -> dict[str, Any]:
             rows = [json.loads(line) for line in path.read_text().splitlines()]
             found[name] = [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
         elif path.name == "run.json":
-            dated = ("provenance", "seconds", "peak_memory_gb")
+            dated = ("provenance", "seconds", "peak_memory_gb", "costs")
             found[name] = {key: value for key, value in json.loads(path.read_text()).items() if key not in dated}
         elif path.is_file() and path.name not in ("plan.json", "report.html") and path.parent.name != "plots":
             found[name] = path.read_bytes()

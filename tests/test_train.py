@@ -231,7 +231,9 @@ def test_trap_grpo_loss_is_zero_and_nobody_knows_why():
     """trl#2703: the share of groups without any difference, and the gradient norm, stand beside the loss."""
     shared = tiny.weights()
     learner, teacher = tiny.learner(shared), tiny.teacher(shared)
-    method = recipe_class("grpo")(group=4, rollout_tokens=4).build(tiny.parts(teacher))
+    learner.eos_ids = ()  # rows of one length
+    task = dataclasses.replace(tiny.task(), stops=())
+    method = recipe_class("grpo")(group=4, rollout_tokens=4).build(dataclasses.replace(tiny.parts(teacher), task=task))
 
     def reward(item_id, text, finish):
         return 1.0 if item_id == "item0" else float(len(text) + ord(text[0]) if text else 0)

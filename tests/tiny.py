@@ -8,6 +8,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from stateshape.core.method import PolicyView
 from stateshape.core.seeds import generator_for
 from stateshape.core.states import Origin, Trajectory
 from stateshape.policy.policy import Policy
@@ -35,9 +36,7 @@ def tokenizer(*, pad_is_eos: bool = False) -> PreTrainedTokenizerFast:
     )
 
 
-def weights(
-    seed: int = 0, *, pad_is_eos: bool = False, dtype: torch.dtype = torch.float32, attention: str = "sdpa"
-) -> SharedWeights:
+def weights(seed: int = 0, *, pad_is_eos: bool = False, dtype: torch.dtype = torch.float32) -> SharedWeights:
     """Wide initial weights: a random model whose next-token distributions are far from uniform."""
     tokens = tokenizer(pad_is_eos=pad_is_eos)
     config = Qwen3Config(
@@ -51,7 +50,6 @@ def weights(
         max_position_embeddings=256,
         initializer_range=0.25,
         tie_word_embeddings=True,
-        attn_implementation=attention,
         eos_token_id=EOS,
         pad_token_id=None,
     )
@@ -59,6 +57,14 @@ def weights(
         torch.manual_seed(seed)
         model = Qwen3ForCausalLM(config)
     return SharedWeights(model.to(dtype), tokens, source="tiny")
+
+
+def hidden(policy: PolicyView, ids_BT: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+    """Last hidden states of every token, [B, T, D]; 0 beyond a row's length."""
+    at_BT = torch.arange(ids_BT.shape[1]) < lengths_B[:, None]
+    hidden_ND = policy.hidden(ids_BT, lengths_B, at_BT)
+    made_BTD = hidden_ND.new_zeros(*ids_BT.shape, hidden_ND.shape[1])
+    return made_BTD.index_put((at_BT,), hidden_ND)
 
 
 def adapter(shared: SharedWeights, name: str, *, seed: int, size: float = 0.0, lora: LoraSettings = LORA) -> Policy:

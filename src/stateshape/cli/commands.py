@@ -13,6 +13,7 @@ import tyro
 from stateshape.core.files import BadInput, check_output, plain
 
 if TYPE_CHECKING:
+    from stateshape.core.records import OperatorCost, PhaseCost
     from stateshape.policy.settings import ModelSettings
     from stateshape.recipes.recipe import Recipe
     from stateshape.train.settings import TrainSettings
@@ -68,6 +69,7 @@ def train(
     data: str | None,
     settings: TrainSettings,
     model_settings: ModelSettings,
+    profile: bool,
     quiet: bool,
     json_events: bool,
 ) -> None:
@@ -81,24 +83,30 @@ def train(
         seed: Decides data order, adapter initialisation and sampling.
         data: Folder with the official data files; default: $STATESHAPE_DATA, else the hub.
         settings: Optimiser, batch, length.
-        model_settings: Device, dtype, attention.
+        model_settings: Device, dtype.
+        profile: Print where time and memory went, and write profile.json; runs one step more, without its update.
         quiet: Say nothing while working.
         json_events: Say what happens as JSON lines on stderr.
     """
     from stateshape.cli.terminal import reporter_for
     from stateshape.study.single import train_single
 
+    operators: dict[str, dict[str, list[OperatorCost]]] | None = {} if profile else None
     reporter = reporter_for(quiet=quiet, json_events=json_events)
     try:
         record = train_single(
             name, recipe, model=model, task_name=task, folder=Path(out), seed=seed, data_dir=data_folder(data),
-            settings=settings, model_settings=model_settings, reporter=reporter,
+            settings=settings, model_settings=model_settings, reporter=reporter, operators=operators,
         )  # fmt: skip
     finally:
         reporter.stop()
     if not quiet:
         print(time_split(record.seconds, record.num_supervised_tokens, record.num_sampled_tokens))
         print(f"run folder: {out}")
+    if operators is not None:
+        from stateshape.cli.profile import write_profile
+
+        write_profile(Path(out) / "profile.json", record.phases(), operators, provenance=record.provenance, quiet=quiet)
 
 
 def evaluate(
@@ -111,6 +119,7 @@ def evaluate(
     shots: int = 0,
     device: str = "auto",
     dtype: str = "auto",
+    profile: bool = False,
     quiet: bool = False,
     json_events: bool = False,
 ) -> None:
@@ -125,6 +134,7 @@ def evaluate(
         shots: Worked examples in the prompt.
         device: auto, cpu, cuda, cuda:N.
         dtype: auto, float32, bfloat16, float16.
+        profile: Print where time and memory went, and write evals/<task>.profile.json; evaluates a few items again.
         quiet: Say nothing while working.
         json_events: Say what happens as JSON lines on stderr.
     """
@@ -138,7 +148,9 @@ def evaluate(
     chosen = load_task(task, data_dir=data_folder(data), limit=limit, shots=shots)
     policy = open_policy(source, model_settings_from(device, dtype))
     reporter = reporter_for(quiet=quiet, json_events=json_events)
-    rows = evaluate_task(policy, chosen, progress=reporter.track(f"evaluate on {chosen.name}", "items"))
+    costs: dict[str, PhaseCost] = {}
+    with policy.weights.meter.phase("evaluation", costs):
+        rows = evaluate_task(policy, chosen, progress=reporter.track(f"evaluate on {chosen.name}", "items"))
     summary = summarise(rows, chosen.metrics)
     write_evaluation(Path(out), chosen.name, rows, summary)
     if not quiet:
@@ -147,6 +159,11 @@ def evaluate(
             value = "missing" if found.value is None else f"{found.value:.4f}"
             print(f"{chosen.name} {metric}: {value}{interval}  n={found.n}")
         print(f"rows: {Path(out) / 'evals' / (chosen.name + '.jsonl')}")
+    if profile:
+        from stateshape.cli.profile import profile_evaluation
+
+        path = Path(out) / "evals" / f"{chosen.name}.profile.json"
+        profile_evaluation(path, source, policy, chosen, costs["evaluation"], quiet=quiet)
 
 
 def drift(
@@ -211,6 +228,7 @@ def study(
     data: str | None = None,
     full: bool = False,
     dry_run: bool = False,
+    profile: bool = False,
     quiet: bool = False,
     json_events: bool = False,
 ) -> None:
@@ -224,6 +242,7 @@ def study(
         data: Folder with the official data files; default: $STATESHAPE_DATA, else the hub.
         full: Evaluate on all items instead of the study's limits.
         dry_run: Print the plan (runs, teachers, steps, tokens) and stop.
+        profile: Print where time and memory went, and write profile.json; runs one step more of each run it trains.
         quiet: Say nothing while working.
         json_events: Say what happens as JSON lines on stderr.
     """
@@ -231,7 +250,7 @@ def study(
 
     run_study(
         preset_or_file, out=None if out is None else Path(out), seeds=seeds, model=model, data_dir=data_folder(data),
-        full=full, dry_run=dry_run, quiet=quiet, json_events=json_events,
+        full=full, dry_run=dry_run, profile=profile, quiet=quiet, json_events=json_events,
     )  # fmt: skip
 
 

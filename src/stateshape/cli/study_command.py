@@ -16,6 +16,7 @@ from stateshape.core.files import BadInput, read_json
 from stateshape.core.records import Comparison, PlanRecord
 
 if TYPE_CHECKING:
+    from stateshape.study.execute import Operators
     from stateshape.study.plan import Plan, RunSpec
     from stateshape.tasks.task import GenerationTask
 
@@ -29,6 +30,7 @@ def run_study(
     data_dir: Path | None,
     full: bool,
     dry_run: bool,
+    profile: bool,
     quiet: bool,
     json_events: bool,
 ) -> None:
@@ -56,14 +58,17 @@ def run_study(
         raise BadInput("out: got nothing; expected --out DIR, the folder the study is written to")
     signal.signal(signal.SIGTERM, stop)
     reporter = reporter_for(quiet=quiet, json_events=json_events)
+    operators: Operators | None = {} if profile else None
     try:
-        execute(plan, out, data_dir=data_dir, reporter=reporter)
+        execute(plan, out, data_dir=data_dir, reporter=reporter, operators=operators)
     finally:
         reporter.stop()
     path = write_results(out)
     if not quiet:
         print_results(out)
         print(f"report: {path}")
+    if operators is not None:
+        profile_study(out, operators, quiet=quiet)
 
 
 def stop(number: int, frame: FrameType | None) -> None:
@@ -108,6 +113,24 @@ def print_results(folder: Path) -> None:
         for name, value in record.seconds.items():
             seconds[name] = seconds.get(name, 0.0) + value
     print(time_split(seconds, supervised, sampled))
+
+
+def profile_study(folder: Path, operators: Operators, *, quiet: bool) -> None:
+    from stateshape.cli.profile import write_profile
+    from stateshape.report.costs import phase_table
+    from stateshape.report.folder import read_study
+
+    study = read_study(folder)
+    records = [seed.record for run in study.runs for seed in run.seeds if seed.record is not None]
+    phases = [phase for record in records for phase in record.phases()]
+    write_profile(
+        folder / "profile.json",
+        phases,
+        operators,
+        provenance=study.plan.provenance,
+        table=phase_table(study),
+        quiet=quiet,
+    )
 
 
 def print_plan(plan: Plan, target: GenerationTask) -> None:

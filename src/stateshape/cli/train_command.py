@@ -29,6 +29,7 @@ def train_command(name: str) -> Callable[..., None]:
         data: str | None = None,
         settings: Annotated[TrainSettings, FLAT] = TrainSettings(),  # noqa: B008
         model_settings: Annotated[ModelSettings, FLAT] = ModelSettings(),  # noqa: B008
+        profile: bool = False,
         quiet: bool = False,
         json_events: bool = False,
     ) -> None:
@@ -42,6 +43,7 @@ def train_command(name: str) -> Callable[..., None]:
             data=data,
             settings=settings,
             model_settings=model_settings,
+            profile=profile,
             quiet=quiet,
             json_events=json_events,
         )

@@ -81,8 +81,8 @@ class PolicyView(Protocol):
 
     @property
     def head_VD(self) -> Tensor: ...
-    def hidden(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
-        """Last hidden states [B, T, D] in the weights' dtype."""
+    def hidden(self, ids_BT: Tensor, lengths_B: Tensor, at_BT: Tensor) -> Tensor:
+        """Last hidden states [N, D] behind the chosen tokens, row by row, in the weights' dtype."""
         ...
 
 

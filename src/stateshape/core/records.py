@@ -2,6 +2,7 @@
 
 A run folder:    run.json (RunRecord) metrics.jsonl (StepRecord) states.jsonl (StateSample) evals/<task>.jsonl (EvalRow)
                  evals/summary.json {task: {metric: Metric}} rollouts.jsonl (StateSample) drift.json (DriftRecord) adapter/
+                 profile.json (ProfileRecord) where it was asked for
 A study folder:  plan.json (PlanRecord) runs/<run>/seed<k>/<run folder> comparison.json (Comparison)
                  verdicts.json ([Verdict]) table1.* table2.* report.html
 A missing number is None, never zero. Does not know how any number is computed.
@@ -9,7 +10,7 @@ A missing number is None, never zero. Does not know how any number is computed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Outcome = Literal["supported", "not supported", "cannot tell"]
@@ -54,7 +55,7 @@ class StepRecord:
     lr: float
     num_supervised: int
     num_rows: int
-    seconds: dict[str, float]  # by phase: states, signal, train
+    seconds: dict[str, float]  # by phase: sampling, signal, training
     origin_shares: dict[str, float]  # realised share of tokens in the drawn states by origin
     stats: dict[str, float | None]
 
@@ -111,6 +112,25 @@ class MethodRecord:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PhaseCost:
+    """What a phase of work took. tokens: through a model's layers, each once; flops: as policy/flops.py counts them."""
+
+    seconds: float
+    tokens: int
+    flops: int
+    peak_memory_gb: float | None  # in 10^9 bytes
+
+    def plus(self, other: PhaseCost) -> PhaseCost:
+        known = [peak for peak in (self.peak_memory_gb, other.peak_memory_gb) if peak is not None]
+        return PhaseCost(
+            seconds=self.seconds + other.seconds,
+            tokens=self.tokens + other.tokens,
+            flops=self.flops + other.flops,
+            peak_memory_gb=max(known, default=None),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunRecord:
     name: str
     label: str
@@ -125,8 +145,82 @@ class RunRecord:
     num_steps: int = 0
     num_supervised_tokens: int = 0
     num_sampled_tokens: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)  # sampling, signal, training, evaluation
+    seconds: dict[str, float] = field(default_factory=dict)  # sampling, signal, training, evaluation, drift
+    peak_memory_gb: float | None = None  # the largest of the phases
+    costs: dict[str, PhaseCost] = field(default_factory=dict)  # by the same phases; empty in records of older versions
+
+    def measured(self, costs: dict[str, PhaseCost]) -> RunRecord:
+        """The record with these costs, and what follows from them. Phases that are not among them stay as they were."""
+        merged = {**self.costs, **costs}
+        peaks = [cost.peak_memory_gb for cost in merged.values() if cost.peak_memory_gb is not None]
+        return replace(
+            self,
+            costs=merged,
+            seconds={**self.seconds, **{name: cost.seconds for name, cost in merged.items()}},
+            peak_memory_gb=max(peaks, default=self.peak_memory_gb),
+        )
+
+    def phases(self) -> list[ProfiledPhase]:
+        """One row a phase that took time, as far as the record tells."""
+        return [
+            profiled(self.name, self.seed, phase, self.costs.get(phase), seconds, self.provenance)
+            for phase, seconds in self.seconds.items()
+        ]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OperatorCost:
+    """An operator of the tensor library: time spent in it without what it calls, and its share of all such time."""
+
+    operator: str
+    calls: int
+    self_seconds: float
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProfiledPhase:
+    """A phase of one run; None where an older record does not tell. share_of_peak: flops / seconds / measured peak."""
+
+    run: str
+    seed: int | None
+    phase: str
+    seconds: float | None
+    tokens: int | None = None
+    flops: int | None = None
+    share_of_peak: float | None = None
     peak_memory_gb: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProfileRecord:
+    """profile.json. `operators`: by run and phase, of one step that was run once more, without its update."""
+
+    machine: dict[str, Json]  # device, accelerator, dtype, threads, peak_gflops
+    phases: list[ProfiledPhase]
+    operators: dict[str, dict[str, list[OperatorCost]]]
+
+
+def profiled(
+    run: str, seed: int | None, phase: str, cost: PhaseCost | None, seconds: float, provenance: dict[str, Json]
+) -> ProfiledPhase:
+    """A phase beside the peak of the machine that the provenance names."""
+    if cost is None:
+        return ProfiledPhase(run=run, seed=seed, phase=phase, seconds=seconds)
+    share = None
+    peak = provenance.get("peak_gflops")
+    if isinstance(peak, int | float) and peak > 0 and cost.seconds > 0:
+        share = cost.flops / cost.seconds / (peak * 1e9)
+    return ProfiledPhase(
+        run=run,
+        seed=seed,
+        phase=phase,
+        seconds=cost.seconds,
+        tokens=cost.tokens,
+        flops=cost.flops,
+        share_of_peak=share,
+        peak_memory_gb=cost.peak_memory_gb,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -43,17 +43,17 @@ class MatchDistribution:
 
     states: States
     supervise_BT: Tensor
-    teacher_hidden_BTD: Tensor  # at t: the state that predicts token t + 1, as the teacher sees it
+    teacher_hidden_ND: Tensor  # the state that predicts each supervised token, as the teacher sees it; row by row
     teacher_head_VD: Tensor
 
     def rows(self, index: Tensor) -> MatchDistribution:
         states = self.states.rows(index)
-        width = states.ids_BT.shape[1]
+        of_row = self.teacher_hidden_ND.split(self.supervise_BT.sum(1).tolist())
         return replace(
             self,
             states=states,
-            supervise_BT=self.supervise_BT[index, :width],
-            teacher_hidden_BTD=self.teacher_hidden_BTD[index, :width],
+            supervise_BT=self.supervise_BT[index, : states.ids_BT.shape[1]],
+            teacher_hidden_ND=torch.cat([of_row[b] for b in index.tolist()]),
         )
 
 

@@ -7,7 +7,7 @@ Suffixes used in the package: B row, T position, V vocabulary, N supervised posi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -157,3 +157,25 @@ def pack(rows: Sequence[Trajectory], *, device: torch.device | str) -> States:
         item_ids=[row.item_id for row in rows],
         finishes=[row.finish for row in rows],
     )
+
+
+def chunks(states: States, tokens: int) -> Iterator[Tensor]:
+    """Indices of consecutive rows, at most `tokens` each (a longer row stands alone).
+
+    What a row has in common with the one before it is not counted again: rows of one group follow one another, and a
+    forward pass computes their prompt once.
+    """
+    same_BT = states.ids_BT[1:] == states.ids_BT[:-1]
+    shared_B = torch.minimum(
+        same_BT.long().cumprod(1).sum(1), torch.minimum(states.lengths_B[1:], states.lengths_B[:-1])
+    )
+    shared = [0, *shared_B.tolist()]
+    chunk: list[int] = []
+    num_tokens = 0
+    for b, length in enumerate(states.lengths_B.tolist()):
+        if chunk and num_tokens + length - shared[b] > tokens:
+            yield torch.tensor(chunk, device=states.ids_BT.device)
+            chunk, num_tokens = [], 0
+        num_tokens += length - shared[b] if chunk else length
+        chunk.append(b)
+    yield torch.tensor(chunk, device=states.ids_BT.device)

@@ -1,55 +1,81 @@
 """Distances between two samples: kernel MMD^2, centroids, sliced Wasserstein, and word overlap.
 
-Rows are samples, columns features; any sample sizes. Work is done in blocks of rows, so memory stays bounded. Does not
-know where samples come from, and gives no null distribution: compare with the same distance of base against base.
+Rows are samples, columns features; any sample sizes; dense arrays or sparse text features (kernels.Rows). Work is done in
+blocks of rows, so memory stays bounded. Does not know where samples come from, and gives no null distribution: compare
+with the same distance of base against base.
 Sources: Gretton et al. 2012 (JMLR 13:723-773); Bonneel et al. 2015 (doi:10.1007/s10851-014-0506-3).
 
-Suffixes: M, N rows of the first and second sample, D features, L projections, K merged quantile levels.
+Suffixes: M, N rows of the first and second sample, D features, K bandwidths, L projections, Q merged quantile levels,
+W words of a vocabulary.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, Int64
+import torch
+from jaxtyping import Float, Float64, Int64, Integer
 
-BLOCK_ROWS = 2048  # a kernel block of 2048 x 2048 float64 is 32 MiB
+from stateshape.drift.kernels import (
+    KernelSums,
+    Rows,
+    exponent_left,
+    exponent_right,
+    kernel_sums,
+    squared_norms,
+    table,
+    times_table,
+)
+
 MEDIAN_ROWS = 2048  # rows drawn for the median heuristic
 NUM_PROJECTIONS = 256
-
-
-class KernelMean(NamedTuple):
-    """Sum of kernel values over the pairs that count, and how many there are."""
-
-    total: float
-    num_pairs: int
+# a squared distance below this many roundings of the largest |x|^2 cannot be told from 0
+ROUNDINGS = 64
 
 
 # Kernel MMD
 
 
-def median_gamma(sample_ND: Float64[np.ndarray, "N D"], *, seed: int = 0) -> float:
+class Mmd2(NamedTuple):
+    """Squared MMD for each bandwidth; `unbiased_K` is None if a mean has no pairs."""
+
+    biased_K: Float64[np.ndarray, " K"]
+    unbiased_K: Float64[np.ndarray, " K"] | None
+
+
+def mmd2(within_x: KernelSums, within_y: KernelSums, across: KernelSums) -> Mmd2:
+    """Both estimators, for every bandwidth, from three kernel sums; see mmd2_biased and mmd2_unbiased."""
+    sums = (within_x, within_y, across)
+    biased_K = within_x.mean_K() + within_y.mean_K() - 2 * across.mean_K()
+    if any(each.num_pairs == each.num_same for each in sums):
+        return Mmd2(biased_K, None)
+    return Mmd2(biased_K, within_x.mean_apart_K() + within_y.mean_apart_K() - 2 * across.mean_apart_K())
+
+
+def median_gamma(sample_ND: Rows, *, seed: int = 0) -> float:
     """The median heuristic's kernel width: gamma = 1 / (2 median_{i<j} |x_i - x_j|^2), on at most MEDIAN_ROWS rows.
 
     Compute it once, on base states, and reuse it: a kernel that changes with the run measures nothing.
     Raises: ValueError if there are fewer than two rows, or more than half of the pairs coincide (median 0).
     Source: Gretton et al. 2012 sec. 8.
     """
-    if len(sample_ND) > MEDIAN_ROWS:
-        sample_ND = sample_ND[np.random.default_rng(seed).choice(len(sample_ND), MEDIAN_ROWS, replace=False)]
-    if len(sample_ND) < 2:
-        raise ValueError(f"median_gamma: expected at least 2 rows, got {len(sample_ND)}")
-    squared_NN = _squared_distances(sample_ND, sample_ND)
-    median = float(np.median(squared_NN[np.triu_indices(len(sample_ND), k=1)]))
-    if median <= 1e-12:
+    num_rows = sample_ND.shape[0]
+    if num_rows > MEDIAN_ROWS:
+        sample_ND = sample_ND[np.random.default_rng(seed).choice(num_rows, MEDIAN_ROWS, replace=False)]
+        num_rows = MEDIAN_ROWS
+    if num_rows < 2:
+        raise ValueError(f"median_gamma: expected at least 2 rows, got {num_rows}")
+    columns_DN = table(exponent_right(sample_ND, 1.0))
+    squared_NN = -times_table(exponent_left(sample_ND, 1.0), columns_DN, slice(0, num_rows)).numpy()
+    median = float(np.median(squared_NN[np.tri(num_rows, k=-1, dtype=bool)]))
+    if median <= ROUNDINGS * np.finfo(sample_ND.dtype).eps * squared_norms(sample_ND).max():
         raise ValueError("median_gamma: more than half of the rows coincide, so the median distance is 0")
     return 1.0 / (2.0 * median)
 
 
-def mmd2_biased(x_MD: Float64[np.ndarray, "M D"], y_ND: Float64[np.ndarray, "N D"], gamma: float) -> float:
+def mmd2_biased(x_MD: Rows, y_ND: Rows, gamma: float) -> float:
     """Biased (V-statistic) squared MMD with k(a, b) = exp(-gamma |a - b|^2).
 
     mean_{i,j} k(x_i, x_j) + mean_{i,j} k(y_i, y_j) - 2 mean_{i,j} k(x_i, y_j)
@@ -59,15 +85,13 @@ def mmd2_biased(x_MD: Float64[np.ndarray, "M D"], y_ND: Float64[np.ndarray, "N D
     Source: Gretton et al. 2012 eq. 5 (squared).
     """
     _check_rows(x_MD, y_ND, at_least=1)
-    within_x = _kernel_mean(x_MD, x_MD, gamma)
-    within_y = _kernel_mean(y_ND, y_ND, gamma)
-    across = _kernel_mean(x_MD, y_ND, gamma)
-    return _mean(within_x) + _mean(within_y) - 2 * _mean(across)
+    within_x, within_y = kernel_sums(x_MD, gamma=gamma), kernel_sums(y_ND, gamma=gamma)
+    return float(mmd2(within_x, within_y, kernel_sums(x_MD, y_ND, gamma=gamma)).biased_K[0])
 
 
 def mmd2_unbiased(
-    x_MD: Float64[np.ndarray, "M D"],
-    y_ND: Float64[np.ndarray, "N D"],
+    x_MD: Rows,
+    y_ND: Rows,
     gamma: float,
     *,
     groups_x: Sequence[str] | None = None,
@@ -84,20 +108,19 @@ def mmd2_unbiased(
     Source: Gretton et al. 2012 eq. 3. Differs: the groups.
     """
     _check_rows(x_MD, y_ND, at_least=2)
-    if groups_x is None or groups_y is None:
-        own_x, own_y = np.arange(len(x_MD)), np.arange(len(y_ND))
-        across = _kernel_mean(x_MD, y_ND, gamma)
-    else:
-        numbers = {label: number for number, label in enumerate(dict.fromkeys([*groups_x, *groups_y]))}
-        own_x = np.array([numbers[label] for label in groups_x])
-        own_y = np.array([numbers[label] for label in groups_y])
-        across = _kernel_mean(x_MD, y_ND, gamma, own_x, own_y)
-    within_x = _kernel_mean(x_MD, x_MD, gamma, own_x, own_x)
-    within_y = _kernel_mean(y_ND, y_ND, gamma, own_y, own_y)
-    return _mean(within_x) + _mean(within_y) - 2 * _mean(across)
+    numbers_x, numbers_y = None, None
+    if groups_x is not None and groups_y is not None:
+        numbers_x, numbers_y = number_labels(groups_x, groups_y)
+    within_x = kernel_sums(x_MD, gamma=gamma, groups_M=numbers_x)
+    within_y = kernel_sums(y_ND, gamma=gamma, groups_M=numbers_y)
+    across = kernel_sums(x_MD, y_ND, gamma=gamma, groups_M=numbers_x, groups_N=numbers_y)
+    unbiased_K = mmd2(within_x, within_y, across).unbiased_K
+    if unbiased_K is None:
+        raise ValueError("mmd2_unbiased: every pair of rows is in one group, so no pair is left to average")
+    return float(unbiased_K[0])
 
 
-def biased_mmd2_floor(sample_ND: Float64[np.ndarray, "N D"], gamma: float, *, m: int, n: int) -> float:
+def biased_mmd2_floor(sample_ND: Rows, gamma: float, *, m: int, n: int) -> float:
     """Mean of mmd2_biased between m and n independent draws of the one distribution that `sample_ND` comes from.
 
     (1/m + 1/n) (1 - E k(x, x')),  x, x' independent; E k is estimated from the sample's pairs i != j
@@ -105,67 +128,34 @@ def biased_mmd2_floor(sample_ND: Float64[np.ndarray, "N D"], gamma: float, *, m:
     Source: expectation of the V-statistic with k(x, x) = 1; Gretton et al. 2012 sec. 4.1.
     """
     _check_rows(sample_ND, sample_ND, at_least=2)
-    own = np.arange(len(sample_ND))
-    return (1 / m + 1 / n) * (1 - _mean(_kernel_mean(sample_ND, sample_ND, gamma, own, own)))
+    return (1 / m + 1 / n) * (1 - float(kernel_sums(sample_ND, gamma=gamma).mean_apart_K()[0]))
 
 
-def _kernel_mean(
-    x_MD: Float64[np.ndarray, "M D"],
-    y_ND: Float64[np.ndarray, "N D"],
-    gamma: float,
-    groups_M: Int64[np.ndarray, " M"] | None = None,
-    groups_N: Int64[np.ndarray, " N"] | None = None,
-) -> KernelMean:
-    """Kernel total over all pairs, or over those whose groups differ."""
-    total, num_pairs = 0.0, 0
-    for rows in _blocks(len(x_MD)):
-        for columns in _blocks(len(y_ND)):
-            kernel = np.exp(-gamma * _squared_distances(x_MD[rows], y_ND[columns]))
-            if groups_M is None or groups_N is None:
-                num_pairs += kernel.size
-            else:
-                counts = groups_M[rows][:, None] != groups_N[columns][None, :]
-                kernel = np.where(counts, kernel, 0.0)
-                num_pairs += int(counts.sum())
-            total += float(kernel.sum())
-    return KernelMean(total, num_pairs)
+def number_labels(*sides: Sequence[str]) -> list[Int64[np.ndarray, " N"]]:
+    """Each label as a number, the same on all sides."""
+    numbers = {label: number for number, label in enumerate(dict.fromkeys(label for side in sides for label in side))}
+    return [np.array([numbers[label] for label in side], np.int64) for side in sides]
 
 
-def _mean(kernel: KernelMean) -> float:
-    if kernel.num_pairs == 0:
-        raise ValueError("mmd2_unbiased: every pair of rows is in one group, so no pair is left to average")
-    return kernel.total / kernel.num_pairs
+def _check_rows(x_MD: Rows, y_ND: Rows, *, at_least: int) -> None:
+    sizes = (x_MD.shape[0], y_ND.shape[0])
+    if min(sizes) < at_least:
+        raise ValueError(f"distance: expected at least {at_least} rows per side, got {sizes[0]} and {sizes[1]}")
 
 
-def _squared_distances(
-    x_MD: Float64[np.ndarray, "M D"], y_ND: Float64[np.ndarray, "N D"]
-) -> Float64[np.ndarray, "M N"]:
-    """|x|^2 + |y|^2 - 2 x.y, clipped at 0 where rounding would leave a small negative."""
-    squared = (x_MD**2).sum(axis=1)[:, None] + (y_ND**2).sum(axis=1)[None, :] - 2.0 * (x_MD @ y_ND.T)
-    return np.maximum(squared, 0.0)
+# Centroid and sliced Wasserstein
 
 
-def _blocks(num_rows: int) -> Iterator[slice]:
-    return (slice(start, start + BLOCK_ROWS) for start in range(0, num_rows, BLOCK_ROWS))
-
-
-def _check_rows(x_MD: np.ndarray, y_ND: np.ndarray, *, at_least: int) -> None:
-    if min(len(x_MD), len(y_ND)) < at_least:
-        raise ValueError(f"distance: expected at least {at_least} rows per side, got {len(x_MD)} and {len(y_ND)}")
-
-
-# Centroids and sliced Wasserstein
-
-
-def centroid(x_MD: Float64[np.ndarray, "M D"], y_ND: Float64[np.ndarray, "N D"]) -> float:
+def centroid(x_MD: Rows, y_ND: Rows) -> float:
     """Euclidean distance of the means. Under no difference it is about sqrt(tr S (1/m + 1/n)), not 0."""
     _check_rows(x_MD, y_ND, at_least=1)
-    return float(np.linalg.norm(x_MD.mean(axis=0) - y_ND.mean(axis=0)))
+    mean_x, mean_y = (np.asarray(rows.mean(axis=0, dtype=np.float64)) for rows in (x_MD, y_ND))
+    return float(np.linalg.norm(mean_x - mean_y))
 
 
 def sliced_wasserstein(
-    x_MD: Float64[np.ndarray, "M D"],
-    y_ND: Float64[np.ndarray, "N D"],
+    x_MD: Rows,
+    y_ND: Rows,
     *,
     seed: int,
     num_projections: int = NUM_PROJECTIONS,
@@ -183,20 +173,38 @@ def sliced_wasserstein(
     _check_rows(x_MD, y_ND, at_least=1)
     if directions_DL is None:
         directions_DL = random_directions(x_MD.shape[1], seed=seed, num_projections=num_projections)
-    sorted_ML = np.sort(x_MD @ directions_DL, axis=0)
-    sorted_NL = np.sort(y_ND @ directions_DL, axis=0)
-    m, n = len(x_MD), len(y_ND)
-    # both quantile functions are steps: merge their jumps i/m and j/n, as integers over mn to stay exact
-    levels_K = np.unique(np.concatenate([np.arange(1, m + 1) * n, np.arange(1, n + 1) * m]))
-    widths_K = np.diff(levels_K, prepend=0) / (m * n)
-    gaps_KL = np.abs(sorted_ML[(levels_K - 1) // n] - sorted_NL[(levels_K - 1) // m])
-    return float((widths_K @ gaps_KL**p).mean() ** (1 / p))
+    return quantile_distance(sorted_projections(x_MD, directions_DL), sorted_projections(y_ND, directions_DL), p=p)
 
 
 def random_directions(num_features: int, *, seed: int, num_projections: int) -> Float64[np.ndarray, "D L"]:
     """Unit columns, uniform on the sphere."""
     normal_DL = np.random.default_rng(seed).standard_normal((num_features, num_projections))
     return normal_DL / np.linalg.norm(normal_DL, axis=0)
+
+
+def sorted_projections(x_MD: Rows, directions_DL: Float64[np.ndarray, "D L"]) -> Float[np.ndarray, "L M"]:
+    """x u_l in ascending order, a contiguous row for each direction, in x's precision.
+
+    Floor for M sparse rows of z non-zeros: 2zML FLOP, and ML log2 M comparisons to sort; the sort is most of it.
+    """
+    directions = torch.from_numpy(directions_DL.astype(x_MD.dtype, copy=False))
+    projected_LM = times_table(x_MD, directions, slice(0, x_MD.shape[0])).T.contiguous().numpy()
+    projected_LM.sort(axis=1)
+    return projected_LM
+
+
+def quantile_distance(
+    sorted_LM: Float[np.ndarray, "L M"], sorted_LN: Float[np.ndarray, "L N"], *, p: float | int
+) -> float:
+    """(mean over rows l of W_p^p between the values of row l)^(1/p)."""
+    m, n = sorted_LM.shape[1], sorted_LN.shape[1]
+    # both quantile functions are steps: merge their jumps i/m and j/n, as integers over mn to stay exact
+    levels_Q = np.unique(np.concatenate([np.arange(1, m + 1) * n, np.arange(1, n + 1) * m]))
+    widths_Q = np.diff(levels_Q, prepend=0) / (m * n)
+    at_x, at_y = (levels_Q - 1) // n, (levels_Q - 1) // m
+    # one direction at a time: Q gaps instead of L x Q
+    costs_L = [np.abs(x[at_x] - y[at_y]) ** p @ widths_Q for x, y in zip(sorted_LM, sorted_LN)]
+    return float(np.mean(costs_L) ** (1 / p))
 
 
 # Word overlap
@@ -209,27 +217,35 @@ def lexical_jaccard(tokens_x: Sequence[str], tokens_y: Sequence[str], *, seed: i
     smaller total) are drawn without replacement from each side that has more.
     Raises: ValueError if a side is empty or shorter than `budget`.
     """
-    set_x, set_y = (set(tokens) for tokens in _equal_budget(tokens_x, tokens_y, seed=seed, budget=budget))
-    return 1.0 - len(set_x & set_y) / len(set_x | set_y)
+    return jaccard_of_counts(*drawn_counts(*number_labels(tokens_x, tokens_y), seed=seed, budget=budget))
 
 
 def ruzicka(tokens_x: Sequence[str], tokens_y: Sequence[str], *, seed: int, budget: int | None = None) -> float:
     """1 - sum_w min(a_w, b_w) / sum_w max(a_w, b_w) of word counts at an equal token budget (see lexical_jaccard)."""
-    count_x, count_y = (Counter(tokens) for tokens in _equal_budget(tokens_x, tokens_y, seed=seed, budget=budget))
-    return 1.0 - (count_x & count_y).total() / (count_x | count_y).total()
+    return ruzicka_of_counts(*drawn_counts(*number_labels(tokens_x, tokens_y), seed=seed, budget=budget))
 
 
-def _equal_budget(
-    tokens_x: Sequence[str], tokens_y: Sequence[str], *, seed: int, budget: int | None
-) -> tuple[list[str], list[str]]:
-    size = min(len(tokens_x), len(tokens_y)) if budget is None else budget
-    if size < 1 or min(len(tokens_x), len(tokens_y)) < size:
-        raise ValueError(f"word overlap: expected {max(size, 1)} tokens, got {len(tokens_x)} and {len(tokens_y)}")
+def jaccard_of_counts(counts_x: Int64[np.ndarray, " W"], counts_y: Int64[np.ndarray, " W"]) -> float:
+    in_x, in_y = counts_x > 0, counts_y > 0
+    return 1.0 - int((in_x & in_y).sum()) / int((in_x | in_y).sum())
+
+
+def ruzicka_of_counts(counts_x: Int64[np.ndarray, " W"], counts_y: Int64[np.ndarray, " W"]) -> float:
+    return 1.0 - int(np.minimum(counts_x, counts_y).sum()) / int(np.maximum(counts_x, counts_y).sum())
+
+
+def drawn_counts(
+    words_x: Integer[np.ndarray, " S"], words_y: Integer[np.ndarray, " T"], *, seed: int, budget: int | None = None
+) -> tuple[Int64[np.ndarray, " W"], Int64[np.ndarray, " W"]]:
+    """How often each word, given as a number, is among `budget` tokens of either side (see lexical_jaccard)."""
+    size = min(len(words_x), len(words_y)) if budget is None else budget
+    if size < 1 or min(len(words_x), len(words_y)) < size:
+        raise ValueError(f"word overlap: expected {max(size, 1)} tokens, got {len(words_x)} and {len(words_y)}")
+    num_words = 1 + int(max(words_x.max(), words_y.max()))
     # one generator per side, so that swapping the sides swaps nothing else
-    return _draw(tokens_x, size, np.random.default_rng(seed)), _draw(tokens_y, size, np.random.default_rng(seed))
+    drawn_x, drawn_y = (_draw(each, size, np.random.default_rng(seed)) for each in (words_x, words_y))
+    return np.bincount(drawn_x, minlength=num_words), np.bincount(drawn_y, minlength=num_words)
 
 
-def _draw(tokens: Sequence[str], size: int, generator: np.random.Generator) -> list[str]:
-    if len(tokens) == size:
-        return list(tokens)
-    return [tokens[i] for i in generator.choice(len(tokens), size=size, replace=False)]
+def _draw(words: np.ndarray, size: int, generator: np.random.Generator) -> np.ndarray:
+    return words if len(words) == size else words[generator.choice(len(words), size=size, replace=False)]

@@ -12,21 +12,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+from scipy.sparse import csr_array, vstack
 
 from stateshape.core.files import BadInput
 from stateshape.core.records import DriftRecord, DriftValue
 from stateshape.drift.distances import (
+    NUM_PROJECTIONS,
     centroid,
-    lexical_jaccard,
+    drawn_counts,
+    jaccard_of_counts,
     median_gamma,
-    mmd2_biased,
-    mmd2_unbiased,
-    ruzicka,
-    sliced_wasserstein,
+    mmd2,
+    number_labels,
+    quantile_distance,
+    random_directions,
+    ruzicka_of_counts,
+    sorted_projections,
 )
-from stateshape.drift.features import LexicalFeatures, words
+from stateshape.drift.features import LexicalFeatures, Vocabulary, gram_counts
+from stateshape.drift.kernels import KernelSums, kernel_sums
 from stateshape.drift.states import NUM_CUTS, PrefixStates, Rollouts, prefix_states
 
 DISTANCES = ("mmd2_biased", "mmd2_unbiased", "centroid", "sliced_wasserstein", "jaccard", "ruzicka")
@@ -57,8 +64,10 @@ def measure(
     else:
         a, b, r = (_subsample(states, num_states, seed=seed, stream=i) for i, states in zip((0, 1, 1), sides))
         ids = (a.prompt_ids, b.prompt_ids, r.prompt_ids)
-        distances |= _distances((a.responses, b.responses, r.responses), ids, seed=seed, prefix="")
-        distances |= _distances((a.states, b.states, r.states), ids, seed=seed, prefix=FULL_STATE)
+        kinds = {"": [a.responses, b.responses, r.responses], FULL_STATE: [a.states, b.states, r.states]}
+        for prefix, texts in kinds.items():
+            base, moved = distances_from_first(texts, ids, seed=seed)
+            distances |= {prefix + name: DriftValue(value=moved[name], base_vs_base=base[name]) for name in DISTANCES}
     return DriftRecord(
         task=task,
         features=FEATURES,
@@ -86,40 +95,58 @@ def _subsample(states: PrefixStates, size: int, *, seed: int, stream: int) -> Pr
     return states.take(np.sort(chosen).tolist())
 
 
-def _distances(
-    texts: tuple[Sequence[str], Sequence[str], Sequence[str]],
-    prompt_ids: tuple[Sequence[str], Sequence[str], Sequence[str]],
-    *,
-    seed: int,
-    prefix: str,
-) -> dict[str, DriftValue]:
-    """Every distance on one kind of text; texts and ids are of base_a, base_b and run."""
-    features = LexicalFeatures.fit(texts[0])
-    a_ND, b_ND, run_ND = (features.transform(side) for side in texts)
-    words_a, words_b, words_run = ([word for text in side for word in words(text)] for side in texts)
+def distances_from_first(
+    texts: Sequence[Sequence[str]], prompt_ids: Sequence[Sequence[str]], *, seed: int
+) -> list[dict[str, float | None]]:
+    """Every distance of each further side from the first, on one kind of text.
+
+    The ruler is the base's: features are fitted on side 0, the kernel width on sides 0 and 1. Each side is read,
+    projected and paired with itself once. A distance that cannot be said is None.
+    """
+    vocabulary = Vocabulary()
+    corpora = [vocabulary.read(side) for side in texts]
+    counts = [gram_counts(corpus) for corpus in corpora]
+    features = LexicalFeatures.fit_counts(counts[0])
+    rows = [features.weigh(side).astype(np.float32) for side in counts]
     try:
-        gamma = median_gamma(np.concatenate([a_ND, b_ND]), seed=seed)
+        gamma = median_gamma(vstack(rows[:2], format="csr"), seed=seed)
     except ValueError:  # the base says nearly always the same: there is no scale to measure by, so no MMD
         gamma = None
-    budget = min(len(words_a), len(words_b), len(words_run))
-    run_values = _values(a_ND, run_ND, gamma, (prompt_ids[0], prompt_ids[2]), seed=seed)
-    base_values = _values(a_ND, b_ND, gamma, (prompt_ids[0], prompt_ids[1]), seed=seed)
-    for values, other in ((run_values, words_run), (base_values, words_b)):
-        values["jaccard"] = lexical_jaccard(words_a, other, seed=seed, budget=budget) if budget else None
-        values["ruzicka"] = ruzicka(words_a, other, seed=seed, budget=budget) if budget else None
-    return {prefix + name: DriftValue(value=run_values[name], base_vs_base=base_values[name]) for name in DISTANCES}
+    directions = random_directions(rows[0].shape[1], seed=seed, num_projections=NUM_PROJECTIONS)
+    budget = min(len(corpus.words_T) for corpus in corpora)
+    sides = [
+        _Side(
+            rows=side,
+            groups=groups,
+            words=corpus.words_T,
+            within=None if gamma is None else kernel_sums(side, gamma=gamma, groups_M=groups),
+            projections=sorted_projections(side, directions),
+        )
+        for side, groups, corpus in zip(rows, number_labels(*prompt_ids), corpora)
+    ]
+    return [_values(sides[0], other, gamma, seed=seed, budget=budget) for other in sides[1:]]
 
 
-def _values(
-    x_ND: np.ndarray, y_ND: np.ndarray, gamma: float | None, ids: tuple[Sequence[str], Sequence[str]], *, seed: int
-) -> dict[str, float | None]:
-    has_two_prompts = min(len(set(ids[0])), len(set(ids[1]))) > 1
-    unbiased = None
-    if gamma is not None and has_two_prompts:
-        unbiased = mmd2_unbiased(x_ND, y_ND, gamma, groups_x=ids[0], groups_y=ids[1])
-    return {
-        "mmd2_biased": None if gamma is None else mmd2_biased(x_ND, y_ND, gamma),
-        "mmd2_unbiased": unbiased,
-        "centroid": centroid(x_ND, y_ND),
-        "sliced_wasserstein": sliced_wasserstein(x_ND, y_ND, seed=seed),
-    }
+class _Side(NamedTuple):
+    """One side's texts as every distance needs them."""
+
+    rows: csr_array
+    groups: np.ndarray
+    words: np.ndarray
+    within: KernelSums | None
+    projections: np.ndarray
+
+
+def _values(x: _Side, y: _Side, gamma: float | None, *, seed: int, budget: int) -> dict[str, float | None]:
+    values: dict[str, float | None] = dict.fromkeys(DISTANCES)
+    if gamma is not None and x.within is not None and y.within is not None:
+        across = kernel_sums(x.rows, y.rows, gamma=gamma, groups_M=x.groups, groups_N=y.groups)
+        both = mmd2(x.within, y.within, across)
+        values["mmd2_biased"] = float(both.biased_K[0])
+        values["mmd2_unbiased"] = None if both.unbiased_K is None else float(both.unbiased_K[0])
+    values["centroid"] = centroid(x.rows, y.rows)
+    values["sliced_wasserstein"] = quantile_distance(x.projections, y.projections, p=2)
+    if budget:
+        counts = drawn_counts(x.words, y.words, seed=seed, budget=budget)
+        values["jaccard"], values["ruzicka"] = jaccard_of_counts(*counts), ruzicka_of_counts(*counts)
+    return values

@@ -4,13 +4,14 @@ Texts become tokens as in lm-evaluation-harness: trailing blanks of the prompt m
 encoded together, and the option's tokens are those after as many as the prompt alone has. A sequence longer than the
 model's positions loses tokens on the left; the row's score "left_truncated" is then 1.
 
-An item is one row: its prompt once, then every option as a branch that sees the prompt and itself, at the positions it
-would have alone. With o options after a prompt of p tokens that is p + sum |o_i| positions instead of o p + sum |o_i|.
+An option is a row of its own; rows that begin alike share their beginning in one forward pass (core/prefix_tree.py): a
+primer or the shots of a subject are computed once a batch, a question once, and the letters of an exam come from the one
+position before them. Floor: 2 FLOPs a weight for each distinct token.
 
 Ties: in MC1 the true option must beat every false one strictly, because TruthfulQA always lists it first. In "acc" the
 first best option is chosen, as the harness does: positions there are balanced, and bf16 letters do tie.
 
-Knows nothing of files or of how items were made. B row, T position, D width, V vocabulary, N scored token.
+Knows nothing of files or of how items were made. N: scored token.
 """
 
 from __future__ import annotations
@@ -20,52 +21,49 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from stateshape.core.files import BadInput, sha256_text
+from stateshape.core.prefix_tree import common_length
 from stateshape.core.records import EvalRow
 from stateshape.core.tensors import token_logp
 from stateshape.policy.policy import Policy
 from stateshape.tasks.items import ChoiceItem
 from stateshape.tasks.task import ChoiceTask, Progress
 
-BATCH_TOKENS = 16_384  # padded positions in one forward pass; only hidden states are held, never logits
+BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}  # distinct tokens in one forward pass; only hidden states are held
 LOGGER = logging.getLogger(__name__)
 
 
-class _Sequence(NamedTuple):
-    """One row of a forward pass and the scores it yields.
-
-    Token `targets[j]` is predicted at place `places[j]` of the row and counts for option `options[j]` of item `item`.
-    `branches[t]` is 0 for the prompt and i + 1 for option i.
-    """
+class _Scored(NamedTuple):
+    """A row and what is read from it: targets[j] is predicted behind its token start + j, and counts for (item, option)."""
 
     item: int
-    ids: list[int]
-    branches: list[int]
-    places: list[int]
+    option: int
+    ids: list[int]  # without the last target, behind which nothing is read
+    start: int
     targets: list[int]
-    options: list[int]
     is_truncated: bool
 
 
 @torch.no_grad()
 def score_choices(
-    policy: Policy, task: ChoiceTask, *, batch_tokens: int = BATCH_TOKENS, progress: Progress | None = None
+    policy: Policy, task: ChoiceTask, *, batch_tokens: int | None = None, progress: Progress | None = None
 ) -> list[EvalRow]:
-    """One row per item, in the task's order. progress counts rows of forward passes.
+    """One row per item, in the task's order. progress counts options.
 
     Raises: BadInput if an option has no tokens of its own, or more than the model has positions.
     """
     sequences = [sequence for i, item in enumerate(task.items) for sequence in _sequences(policy, item, index=i)]
     logps = [[0.0] * len(item.options) for item in task.items]
     num_done = 0
-    for batch in _batches(sequences, batch_tokens):
+    for batch in _batches(sequences, batch_tokens or BATCH_TOKENS.get(policy.device.type, 4096)):
         values = iter(_logps(policy, batch).tolist())
         for sequence in batch:
-            for option in sequence.options:
-                logps[sequence.item][option] += next(values)  # Python floats: the sum is in fp64
+            for _ in sequence.targets:
+                logps[sequence.item][sequence.option] += next(values)  # Python floats: the sum is in fp64
         num_done += len(batch)
         if progress:
             progress(num_done, len(sequences))
@@ -86,69 +84,41 @@ def split_tokens(policy: Policy, prompt: str, option: str) -> tuple[list[int], l
     return context, whole[len(context) :]
 
 
-def _sequences(policy: Policy, item: ChoiceItem, *, index: int) -> list[_Sequence]:
-    """One sequence for all options; one for each where they do not share their prompt's tokens or lose some of them."""
-    pairs = [split_tokens(policy, item.prompt, option) for option in item.options]
-    for (context, continuation), text in zip(pairs, item.options):
-        if not context or not continuation:
+def _sequences(policy: Policy, item: ChoiceItem, *, index: int) -> Iterator[_Scored]:
+    for option, text in enumerate(item.options):
+        context, targets = split_tokens(policy, item.prompt, text)
+        if not context or not targets:
             raise BadInput(f"{item.item_id}: option {text!r} or its prompt has no tokens of its own; expected some")
-        if policy.max_positions is not None and len(continuation) > policy.max_positions:
+        if policy.max_positions is not None and len(targets) > policy.max_positions:
             raise BadInput(
-                f"{item.item_id}: got an option of {len(continuation)} tokens; expected at most the model's "
+                f"{item.item_id}: got an option of {len(targets)} tokens; expected at most the model's "
                 f"{policy.max_positions} positions; use a model with more"
             )
-    context = pairs[0][0]
-    longest = len(context) + max(len(continuation) for _, continuation in pairs) - 1
-    fits = policy.max_positions is None or longest <= policy.max_positions
-    if fits and all(other == context for other, _ in pairs):
-        return [_branched(index, context, dict(enumerate(continuation for _, continuation in pairs)), False)]
-    made = []
-    for option, (context, continuation) in enumerate(pairs):
-        room = None if policy.max_positions is None else policy.max_positions - len(continuation) + 1
-        kept = context if room is None or len(context) <= room else context[-room:]
-        made.append(_branched(index, kept, {option: continuation}, len(kept) < len(context)))
-    return made
+        room = len(context) if policy.max_positions is None else policy.max_positions - len(targets) + 1
+        kept = context[-room:]
+        yield _Scored(index, option, [*kept, *targets[:-1]], len(kept) - 1, targets, len(kept) < len(context))
 
 
-def _branched(item: int, context: list[int], continuations: dict[int, list[int]], is_truncated: bool) -> _Sequence:
-    """The prompt, then each option without its last token, which predicts nothing that is needed."""
-    ids, branches = list(context), [0] * len(context)
-    places: list[int] = []
-    for option, continuation in continuations.items():
-        start = len(ids)
-        ids += continuation[:-1]
-        branches += [option + 1] * (len(continuation) - 1)
-        places += [len(context) - 1, *range(start, len(ids))]
-    targets = [token for continuation in continuations.values() for token in continuation]
-    options = [option for option, continuation in continuations.items() for _ in continuation]
-    return _Sequence(item, ids, branches, places, targets, options, is_truncated)
+def _batches(sequences: Sequence[_Scored], batch_tokens: int) -> Iterator[list[_Scored]]:
+    """Rows in order, by the tokens each adds to the one before it: a row follows its question, a question its subject."""
+    batch: list[_Scored] = []
+    num_tokens = 0
+    for sequence in sequences:
+        num_new = len(sequence.ids) - (common_length(batch[-1].ids, sequence.ids) if batch else 0)
+        if batch and num_tokens + num_new > batch_tokens:
+            yield batch
+            batch, num_tokens, num_new = [], 0, len(sequence.ids)
+        batch.append(sequence)
+        num_tokens += num_new
+    yield batch
 
 
-def _batches(sequences: Sequence[_Sequence], batch_tokens: int) -> Iterator[list[_Sequence]]:
-    """Longest first (a batch that does not fit in memory fails at once), at most batch_tokens padded positions each."""
-    ordered = sorted(sequences, key=lambda sequence: -len(sequence.ids))
-    start = 0
-    while start < len(ordered):
-        size = max(1, batch_tokens // len(ordered[start].ids))
-        yield ordered[start : start + size]
-        start += size
-
-
-def _logps(policy: Policy, batch: Sequence[_Sequence]) -> Tensor:
-    """fp32 log-probs [N] of all targets, sequence by sequence. The head sees scored positions only."""
-    device = policy.device
-    width = max(len(sequence.ids) for sequence in batch)
-    ids_BT = _padded([sequence.ids for sequence in batch], width, value=policy.pad_id).to(device)
-    branch_BT = _padded([sequence.branches for sequence in batch], width, value=-1).to(device)
-    hidden_BTD = policy.hidden_branches(ids_BT, branch_BT)
-    row_N = torch.tensor([b for b, sequence in enumerate(batch) for _ in sequence.targets], device=device)
-    place_N = torch.tensor([place for sequence in batch for place in sequence.places], device=device)
-    target_N = torch.tensor([target for sequence in batch for target in sequence.targets], device=device)
-    return token_logp(hidden_BTD[row_N, place_N], policy.head_VD, target_N)
-
-
-def _padded(rows: Sequence[list[int]], width: int, *, value: int) -> Tensor:
-    return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])
+def _logps(policy: Policy, batch: Sequence[_Scored]) -> Tensor:
+    """fp32 log-probs [N] of all targets, row by row. The head sees scored positions only."""
+    places = [np.arange(sequence.start, len(sequence.ids)) for sequence in batch]
+    hidden_ND = policy.hidden_at([sequence.ids for sequence in batch], places)
+    targets = [target for sequence in batch for target in sequence.targets]
+    return token_logp(hidden_ND, policy.head_VD, torch.tensor(targets, dtype=torch.int64, device=policy.device))
 
 
 # Scores

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from stateshape.core.method import LossKind, LossValue, PolicyView
 from stateshape.core.signals import Imitate
-from stateshape.core.tensors import gather_positions, token_logp
+from stateshape.core.tensors import before, token_logp
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,7 +24,6 @@ class CrossEntropy:
 
     def total(self, learner: PolicyView, signal: Imitate) -> LossValue:
         states = signal.states
-        hidden_BTD = learner.hidden(states.ids_BT, states.lengths_B)
-        hidden_ND = gather_positions(hidden_BTD, signal.supervise_BT)
+        hidden_ND = learner.hidden(states.ids_BT, states.lengths_B, before(signal.supervise_BT))
         nll_N = -token_logp(hidden_ND, learner.head_VD, states.ids_BT[signal.supervise_BT])
         return LossValue(total=nll_N.sum(), sums={"nll_nats": nll_N.detach().sum()})

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stateshape.core.method import LossKind, LossValue, PolicyView
 from stateshape.core.signals import MatchDistribution
-from stateshape.core.tensors import divergence, gather_positions
+from stateshape.core.tensors import before, divergence
 
 Direction = Literal["forward", "reverse"]
 
@@ -43,11 +43,10 @@ class Divergence:
 
     def total(self, learner: PolicyView, signal: MatchDistribution) -> LossValue:
         states = signal.states
-        hidden_BTD = learner.hidden(states.ids_BT, states.lengths_B)
         kl_N = divergence(
-            gather_positions(hidden_BTD, signal.supervise_BT),
+            learner.hidden(states.ids_BT, states.lengths_B, before(signal.supervise_BT)),
             learner.head_VD,
-            gather_positions(signal.teacher_hidden_BTD, signal.supervise_BT),
+            signal.teacher_hidden_ND,
             signal.teacher_head_VD,
             forward_kl if self.direction == "forward" else reverse_kl,
         )

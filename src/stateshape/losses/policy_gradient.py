@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stateshape.core.method import LossKind, LossValue, PolicyView
 from stateshape.core.signals import Credit
-from stateshape.core.tensors import gather_positions, token_logp
+from stateshape.core.tensors import before, token_logp
 
 Normalise = Literal["token-mean", "sequence-mean"]
 
@@ -67,8 +67,7 @@ class PolicyGradient:
 
     def total(self, learner: PolicyView, signal: Credit) -> LossValue:
         states, supervise_BT = signal.states, signal.supervise_BT
-        hidden_BTD = learner.hidden(states.ids_BT, states.lengths_B)
-        hidden_ND = gather_positions(hidden_BTD, supervise_BT)
+        hidden_ND = learner.hidden(states.ids_BT, states.lengths_B, before(supervise_BT))
         logp_N = token_logp(hidden_ND, learner.head_VD, states.ids_BT[supervise_BT], self.temperature)
         terms = clipped_terms(
             logp_N,

@@ -161,6 +161,7 @@ def open_beside(weights: SharedWeights, source: str, settings: ModelSettings, *,
         return policy_on(weights, resolved, adapter_name)
     other = policy_on(open_weights(resolved.model, settings), resolved, adapter_name)
     check_same_vocabulary(weights, other.weights)
+    other.weights.meter = weights.meter
     return other
 
 

@@ -6,11 +6,15 @@ Knows its tokenizer and its end tokens; knows nothing of tasks, methods or files
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from stateshape.core.files import BadInput
+from stateshape.policy.flops import Flops, flops_of
+from stateshape.policy.tree_attention import TreeAttention, lay_out
 from stateshape.policy.weights import SharedWeights
 
 
@@ -37,31 +41,39 @@ class Policy:
         trainable = self.is_trainable and torch.is_grad_enabled()
         self.weights.activate(self.adapter, trainable=trainable)
 
-    def hidden(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
-        """Last hidden states [B, T, D]. Rows are right-padded: causal attention never sees what stands after a token,
-        so no mask is needed and cells beyond a row's length hold nothing meaningful."""
-        del lengths_B
-        self.activate()
-        return self.weights.body(input_ids=ids_BT, use_cache=False).last_hidden_state
+    def hidden(self, ids_BT: Tensor, lengths_B: Tensor, at_BT: Tensor) -> Tensor:
+        """Last hidden states [N, D] behind the tokens chosen by `at_BT` (bool), row by row.
 
-    def hidden_branches(self, ids_BT: Tensor, branch_BT: Tensor) -> Tensor:
-        """Last hidden states [B, T, D] where a row is a trunk and branches that do not see one another.
-
-        branch_BT: 0 on the trunk, 1, 2, ... on branches that continue it, -1 on padding. A branch token stands at the
-        position it would have right behind the trunk.
+        Rows are right-padded. What rows have in common at their beginning is computed once, and nothing is computed
+        behind a row's last chosen token or for a row without one.
         """
+        chosen_BT = at_BT & (torch.arange(at_BT.shape[1], device=at_BT.device) < lengths_B[:, None])
+        places = [row.nonzero()[0] for row in chosen_BT.cpu().numpy()]
+        ids = ids_BT.cpu().numpy()
+        return self.hidden_at([ids[b, : at[-1] + 1].tolist() for b, at in enumerate(places) if len(at)], places)
+
+    def hidden_at(self, rows: Sequence[Sequence[int]], places: Sequence[Sequence[int] | np.ndarray]) -> Tensor:
+        """Last hidden states [N, D] of each row at its places, in order. Rows without places are not among `rows`."""
+        asked = [np.asarray(at) for at in places if len(at)]
+        if not rows:
+            made_ND = self.head_VD.new_zeros(0, self.head_VD.shape[1])
+            return made_ND.requires_grad_(self.is_trainable and torch.is_grad_enabled())
         self.activate()
-        width = ids_BT.shape[1]
-        place_T = torch.arange(width, device=ids_BT.device)
-        trunk_B = (branch_BT == 0).sum(1)
-        same_BTT = branch_BT[:, :, None] == branch_BT[:, None, :]
-        causal_TT = place_T[:, None] >= place_T[None, :]
-        visible_BTT = causal_TT & (same_BTT | (branch_BT == 0)[:, None, :])
-        depth_BT = (same_BTT & causal_TT).sum(-1) - 1  # how far into its own trunk or branch a token stands
-        position_BT = torch.where(branch_BT == 0, depth_BT, trunk_B[:, None] + depth_BT)
-        return self.weights.body(
-            input_ids=ids_BT, attention_mask=visible_BTT[:, None], position_ids=position_BT, use_cache=False
-        ).last_hidden_state
+        layout = lay_out(rows, self.device)
+        wanted = np.concatenate([path[at] for path, at in zip(layout.paths, asked, strict=True)])
+        wanted_M = torch.tensor(wanted, device=self.device)
+        self.count_work(tokens=len(layout.ids_N), pairs=layout.num_pairs, positions=len(wanted))
+        return self.weights.run(layout.ids_N, layout.position_N, TreeAttention(layout), wanted_M)
+
+    @cached_property
+    def flops(self) -> Flops:
+        return flops_of(self.weights, self.adapter)
+
+    def count_work(self, *, tokens: int, pairs: int, positions: int) -> None:
+        """Puts a pass on the meter: its tokens, query-key pairs, and positions that the head reads (policy/flops.py)."""
+        is_backward = self.is_trainable and torch.is_grad_enabled()
+        flops = self.flops.of(tokens=tokens, pairs=pairs, positions=positions, is_backward=is_backward)
+        self.weights.meter.count(tokens=tokens, flops=flops)
 
     def parameters(self) -> list[nn.Parameter]:
         assert self.is_trainable and self.adapter is not None

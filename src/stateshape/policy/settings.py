@@ -20,8 +20,6 @@ class ModelSettings:
     """auto: cuda if there is one, else cpu; or any torch device."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: bfloat16 on a GPU, float32 on a CPU."""
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    """transformers' attention implementation."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Off unless you asked for it."""
 

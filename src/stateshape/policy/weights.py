@@ -7,6 +7,7 @@ Does not know what the adapters are for.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from stateshape.core.files import BadInput
+from stateshape.core.meter import Meter
+from stateshape.policy.bridge import run_transformers
+from stateshape.policy.checks import check_attention, check_passes, is_plain_lora
+from stateshape.policy.decoder import Attend, ForwardPass, read_decoder
 from stateshape.policy.settings import LoraSettings, ModelSettings, resolve_device, resolve_dtype
-
-HEAD_TOLERANCE = 1e-2  # logits from our head against the model's own, relative to their largest; bf16 has 3 digits
 
 
 class SharedWeights:
@@ -37,8 +40,9 @@ class SharedWeights:
         self.adapters: dict[str, peft.LoraConfig] = {}
         self._active: tuple[str | None, bool] = (None, False)
         self._peft: peft.PeftModel | None = None
+        self.meter = Meter(self.device)
         check_attention(self)
-        check_head(self)
+        self.is_plain_decoder, self.cache_shapes = check_passes(self)
 
     @property
     def body(self) -> Any:
@@ -47,6 +51,21 @@ class SharedWeights:
     @property
     def head_VD(self) -> Tensor:
         return self.model.get_output_embeddings().weight
+
+    def run(self, ids_N: Tensor, position_N: Tensor, attend: Attend, wanted_M: Tensor | None = None) -> Tensor:
+        """Last hidden states of flat tokens under the active adapter, [N, D]; [M, D] where `wanted_M` says which."""
+        return self.forward_pass()(ids_N, position_N, attend, wanted_M)
+
+    def forward_pass(self) -> ForwardPass:
+        """What `run` calls, under the active adapter: worth holding on to where it is called for every token."""
+        adapter, trainable = self._active
+        if self.is_plain(adapter):
+            return read_decoder(self.body, adapter, trainable=trainable)
+        return partial(run_transformers, self.body)
+
+    def is_plain(self, adapter: str | None) -> bool:
+        """Whether our own decoder runs the base with this adapter, rather than transformers' code."""
+        return self.is_plain_decoder and (adapter is None or is_plain_lora(self.adapters[adapter]))
 
     def add_adapter(self, name: str, lora: LoraSettings, *, seed: int) -> None:
         """A new adapter, initialised so that it changes nothing; its A matrices come from `seed`."""
@@ -64,6 +83,12 @@ class SharedWeights:
     def load_adapter(self, name: str, folder: Path) -> None:
         """An adapter saved in peft's format."""
         config = peft.LoraConfig.from_pretrained(str(folder))
+        if config.init_lora_weights not in (True, False, "gaussian"):
+            raise BadInput(
+                f"adapter: got init_lora_weights {config.init_lora_weights!r} in {folder}/adapter_config.json, with which peft "
+                "changes the base weights; expected an adapter that leaves them alone; convert it with peft's "
+                "save_pretrained(path_initial_model_for_weight_conversion=...)"
+            )
         self._inject(name, config)
         self.set_adapter_state(name, load_file(str(folder / "adapter_model.safetensors")))
 
@@ -73,6 +98,11 @@ class SharedWeights:
             raise BadInput(
                 "lora targets: got lm_head; expected layers below the head, because losses read the head as one matrix; "
                 "leave lm_head out"
+            )
+        if config.alora_invocation_tokens:
+            raise BadInput(
+                "adapter: got an activated LoRA (alora_invocation_tokens), which is at work behind some tokens only; expected "
+                "one that is at work everywhere; use another adapter"
             )
         if config.modules_to_save:
             raise BadInput(
@@ -128,7 +158,10 @@ class SharedWeights:
         save_file(state, str(folder / "adapter_model.safetensors"), metadata={"format": "pt"})
         config = self.adapters[name]
         config.base_model_name_or_path = self.source
-        config.target_modules = sorted(config.target_modules or ())  # peft keeps a set: its order differs between runs
+        if not isinstance(config.target_modules, str):  # a regular expression stays as it is
+            config.target_modules = sorted(
+                config.target_modules or ()
+            )  # peft keeps a set: its order differs between runs
         config.save_pretrained(str(folder))
 
     def trainable_parameters(self, name: str) -> list[nn.Parameter]:
@@ -141,7 +174,6 @@ def load_weights(source: str, settings: ModelSettings) -> SharedWeights:
     device = resolve_device(settings.device)
     options: dict[str, Any] = {
         "dtype": resolve_dtype(settings.dtype, device),
-        "attn_implementation": settings.attention,
         "trust_remote_code": settings.trust_remote_code,
     }
     gguf = next(Path(source).glob("*.gguf"), None) if Path(source).is_dir() else None
@@ -161,28 +193,3 @@ def load_weights(source: str, settings: ModelSettings) -> SharedWeights:
             "safetensors and a tokenizer, a GGUF folder, a run folder, 'embedded', or a hub id that can be reached"
         ) from None
     return SharedWeights(model.to(device), tokenizer, source=source)
-
-
-def check_attention(weights: SharedWeights) -> None:
-    """Every layer must attend to all that came before: the sampler's right-padded prefill is wrong for any other kind."""
-    others = sorted(set(getattr(weights.config, "layer_types", None) or ()) - {"full_attention"})
-    if others:
-        raise BadInput(
-            f"model: got {weights.source!r}, which has layers of {', '.join(others)}; expected full attention in every "
-            "layer; use another model"
-        )
-
-
-@torch.no_grad()
-def check_head(weights: SharedWeights) -> None:
-    """The model's logits must be its last hidden states times one matrix: no bias, scale or soft cap."""
-    head = weights.model.get_output_embeddings()
-    ids_BT = torch.arange(4, device=weights.device)[None]
-    logits_BTV = weights.model(input_ids=ids_BT, use_cache=False).logits.float()
-    ours_BTV = (weights.body(input_ids=ids_BT, use_cache=False).last_hidden_state @ head.weight.T).float()
-    worst = (logits_BTV - ours_BTV).abs().max() / logits_BTV.abs().max().clamp_min(1e-6)
-    if worst > HEAD_TOLERANCE:
-        raise BadInput(
-            f"model: got {weights.source!r}, whose logits are not hidden states times its head matrix (relative "
-            f"difference {float(worst):.2g}); expected no bias, scale or soft cap after the head; use another model"
-        )

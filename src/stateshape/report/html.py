@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from stateshape.core.records import Json, StateSample, Verdict
 from stateshape.report import grid, tables, text
-from stateshape.report.costs import cost_table, key_value_table, settings_tables
+from stateshape.report.costs import cost_table, key_value_table, phase_table, settings_tables
 from stateshape.report.folder import RunFiles, StudyFiles
 from stateshape.report.palette import looks
 from stateshape.report.plots import Plot
@@ -72,6 +72,7 @@ def render_page(study: StudyFiles, *, plots: tuple[list[Plot], list[Plot], list[
         "origins": ORIGINS,
         "samples": _samples(study),
         "cost": cost_table(study),
+        "phases": phase_table(study),
         "settings": [(files.run.label, found) for files in study.runs if (found := settings_tables(files))],
         "plan_values": key_value_table("The plan.", {"": _plan_values(study)}),
     }

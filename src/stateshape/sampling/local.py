@@ -1,27 +1,44 @@
-"""Sampling with the model at hand: one prefill a prompt, a KV cache, finished rows leave the batch.
+"""Sampling with the model at hand, by continuous batching: one prefill a prompt, finished rows leave, waiting ones enter.
 
-Works on any transformers causal LM with full attention. Prompts are right-padded for the prefill and the hole between a
-short prompt and its first new token is masked, so positions need no shift. Knows nothing of tasks or states.
+    admit    prompts that fit are prefilled as one prefix tree (each distinct prompt once) and copied to their samples' slots
+    advance  one token for every row in use (a burst of them on a GPU): decoder, head, inverse CDF; see decode.py
+    leave    the last slot moves into a finished row's place, so that the rows in use stay dense
+
+Exact log-probs of the sampling distribution come out of the same pass. Knows nothing of tasks or states.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
-from stateshape.core.tensors import logits_of
 from stateshape.policy.policy import Policy
+from stateshape.policy.tree_attention import TreeAttention, lay_out
+from stateshape.sampling.decode import PLACE_STEP, Decoding, round_up
 from stateshape.sampling.settings import Completion, Finish, Progress, SamplingSettings
+from stateshape.sampling.slots import Slots
 from stateshape.sampling.stops import StopWatch
 
-MIN_SHRINK = 0.75  # the batch is compacted when at most this share of its rows is alive: copying a cache is not free
+CACHE_BYTES = 2**31  # of keys and values on a CPU; half of what is free on a GPU
+PREFILL_TOKENS = 8192
+BURST = {"cpu": 1, "cuda": 16}
+REFILL_SHARE = 1 / 8  # of the slots must be free before waiting prompts enter: a prefill of a few tokens is a slow one
 
 
 class LocalSampler:
-    """The default engine: the same weights and the same arithmetic as the trainer's."""
+    """The default engine: the same weights and the same arithmetic as the trainer's.
+
+    On a GPU it holds on to its cache and recorded steps, which the next call with the same model uses again.
+    """
+
+    def __init__(self, *, burst: int | None = None) -> None:
+        """`burst`: tokens between two looks by the host; a row that ends inside one computes on, unread. Default: see BURST."""
+        self.burst = burst
+        self._kept: Decoding | None = None
 
     @torch.no_grad()
     def sample(
@@ -33,118 +50,154 @@ class LocalSampler:
         seed: int,
         progress: Progress | None = None,
     ) -> list[Completion]:
-        """See Sampler. Prompts of similar length share a batch; the result is in the order of `prompts`."""
+        """See Sampler. What a row becomes depends on its prompt, its number and the seed, not on the rows beside it."""
         if not prompts:
             return []
         policy.activate()
-        watch = StopWatch(policy, settings.stops)
+        num_rows = len(prompts) * settings.num_samples
         generator = torch.Generator(device=policy.device).manual_seed(seed)
-        per_batch = max(1, settings.batch_rows // settings.num_samples)
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        found: dict[int, list[Completion]] = {}
-        for start in range(0, len(order), per_batch):
-            chosen = order[start : start + per_batch]
-            batch = _Batch(policy, [prompts[i] for i in chosen], settings, watch, generator)
-            completions = batch.run()
-            for k, i in enumerate(chosen):
-                found[i] = completions[k * settings.num_samples : (k + 1) * settings.num_samples]
+        uniform_CS = torch.rand(
+            num_rows, settings.max_new_tokens, generator=generator, device=policy.device, dtype=torch.float64
+        )
+        decoding = self.decoding(policy, settings, longest=max(map(len, prompts)), uniform_CS=uniform_CS)
+        run = _Run(policy, prompts, settings, decoding)
+        while run.rows or run.waiting:
+            run.admit()
+            run.advance()
             if progress:
-                progress(min(start + per_batch, len(order)), len(order))
-        return [completion for i in range(len(prompts)) for completion in found[i]]
+                progress(run.num_done // settings.num_samples, len(prompts))
+        return run.completions
+
+    def decoding(self, policy: Policy, settings: SamplingSettings, *, longest: int, uniform_CS: Tensor) -> Decoding:
+        """Buffers with room for the call: those of the last one where they fit (GPU), else new ones."""
+        forward = policy.weights.forward_pass()
+        if self._kept is not None and self._kept.take_on(forward, uniform_CS, settings, longest=longest):
+            return self._kept
+        self._kept = None  # its memory is given back first
+        places = longest + settings.max_new_tokens
+        if policy.device.type == "cuda":
+            places = round_up(places, PLACE_STEP)
+        num_slots = max(settings.num_samples, min(len(uniform_CS), affordable_rows(policy, places, settings)))
+        slots = Slots(
+            policy.weights.cache_shapes,
+            num_slots=num_slots,
+            num_places=places,
+            dtype=policy.weights.dtype,
+            device=policy.device,
+        )
+        burst = self.burst or BURST.get(policy.device.type, 1)
+        made = Decoding(forward, policy.head_VD, slots, uniform_CS, temperature=settings.temperature, burst=burst)
+        if policy.device.type == "cuda":
+            self._kept = made
+        return made
 
 
-class _Batch:
-    """The rows that are generated together. R: rows still in the batch."""
+@dataclass(slots=True)
+class _Row:
+    """A row in use; its place in the list is its slot."""
+
+    number: int  # of the result
+    prompt_length: int
+    ids: list[int] = field(default_factory=list)
+    logps: list[float] = field(default_factory=list)
+    ending: Finish | None = None
+
+    @property
+    def length(self) -> int:
+        return self.prompt_length + len(self.ids)
+
+
+class _Run:
+    """One call of the sampler: which rows are in use, and what became of the others."""
 
     def __init__(
-        self,
-        policy: Policy,
-        prompts: list[Sequence[int]],
-        settings: SamplingSettings,
-        watch: StopWatch,
-        generator: torch.Generator,
+        self, policy: Policy, prompts: Sequence[Sequence[int]], settings: SamplingSettings, decoding: Decoding
     ) -> None:
-        self.policy, self.settings, self.watch, self.generator = policy, settings, watch, generator
-        self.ids: list[list[int]] = [[] for _ in range(len(prompts) * settings.num_samples)]
-        self.logps: list[list[float]] = [[] for _ in self.ids]
-        self.finish: list[Finish] = ["length"] * len(self.ids)
-        self.alive = list(range(len(self.ids)))  # row of the result for each row of the batch; -1: finished
-        self.prefill(prompts)
+        self.policy, self.prompts, self.settings, self.decoding = policy, prompts, settings, decoding
+        self.watch = StopWatch(policy, settings.stops)
+        self.waiting = sorted(
+            range(len(prompts)), key=lambda i: len(prompts[i])
+        )  # the longest enters first: from the end
+        self.rows: list[_Row] = []
+        self.completions: list[Completion] = [Completion([], [], "length")] * (len(prompts) * settings.num_samples)
+        self.num_done = 0
 
-    def prefill(self, prompts: list[Sequence[int]]) -> None:
-        """Runs each distinct prompt once and expands it to its samples."""
-        device, copies = self.policy.device, self.settings.num_samples
-        width = max(len(prompt) for prompt in prompts)
-        ids_BP = torch.tensor([[*prompt, *([0] * (width - len(prompt)))] for prompt in prompts], device=device)
-        lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=device)
-        self.cache = DynamicCache(config=self.policy.weights.config)
-        hidden_BPD = self.policy.weights.body(
-            input_ids=ids_BP, past_key_values=self.cache, use_cache=True
-        ).last_hidden_state
-        last_BD = hidden_BPD[torch.arange(len(prompts), device=device), lengths_B - 1]
-        if copies > 1:
-            self.cache.batch_repeat_interleave(copies)
-        self.hidden_RD = last_BD.repeat_interleave(copies, 0)
-        self.position_R = lengths_B.repeat_interleave(copies, 0)
-        total = width + self.settings.max_new_tokens
-        key = torch.arange(total, device=device)
-        self.visible_RS = (key[None] < self.position_R[:, None]) | (key[None] >= width)
-        self.num_seen = width
+    def admit(self) -> None:
+        """Prefills waiting prompts into free slots, if enough are free."""
+        copies, num_slots = self.settings.num_samples, self.decoding.slots.num_slots
+        room = num_slots - len(self.rows)
+        if not self.waiting or room < max(copies, min(REFILL_SHARE * num_slots, len(self.waiting) * copies)):
+            return
+        chosen: list[int] = []
+        num_tokens = 0
+        while self.waiting and (len(chosen) + 1) * copies <= room and num_tokens < PREFILL_TOKENS:
+            chosen.append(self.waiting.pop())
+            num_tokens += len(self.prompts[chosen[-1]])
+        hidden_PD = self.prefill(chosen)
+        entered = slice(len(self.rows), len(self.rows) + len(chosen) * copies)
+        self.rows += [_Row(i * copies + k, len(self.prompts[i])) for i in chosen for k in range(copies)]
+        numbers, lengths = (
+            torch.tensor(values, device=self.policy.device)
+            for values in zip(*((row.number, row.prompt_length) for row in self.rows[entered]), strict=True)
+        )
+        token_R, logp_R = self.decoding.draw(hidden_PD.repeat_interleave(copies, 0), numbers, torch.zeros_like(numbers))
+        self.decoding.enter(entered, tokens=token_R, positions=lengths, numbers=numbers)
+        self.record(self.rows[entered], token_R.tolist(), logp_R.tolist())
+        self.leave()
 
-    def run(self) -> list[Completion]:
-        for step in range(self.settings.max_new_tokens):
-            token_R, logp_R = self.draw()
-            self.record(token_R.tolist(), logp_R.tolist())
-            num_alive = sum(row >= 0 for row in self.alive)
-            if num_alive == 0 or step + 1 == self.settings.max_new_tokens:
-                break
-            if num_alive <= MIN_SHRINK * len(self.alive):
-                token_R = self.compact(token_R)
-            self.advance(token_R)
-        return [Completion(*parts) for parts in zip(self.ids, self.logps, self.finish, strict=True)]
+    def prefill(self, chosen: list[int]) -> Tensor:
+        """Last hidden states [P, D] of the prompts; their keys and values go to their samples' slots."""
+        layout = lay_out([self.prompts[i] for i in chosen], self.policy.device)
+        attention = TreeAttention(layout, keep=True)
+        last_P = torch.tensor([path[-1] for path in layout.paths], device=self.policy.device)
+        hidden_PD = self.decoding.forward(layout.ids_N, layout.position_N, attention, last_P)
+        self.policy.count_work(tokens=len(layout.ids_N), pairs=layout.num_pairs, positions=len(chosen))
+        first, copies = len(self.rows), self.settings.num_samples
+        assert attention.kept is not None
+        for k, path in enumerate(layout.paths):
+            slots = slice(first + k * copies, first + (k + 1) * copies)
+            self.decoding.slots.fill(attention.kept, torch.tensor(path, device=self.policy.device), slots)
+        return hidden_PD
 
-    def draw(self) -> tuple[Tensor, Tensor]:
-        """The next token of each row and its log-prob (Gumbel-max: argmax of logits plus noise is a sample)."""
-        temperature = self.settings.temperature
-        logp_RV = logits_of(self.hidden_RD, self.policy.head_VD, temperature or 1.0).log_softmax(-1)
-        if temperature == 0:
-            token_R = logp_RV.argmax(-1)
-        else:
-            noise_RV = torch.empty_like(logp_RV).exponential_(generator=self.generator)
-            token_R = (logp_RV - noise_RV.log()).argmax(-1)
-        return token_R, logp_RV.gather(-1, token_R[:, None])[:, 0]
+    def advance(self) -> None:
+        """A burst of tokens for every row in use."""
+        if not self.rows:
+            return
+        width = max(row.length for row in self.rows) - 1  # the newest token is not in the cache yet
+        tokens_KR, logps_KR = self.decoding.run(len(self.rows), width)
+        num_tokens, num_cached = len(self.rows) * len(tokens_KR), sum(row.length for row in self.rows)
+        pairs = len(tokens_KR) * num_cached + len(self.rows) * sum(range(len(tokens_KR)))
+        self.policy.count_work(tokens=num_tokens, pairs=pairs, positions=num_tokens)
+        for tokens_R, logps_R in zip(tokens_KR, logps_KR, strict=True):
+            self.record(self.rows, tokens_R, logps_R)
+        self.leave()
 
-    def record(self, tokens: list[int], logps: list[float]) -> None:
-        for r, row in enumerate(self.alive):
-            if row < 0:
+    def record(self, rows: list[_Row], tokens_R: list[int], logps_R: list[float]) -> None:
+        """Takes down a token a row, unless the row has ended."""
+        for row, token, logp in zip(rows, tokens_R, logps_R, strict=True):
+            if row.ending is None:
+                row.ids.append(token)
+                row.logps.append(logp)
+                row.ending = self.watch.ending(row.ids)
+                if row.ending is None and len(row.ids) == self.settings.max_new_tokens:
+                    row.ending = "length"
+
+    def leave(self) -> None:
+        """Results of the rows that ended are written; the last rows move into their slots."""
+        for slot in range(len(self.rows) - 1, -1, -1):
+            row = self.rows[slot]
+            if row.ending is None:
                 continue
-            self.ids[row].append(tokens[r])
-            self.logps[row].append(logps[r])
-            ending = self.watch.ending(self.ids[row])
-            if ending is not None:
-                self.finish[row] = ending
-                self.alive[r] = -1
+            self.completions[row.number] = Completion(row.ids, row.logps, row.ending)
+            self.num_done += 1
+            last = self.rows.pop()
+            if slot < len(self.rows):
+                self.rows[slot] = last
+                self.decoding.move(len(self.rows), slot, last.length)
 
-    def compact(self, token_R: Tensor) -> Tensor:
-        """Drops the finished rows from the batch and its cache."""
-        keep = torch.tensor([r for r, row in enumerate(self.alive) if row >= 0], device=token_R.device)
-        self.cache.batch_select_indices(keep)
-        self.position_R, self.visible_RS = self.position_R[keep], self.visible_RS[keep]
-        self.alive = [row for row in self.alive if row >= 0]
-        return token_R[keep]
 
-    def advance(self, token_R: Tensor) -> None:
-        """One decoding step: feeds the tokens at their own positions."""
-        self.num_seen += 1
-        visible_RS = self.visible_RS[:, : self.num_seen]
-        if self.policy.weights.config._attn_implementation == "sdpa":
-            # Ready for use; other implementations would read these four dimensions as numbers to add to the scores.
-            visible_RS = visible_RS[:, None, None]
-        self.hidden_RD = self.policy.weights.body(
-            input_ids=token_R[:, None],
-            attention_mask=visible_RS,
-            position_ids=self.position_R[:, None],
-            past_key_values=self.cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
-        self.position_R = self.position_R + 1
+def affordable_rows(policy: Policy, places: int, settings: SamplingSettings) -> int:
+    """How many rows the cache has room for, at most batch_rows."""
+    bytes_a_row = sum(map(math.prod, policy.weights.cache_shapes)) * places * policy.weights.dtype.itemsize
+    free = torch.cuda.mem_get_info()[0] // 2 if policy.device.type == "cuda" else CACHE_BYTES
+    return min(settings.batch_rows, free // bytes_a_row)

@@ -12,11 +12,12 @@ import torch
 
 from stateshape.core.method import Draw, SignalKind
 from stateshape.core.signals import MatchDistribution
-from stateshape.core.states import Origin, States
+from stateshape.core.states import Origin, States, chunks
+from stateshape.core.tensors import before
 from stateshape.policy.policy import Policy
 
 Positions = Literal["all", "last"]
-FORWARD_ROWS = 32  # rows a teacher forward pass takes at a time; bounds its activations
+FORWARD_TOKENS = 4096  # of a teacher's forward pass at a time; bounds its activations
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,17 +30,18 @@ class TeacherDistribution:
 
     @torch.no_grad()
     def read(self, learner: Policy, states: States, draw: Draw) -> MatchDistribution:
-        parts = [
-            self.teacher.hidden(states.ids_BT[b : b + FORWARD_ROWS], states.lengths_B[b : b + FORWARD_ROWS])
-            for b in range(0, len(states), FORWARD_ROWS)
-        ]
         supervise_BT = states.written_by(Origin.DATASET, Origin.LEARNER, Origin.TEACHER)
         if self.positions == "last":
             position_T = torch.arange(states.ids_BT.shape[1], device=states.ids_BT.device)
             supervise_BT = supervise_BT & (position_T == states.lengths_B[:, None] - 1)
+        chosen_BT = before(supervise_BT)
+        parts = [
+            self.teacher.hidden(states.ids_BT[b], states.lengths_B[b], chosen_BT[b])
+            for b in chunks(states, FORWARD_TOKENS)
+        ]
         return MatchDistribution(
             states=states,
             supervise_BT=supervise_BT,
-            teacher_hidden_BTD=torch.cat(parts),
+            teacher_hidden_ND=torch.cat(parts),
             teacher_head_VD=self.teacher.head_VD,
         )

@@ -28,13 +28,14 @@ def examine(model: str, teacher: str | None, *, settings: ModelSettings, rank: i
 
 
 def about_model(source: str, weights: SharedWeights, policy: Policy) -> Iterator[str]:
-    config, tokenizer = weights.config, weights.tokenizer
+    tokenizer = weights.tokenizer
     if Path(source).is_dir():
         names = sorted(path.name for path in Path(source).iterdir() if path.is_file())
         yield f"files        {', '.join(names)}"
     num_parameters = sum(parameter.numel() for parameter in weights.model.parameters())
     yield f"model        {type(weights.model).__name__}, {num_parameters / 1e6:.1f} M parameters"
-    yield f"device       {weights.device}, {str(weights.dtype).removeprefix('torch.')}, {config._attn_implementation}"
+    yield f"device       {weights.device}, {str(weights.dtype).removeprefix('torch.')}"
+    yield f"forward pass {'our decoder' if weights.is_plain_decoder else 'transformers, with our attention (slower)'}"
     pieces, rows = len(tokenizer), policy.head_VD.shape[0]
     padded = f" ({rows - pieces} rows are padding)" if rows > pieces else ""
     yield f"vocabulary   {pieces:,} tokens, head of {rows:,} rows{padded}"

@@ -5,15 +5,15 @@ A finished part is a file that exists; every file appears whole. Compares nothin
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from stateshape.core.files import BadInput, check_output, plain, read_json, read_jsonl, write_json
-from stateshape.core.records import EvalRow, Json, PlannedRun, PlanRecord, RunRecord, TaskRecord
+from stateshape.core.records import EvalRow, Json, OperatorCost, PlannedRun, PlanRecord, RunRecord, TaskRecord
 from stateshape.core.seeds import seed_for
 from stateshape.drift.measure import measure
 from stateshape.evals.evaluate import evaluate, read_summaries, summarise, write_evaluation
@@ -25,14 +25,18 @@ from stateshape.sampling.local import LocalSampler
 from stateshape.sampling.settings import Sampler
 from stateshape.study.plan import BASE, Plan, RunSpec, StudyFile, TaskChoice
 from stateshape.study.progress import Reporter
-from stateshape.study.provenance import peak_memory_gb, provenance
+from stateshape.study.provenance import provenance
 from stateshape.study.rollouts import read_rollouts, sample_rollouts, write_rollouts
 from stateshape.tasks.load import load_task
 from stateshape.tasks.task import GenerationTask, Task
+from stateshape.train.data import draw_for
 from stateshape.train.loop import finish, train
+from stateshape.train.operators import step_operators
 from stateshape.train.step import TrainingDiverged
 
+Part = tuple[str, Callable[[], None]]  # the phase it belongs to, and the work
 LEARNER, TEACHER = "learner", "teacher"
+Operators = dict[str, dict[str, list[OperatorCost]]]  # by run and phase
 # torch and safetensors do not report a write that failed as OSError
 FULL_DISK = ("PytorchStreamWriter", "unexpected pos", "No space left on device")
 
@@ -48,6 +52,7 @@ class Bench:
     retention: list[Task]
     reporter: Reporter
     sampler: Sampler = field(default_factory=LocalSampler)
+    operators: Operators | None = None  # filled where it is given
 
     def run_folder(self, run: str, seed: int) -> Path:
         return self.folder / "runs" / run / f"seed{seed}"
@@ -88,8 +93,13 @@ def claim_folder(folder: Path, plan: Plan) -> None:
         )
 
 
-def execute(plan: Plan, folder: Path, *, data_dir: Path | None, reporter: Reporter) -> None:
-    """Runs what is not done yet. Raises BadInput before any model loads if something does not fit."""
+def execute(
+    plan: Plan, folder: Path, *, data_dir: Path | None, reporter: Reporter, operators: Operators | None = None
+) -> None:
+    """Runs what is not done yet. Raises BadInput before any model loads if something does not fit.
+
+    Args: operators: where given, filled with what a step of each run that trains spends its time on.
+    """
     claim_folder(folder, plan)
     target, retention = load_tasks(plan.file, data_dir)
     check_data(folder, [target, *retention])
@@ -99,7 +109,15 @@ def execute(plan: Plan, folder: Path, *, data_dir: Path | None, reporter: Report
         if spec.teacher is not None and spec.teacher not in (BASE, *(other.name for other in plan.runs)):
             check_teacher(plan.file.model, spec.teacher, plan.file.model_settings)
     weights = open_weights(plan.file.model, plan.file.model_settings)
-    bench = Bench(plan=plan, folder=folder, weights=weights, target=target, retention=retention, reporter=reporter)
+    bench = Bench(
+        plan=plan,
+        folder=folder,
+        weights=weights,
+        target=target,
+        retention=retention,
+        reporter=reporter,
+        operators=operators,
+    )
     write_json(folder / "plan.json", plan_record(bench))
     run_base(bench)
     for seed in plan.file.seeds:
@@ -191,11 +209,6 @@ def run_base(bench: Bench) -> None:
     folder = existing or folder
     if is_complete(folder):
         return
-    seconds: dict[str, float] = {}
-    policy = Policy(bench.weights, None)
-    timed(seconds, "evaluation", lambda: evaluate_all(bench, policy, folder, BASE))
-    timed(seconds, "drift", lambda: roll(bench, policy, folder, "rollouts", 0, BASE))
-    timed(seconds, "drift", lambda: roll(bench, policy, folder, "rollouts_again", 1, BASE))
     record = RunRecord(
         name=BASE,
         label="base",
@@ -206,12 +219,23 @@ def run_base(bench: Bench) -> None:
         teacher=None,
         settings={},
         provenance=provenance(bench.weights, bench.tasks),
-        is_complete=True,
-        seconds=seconds,
-        peak_memory_gb=peak_memory_gb(bench.weights.device),
+        is_complete=False,
+    )
+    if (folder / "run.json").exists():
+        record = read_json(folder / "run.json", RunRecord)
+    policy = Policy(bench.weights, None)
+    record = measured(
+        bench,
+        record,
+        folder,
+        [
+            *evaluations(bench, policy, folder, BASE),
+            ("drift", lambda: roll(bench, policy, folder, "rollouts", 0, BASE)),
+            ("drift", lambda: roll(bench, policy, folder, "rollouts_again", 1, BASE)),
+        ],
     )
     remove_leftovers(folder)
-    write_json(folder / "run.json", record)
+    write_json(folder / "run.json", replace(record, is_complete=True))
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -229,20 +253,36 @@ def run_one(bench: Bench, spec: RunSpec, seed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     bench.reporter.say(f"{spec.label}, seed {seed}")
     record = train_one(bench, spec, seed, folder)
-    seconds = dict(record.seconds)
     bench.weights.load_adapter(LEARNER, folder / "adapter")
     try:
         policy = Policy(bench.weights, LEARNER)
-        timed(seconds, "evaluation", lambda: evaluate_all(bench, policy, folder, spec.name))
-        timed(seconds, "drift", lambda: roll(bench, policy, folder, "rollouts", seed_for(seed, spec.name), spec.name))
-        timed(seconds, "drift", lambda: measure_drift(bench, folder, seed))
+        record = measured(
+            bench,
+            record,
+            folder,
+            [
+                *evaluations(bench, policy, folder, spec.name),
+                ("drift", lambda: roll(bench, policy, folder, "rollouts", seed_for(seed, spec.name), spec.name)),
+                ("drift", lambda: measure_drift(bench, folder, seed)),
+            ],
+        )
     finally:
         bench.weights.remove_adapter(LEARNER)
-    memory = peak_memory_gb(bench.weights.device)
     remove_leftovers(folder)
-    write_json(folder / "run.json", replace(record, seconds=seconds, peak_memory_gb=memory, is_complete=True))
+    write_json(folder / "run.json", replace(record, is_complete=True))
     finish(folder)
-    bench.reporter.event("run", {"run": spec.name, "seed": seed, "seconds": seconds})
+    bench.reporter.event("run", {"run": spec.name, "seed": seed, "seconds": record.seconds})
+
+
+def measured(bench: Bench, record: RunRecord, folder: Path, parts: Sequence[Part]) -> RunRecord:
+    """Does one part after another. What it cost is written down each time: a kill loses the cost of one part at most."""
+    costs = dict(record.costs)
+    for phase, work in parts:
+        with bench.weights.meter.phase(phase, costs):
+            work()
+        record = record.measured(costs)
+        write_json(folder / "run.json", record)
+    return record
 
 
 def train_one(bench: Bench, spec: RunSpec, seed: int, folder: Path) -> RunRecord:
@@ -261,6 +301,10 @@ def train_one(bench: Bench, spec: RunSpec, seed: int, folder: Path) -> RunRecord
         progress = train(
             method, learner, item_ids, spec.train, seed=seed, folder=folder, on_step=lambda k, n, _: tick(k, n)
         )
+        if bench.operators is not None and spec.name not in bench.operators:
+            trained_on = item_ids[: spec.train.num_items(len(item_ids))]
+            draw = draw_for(trained_on, batch=spec.train.batch_prompts, step=0, seed=seed)
+            bench.operators[spec.name] = step_operators(method, learner, draw, spec.train)
     except TrainingDiverged as error:
         raise BadInput(f"{folder}: training diverged at {error}") from None
     except (RuntimeError, SafetensorError) as error:
@@ -278,8 +322,7 @@ def train_one(bench: Bench, spec: RunSpec, seed: int, folder: Path) -> RunRecord
         num_steps=progress.step,
         num_supervised_tokens=progress.num_supervised,
         num_sampled_tokens=progress.num_sampled,
-        seconds=progress.seconds,
-    )
+    ).measured(progress.costs)
     write_json(folder / "run.json", trained)
     return trained
 
@@ -346,16 +389,19 @@ def teacher_loader(bench: Bench, loaded: list[str]) -> Callable[[str], Policy]:
     return load
 
 
-def evaluate_all(bench: Bench, policy: Policy, folder: Path, run: str) -> None:
-    for task in bench.tasks:
-        path = folder / "evals" / f"{task.name}.jsonl"
-        if path.exists():
-            if not (folder / "evals" / "summary.json").exists() or task.name not in read_summaries(folder):
-                rows = read_jsonl(path, EvalRow)  # killed between the two files
-                write_evaluation(folder, task.name, rows, summarise(rows, task.metrics))
-            continue
-        rows = evaluate(policy, task, progress=bench.reporter.track(f"evaluate {run} on {task.name}", "items"))
-        write_evaluation(folder, task.name, rows, summarise(rows, task.metrics))
+def evaluations(bench: Bench, policy: Policy, folder: Path, run: str) -> list[Part]:
+    return [("evaluation", partial(evaluate_one, bench, policy, folder, run, task)) for task in bench.tasks]
+
+
+def evaluate_one(bench: Bench, policy: Policy, folder: Path, run: str, task: Task) -> None:
+    path = folder / "evals" / f"{task.name}.jsonl"
+    if path.exists():
+        if not (folder / "evals" / "summary.json").exists() or task.name not in read_summaries(folder):
+            rows = read_jsonl(path, EvalRow)  # killed between the two files
+            write_evaluation(folder, task.name, rows, summarise(rows, task.metrics))
+        return
+    rows = evaluate(policy, task, progress=bench.reporter.track(f"evaluate {run} on {task.name}", "items"))
+    write_evaluation(folder, task.name, rows, summarise(rows, task.metrics))
 
 
 def roll(bench: Bench, policy: Policy, folder: Path, name: str, seed: int, run: str) -> None:
@@ -379,9 +425,3 @@ def measure_drift(bench: Bench, folder: Path, seed: int) -> None:
         num_cuts=bench.plan.file.drift.cuts,
     )
     write_json(folder / "drift.json", record)
-
-
-def timed(seconds: dict[str, float], name: str, work: Callable[[], None]) -> None:
-    began = time.perf_counter()
-    work()
-    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - began

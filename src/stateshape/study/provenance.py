@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import platform
-import resource
 import shlex
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import torch
 
 from stateshape.core.records import Json
 from stateshape.policy.weights import SharedWeights
+from stateshape.study.machine import peak_gflops
 from stateshape.tasks.task import Task
 
 PACKAGES = ("stateshape", "torch", "transformers", "peft", "tokenizers", "numpy", "scipy", "scikit-learn")
@@ -33,6 +33,7 @@ def provenance(weights: SharedWeights, tasks: list[Task]) -> dict[str, Json]:
         "accelerator": accelerator,
         "dtype": str(weights.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
+        "peak_gflops": round(peak_gflops(weights.dtype, device), 3),
         "data_sha256": {task.name: task.data_sha256 for task in tasks},
     }
 
@@ -59,10 +60,3 @@ def git_revision() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return told.stdout.strip() or None
-
-
-def peak_memory_gb(device: torch.device) -> float:
-    """GPU: most memory ever allocated. CPU: the process's largest resident size. In 10^9 bytes."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

@@ -13,10 +13,9 @@ from stateshape.policy.open import check_teacher, open_beside, open_weights, pol
 from stateshape.policy.settings import ModelSettings
 from stateshape.recipes.recipe import Recipe
 from stateshape.sampling.local import LocalSampler
-from stateshape.study.execute import Bench, check_training, train_one
+from stateshape.study.execute import Bench, Operators, check_training, train_one
 from stateshape.study.plan import BASE, DriftChoice, Plan, RunSpec, StudyFile, TaskChoice
 from stateshape.study.progress import Reporter
-from stateshape.study.provenance import peak_memory_gb
 from stateshape.study.rollouts import as_rollouts, sample_rollouts
 from stateshape.tasks.load import load_task
 from stateshape.tasks.task import GenerationTask
@@ -36,8 +35,12 @@ def train_single(
     settings: TrainSettings,
     model_settings: ModelSettings,
     reporter: Reporter,
+    operators: Operators | None = None,
 ) -> RunRecord:
-    """Trains one run into `folder`; resumes or refuses what is there. Raises BadInput before the model loads."""
+    """Trains one run into `folder`; resumes or refuses what is there. Raises BadInput before the model loads.
+
+    Args: operators: where given, filled with what a step spends its time on.
+    """
     check_output(folder)
     if folder.exists() and any(folder.iterdir()) and not (folder / "run.json").exists():
         raise BadInput(f"out: {folder} is not empty and holds no run; expected a new or empty folder, or this run's")
@@ -61,9 +64,10 @@ def train_single(
         target=task,
         retention=[],
         reporter=reporter,
+        operators=operators,
     )
     record = train_one(bench, spec, seed, folder)
-    done = replace(record, is_complete=True, peak_memory_gb=peak_memory_gb(bench.weights.device))
+    done = replace(record, is_complete=True)
     write_json(folder / "run.json", done)
     finish(folder)
     return done

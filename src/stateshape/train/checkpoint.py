@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import torch
 
-from stateshape.core.files import BadInput
+from stateshape.core.files import BadInput, parse, plain
+from stateshape.core.records import PhaseCost
 from stateshape.policy.policy import Policy
 
 NAME = "checkpoint.pt"
@@ -24,7 +25,7 @@ class Progress(NamedTuple):
     step: int
     num_supervised: int
     num_sampled: int
-    seconds: dict[str, float]
+    costs: dict[str, PhaseCost]  # of all steps so far, also of those before the run was stopped
 
 
 def save_checkpoint(folder: Path, policy: Policy, optimiser: torch.optim.Optimizer, progress: Progress) -> None:
@@ -33,7 +34,7 @@ def save_checkpoint(folder: Path, policy: Policy, optimiser: torch.optim.Optimiz
     state = {
         "adapter": policy.weights.adapter_state(policy.adapter),
         "optimiser": optimiser.state_dict(),
-        "progress": progress._asdict(),
+        "progress": plain(progress._asdict()),
     }
     try:
         torch.save(state, temporary)
@@ -52,7 +53,8 @@ def load_checkpoint(folder: Path, policy: Policy, optimiser: torch.optim.Optimiz
         state = torch.load(path, map_location=policy.device, weights_only=True)
         policy.weights.set_adapter_state(policy.adapter, state["adapter"])
         optimiser.load_state_dict(state["optimiser"])
-        return Progress(**state["progress"])
+        costs = parse(state["progress"].pop("costs"), dict[str, PhaseCost], where="costs")
+        return Progress(**state["progress"], costs=costs)
     except (RuntimeError, ValueError, KeyError, TypeError, EOFError, OSError, pickle.UnpicklingError) as error:
         # torch's text on unpickling advises to run the file's code: not ours
         reason = "unreadable" if isinstance(error, pickle.UnpicklingError) else (str(error).splitlines() or [""])[0]

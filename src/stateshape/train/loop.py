@@ -99,15 +99,14 @@ def step_record(step: int, result: StepResult, lr: float) -> StepRecord:
 def advanced(progress: Progress, result: StepResult) -> Progress:
     states = result.signal.states
     sampled = int(states.written_by(*SAMPLED).sum())
-    seconds = {
-        name: progress.seconds.get(name, 0.0) + result.seconds.get(name, 0.0)
-        for name in {**progress.seconds, **result.seconds}
-    }
+    costs = dict(progress.costs)
+    for phase, cost in result.costs.items():
+        costs[phase] = costs[phase].plus(cost) if phase in costs else cost
     return Progress(
         step=progress.step + 1,
         num_supervised=progress.num_supervised + result.num_supervised,
         num_sampled=progress.num_sampled + sampled,
-        seconds=seconds,
+        costs=costs,
     )
 
 

@@ -8,18 +8,18 @@ Knows no method by name. Gradients are the same for any chunking and any padding
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from stateshape.core.method import Draw, Method
+from stateshape.core.records import PhaseCost
 from stateshape.core.signals import Credit, Signal
-from stateshape.core.states import States
+from stateshape.core.states import chunks
 from stateshape.policy.policy import Policy
 from stateshape.train.settings import TrainSettings
+
+CHUNK_TOKENS = {"cpu": 512, "cuda": 16_384}  # products of a few hundred rows keep a CPU busy, and activations small
 
 
 class TrainingDiverged(RuntimeError):
@@ -31,49 +31,63 @@ class StepResult(NamedTuple):
     loss: float | None  # None where nothing was supervised
     grad_norm: float | None
     num_supervised: int
-    seconds: dict[str, float]
+    costs: dict[str, PhaseCost]  # of sampling, signal, training
     stats: dict[str, float | None]
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        return {phase: cost.seconds for phase, cost in self.costs.items()}
 
 
 def train_step(
     method: Method, learner: Policy, optimiser: torch.optim.Optimizer, draw: Draw, settings: TrainSettings
 ) -> StepResult:
     """Draws states, reads the signal, accumulates the gradient by chunk, steps once."""
-    clock = [time.perf_counter()]
-    with torch.no_grad():
-        states = method.states.draw(learner, draw)
-        clock.append(time.perf_counter())
-        signal = method.signal.read(learner, states, draw)
-        clock.append(time.perf_counter())
-    count = method.loss.count(signal)
-    optimiser.zero_grad(set_to_none=True)
-    total, sums = accumulate(method, learner, signal, count, settings.chunk_tokens)
+    costs: dict[str, PhaseCost] = {}
+    signal = read_signal(method, learner, draw, costs)
     grad_norm = None
-    if count > 0:
-        norm = torch.nn.utils.clip_grad_norm_(learner.parameters(), settings.max_grad_norm)
-        grad_norm = float(norm)
-        check_finite(total, grad_norm, draw)
-        optimiser.step()
-    clock.append(time.perf_counter())
+    with learner.weights.meter.phase("training", costs):
+        count = method.loss.count(signal)
+        optimiser.zero_grad(set_to_none=True)
+        total, sums = accumulate(method, learner, signal, count, chunk_tokens(learner, settings))
+        if count > 0:
+            norm = torch.nn.utils.clip_grad_norm_(learner.parameters(), settings.max_grad_norm)
+            grad_norm = float(norm)
+            check_finite(total, grad_norm, draw)
+            optimiser.step()
     return StepResult(
         signal=signal,
         loss=total if count > 0 else None,
         grad_norm=grad_norm,
         num_supervised=int(signal.supervise_BT.sum()),
-        seconds={name: b - a for name, a, b in zip(("sampling", "signal", "training"), clock, clock[1:])},
+        costs=costs,
         stats=sums | reward_stats(signal),
     )
 
 
+@torch.no_grad()
+def read_signal(method: Method, learner: Policy, draw: Draw, costs: dict[str, PhaseCost]) -> Signal:
+    """Where, and what: the two phases without gradients."""
+    meter = learner.weights.meter
+    with meter.phase("sampling", costs):
+        states = method.states.draw(learner, draw)
+    with meter.phase("signal", costs):
+        return method.signal.read(learner, states, draw)
+
+
+def chunk_tokens(learner: Policy, settings: TrainSettings) -> int:
+    return settings.chunk_tokens or CHUNK_TOKENS.get(learner.device.type, CHUNK_TOKENS["cpu"])
+
+
 def accumulate(
-    method: Method, learner: Policy, signal: Signal, count: float, chunk_tokens: int
+    method: Method, learner: Policy, signal: Signal, count: float, tokens: int
 ) -> tuple[float, dict[str, float | None]]:
     """Adds the whole batch's gradient chunk by chunk. Returns loss and logged sums, both over the batch's count."""
     if count == 0:
         return 0.0, {}
     total = 0.0
     sums: dict[str, float | None] = {}
-    for index in chunks(signal.states, chunk_tokens):
+    for index in chunks(signal.states, tokens):
         part = signal.rows(index)
         if not bool(part.supervise_BT.any()):
             continue
@@ -83,19 +97,6 @@ def accumulate(
         for name, sum_ in value.sums.items():
             sums[name] = (sums.get(name) or 0.0) + float(sum_) / count
     return total, sums
-
-
-def chunks(states: States, chunk_tokens: int) -> Iterator[Tensor]:
-    """Row indices by similar length, at most `chunk_tokens` padded tokens each (a longer row stands alone)."""
-    order = torch.argsort(states.lengths_B, stable=True).tolist()
-    lengths = states.lengths_B.tolist()
-    chunk: list[int] = []
-    for b in order:
-        if chunk and (len(chunk) + 1) * lengths[b] > chunk_tokens:
-            yield torch.tensor(chunk, device=states.ids_BT.device)
-            chunk = []
-        chunk.append(b)
-    yield torch.tensor(chunk, device=states.ids_BT.device)
 
 
 def check_finite(loss: float, grad_norm: float, draw: Draw) -> None:

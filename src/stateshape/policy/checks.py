@@ -1,0 +1,95 @@
+"""What a model must be for our forward passes to be right, found out by comparing numbers once, when it is loaded."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import peft
+import torch
+
+from stateshape.core.files import BadInput
+from stateshape.policy.bridge import run_transformers
+from stateshape.policy.decoder import ForwardPass, read_decoder
+from stateshape.policy.tree_attention import TreeAttention, lay_out
+
+if TYPE_CHECKING:
+    from stateshape.policy.weights import SharedWeights
+
+PLAIN_TARGETS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+PROBE_TOKENS = 24
+# logits of our pass against the model's own, relative to their largest: rounding differs, the arithmetic must not
+PROBE_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+FOREIGN = (AttributeError, TypeError, RuntimeError, LookupError)  # what a model built in another way ends in
+
+
+class CacheShapes(NamedTuple):
+    """[layers, heads, width] of what a token leaves in a cache."""
+
+    keys: tuple[int, int, int]
+    values: tuple[int, int, int]
+
+
+def check_attention(weights: SharedWeights) -> None:
+    """Every layer must attend to all that came before: nothing here knows of windows. Raises BadInput."""
+    kinds = getattr(weights.config, "layer_types", None) or ()
+    others = sorted(set(kinds) - {"full_attention"})
+    if getattr(weights.config, "sliding_window", None) and not kinds:
+        others = ["sliding_attention"]
+    if others:
+        raise BadInput(
+            f"model: got {weights.source!r}, which has layers of {', '.join(others)}; expected full attention in every "
+            "layer; use another model"
+        )
+
+
+def is_plain_lora(config: peft.LoraConfig) -> bool:
+    """Whether an adapter is B A beside linear layers of attention and MLP, and nothing else."""
+    targets = {str(name).split(".")[-1] for name in config.target_modules or ()}
+    extras = (config.use_dora, config.lora_bias, config.fan_in_fan_out, config.layers_to_transform)
+    return targets <= PLAIN_TARGETS and not any(extras)
+
+
+@torch.no_grad()
+def check_passes(weights: SharedWeights) -> tuple[bool, CacheShapes]:
+    """Whether the plain decoder gives the model's own logits (else transformers' code must), and its cache's shapes.
+
+    Raises: BadInput if neither does, so also where logits are more than hidden states times one matrix.
+    """
+    foreign = False
+    try:
+        plain, shapes = compare(weights, read_decoder(weights.body, None, trainable=False))
+        if plain <= PROBE_TOLERANCE[weights.dtype]:
+            return True, shapes
+    except FOREIGN:
+        pass
+    try:
+        worst, shapes = compare(weights, partial(run_transformers, weights.body))
+    except ValueError as error:
+        raise BadInput(
+            f"model: got {weights.source!r}, which has {error}; expected plain attention; use another model"
+        ) from None
+    except FOREIGN:
+        foreign = True
+    if foreign or worst > PROBE_TOLERANCE[weights.dtype]:
+        found = "attention of its own" if foreign else f"other logits than ours (relative difference {worst:.2g})"
+        raise BadInput(
+            f"model: got {weights.source!r}, which has {found}; expected attention through transformers' interface, and "
+            "logits that are hidden states times the head matrix (no bias, scale or soft cap); use another model"
+        )
+    return False, shapes
+
+
+def compare(weights: SharedWeights, forward: ForwardPass) -> tuple[float, CacheShapes]:
+    """Largest difference of our logits from the model's own on two rows that begin alike, relative to the largest logit."""
+    rows = [list(range(PROBE_TOKENS)), [*range(PROBE_TOKENS - 2), 1, 0]]
+    own_BTV = weights.model(input_ids=torch.tensor(rows, device=weights.device), use_cache=False).logits
+    layout = lay_out(rows, weights.device)
+    attention = TreeAttention(layout, keep=True)
+    path_M = torch.tensor(np.concatenate(layout.paths), device=weights.device)
+    hidden_MD = forward(layout.ids_N, layout.position_N, attention, path_M)
+    difference = ((hidden_MD @ weights.head_VD.T).view(own_BTV.shape) - own_BTV).float().abs().max()
+    assert attention.kept is not None
+    keys, values = ((len(attention.kept), *part.shape[1:]) for part in attention.kept[0])
+    return float(difference / own_BTV.float().abs().max().clamp_min(1e-6)), CacheShapes(keys, values)

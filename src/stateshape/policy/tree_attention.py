@@ -1,0 +1,148 @@
+"""Attention over a prefix tree whose tokens lie flat, one after another, without padding.
+
+Everything in a decoder but attention works on single tokens, so a flat [N, ...] layout computes no padding there. For
+attention, segments of similar size are gathered into padded blocks: a segment's tokens see the segments before it and,
+causally, themselves. Knows nothing of weights.
+
+Suffixes: N token, S segment of a block, Q its tokens, K the tokens it sees, H query heads, G key-value heads, E head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stateshape.core.prefix_tree import PrefixTree, prefix_tree
+
+MAX_PADDING = 1.5  # padded over real query-key pairs of a block, above which a new one begins
+SMALL_BLOCK = 2**14  # pairs; below this a block's overhead weighs more than its padding
+MAX_BLOCK_PAIRS = 2**25  # bounds the mask
+MAX_BLOCK_KEYS = 2**17  # bounds the gathered keys and values
+
+
+class Block(NamedTuple):
+    """Segments that are padded together. Indices are flat; `real_N` picks the block's tokens out of [S * Q]."""
+
+    query_SQ: Tensor
+    key_SK: Tensor
+    visible_SQK: Tensor | None  # [S, 1, Q, K]; None: segments without a parent, plainly causal
+    real_N: Tensor
+
+
+class Layout(NamedTuple):
+    """A tree laid flat. `paths[b]`: flat index of each token of row b."""
+
+    ids_N: Tensor
+    position_N: Tensor
+    blocks: list[Block]
+    paths: list[np.ndarray]
+    num_pairs: int  # of tokens with those they see, themselves included
+
+
+def lay_out(rows: Sequence[Sequence[int]], device: torch.device | str) -> Layout:
+    """The rows' prefix tree, flat. Raises: ValueError if a row is empty."""
+    tree = prefix_tree(rows)
+    lengths = np.array([len(segment.ids) for segment in tree.segments])
+    depths = np.array([segment.depth for segment in tree.segments])
+    groups = list(_blocks(lengths, depths))
+    order = np.concatenate(groups)
+    starts = np.empty(len(order), dtype=np.int64)
+    starts[order] = np.cumsum(lengths[order]) - lengths[order]
+    paths = _paths(tree, starts)
+    ids = [token for s in order for token in tree.segments[s].ids]
+    position = np.concatenate([np.arange(depths[s], depths[s] + lengths[s]) for s in order])
+    return Layout(
+        ids_N=torch.tensor(ids, device=device),
+        position_N=torch.tensor(position, device=device),
+        blocks=[_block([paths[s] for s in group], lengths[group], depths[group], device) for group in groups],
+        paths=[paths[leaf] for leaf in tree.leaf_of_row],
+        num_pairs=int(position.sum()) + len(position),
+    )
+
+
+def _blocks(lengths: np.ndarray, depths: np.ndarray) -> Iterator[np.ndarray]:
+    """Segment numbers, block by block: first those without a parent, then the others; longest first."""
+    keys = lengths + depths
+    order = np.lexsort((-keys, -lengths, depths > 0))
+    chosen: list[int] = []
+    num_pairs = 0
+    for s in order:
+        together = [*chosen, s]
+        longest, widest = lengths[together].max(), keys[together].max()
+        padded = len(together) * longest * widest
+        is_wasteful = padded > SMALL_BLOCK and padded > MAX_PADDING * (num_pairs + lengths[s] * keys[s])
+        is_large = padded > MAX_BLOCK_PAIRS or len(together) * widest > MAX_BLOCK_KEYS
+        if chosen and (is_wasteful or is_large or (depths[s] > 0) != (depths[chosen[0]] > 0)):
+            yield np.array(chosen)
+            chosen, num_pairs = [], 0
+        chosen.append(s)
+        num_pairs += lengths[s] * keys[s]
+    yield np.array(chosen)
+
+
+def _paths(tree: PrefixTree, starts: np.ndarray) -> list[np.ndarray]:
+    """For each segment: flat index of every token up to its end."""
+    paths: list[np.ndarray] = []
+    for segment, start in zip(tree.segments, starts):
+        own = np.arange(start, start + len(segment.ids))
+        paths.append(own if segment.parent < 0 else np.concatenate([paths[segment.parent], own]))
+    return paths
+
+
+def _block(paths: list[np.ndarray], lengths: np.ndarray, depths: np.ndarray, device: torch.device | str) -> Block:
+    size, longest, widest = len(paths), lengths.max(), (lengths + depths).max()
+    key_SK = np.zeros((size, widest), dtype=np.int64)
+    for s, path in enumerate(paths):
+        key_SK[s, : len(path)] = path
+        key_SK[s, len(path) :] = path[-1]
+    place_Q = np.minimum(np.arange(longest)[None], lengths[:, None] - 1)  # padding repeats the last token
+    query_SQ = np.take_along_axis(key_SK, depths[:, None] + place_Q, axis=1)
+    real_SQ = np.arange(longest)[None] < lengths[:, None]
+    visible_SQK = None
+    if depths.max() > 0:
+        last_SQ = depths[:, None] + np.arange(longest)[None]
+        visible_SQK = torch.tensor(np.arange(widest)[None, None] <= last_SQ[:, :, None], device=device)[:, None]
+    return Block(
+        query_SQ=torch.tensor(query_SQ, device=device),
+        key_SK=torch.tensor(key_SK, device=device),
+        visible_SQK=visible_SQK,
+        real_N=torch.tensor(np.flatnonzero(real_SQ), device=device),
+    )
+
+
+class TreeAttention:
+    """Attends within one layout. `kept`: keys and values of every layer, where asked for (a sampler's prefill)."""
+
+    def __init__(self, layout: Layout, *, keep: bool = False) -> None:
+        self.layout = layout
+        self.kept: list[tuple[Tensor, Tensor]] | None = [] if keep else None
+
+    def __call__(self, layer: int, query_NHE: Tensor, key_NGE: Tensor, value_NGE: Tensor, scale: float) -> Tensor:
+        if self.kept is not None:
+            self.kept.append((key_NGE, value_NGE))
+        made = [_attend(block, query_NHE, key_NGE, value_NGE, scale) for block in self.layout.blocks]
+        return made[0] if len(made) == 1 else torch.cat(made)  # the flat order is the blocks' order
+
+
+def _attend(block: Block, query_NHE: Tensor, key_NGE: Tensor, value_NGE: Tensor, scale: float) -> Tensor:
+    attended_SHQE = F.scaled_dot_product_attention(
+        take(query_NHE, block.query_SQ).transpose(1, 2),
+        take(key_NGE, block.key_SK).transpose(1, 2),
+        take(value_NGE, block.key_SK).transpose(1, 2),
+        attn_mask=block.visible_SQK,
+        is_causal=block.visible_SQK is None,
+        scale=scale,
+        enable_gqa=query_NHE.shape[1] != key_NGE.shape[1],
+    )
+    return take(attended_SHQE.transpose(1, 2).flatten(0, 1), block.real_N)
+
+
+def take(table: Tensor, index: Tensor) -> Tensor:
+    """table[index] along the first dimension; as an embedding, whose backward is a fast and deterministic sum on a CPU."""
+    width = table.shape[1:]
+    return F.embedding(index, table.reshape(table.shape[0], -1)).view(*index.shape, *width)

@@ -1,0 +1,85 @@
+"""Which operators of the tensor library time goes to, inside a phase: for --profile.
+
+A step is run once more, without its update, so that no number of the run itself is taken while it is watched, which slows
+it: read shares, not seconds. On a CPU every operator is timed as it is called, and nothing is kept of a call; on a GPU, where
+calls return at once, torch's profiler times the kernels. Does not know what the operators are for.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from stateshape.core.method import Draw, Method
+from stateshape.core.records import OperatorCost
+from stateshape.policy.policy import Policy
+from stateshape.train.settings import TrainSettings
+from stateshape.train.step import accumulate, chunk_tokens
+
+T = TypeVar("T")
+SHOWN = 20  # operators of a phase that are kept: the rest is small
+
+
+class OperatorClock(TorchDispatchMode):
+    """Calls and seconds of every operator that reaches a kernel, forward and backward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: dict[str, int] = {}
+        self.seconds: dict[str, float] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        began = time.perf_counter()
+        made = func(*args, **(kwargs or {}))
+        spent = time.perf_counter() - began
+        name = str(func.overloadpacket)
+        self.calls[name] = self.calls.get(name, 0) + 1
+        self.seconds[name] = self.seconds.get(name, 0.0) + spent
+        return made
+
+
+def watched(work: Callable[[], T], device: torch.device) -> tuple[T, list[OperatorCost]]:
+    """What the work returns, and the operators it spent most time in."""
+    if device.type == "cuda":
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler writes its own steps to stderr
+        with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
+            made = work()
+            torch.cuda.synchronize(device)
+        events: list[Any] = list(profiler.key_averages())
+        return made, ranked([(e.key, e.count, e.self_device_time_total / 1e6) for e in events])
+    with OperatorClock() as clock:
+        made = work()
+    return made, ranked([(name, calls, clock.seconds[name]) for name, calls in clock.calls.items()])
+
+
+def ranked(found: list[tuple[str, int, float]]) -> list[OperatorCost]:
+    """The most expensive of (operator, calls, seconds) first."""
+    total = sum(seconds for _, _, seconds in found)
+    return [
+        OperatorCost(operator=name, calls=calls, self_seconds=seconds, share=seconds / total)
+        for name, calls, seconds in sorted(found, key=lambda one: -one[2])[:SHOWN]
+        if seconds > 0
+    ]
+
+
+def step_operators(
+    method: Method, learner: Policy, draw: Draw, settings: TrainSettings
+) -> dict[str, list[OperatorCost]]:
+    """Operators of a step, by phase. Learner and gradients are left as they were before it: nothing, and no update."""
+    found: dict[str, list[OperatorCost]] = {}
+    with torch.no_grad():
+        states, found["sampling"] = watched(lambda: method.states.draw(learner, draw), learner.device)
+        signal, found["signal"] = watched(lambda: method.signal.read(learner, states, draw), learner.device)
+    count = method.loss.count(signal)
+    _, found["training"] = watched(
+        lambda: accumulate(method, learner, signal, count, chunk_tokens(learner, settings)), learner.device
+    )
+    for parameter in learner.parameters():
+        parameter.grad = None
+    return found

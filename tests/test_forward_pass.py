@@ -1,0 +1,418 @@
+"""Our forward passes over prefix trees against transformers' and peft's own, row by row, in values and gradients."""
+
+import copy
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers as hf
+
+import tiny
+from stateshape.core.files import BadInput
+from stateshape.core.prefix_tree import prefix_tree
+from stateshape.policy import tree_attention
+from stateshape.policy.policy import Policy
+from stateshape.policy.settings import LoraSettings
+from stateshape.policy.tree_attention import lay_out
+from stateshape.policy.weights import SharedWeights
+from stateshape.sampling.local import LocalSampler
+from stateshape.sampling.settings import SamplingSettings
+
+SIZES = {
+    "vocab_size": len(tiny.tokenizer()),
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.25,
+    "bos_token_id": None,
+    "eos_token_id": tiny.EOS,
+    "pad_token_id": None,
+}
+GROUPED = {**SIZES, "num_key_value_heads": 2}
+FULL = ["full_attention"] * 2
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+PLAIN = {
+    "qwen3": hf.Qwen3Config(**GROUPED, head_dim=16, tie_word_embeddings=True),
+    "qwen2": hf.Qwen2Config(**GROUPED),  # biases
+    "llama": hf.LlamaConfig(**SIZES),
+    "llama-grouped": hf.LlamaConfig(**GROUPED, attention_bias=True, mlp_bias=True, rope_parameters=LLAMA3),
+    "mistral": hf.MistralConfig(**GROUPED, sliding_window=None),
+}
+BRIDGED = {
+    "gemma": hf.GemmaConfig(**GROUPED, head_dim=8),  # norms by 1 + w, GELU
+    "neox": hf.GPTNeoXConfig(**SIZES),  # one matrix for q, k, v; partial rotary; layer norm
+    "phi": hf.PhiConfig(**SIZES),  # attention and MLP side by side
+    "phi3": hf.Phi3Config(**GROUPED),
+    "opt": hf.OPTConfig(  # learned positions
+        **{k: v for k, v in SIZES.items() if k not in ("intermediate_size", "initializer_range")},
+        ffn_dim=48, init_std=0.25, word_embed_proj_dim=32,
+    ),
+    "gpt2": hf.GPT2Config(
+        vocab_size=SIZES["vocab_size"], n_embd=32, n_layer=2, n_head=4, n_positions=128, initializer_range=0.25,
+        eos_token_id=tiny.EOS,
+    ),
+    "granite": hf.GraniteConfig(**GROUPED, residual_multiplier=0.5, embedding_multiplier=2.0, attention_multiplier=0.3),
+    "smollm3": hf.SmolLM3Config(**GROUPED, no_rope_layers=[1, 0]),  # a layer without positions
+}  # fmt: skip
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
+
+
+def shared_of(config, dtype=torch.float64, *, is_bridged=False):
+    """Random weights, also where transformers starts with 0 or 1; every norm in the model's own dtype."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = hf.AutoModelForCausalLM.from_config(copy.deepcopy(config)).to(dtype)
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 1 and not name.startswith("lm_head"):
+                parameter.data += 0.2 * torch.randn(parameter.shape, dtype=dtype)
+    shared = SharedWeights(model, tiny.tokenizer(), source="tiny")
+    shared.is_plain_decoder = shared.is_plain_decoder and not is_bridged
+    return shared
+
+
+def in_own_dtype(model):
+    """transformers takes RMS norms in fp32, whatever the weights: so its fp64 is not one to compare with to 1e-9."""
+    for module in model.modules():
+        if hasattr(module, "variance_epsilon"):
+            module.forward = lambda x, m=module: F.rms_norm(x, m.weight.shape, m.weight, m.variance_epsilon)
+    return model
+
+
+def body_of(model):
+    plain = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+    return getattr(plain, plain.base_model_prefix)
+
+
+def row_by_row(model, rows):
+    """[N, D]: the model's own forward pass, one row at a time."""
+    return torch.cat([body_of(model)(input_ids=torch.tensor([row]), use_cache=False)[0][0] for row in rows])
+
+
+def ours(policy, rows):
+    return policy.hidden_at(rows, [range(len(row)) for row in rows])
+
+
+def noise(*shape, seed=0, low=2):
+    return torch.randint(low, SIZES["vocab_size"], shape, generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def bushy_rows():
+    """A primer with questions below it and answers below those; equal rows; a row that begins another; short ones."""
+    primer, others = noise(21, seed=1), [noise(9, seed=k) for k in range(2, 5)]
+    rows = [[*primer, *other, *noise(n, seed=n)] for other in others for n in (1, 2, 6)]
+    return [*rows, primer, rows[4], noise(40, seed=6), primer[:12], [5], [6, 7], [*primer[:3], 8]]
+
+
+def assert_close(found, expected, tolerance):
+    assert (found - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+@pytest.mark.parametrize("name", [*PLAIN, *BRIDGED])
+@torch.no_grad()
+def test_hidden_states_are_transformers_own(name):
+    shared = shared_of((PLAIN | BRIDGED)[name], torch.float32)
+    assert shared.is_plain_decoder == (name in PLAIN)
+    rows = bushy_rows()
+    assert_close(ours(Policy(shared, None), rows), row_by_row(shared.model, rows), 1e-5)
+
+
+@pytest.mark.parametrize("is_bridged", [False, True])
+@pytest.mark.parametrize("name", PLAIN)
+@torch.no_grad()
+def test_in_fp64_they_are_the_same_to_nine_digits(name, is_bridged):
+    shared = shared_of(PLAIN[name], is_bridged=is_bridged)
+    in_own_dtype(shared.model)
+    rows = bushy_rows()
+    assert_close(ours(Policy(shared, None), rows), row_by_row(shared.model, rows), 1e-9)
+
+
+@torch.no_grad()
+def test_the_bridge_in_fp64():
+    shared = shared_of(BRIDGED["neox"])  # layer norms, which transformers takes in the weights' dtype
+    rows = bushy_rows()
+    assert_close(ours(Policy(shared, None), rows), row_by_row(shared.model, rows), 1e-9)
+
+
+@torch.no_grad()
+def test_bf16_differs_by_rounding_alone():
+    shared = shared_of(PLAIN["qwen3"], torch.bfloat16)
+    rows = bushy_rows()
+    found = ours(Policy(shared, None), rows)
+    assert shared.is_plain_decoder
+    assert found.dtype == torch.bfloat16
+    assert_close(found.float(), row_by_row(shared.model.float(), rows), 0.1)
+
+
+# Adapters
+
+
+def peft_twin(shared, name, folder):
+    """A copy of the base with the adapter as peft itself loads it."""
+    shared.save_adapter(name, folder)
+    config = copy.deepcopy(shared.config)
+    twin = hf.AutoModelForCausalLM.from_config(config).to(shared.dtype)
+    state = {key.replace(".base_layer", ""): value for key, value in tiny.base_snapshot(shared).items()}
+    twin.load_state_dict(state)
+    return peft.PeftModel.from_pretrained(twin, str(folder), is_trainable=True).eval()
+
+
+def values_and_gradients(hidden_ND, model):
+    """hidden states, and the gradient of a random sum of them by the adapter's parameters, by name."""
+    weight_ND = torch.randn(hidden_ND.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    named = {key: value for key, value in model.named_parameters() if value.requires_grad}
+    gradients = torch.autograd.grad((hidden_ND * weight_ND.to(hidden_ND.dtype)).sum(), list(named.values()))
+    plain = [key.removeprefix("base_model.model.").replace(".default", "").replace(".learner", "") for key in named]
+    return hidden_ND.detach(), dict(zip(plain, gradients, strict=True))
+
+
+def assert_same_as_peft(shared, tmp_path, tolerance):
+    rows = bushy_rows()
+    learner = Policy(shared, "learner", is_trainable=True)
+    twin = in_own_dtype(peft_twin(shared, "learner", tmp_path))
+    if not shared.is_plain_decoder or shared.dtype == torch.float64:
+        in_own_dtype(shared.model)
+    learner.activate()
+    found, found_gradients = values_and_gradients(ours(learner, rows), shared.model)
+    expected, expected_gradients = values_and_gradients(row_by_row(twin, rows), twin)
+    assert_close(found, expected, tolerance)
+    assert found_gradients.keys() == expected_gradients.keys()
+    for key, gradient in expected_gradients.items():
+        assert gradient.norm() > 1e-3, key
+        assert (found_gradients[key] - gradient).norm() <= tolerance * gradient.norm(), key
+    with torch.no_grad():
+        assert (found - ours(Policy(shared, None), rows)).abs().max() > 1e-2
+        assert_close(ours(Policy(shared, "learner"), rows), expected, tolerance)  # as a teacher, without gradients
+
+
+@pytest.mark.parametrize("is_bridged", [False, True])
+@pytest.mark.parametrize("name", ["qwen3", "qwen2", "llama-grouped"])
+def test_an_adapter_and_its_gradients_are_pefts_own(name, is_bridged, tmp_path):
+    shared = shared_of(PLAIN[name], is_bridged=is_bridged)
+    tiny.adapter(shared, "teacher", seed=5, size=0.2)  # another one beside it has no say
+    tiny.learner(shared, size=0.1)
+    assert_same_as_peft(shared, tmp_path, 1e-9)
+
+
+def test_an_adapter_in_fp32(tmp_path):
+    shared = shared_of(PLAIN["qwen3"], torch.float32)
+    tiny.learner(shared, size=0.1)
+    assert_same_as_peft(shared, tmp_path, 1e-5)
+
+
+def test_an_adapter_on_a_model_of_another_kind(tmp_path):
+    shared = shared_of(BRIDGED["neox"])
+    tiny.learner(shared, size=0.1, lora=LoraSettings(rank=4, targets=("query_key_value", "dense_4h_to_h")))
+    assert_same_as_peft(shared, tmp_path, 1e-9)
+
+
+VARIANTS = {
+    "dora": {"use_dora": True},
+    "lora bias": {"lora_bias": True},
+    "some layers": {"layers_to_transform": [1]},
+    "rank by layer": {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"v_proj": 32}},
+    "rslora": {"use_rslora": True},
+    "embedding": {"target_modules": ["embed_tokens", "q_proj"]},
+    "all linear": {"target_modules": "all-linear"},
+    "regex": {"target_modules": r".*\.(q|up)_proj"},
+}
+
+
+def saved_variant(folder: Path, dtype=torch.float64, **choices):
+    """An adapter of peft's own making, with random weights everywhere."""
+    config = peft.LoraConfig(
+        **{"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "down_proj"], "task_type": "CAUSAL_LM"}
+        | choices
+    )
+    made = peft.get_peft_model(shared_of(PLAIN["llama"], dtype).model, config)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
+    made.save_pretrained(str(folder), save_embedding_layers=False)
+
+
+@pytest.mark.filterwarnings("ignore")  # peft's, on merging and sharding
+@pytest.mark.parametrize("name", VARIANTS)
+def test_adapters_of_other_kinds_are_pefts_own_too(name, tmp_path):
+    saved_variant(tmp_path / "saved", **VARIANTS[name])
+    shared = shared_of(PLAIN["llama"])
+    shared.load_adapter("learner", tmp_path / "saved")
+    assert_same_as_peft(shared, tmp_path / "again", 1e-9)
+
+
+def test_dora_takes_the_bridge_and_leaves_the_others_on_the_decoder(tmp_path):
+    saved_variant(tmp_path, use_dora=True)
+    shared = shared_of(PLAIN["llama"])
+    shared.load_adapter("dora", tmp_path)
+    tiny.adapter(shared, "plain", seed=1, size=0.1)
+    kinds = []
+    for name in ("dora", "plain", None):
+        shared.activate(name)
+        kinds.append(type(shared.forward_pass()).__name__)
+    assert kinds == ["partial", "Decoder", "Decoder"]
+
+
+# Rows and their tokens
+
+
+def test_each_distinct_token_is_computed_once_and_none_behind_the_last_wanted(monkeypatch):
+    policy = Policy(tiny.weights(), None)
+    sizes, plain = [], SharedWeights.run
+    monkeypatch.setattr(
+        SharedWeights, "run", lambda self, ids_N, *rest: sizes.append(len(ids_N)) or plain(self, ids_N, *rest)
+    )
+    prompt = list(range(2, 22))
+    rows = torch.tensor([[*prompt, 30, 31, 32], [*prompt, 33, 34, 35], [*prompt, 30, 31, 32], [*prompt[::-1], 1, 1, 1]])
+    at_BT = torch.zeros_like(rows, dtype=torch.bool)
+    at_BT[:3, 21] = True
+    found = policy.hidden(rows, torch.tensor([23] * 4), at_BT)
+    assert sizes == [20 + 2 + 2]  # the prompt, two answers of two tokens; nothing of the last row
+    assert torch.equal(found[0], found[2])
+
+
+def test_hidden_states_come_row_by_row_at_the_chosen_places():
+    policy = tiny.teacher(tiny.weights(dtype=torch.float64))
+    rows = bushy_rows()
+    with torch.no_grad():
+        whole = ours(policy, rows).split([len(row) for row in rows])
+        places = [[len(row) - 1, 0, 0] for row in rows]  # in any order, more than once
+        found = policy.hidden_at(rows, places)
+        assert_close(found, torch.cat([whole[b][at] for b, at in enumerate(places)]), 1e-12)
+        width = max(map(len, rows))
+        ids_BT = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
+        at_BT = torch.rand(ids_BT.shape, generator=torch.Generator().manual_seed(0)) < 0.3
+        at_BT[2] = False
+        lengths_B = torch.tensor([len(row) for row in rows])
+        found = policy.hidden(ids_BT, lengths_B, at_BT)
+        wanted = [whole[b][at_BT[b, : len(row)]] for b, row in enumerate(rows)]
+        assert_close(found, torch.cat(wanted), 1e-12)
+        nothing = policy.hidden(ids_BT, lengths_B, torch.zeros_like(at_BT))
+        assert nothing.shape == (0, whole[0].shape[1])
+
+
+@torch.no_grad()
+def test_padding_may_hold_anything():
+    policy = tiny.teacher(tiny.weights())
+    ids_BT = torch.tensor([noise(9, seed=1), noise(9, seed=2)])
+    lengths_B, at_BT = torch.tensor([9, 4]), torch.ones(2, 9, dtype=torch.bool)
+    plain = policy.hidden(ids_BT, lengths_B, at_BT)
+    assert len(plain) == 13  # a place beyond a row's end is nobody's
+    for value in (0, tiny.EOS, -100, 10**9):
+        ids_BT[1, 4:] = value
+        assert torch.equal(policy.hidden(ids_BT, lengths_B, at_BT), plain)
+
+
+@torch.no_grad()
+def test_no_row_sees_another_and_no_token_what_follows():
+    policy = tiny.teacher(tiny.weights(dtype=torch.float64))
+    rows = bushy_rows()
+    lengths = [len(row) for row in rows]
+    before = ours(policy, rows).split(lengths)
+    for b, place in ((0, 26), (10, 31), (11, 20), (15, 0), (4, 29)):
+        changed = [*rows[:b], [*rows[b][:place], 2 + rows[b][place] % 40, *rows[b][place + 1 :]], *rows[b + 1 :]]
+        after = ours(policy, changed).split(lengths)
+        for other, (x, y) in enumerate(zip(before, after)):
+            same = place if other == b else len(x)
+            torch.testing.assert_close(x[:same], y[:same], rtol=1e-10, atol=1e-10)
+        assert (before[b][place:] - after[b][place:]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"SMALL_BLOCK": 0, "MAX_PADDING": 1.0},
+        {"MAX_BLOCK_PAIRS": 1},
+        {"MAX_BLOCK_KEYS": 100},
+        {"SMALL_BLOCK": 10**9},
+    ],
+)
+def test_blocks_of_any_size_give_the_same_values_and_gradients(monkeypatch, limits):
+    shared = tiny.weights(dtype=torch.float64)
+    tiny.learner(shared, size=0.1)
+    learner, rows = Policy(shared, "learner", is_trainable=True), bushy_rows()
+    learner.activate()
+    expected, expected_gradients = values_and_gradients(ours(learner, rows), shared.model)
+    num_blocks = len(lay_out(rows, "cpu").blocks)
+    for name, value in limits.items():
+        monkeypatch.setattr(tree_attention, name, value)
+    assert len(lay_out(rows, "cpu").blocks) != num_blocks or "SMALL_BLOCK" in limits
+    found, gradients = values_and_gradients(ours(learner, rows), shared.model)
+    assert_close(found, expected, 1e-12)
+    for key, gradient in expected_gradients.items():
+        assert (gradients[key] - gradient).norm() <= 1e-10 * gradient.norm()
+
+
+def test_a_layout_holds_every_row_and_every_token_once():
+    rows = bushy_rows()
+    layout = lay_out(rows, "cpu")
+    assert [layout.ids_N[path].tolist() for path in layout.paths] == rows
+    assert all(layout.position_N[path].tolist() == list(range(len(path))) for path in layout.paths)
+    assert (
+        len(layout.ids_N) == sum(len(segment.ids) for segment in prefix_tree(rows).segments) < sum(map(len, rows)) / 2
+    )
+    with pytest.raises(ValueError, match="empty row"):
+        lay_out([[1], []], "cpu")
+
+
+# Models of other kinds
+
+
+@pytest.mark.parametrize("name", BRIDGED)
+def test_the_sampler_writes_what_transformers_itself_would(name):
+    shared = shared_of(BRIDGED[name], torch.float32)
+    policy = Policy(shared, None)
+    policy.eos_ids = ()
+    prompts = [noise(14, seed=1), noise(3, seed=2), noise(8, seed=3)]
+    settings = SamplingSettings(max_new_tokens=7, temperature=0.0, batch_rows=2)
+    found = LocalSampler().sample(policy, prompts, settings, seed=0)
+    for prompt, completion in zip(prompts, found):
+        ids = list(prompt)
+        with torch.no_grad():
+            for _ in range(7):
+                ids.append(int(shared.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+        assert completion.ids == ids[len(prompt) :]
+
+
+REFUSED = {
+    "softcap": hf.Gemma2Config(**GROUPED, head_dim=8, layer_types=FULL, final_logit_softcapping=None),
+    "sliding_attention": hf.Gemma2Config(**GROUPED, head_dim=8),
+    "s_aux": hf.GptOssConfig(**GROUPED, layer_types=FULL, num_local_experts=4, num_experts_per_tok=2),
+    "sliding_attention.*": hf.MistralConfig(**GROUPED, sliding_window=64),  # wider than what is tried at loading
+    "attention": hf.BloomConfig(vocab_size=SIZES["vocab_size"], hidden_size=32, n_layer=2, n_head=4),  # by distance
+    "attention of its own": hf.FalconConfig(**SIZES),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_model_whose_attention_does_more_is_refused(what):
+    with pytest.raises(BadInput, match=f"which has .*{what}"):
+        shared_of(REFUSED[what], torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"init_lora_weights": "olora"}, "changes the base weights"),
+        ({"alora_invocation_tokens": [3, 4]}, "activated LoRA"),
+    ],
+)
+def test_an_adapter_that_is_more_than_an_addition_is_refused(choices, message, tmp_path):
+    saved_variant(tmp_path, torch.float32, **choices)
+    shared = shared_of(PLAIN["llama"], torch.float32)
+    before = tiny.base_snapshot(shared)
+    with pytest.raises(BadInput, match=message):
+        shared.load_adapter("odd", tmp_path)
+    assert tiny.is_same(tiny.base_snapshot(shared), before)
