@@ -192,7 +192,7 @@ def test_items_with_shared_shots_score_as_each_option_does_alone(batch_tokens: i
 
 
 def tokens_computed(
-    monkeypatch: pytest.MonkeyPatch, policy: Policy, items: list[ChoiceItem], **options: int
+    monkeypatch: pytest.MonkeyPatch, policy: Policy, items: list[ChoiceItem], *, batch_tokens: int | None = None
 ) -> list[int]:
     """How many tokens each forward pass runs over."""
     seen: list[int] = []
@@ -204,7 +204,7 @@ def tokens_computed(
 
     with monkeypatch.context() as patch:
         patch.setattr(SharedWeights, "run", spy)
-        score_choices(policy, choice_task(items, "acc"), **options)
+        score_choices(policy, choice_task(items, "acc"), batch_tokens=batch_tokens)
     return seen
 
 

@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
@@ -20,7 +21,7 @@ from stateshape.policy.weights import SharedWeights
 from stateshape.sampling.local import LocalSampler
 from stateshape.sampling.settings import SamplingSettings
 
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": len(tiny.tokenizer()),
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -42,14 +43,14 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
-PLAIN = {
+PLAIN: dict[str, Any] = {
     "qwen3": hf.Qwen3Config(**GROUPED, head_dim=16, tie_word_embeddings=True),
     "qwen2": hf.Qwen2Config(**GROUPED),  # biases
     "llama": hf.LlamaConfig(**SIZES),
     "llama-grouped": hf.LlamaConfig(**GROUPED, attention_bias=True, mlp_bias=True, rope_parameters=LLAMA3),
     "mistral": hf.MistralConfig(**GROUPED, sliding_window=None),
 }
-BRIDGED = {
+BRIDGED: dict[str, Any] = {
     "gemma": hf.GemmaConfig(**GROUPED, head_dim=8),  # norms by 1 + w, GELU
     "neox": hf.GPTNeoXConfig(**SIZES),  # one matrix for q, k, v; partial rotary; layer norm
     "phi": hf.PhiConfig(**SIZES),  # attention and MLP side by side
@@ -216,7 +217,7 @@ def test_an_adapter_on_a_model_of_another_kind(tmp_path):
     assert_same_as_peft(shared, tmp_path, 1e-9)
 
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "dora": {"use_dora": True},
     "lora bias": {"lora_bias": True},
     "some layers": {"layers_to_transform": [1]},
@@ -230,10 +231,8 @@ VARIANTS = {
 
 def saved_variant(folder: Path, dtype=torch.float64, **choices):
     """An adapter of peft's own making, with random weights everywhere."""
-    config = peft.LoraConfig(
-        **{"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "down_proj"], "task_type": "CAUSAL_LM"}
-        | choices
-    )
+    fields: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "down_proj"]}
+    config = peft.LoraConfig(**fields | {"task_type": "CAUSAL_LM"} | choices)
     made = peft.get_peft_model(shared_of(PLAIN["llama"], dtype).model, config)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -385,7 +384,7 @@ def test_the_sampler_writes_what_transformers_itself_would(name):
         assert completion.ids == ids[len(prompt) :]
 
 
-REFUSED = {
+REFUSED: dict[str, Any] = {
     "softcap": hf.Gemma2Config(**GROUPED, head_dim=8, layer_types=FULL, final_logit_softcapping=None),
     "sliding_attention": hf.Gemma2Config(**GROUPED, head_dim=8),
     "s_aux": hf.GptOssConfig(**GROUPED, layer_types=FULL, num_local_experts=4, num_experts_per_tok=2),

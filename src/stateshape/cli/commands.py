@@ -150,7 +150,9 @@ def evaluate(
     reporter = reporter_for(quiet=quiet, json_events=json_events)
     costs: dict[str, PhaseCost] = {}
     with policy.weights.meter.phase("evaluation", costs):
-        rows = evaluate_task(policy, chosen, progress=reporter.track(f"evaluate on {chosen.name}", "items"))
+        rows = evaluate_task(
+            policy, chosen, progress=reporter.track(f"evaluate on {chosen.name}", "items", policy.weights.meter)
+        )
     summary = summarise(rows, chosen.metrics)
     write_evaluation(Path(out), chosen.name, rows, summary)
     if not quiet:

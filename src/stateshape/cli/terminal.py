@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from rich.console import Console
 from rich.progress import (
@@ -23,6 +23,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from stateshape.core.meter import Meter
 from stateshape.study.progress import Reporter, Silent, Tick
 
 SHOW_AFTER_S = 2.0  # shorter work needs no bar
@@ -31,7 +32,19 @@ SHOW_AFTER_S = 2.0  # shorter work needs no bar
 class RateColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.1f} {task.fields['unit']}/s", style="cyan")
+        rates = ["" if speed is None else f"{speed:,.1f} {task.fields['unit']}/s", task.fields["tokens"]()]
+        return Text(", ".join(filter(None, rates)), style="cyan")
+
+
+def token_rate(meter: Meter | None) -> Callable[[], str]:
+    """Tells tokens through the models a second, from now on; nothing where none were counted."""
+    first, began = meter.num_tokens if meter else 0, time.monotonic()
+
+    def told() -> str:
+        done = meter.num_tokens - first if meter else 0
+        return f"{done / (time.monotonic() - began):,.0f} tokens/s" if done else ""
+
+    return told
 
 
 class Terminal:
@@ -46,13 +59,14 @@ class Terminal:
 
     def event(self, name: str, values: Mapping[str, object]) -> None: ...
 
-    def track(self, what: str, unit: str) -> Tick:
+    def track(self, what: str, unit: str, meter: Meter | None = None) -> Tick:
         began = time.monotonic()
+        tokens = token_rate(meter)
         shown: list[tuple[Progress, object]] = []
 
         def tick(done: int, total: int) -> None:
             if not shown and self.console.is_terminal and time.monotonic() - began > SHOW_AFTER_S and done < total:
-                shown.append(self._bar(what, unit, done, total))
+                shown.append(self._bar(what, unit, tokens, done, total))
             if shown:
                 bar, task = shown[0]
                 bar.update(task, completed=done)  # type: ignore[arg-type]
@@ -61,11 +75,11 @@ class Terminal:
                     shown[0][0].stop()
                 seconds = time.monotonic() - began
                 if seconds > SHOW_AFTER_S:
-                    self.say(f"  {what}: {total:,} {unit} in {seconds:.1f} s")
+                    self.say(", ".join(filter(None, [f"  {what}: {total:,} {unit} in {seconds:.1f} s", tokens()])))
 
         return tick
 
-    def _bar(self, what: str, unit: str, done: int, total: int) -> tuple[Progress, object]:
+    def _bar(self, what: str, unit: str, tokens: Callable[[], str], done: int, total: int) -> tuple[Progress, object]:
         self.stop()
         self.progress = Progress(
             TextColumn("  {task.description}"),
@@ -79,7 +93,7 @@ class Terminal:
             transient=True,
         )
         self.progress.start()
-        return self.progress, self.progress.add_task(what, total=total, completed=done, unit=unit)
+        return self.progress, self.progress.add_task(what, total=total, completed=done, unit=unit, tokens=tokens)
 
     def stop(self) -> None:
         """Takes a bar that was left behind (an error, Ctrl-C) off the screen."""
@@ -97,13 +111,14 @@ class JsonLines:
     def event(self, name: str, values: Mapping[str, object]) -> None:
         self._write({"event": name, **values})
 
-    def track(self, what: str, unit: str) -> Tick:
-        began = time.monotonic()
+    def track(self, what: str, unit: str, meter: Meter | None = None) -> Tick:
+        began, first = time.monotonic(), meter.num_tokens if meter else 0
 
         def tick(done: int, total: int) -> None:
             if done >= total:
                 seconds = round(time.monotonic() - began, 3)
-                self._write({"event": "done", "what": what, "unit": unit, "total": total, "seconds": seconds})
+                done_record = {"event": "done", "what": what, "unit": unit, "total": total, "seconds": seconds}
+                self._write(done_record | ({"tokens": meter.num_tokens - first} if meter else {}))
 
         return tick
 

@@ -32,6 +32,7 @@ class Meter:
         self.device = torch.device(device)
         self.is_open = False
         self._tokens = self._flops = 0
+        self.num_tokens = 0  # through the models since the beginning, in and out of phases
 
     @contextmanager
     def phase(self, name: str, costs: dict[str, PhaseCost]) -> Iterator[None]:
@@ -54,7 +55,8 @@ class Meter:
             self.is_open = False
 
     def count(self, *, tokens: int, flops: int) -> None:
-        """Work of the open phase; outside of one nobody asks."""
+        """Work of the open phase, if there is one."""
+        self.num_tokens += tokens
         self._tokens += tokens
         self._flops += flops
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 # Logits held at a time, in elements: a CPU's cache holds a few MiB of them, a GPU wants tall products.
 CHUNK_ELEMENTS = {"cpu": 2**19, "cuda": 2**26}
@@ -41,6 +42,7 @@ class _RowGradients(torch.autograd.Function):
         return torch.cat(made)
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, upstream_N: Tensor) -> tuple[Tensor | None, ...]:
         (gradient_ND,) = ctx.saved_tensors
         scaled_ND = gradient_ND * upstream_N[:, None].to(gradient_ND.dtype)

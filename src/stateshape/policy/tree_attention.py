@@ -70,17 +70,18 @@ def _blocks(lengths: np.ndarray, depths: np.ndarray) -> Iterator[np.ndarray]:
     keys = lengths + depths
     order = np.lexsort((-keys, -lengths, depths > 0))
     chosen: list[int] = []
-    num_pairs = 0
-    for s in order:
-        together = [*chosen, s]
-        longest, widest = lengths[together].max(), keys[together].max()
-        padded = len(together) * longest * widest
-        is_wasteful = padded > SMALL_BLOCK and padded > MAX_PADDING * (num_pairs + lengths[s] * keys[s])
-        is_large = padded > MAX_BLOCK_PAIRS or len(together) * widest > MAX_BLOCK_KEYS
+    widest = num_pairs = 0
+    for s in order.tolist():
+        longest = lengths[chosen[0]] if chosen else lengths[s]
+        keys_padded = (len(chosen) + 1) * max(widest, keys[s])
+        pairs_padded = keys_padded * longest
+        is_wasteful = pairs_padded > max(SMALL_BLOCK, MAX_PADDING * (num_pairs + lengths[s] * keys[s]))
+        is_large = pairs_padded > MAX_BLOCK_PAIRS or keys_padded > MAX_BLOCK_KEYS
         if chosen and (is_wasteful or is_large or (depths[s] > 0) != (depths[chosen[0]] > 0)):
             yield np.array(chosen)
-            chosen, num_pairs = [], 0
+            chosen, widest, num_pairs = [], 0, 0
         chosen.append(s)
+        widest = max(widest, keys[s])
         num_pairs += lengths[s] * keys[s]
     yield np.array(chosen)
 

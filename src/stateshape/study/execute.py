@@ -297,7 +297,7 @@ def train_one(bench: Bench, spec: RunSpec, seed: int, folder: Path) -> RunRecord
         method = recipe.build(Parts(task=bench.target, sampler=bench.sampler, teacher=teacher_loader(bench, beside)))
         learner = Policy(bench.weights, LEARNER, is_trainable=True)
         item_ids = tuple(item.item_id for item in bench.target.train)
-        tick = bench.reporter.track(f"train {spec.name}", "steps")
+        tick = bench.reporter.track(f"train {spec.name}", "steps", bench.weights.meter)
         progress = train(
             method, learner, item_ids, spec.train, seed=seed, folder=folder, on_step=lambda k, n, _: tick(k, n)
         )
@@ -400,14 +400,16 @@ def evaluate_one(bench: Bench, policy: Policy, folder: Path, run: str, task: Tas
             rows = read_jsonl(path, EvalRow)  # killed between the two files
             write_evaluation(folder, task.name, rows, summarise(rows, task.metrics))
         return
-    rows = evaluate(policy, task, progress=bench.reporter.track(f"evaluate {run} on {task.name}", "items"))
+    rows = evaluate(
+        policy, task, progress=bench.reporter.track(f"evaluate {run} on {task.name}", "items", policy.weights.meter)
+    )
     write_evaluation(folder, task.name, rows, summarise(rows, task.metrics))
 
 
 def roll(bench: Bench, policy: Policy, folder: Path, name: str, seed: int, run: str) -> None:
     if (folder / f"{name}.jsonl").exists():
         return
-    tick = bench.reporter.track(f"sample {run} for drift", "prompts")
+    tick = bench.reporter.track(f"sample {run} for drift", "prompts", policy.weights.meter)
     pieces, samples = sample_rollouts(policy, bench.target, bench.plan.file.drift, bench.sampler, seed=seed, tick=tick)
     write_rollouts(folder, pieces, samples, name=name)
 

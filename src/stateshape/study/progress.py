@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from stateshape.core.meter import Meter
+
 Tick = Callable[[int, int], None]
 """(done, total)"""
 
@@ -14,8 +16,8 @@ class Reporter(Protocol):
         """One line."""
         ...
 
-    def track(self, what: str, unit: str) -> Tick:
-        """A progress bar; the tick with done == total ends it."""
+    def track(self, what: str, unit: str, meter: Meter | None = None) -> Tick:
+        """A progress bar; the tick with done == total ends it. With a meter it tells tokens a second, too."""
         ...
 
     def event(self, name: str, values: Mapping[str, object]) -> None:
@@ -32,7 +34,7 @@ class Silent:
 
     def say(self, text: str) -> None: ...
 
-    def track(self, what: str, unit: str) -> Tick:
+    def track(self, what: str, unit: str, meter: Meter | None = None) -> Tick:
         return lambda done, total: None
 
     def event(self, name: str, values: Mapping[str, object]) -> None: ...

@@ -95,7 +95,7 @@ def drift_between(
     other = open_beside(weights, b, model_settings, adapter_name="b")
     sides = []
     for policy, purpose in ((reference, "a"), (reference, "a again"), (other, "b")):
-        tick = reporter.track(f"sample {purpose}", "prompts")
+        tick = reporter.track(f"sample {purpose}", "prompts", policy.weights.meter)
         pieces, _ = sample_rollouts(policy, task, choice, LocalSampler(), seed=seed_for(seed, purpose), tick=tick)
         sides.append(as_rollouts(pieces))
     return measure(sides[0], sides[1], sides[2], task=task.name, seed=seed, num_cuts=choice.cuts)
