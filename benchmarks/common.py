@@ -15,11 +15,10 @@ import json
 import logging
 import os
 import platform
-import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -38,6 +37,7 @@ from stateshape.tasks.task import GenerationTask
 Row = dict[str, Any]
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results" / "bench"
+TRIED = ROOT / "build" / "bench"  # of tiny sizes: git ignores it
 PEER_PACKAGES = ("trl", "lm_eval", "accelerate", "datasets")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DTYPE: Literal["bfloat16", "float32"] = "bfloat16" if DEVICE.type == "cuda" else "float32"
@@ -233,23 +233,17 @@ def reset_peak() -> None:
 # Results
 
 
-@dataclass(kw_only=True)
-class Report:
-    """Rows as they come in, written after each, so that a run that is cut short leaves what it had."""
+def write_result(name: str, model: str, rows: Sequence[Row], options: Options) -> Path:
+    """results/bench/<name>-<model>.json; a try-out (small, or with a limit) never takes its place."""
+    folder = TRIED if options.is_small or options.limit else RESULTS
+    path = folder / f"{name}-{model_label(model)}.json"
+    write_json(path, {"rows": rows, "options": dataclasses.asdict(options), "provenance": origin(model)})
+    return path
 
-    name: str
-    model: str
-    options: Options
-    rows: list[Row] = field(default_factory=list)
 
-    def write(self) -> Path:
-        # a try-out never takes the place of a result
-        folder = RESULTS / "small" if self.options.is_small or self.options.limit else RESULTS
-        path = folder / f"{self.name}-{model_label(self.model)}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        record = {"rows": self.rows, "options": dataclasses.asdict(self.options), "provenance": origin(self.model)}
-        path.write_text(json.dumps(rounded(record), indent=1) + "\n", encoding="utf-8")
-        return path
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(rounded(record), indent=1) + "\n", encoding="utf-8")
 
 
 def origin(model: str) -> dict[str, Any]:
@@ -261,7 +255,6 @@ def origin(model: str) -> dict[str, Any]:
         "cpu": cpu_name(),
         "cpus_usable": len(os.sched_getaffinity(0)),
         "load_average": os.getloadavg()[0],
-        "peak_rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
     }
 
 
@@ -276,7 +269,7 @@ def rounded(value: Any) -> Any:
     """Floats to six significant digits."""
     if isinstance(value, float):
         return float(f"{value:.6g}")
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: rounded(each) for key, each in value.items()}
     return [rounded(each) for each in value] if isinstance(value, list | tuple) else value
 

@@ -11,7 +11,6 @@ and the SFT step should not exceed it in tokens. Writes results/bench/costs.json
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -33,11 +32,12 @@ from benchmarks.common import (
     LORA,
     RESULTS,
     ROOT,
+    TRIED,
     make_learner,
     optimiser_of,
     origin,
-    rounded,
     timed,
+    write_json,
 )
 from stateshape.core.method import Draw, Loss, Method, SignalSource, StateKind
 from stateshape.core.states import Origin, States, Trajectory, pack
@@ -278,10 +278,8 @@ def main() -> None:
         table.add_row(curve.name, curve.axis, *ends, f"{curve.exponent:.2f}", f"{curve.last:.2f}")
     Console(width=110).print(table)
     records = [curve._asdict() | {"exponent": curve.exponent, "last_exponent": curve.last} for curve in found]
-    folder = RESULTS / "small" if chosen.small else RESULTS
-    folder.mkdir(parents=True, exist_ok=True)
-    written = rounded({"curves": records, "repeats": chosen.repeats, "provenance": origin("embedded")})
-    (folder / "costs.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    record = {"curves": records, "repeats": chosen.repeats, "provenance": origin("embedded")}
+    write_json((TRIED if chosen.small else RESULTS) / "costs.json", record)
     if not chosen.small:
         FIGURE.parent.mkdir(parents=True, exist_ok=True)
         FIGURE.write_text(draw_figure(found), encoding="utf-8")

@@ -37,6 +37,7 @@ import torch
 from benchmarks.common import (
     DEVICE,
     ROOT,
+    TRIED,
     Options,
     Row,
     data_dir,
@@ -47,6 +48,7 @@ from benchmarks.common import (
     rounded,
     timed,
     train_task,
+    write_json,
 )
 from benchmarks.limits import copy_bandwidth, decode_bytes, forward_flops, matmul_peak, shape_of, training_flops
 from stateshape.core.files import read_json
@@ -303,10 +305,8 @@ def device_record() -> dict[str, Any]:
 
 
 def write(stage: str, model: str, rows: list[Row], *, is_smoke: bool) -> Path:
-    path = RESULTS / ("smoke" if is_smoke else "") / f"{stage}-{model_label(model)}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    record = {"stage": stage, "rows": rows, "device": device_record(), "provenance": origin(model)}
-    path.write_text(json.dumps(rounded(record), indent=1) + "\n", encoding="utf-8")
+    path = (TRIED / "gpu" if is_smoke else RESULTS) / f"{stage}-{model_label(model)}.json"
+    write_json(path, {"stage": stage, "rows": rows, "device": device_record(), "provenance": origin(model)})
     return path
 
 

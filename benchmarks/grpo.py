@@ -81,7 +81,7 @@ def run(model: str, options: Options = Options()) -> list[Row]:  # noqa: B008
     settings: dict[str, Setting] = {f"micro-batches of {n}, dynamic cache": (n, None) for n in sizes.micro_rows}
     settings[f"micro-batches of {sizes.micro_rows[-1]}, static cache"] = (sizes.micro_rows[-1], "static")
     trial = trial_of(model, sizes)
-    name, tried = fastest_side(settings, partial(peer_side, model, task, trial), warm_up=model == "embedded")
+    name, tried = fastest_side(model, settings, partial(peer_side, model, task, trial))
     sides: dict[str, Side] = {
         "ours": our_side(model, task, sizes),
         "peer": peer_side(model, task, sizes, settings[name]),

@@ -35,6 +35,7 @@ from typing import Any
 import torch
 
 from benchmarks.common import (
+    BARS,
     DEVICE,
     LORA,
     Options,
@@ -203,7 +204,7 @@ def run(model: str, options: Options = Options()) -> list[Row]:  # noqa: B008
         def attempt(setting: Setting, make: Callable[..., TrlSide] = make, trial: Sizes = trial) -> TrlSide:
             return make(peer_model(model), model, task, trial, setting)
 
-        name, tried = fastest_side(settings, attempt, warm_up=model == "embedded")
+        name, tried = fastest_side(model, settings, attempt)
         chosen[kind] = (name, settings[name], tried)
         sides[kind] = make(peer_model(model), model, task, sizes, settings[name])
     found = interleave(sides, repeats=options.num_repeats(3 if model == "embedded" else 2))
@@ -237,7 +238,7 @@ def memory_rows(model: str, options: Options, micro_rows: dict[str, int]) -> lis
                 "ours_seconds": None,
                 "peer_seconds": None,
                 "ratio": peer["extra_mb"] / ours["extra_mb"],
-                "bar": 4.0,
+                "bar": BARS["opd_memory"],
                 "peer": f"{PEERS[kind]}, {size} rows",
                 **{f"ours_{key}": value for key, value in ours.items()},
                 **{f"peer_{key}": value for key, value in peer.items()},

@@ -14,7 +14,7 @@ import inspect
 
 import torch
 
-from benchmarks.common import Options, Report, Row, quiet_peers, show
+from benchmarks.common import Options, Row, quiet_peers, show, write_result
 
 NAMES = ("grpo", "opd", "sampling", "sft", "truthfulqa", "mmlu", "drift")
 REAL_MODEL_ONLY = ("truthfulqa", "mmlu")  # long official prompts, which the embedded base was not made for
@@ -23,7 +23,7 @@ REAL_MODEL_ONLY = ("truthfulqa", "mmlu")  # long official prompts, which the emb
 def run_one(name: str, model: str, options: Options) -> list[Row]:
     run = importlib.import_module(f"benchmarks.{name}").run
     rows: list[Row] = run(model, options) if len(inspect.signature(run).parameters) > 1 else run(model)
-    print(f"  {Report(name=name, model=model, options=options, rows=rows).write()}")
+    print(f"  {write_result(name, model, rows, options)}")
     return rows
 
 

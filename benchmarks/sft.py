@@ -99,7 +99,7 @@ def run(model: str, options: Options = Options()) -> list[Row]:  # noqa: B008
     settings["padding-free, micro-batches of 8"] = Setting("padding-free", 8)
     packed = {max(size, 2 ** math.ceil(math.log2(longest))) for size in (512, 1024)}
     settings |= {f"packed into rows of {size}": Setting("packed", size) for size in sorted(packed)}
-    name, tried = fastest_side(settings, partial(peer_side, model, rows, 1), warm_up=model == "embedded")
+    name, tried = fastest_side(model, settings, partial(peer_side, model, rows, 1))
     sides: dict[str, Side] = {
         "ours": our_side(base, task, num_rows, steps),
         "peer": peer_side(model, rows, steps, settings[name]),
