@@ -25,6 +25,7 @@ from stateshape.recipes.sft import SFT
 from stateshape.sampling.local import LocalSampler
 from stateshape.sampling.settings import SamplingSettings
 from stateshape.study.machine import peak_gflops
+from stateshape.train.checkpoint import newest_checkpoint
 from stateshape.train.data import draw_for
 from stateshape.train.loop import train
 from stateshape.train.operators import step_operators
@@ -228,7 +229,9 @@ def test_a_resumed_run_has_the_whole_runs_costs(tmp_path: Path) -> None:
     whole = trained(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path / "parts", stop_at=2)
-    saved = torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)["progress"]["costs"]["training"]
+    path = newest_checkpoint(tmp_path / "parts")
+    assert path is not None
+    saved = torch.load(path, weights_only=True)["progress"]["costs"]["training"]
     resumed = trained(tmp_path / "parts")
     for phase, cost in whole.items():
         assert (resumed[phase].tokens, resumed[phase].flops) == (cost.tokens, cost.flops)
@@ -238,7 +241,8 @@ def test_a_resumed_run_has_the_whole_runs_costs(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_before_costs_is_refused_with_a_reason(tmp_path: Path) -> None:
     test_a_resumed_run_has_the_whole_runs_costs(tmp_path)
-    path = tmp_path / "parts" / "checkpoint.pt"
+    path = newest_checkpoint(tmp_path / "parts")
+    assert path is not None
     state = torch.load(path, weights_only=True)
     state["progress"]["seconds"] = {}
     del state["progress"]["costs"]

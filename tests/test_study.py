@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from stateshape.cli import main
+from stateshape.train.checkpoint import newest_checkpoint
 
 TEXT = """\
 study: tiny
@@ -66,7 +67,7 @@ def test_what_a_study_leaves(done: Study) -> None:
         folder = out / "runs" / run / "seed0"
         assert set(json.loads((folder / "evals" / "summary.json").read_text())) == {"arithmetic", "facts"}
         assert json.loads((folder / "run.json").read_text())["is_complete"]
-        assert not (folder / "checkpoint.pt").exists()
+        assert newest_checkpoint(folder) is None
     assert json.loads((out / "comparison.json").read_text())["missing"] == []
     assert [path for path in out.rglob("*") if path.suffix == ".tmp"] == []
 

@@ -13,7 +13,7 @@ from stateshape.core.method import Draw
 from stateshape.losses.cross_entropy import CrossEntropy
 from stateshape.policy.settings import LoraSettings
 from stateshape.recipes.recipe import recipe_class
-from stateshape.train.checkpoint import NAME
+from stateshape.train.checkpoint import newest_checkpoint
 from stateshape.train.data import draw_for
 from stateshape.train.loop import finish, train
 from stateshape.train.settings import TrainSettings, lr_at
@@ -160,13 +160,19 @@ def test_a_finished_run_stays_as_it_is(tmp_path):
     assert tiny.is_same(tiny.snapshot(first, "learner"), tiny.snapshot(again, "learner"))
     assert metrics(tmp_path) == before
     finish(tmp_path)
-    assert not (tmp_path / NAME).exists()
+    assert newest_checkpoint(tmp_path) is None
+
+
+def test_the_newest_checkpoint_counts_even_where_a_kill_left_two(tmp_path):
+    for step in (9, 10):
+        (tmp_path / f"checkpoint-{step}.pt").touch()
+    assert newest_checkpoint(tmp_path).name == "checkpoint-10.pt"
 
 
 @pytest.mark.parametrize("content", [b"not a checkpoint", b"", b"PK\x03\x04 torn"])
 def test_a_broken_checkpoint_is_named_with_the_way_out(tmp_path, content):
-    (tmp_path / NAME).write_bytes(content)
-    with pytest.raises(BadInput, match=r"checkpoint\.pt: not a checkpoint of this run .* delete the file"):
+    (tmp_path / "checkpoint-3.pt").write_bytes(content)
+    with pytest.raises(BadInput, match=r"checkpoint-3\.pt: not a checkpoint of this run .* delete the file"):
         run(tmp_path)
 
 
@@ -202,9 +208,9 @@ def test_divergence_names_the_step_and_the_prompts_and_keeps_the_last_good_state
     with pytest.raises(TrainingDiverged, match=f"step 2: loss nan.* batch: {', '.join(drawn)};"):
         run(tmp_path, method=sft_with(Broken()))
     assert [record["step"] for record in metrics(tmp_path)] == [0, 1]
-    state = torch.load(tmp_path / NAME, weights_only=True)
+    state = torch.load(newest_checkpoint(tmp_path), weights_only=True)
     assert state["progress"]["step"] == 2
-    assert all(value.isfinite().all() for value in state["adapter"].values())
+    assert state["parameters"].isfinite().all()
 
 
 def one_step(learner, method, settings=SETTINGS, lr=0.1):

@@ -40,25 +40,24 @@ class Linear(NamedTuple):
 
     weight_OI: Tensor
     bias_O: Tensor | None
-    a_RI: Tensor | None
-    b_OR: Tensor | None
+    a_RI: Tensor | None  # as wide as the base's numbers are
+    b_RO: Tensor | None
     scale: float
 
     def __call__(self, x_NI: Tensor) -> Tensor:
         out_NO = F.linear(x_NI, self.weight_OI, self.bias_O)
-        if self.a_RI is None or self.b_OR is None:
+        if self.a_RI is None or self.b_RO is None:
             return out_NO
-        a_RI, b_OR = self.a_RI.to(x_NI.dtype), self.b_OR.to(x_NI.dtype)
-        return torch.addmm(out_NO, F.linear(x_NI, a_RI), b_OR.T, alpha=self.scale)
+        return torch.addmm(out_NO, F.linear(x_NI, self.a_RI), self.b_RO, alpha=self.scale)
 
     def kind(self) -> tuple[object, ...]:
         """What two adapters of one base must share to take each other's place."""
         return (None, 0.0) if self.a_RI is None else (self.a_RI.shape, self.scale)
 
     def with_own_adapter(self) -> Linear:
-        if self.a_RI is None or self.b_OR is None:
+        if self.a_RI is None or self.b_RO is None:
             return self
-        return self._replace(a_RI=self.a_RI.clone(), b_OR=self.b_OR.clone())
+        return self._replace(a_RI=self.a_RI.clone(), b_RO=self.b_RO.clone())
 
 
 class Norm(NamedTuple):
@@ -135,9 +134,9 @@ class Decoder(NamedTuple):
         if self.embedding_VD is not other.embedding_VD or any(mine.kind() != theirs.kind() for mine, theirs in pairs):
             return False
         for mine, theirs in pairs:
-            if mine.a_RI is not None and mine.b_OR is not None and theirs.a_RI is not None and theirs.b_OR is not None:
+            if mine.a_RI is not None and mine.b_RO is not None and theirs.a_RI is not None and theirs.b_RO is not None:
                 mine.a_RI.copy_(theirs.a_RI)
-                mine.b_OR.copy_(theirs.b_OR)
+                mine.b_RO.copy_(theirs.b_RO)
         return True
 
 
@@ -156,8 +155,9 @@ def read_decoder(body: Any, adapter: str | None, *, trainable: bool) -> Decoder:
             return Linear(base.weight, base.bias, None, None, 0.0)
         a_RI, b_OR = module.lora_A[adapter].weight, module.lora_B[adapter].weight
         if not trainable:
-            a_RI, b_OR = a_RI.detach().to(base.weight.dtype), b_OR.detach().to(base.weight.dtype)
-        return Linear(base.weight, base.bias, a_RI, b_OR, float(module.scaling[adapter]))
+            a_RI, b_OR = a_RI.detach(), b_OR.detach()
+        dtype = base.weight.dtype
+        return Linear(base.weight, base.bias, a_RI.to(dtype), b_OR.to(dtype).T, float(module.scaling[adapter]))
 
     def norm(module: Any) -> Norm:
         return Norm(module.weight, module.variance_epsilon)

@@ -68,6 +68,11 @@ def flops_of(weights: SharedWeights, adapter: str | None) -> Flops:
     return Flops(token, Work(per_pair, 2 * per_pair), position)
 
 
+def activation_bytes(weights: SharedWeights) -> int:
+    """What a training pass keeps of a token until backward, about: inputs and outputs of the body's linear layers."""
+    return weights.dtype.itemsize * sum(sum(_bare(layer).weight.shape) for _, layer in _linears(weights))
+
+
 def _linears(weights: SharedWeights) -> Iterator[tuple[str, Any]]:
     """Linear layers of the body, with their adapters around them where they have some."""
     inside: set[nn.Module] = set()

@@ -30,10 +30,12 @@ class Slots:
             torch.zeros(layers, num_slots, heads, num_places, width, dtype=dtype, device=device)
             for layers, heads, width in shapes
         )
-        self.row_R = torch.arange(num_slots, device=device)
+        heads = shapes.keys[1]
+        # of the cache as [slots * heads * places, width], place 0 of each slot and head
+        self.first_RG = torch.arange(num_slots * heads, device=device).view(num_slots, heads) * num_places
         self.place_T = torch.arange(num_places, device=device)
-        self.position_R = self.row_R[:0]
-        self.mask_R1T = torch.empty(0, device=device)
+        self.new_N = self.first_RG[:0].flatten()
+        self.mask_B1T = torch.empty(0, device=device)
 
     def fill(self, kept: Sequence[tuple[Tensor, Tensor]], path_T: Tensor, slots: slice) -> None:
         """Writes a prompt's keys and values into slots. `kept`: those of a tree's tokens, by layer; see TreeAttention."""
@@ -48,19 +50,23 @@ class Slots:
 
     def begin(self, position_R: Tensor, places: int) -> None:
         """The next token of slot r stands at position_R[r] < places."""
-        self.position_R = position_R
+        rows, heads = len(position_R), self.first_RG.shape[1]
+        self.new_N = (self.first_RG[:rows] + position_R[:, None]).flatten()
         hidden_RT = self.place_T[:places] > position_R[:, None]
-        self.mask_R1T = torch.zeros(hidden_RT.shape, device=hidden_RT.device).masked_fill_(hidden_RT, -torch.inf)[
-            :, None
-        ]
+        mask_RT = torch.zeros(hidden_RT.shape, dtype=self.keys_LRGTE.dtype, device=hidden_RT.device)
+        self.mask_B1T = mask_RT.masked_fill_(hidden_RT, -torch.inf).repeat_interleave(heads, 0)[:, None]
 
     def __call__(self, layer: int, query_RHE: Tensor, key_RGE: Tensor, value_RGE: Tensor, scale: float) -> Tensor:
-        rows, heads, width = query_RHE.shape[0], key_RGE.shape[1], self.mask_R1T.shape[2]
-        keys_RGTE, values_RGTE = self.keys_LRGTE[layer, :rows], self.values_LRGTE[layer, :rows]
-        keys_RGTE[self.row_R[:rows], :, self.position_R] = key_RGE
-        values_RGTE[self.row_R[:rows], :, self.position_R] = value_RGE
-        query_BQE = query_RHE.reshape(rows * heads, -1, query_RHE.shape[2])  # B = R * G
-        score_BQT = torch.bmm(query_BQE, keys_RGTE[:, :, :width].flatten(0, 1).transpose(1, 2))
-        score_RHT = torch.add(self.mask_R1T, score_BQT.view(rows, -1, width), alpha=scale)
-        share_BQT = score_RHT.softmax(-1).to(value_RGE.dtype).view(score_BQT.shape)
-        return torch.bmm(share_BQT, values_RGTE[:, :, :width].flatten(0, 1)).view(rows, query_RHE.shape[1], -1)
+        rows, heads, width = key_RGE.shape
+        places = self.mask_B1T.shape[2]
+        keys_RGTE, values_RGTE = self.keys_LRGTE[layer], self.values_LRGTE[layer]
+        keys_RGTE.view(-1, width).index_copy_(0, self.new_N, key_RGE.reshape(-1, width))
+        values_RGTE.view(-1, values_RGTE.shape[3]).index_copy_(
+            0, self.new_N, value_RGE.reshape(self.new_N.shape[0], -1)
+        )
+        query_BQE = query_RHE.reshape(rows * heads, -1, width)  # B = R * G
+        keys_BET = keys_RGTE[:rows, :, :places].flatten(0, 1).transpose(1, 2)
+        score_BQT = torch.baddbmm(self.mask_B1T, query_BQE, keys_BET, alpha=scale)
+        return torch.bmm(score_BQT.softmax(-1), values_RGTE[:rows, :, :places].flatten(0, 1)).view(
+            rows, query_RHE.shape[1], -1
+        )

@@ -1,4 +1,7 @@
-"""What a killed run leaves behind: adapter, optimiser state and step, in one file that is replaced whole.
+"""What a killed run leaves behind: adapter, optimiser state and step, in one file that appears whole.
+
+Written after every step, so it is made cheap: each kind of number (parameters, first moments, ...) as one vector, and a
+new name each time, because a file system may wait for the disk when a file is renamed over another one.
 
 There is no generator state to keep: every random choice is seeded by run, purpose and step.
 """
@@ -7,16 +10,18 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from stateshape.core.files import BadInput, parse, plain
 from stateshape.core.records import PhaseCost
 from stateshape.policy.policy import Policy
 
-NAME = "checkpoint.pt"
+PATTERN = "checkpoint-*.pt"  # the number of completed steps
 
 
 class Progress(NamedTuple):
@@ -29,30 +34,41 @@ class Progress(NamedTuple):
 
 
 def save_checkpoint(folder: Path, policy: Policy, optimiser: torch.optim.Optimizer, progress: Progress) -> None:
-    assert policy.adapter is not None
-    temporary = folder / f".{NAME}.{os.getpid()}.tmp"
+    parameters = policy.parameters()
+    kept = [optimiser.state[parameter] for parameter in parameters]
+    names = kept[0].keys()
     state = {
-        "adapter": policy.weights.adapter_state(policy.adapter),
-        "optimiser": optimiser.state_dict(),
+        "parameters": as_vector(parameters),
+        "optimiser": {name: as_vector([one[name] for one in kept]) for name in names},
         "progress": plain(progress._asdict()),
     }
+    path = folder / PATTERN.replace("*", str(progress.step))
+    temporary = folder / f".{path.name}.{os.getpid()}.tmp"
     try:
         torch.save(state, temporary)
-        temporary.replace(folder / NAME)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    for older in set(folder.glob(PATTERN)) - {path}:
+        older.unlink()
 
 
 def load_checkpoint(folder: Path, policy: Policy, optimiser: torch.optim.Optimizer) -> Progress | None:
     """Restores the newest checkpoint, if there is one. Tensors only: no code in the file is run."""
-    path = folder / NAME
-    if not path.exists():
+    path = newest_checkpoint(folder)
+    if path is None:
         return None
-    assert policy.adapter is not None
+    parameters = policy.parameters()
     try:
         state = torch.load(path, map_location=policy.device, weights_only=True)
-        policy.weights.set_adapter_state(policy.adapter, state["adapter"])
-        optimiser.load_state_dict(state["optimiser"])
+        with torch.no_grad():
+            for parameter, value in zip(parameters, from_vector(state["parameters"], parameters), strict=True):
+                parameter.copy_(value)
+        for name, vector in state["optimiser"].items():
+            is_single = vector.numel() == len(parameters)  # one number a tensor: Adam's step count
+            values = vector if is_single else from_vector(vector, parameters)
+            for parameter, value in zip(parameters, values, strict=True):
+                optimiser.state[parameter][name] = value.clone()
         costs = parse(state["progress"].pop("costs"), dict[str, PhaseCost], where="costs")
         return Progress(**state["progress"], costs=costs)
     except (RuntimeError, ValueError, KeyError, TypeError, EOFError, OSError, pickle.UnpicklingError) as error:
@@ -61,3 +77,22 @@ def load_checkpoint(folder: Path, policy: Policy, optimiser: torch.optim.Optimiz
         raise BadInput(
             f"{path}: not a checkpoint of this run ({reason}); delete the file to start the run again"
         ) from None
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    return max(folder.glob(PATTERN), key=lambda path: (len(path.name), path.name), default=None)
+
+
+def remove_checkpoints(folder: Path) -> None:
+    for path in folder.glob(PATTERN):
+        path.unlink()
+
+
+def as_vector(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+
+
+def from_vector(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Raises RuntimeError where the vector is not as long as the tensors together."""
+    parts = vector.split([tensor.numel() for tensor in like])
+    return [part.view_as(tensor) for part, tensor in zip(parts, like, strict=True)]

@@ -1,6 +1,6 @@
 """A whole run: steps, metrics, samples of the states trained on, checkpoints; resumed where it stopped.
 
-Writes metrics.jsonl, states.jsonl and checkpoint.pt while it goes, and the adapter at the end. Knows no method by name.
+Writes metrics.jsonl, states.jsonl and a checkpoint while it goes, and the adapter at the end. Knows no method by name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from stateshape.core.records import StateSample, StepRecord
 from stateshape.core.signals import Credit
 from stateshape.core.states import Origin
 from stateshape.policy.policy import Policy
-from stateshape.train.checkpoint import NAME, Progress, load_checkpoint, save_checkpoint
+from stateshape.train.checkpoint import Progress, load_checkpoint, remove_checkpoints, save_checkpoint
 from stateshape.train.data import draw_for
 from stateshape.train.samples import state_sample
 from stateshape.train.settings import TrainSettings, lr_at
@@ -40,8 +40,7 @@ def train(
     """Trains `learner` in place. Resumes from `folder` if it holds a checkpoint. Raises TrainingDiverged."""
     num_steps = settings.num_steps(len(item_ids))
     item_ids = item_ids[: settings.num_items(len(item_ids))]
-    fused = learner.device.type == "cuda"
-    optimiser = torch.optim.AdamW(learner.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
+    optimiser = torch.optim.AdamW(learner.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     progress = load_checkpoint(folder, learner, optimiser) or Progress(0, 0, 0, {})
     forget_after(folder, progress.step)
     for step in range(progress.step, num_steps):
@@ -65,7 +64,7 @@ def train(
 
 def finish(folder: Path) -> None:
     """Drops what only an unfinished run needs."""
-    (folder / NAME).unlink(missing_ok=True)
+    remove_checkpoints(folder)
 
 
 def forget_after(folder: Path, num_done: int) -> None:

@@ -16,10 +16,12 @@ from stateshape.core.method import Draw, Method
 from stateshape.core.records import PhaseCost
 from stateshape.core.signals import Credit, Signal
 from stateshape.core.states import chunks
+from stateshape.policy.flops import activation_bytes
 from stateshape.policy.policy import Policy
 from stateshape.train.settings import TrainSettings
 
-CHUNK_TOKENS = {"cpu": 512, "cuda": 16_384}  # products of a few hundred rows keep a CPU busy, and activations small
+MIN_CHUNK_TOKENS = 512  # products of fewer rows leave a machine idle
+ACTIVATION_BYTES = {"cpu": 2**28, "cuda": 2**34}  # of a chunk
 
 
 class TrainingDiverged(RuntimeError):
@@ -76,7 +78,9 @@ def read_signal(method: Method, learner: Policy, draw: Draw, costs: dict[str, Ph
 
 
 def chunk_tokens(learner: Policy, settings: TrainSettings) -> int:
-    return settings.chunk_tokens or CHUNK_TOKENS.get(learner.device.type, CHUNK_TOKENS["cpu"])
+    """As set, or as many as their activations allow."""
+    budget = ACTIVATION_BYTES.get(learner.device.type, ACTIVATION_BYTES["cpu"])
+    return settings.chunk_tokens or max(MIN_CHUNK_TOKENS, budget // activation_bytes(learner.weights))
 
 
 def accumulate(
