@@ -95,15 +95,19 @@ def run_study(
     out: PathLike,
     seeds: Sequence[int] | None = None,
     data_dir: PathLike | None = None,
+    jobs: int | None = 1,
     reporter: Reporter | None = None,
 ) -> Comparison:
-    """Runs or resumes a study (a preset's name, a YAML file, or a StudyFile) and writes its report into `out`."""
+    """Runs or resumes a study (a preset's name, a YAML file, or a StudyFile) and writes its report into `out`.
+
+    `jobs`: runs at a time, each in a process of its own (so that the calling script needs `if __name__ == "__main__"`).
+    """
     file = read_study(study) if isinstance(study, str) else study
     if seeds is not None:
         file = with_seeds(file, seeds)
     folder = Path(out)
     data = None if data_dir is None else Path(data_dir)
-    execute(make_plan(file), folder, data_dir=data, reporter=reporter or Silent())
+    execute(make_plan(file), folder, data_dir=data, reporter=reporter or Silent(), jobs=jobs)
     comparison = write_comparison(folder)
     write_report(folder)
     return comparison

@@ -230,6 +230,7 @@ def study(
     data: str | None = None,
     full: bool = False,
     dry_run: bool = False,
+    jobs: int | None = None,
     profile: bool = False,
     quiet: bool = False,
     json_events: bool = False,
@@ -244,7 +245,10 @@ def study(
         data: Folder with the official data files; default: $STATESHAPE_DATA, else the hub.
         full: Evaluate on all items instead of the study's limits.
         dry_run: Print the plan (runs, teachers, steps, tokens) and stop.
-        profile: Print where time and memory went, and write profile.json; runs one step more of each run it trains.
+        jobs: Runs at a time, each in a process with its share of the threads. Default: one a thread for several seeds of
+            a small model on a CPU, else 1.
+        profile: Print where time and memory went, and write profile.json; runs one step more of each run it trains, one
+            run at a time.
         quiet: Say nothing while working.
         json_events: Say what happens as JSON lines on stderr.
     """
@@ -252,7 +256,7 @@ def study(
 
     run_study(
         preset_or_file, out=None if out is None else Path(out), seeds=seeds, model=model, data_dir=data_folder(data),
-        full=full, dry_run=dry_run, profile=profile, quiet=quiet, json_events=json_events,
+        full=full, dry_run=dry_run, jobs=jobs, profile=profile, quiet=quiet, json_events=json_events,
     )  # fmt: skip
 
 

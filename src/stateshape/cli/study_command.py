@@ -30,6 +30,7 @@ def run_study(
     data_dir: Path | None,
     full: bool,
     dry_run: bool,
+    jobs: int | None,
     profile: bool,
     quiet: bool,
     json_events: bool,
@@ -60,7 +61,7 @@ def run_study(
     reporter = reporter_for(quiet=quiet, json_events=json_events)
     operators: Operators | None = {} if profile else None
     try:
-        execute(plan, out, data_dir=data_dir, reporter=reporter, operators=operators)
+        execute(plan, out, data_dir=data_dir, reporter=reporter, jobs=jobs, operators=operators)
     finally:
         reporter.stop()
     path = write_results(out)

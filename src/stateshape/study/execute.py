@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 
 from stateshape.core.files import BadInput, check_output, plain, read_json, read_jsonl, write_json
@@ -23,8 +24,9 @@ from stateshape.policy.weights import SharedWeights
 from stateshape.recipes.recipe import Parts, method_record
 from stateshape.sampling.local import LocalSampler
 from stateshape.sampling.settings import Sampler
+from stateshape.study.parallel import run_parallel
 from stateshape.study.plan import BASE, Plan, RunSpec, StudyFile, TaskChoice
-from stateshape.study.progress import Reporter
+from stateshape.study.progress import Reporter, Silent
 from stateshape.study.provenance import provenance
 from stateshape.study.rollouts import read_rollouts, sample_rollouts, write_rollouts
 from stateshape.tasks.load import load_task
@@ -36,6 +38,7 @@ from stateshape.train.step import TrainingDiverged
 
 Part = tuple[str, Callable[[], None]]  # the phase it belongs to, and the work
 LEARNER, TEACHER = "learner", "teacher"
+SMALL_MODEL = 20_000_000  # parameters
 Operators = dict[str, dict[str, list[OperatorCost]]]  # by run and phase
 # torch and safetensors do not report a write that failed as OSError
 FULL_DISK = ("PytorchStreamWriter", "unexpected pos", "No space left on device")
@@ -94,12 +97,22 @@ def claim_folder(folder: Path, plan: Plan) -> None:
 
 
 def execute(
-    plan: Plan, folder: Path, *, data_dir: Path | None, reporter: Reporter, operators: Operators | None = None
+    plan: Plan,
+    folder: Path,
+    *,
+    data_dir: Path | None,
+    reporter: Reporter,
+    jobs: int | None = 1,
+    operators: Operators | None = None,
 ) -> None:
     """Runs what is not done yet. Raises BadInput before any model loads if something does not fit.
 
-    Args: operators: where given, filled with what a step of each run that trains spends its time on.
+    Args:
+        jobs: runs at a time, each in a process with its share of the threads. None: see fitting_jobs.
+        operators: where given, filled with what a step of each run that trains spends its time on; takes one job.
     """
+    if jobs is not None and jobs < 1:
+        raise BadInput(f"jobs: got {jobs}; expected 1 or more")
     claim_folder(folder, plan)
     target, retention = load_tasks(plan.file, data_dir)
     check_data(folder, [target, *retention])
@@ -108,11 +121,10 @@ def execute(
         check_training(spec, target)
         if spec.teacher is not None and spec.teacher not in (BASE, *(other.name for other in plan.runs)):
             check_teacher(plan.file.model, spec.teacher, plan.file.model_settings)
-    weights = open_weights(plan.file.model, plan.file.model_settings)
     bench = Bench(
         plan=plan,
         folder=folder,
-        weights=weights,
+        weights=open_weights(plan.file.model, plan.file.model_settings),
         target=target,
         retention=retention,
         reporter=reporter,
@@ -120,9 +132,30 @@ def execute(
     )
     write_json(folder / "plan.json", plan_record(bench))
     run_base(bench)
+    jobs = jobs or fitting_jobs(plan, bench.weights)
+    if jobs > 1 and operators is None:
+        worker = partial(open_worker, plan, folder, data_dir)
+        run_parallel(worker, plan.runs, plan.file.seeds, jobs, reporter)
+        return
     for seed in plan.file.seeds:
         for spec in plan.runs:
             run_one(bench, spec, seed)
+
+
+def fitting_jobs(plan: Plan, weights: SharedWeights) -> int:
+    """One run a thread for several seeds of a small model on a CPU, whose steps are too short to share; else 1."""
+    num_parameters = sum(parameter.numel() for parameter in weights.model.parameters())
+    if weights.device.type != "cpu" or len(plan.file.seeds) == 1 or num_parameters > SMALL_MODEL:
+        return 1
+    return torch.get_num_threads()
+
+
+def open_worker(plan: Plan, folder: Path, data_dir: Path | None) -> Callable[[RunSpec, int], None]:
+    """What a process of its own needs to do runs of the study."""
+    target, retention = load_tasks(plan.file, data_dir)
+    weights = open_weights(plan.file.model, plan.file.model_settings)
+    bench = Bench(plan=plan, folder=folder, weights=weights, target=target, retention=retention, reporter=Silent())
+    return partial(run_one, bench)
 
 
 def check_training(spec: RunSpec, target: GenerationTask) -> None:

@@ -34,7 +34,7 @@ class TrainSettings:
     """Gradients are scaled down to this global norm."""
     chunk_tokens: int | None = None
     """Distinct tokens a forward pass takes; changes memory, never the gradient. Default: 512, or as many as
-    need 256 MiB of activations on a CPU, 16 GiB on a GPU."""
+    need 64 MiB of activations on a CPU, 16 GiB on a GPU."""
     checkpoint_every: int = 1
     """Steps between checkpoints: what a killed run can lose."""
     lora: LoraSettings = field(default_factory=LoraSettings)
