@@ -11,7 +11,7 @@ import torch
 
 from stateshape.core.files import BadInput
 from stateshape.policy.bridge import run_transformers
-from stateshape.policy.decoder import ForwardPass, read_decoder
+from stateshape.policy.decoder import ForwardPass, join_weights, read_decoder
 from stateshape.policy.tree_attention import TreeAttention, lay_out
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def check_passes(weights: SharedWeights) -> tuple[bool, CacheShapes]:
     """
     foreign = False
     try:
+        join_weights(weights.body)
         plain, shapes = compare(weights, read_decoder(weights.body, None, trainable=False))
         if plain <= PROBE_TOLERANCE[weights.dtype]:
             return True, shapes

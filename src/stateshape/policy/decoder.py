@@ -11,6 +11,7 @@ Suffixes: N token, D width, H query heads, G key-value heads, E head width, R ra
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -35,29 +36,41 @@ class ForwardPass(Protocol):
     def __call__(self, ids_N: Tensor, position_N: Tensor, attend: Attend, wanted_M: Tensor | None = None) -> Tensor: ...
 
 
-class Linear(NamedTuple):
-    """x W^T + b + scale (x A^T) B^T"""
+class Linears(NamedTuple):
+    """Layers that read the same input, x W^T + b + scale (x A^T) B^T each, their W and A one under another.
+
+    Side by side they need one product for all W and one for all A: fewer, taller calls.
+    """
 
     weight_OI: Tensor
     bias_O: Tensor | None
-    a_RI: Tensor | None  # as wide as the base's numbers are
-    b_RO: Tensor | None
-    scale: float
+    sizes: tuple[int, ...]  # outputs of each
+    a_RI: Tensor | None  # None: no adapter
+    b_ROs: tuple[Tensor, ...]  # [R, O] of each
+    scales: tuple[float, ...]
 
-    def __call__(self, x_NI: Tensor) -> Tensor:
-        out_NO = F.linear(x_NI, self.weight_OI, self.bias_O)
-        if self.a_RI is None or self.b_RO is None:
-            return out_NO
-        return torch.addmm(out_NO, F.linear(x_NI, self.a_RI), self.b_RO, alpha=self.scale)
+    def __call__(self, x_NI: Tensor) -> Sequence[Tensor]:
+        """[N, O] of each."""
+        parts = F.linear(x_NI, self.weight_OI, self.bias_O).split(self.sizes, dim=-1)
+        if self.a_RI is None:
+            return parts
+        inner = F.linear(x_NI, self.a_RI).split([b_RO.shape[0] for b_RO in self.b_ROs], dim=-1)
+        return [
+            torch.addmm(part_NO, inner_NR, b_RO, alpha=scale)
+            for part_NO, inner_NR, b_RO, scale in zip(parts, inner, self.b_ROs, self.scales)
+        ]
 
-    def kind(self) -> tuple[object, ...]:
+    def kind(self) -> object:
         """What two adapters of one base must share to take each other's place."""
-        return (None, 0.0) if self.a_RI is None else (self.a_RI.shape, self.scale)
+        return None if self.a_RI is None else ([b_RO.shape for b_RO in self.b_ROs], self.scales)
 
-    def with_own_adapter(self) -> Linear:
-        if self.a_RI is None or self.b_RO is None:
+    def adapter(self) -> list[Tensor]:
+        return [] if self.a_RI is None else [self.a_RI, *self.b_ROs]
+
+    def with_own_adapter(self) -> Linears:
+        if self.a_RI is None:
             return self
-        return self._replace(a_RI=self.a_RI.clone(), b_RO=self.b_RO.clone())
+        return self._replace(a_RI=self.a_RI.clone(), b_ROs=tuple(b_RO.clone() for b_RO in self.b_ROs))
 
 
 class Norm(NamedTuple):
@@ -72,19 +85,16 @@ class Norm(NamedTuple):
 
 class Layer(NamedTuple):
     before_attention: Norm
-    q: Linear
-    k: Linear
-    v: Linear
+    qkv: Linears
     q_norm: Norm | None
     k_norm: Norm | None
-    o: Linear
+    o: Linears
     before_mlp: Norm
-    gate: Linear
-    up: Linear
-    down: Linear
+    gate_up: Linears
+    down: Linears
 
 
-LINEAR_LAYERS = ("q", "k", "v", "o", "gate", "up", "down")
+LINEARS = ("qkv", "o", "gate_up", "down")
 
 
 class Decoder(NamedTuple):
@@ -101,29 +111,28 @@ class Decoder(NamedTuple):
         """Last hidden states [N, D], after the last norm; [M, D] of the wanted tokens where those are given."""
         x_ND = F.embedding(ids_N, self.embedding_VD)
         cos_N1E, sin_N1E = (part[0][:, None] for part in self.rotary(x_ND, position_N[None]))
+        turned_N1E = torch.cat((-sin_N1E[..., : self.head_width // 2], sin_N1E[..., self.head_width // 2 :]), dim=-1)
         for number, layer in enumerate(self.layers):
             h_ND = layer.before_attention(x_ND)
-            q_NHE, k_NGE, v_NGE = (
-                linear(h_ND).unflatten(-1, (-1, self.head_width)) for linear in (layer.q, layer.k, layer.v)
-            )
+            q_NHE, k_NGE, v_NGE = (part.unflatten(-1, (-1, self.head_width)) for part in layer.qkv(h_ND))
             if layer.q_norm is not None and layer.k_norm is not None:
                 q_NHE, k_NGE = layer.q_norm(q_NHE), layer.k_norm(k_NGE)
-            q_NHE, k_NGE = rotate(q_NHE, cos_N1E, sin_N1E), rotate(k_NGE, cos_N1E, sin_N1E)
+            q_NHE, k_NGE = rotate(q_NHE, cos_N1E, turned_N1E), rotate(k_NGE, cos_N1E, turned_N1E)
             attended_ND = attend(number, q_NHE, k_NGE, v_NGE, self.scale).flatten(1)
             if number + 1 == len(self.layers) and wanted_M is not None:  # nobody reads the others from here on
                 x_ND, attended_ND = take(x_ND, wanted_M), take(attended_ND, wanted_M)
-            x_ND = x_ND + layer.o(attended_ND)
-            h_ND = layer.before_mlp(x_ND)
-            x_ND = x_ND + layer.down(F.silu(layer.gate(h_ND)) * layer.up(h_ND))
+            x_ND = x_ND + layer.o(attended_ND)[0]
+            gate_NO, up_NO = layer.gate_up(layer.before_mlp(x_ND))
+            x_ND = x_ND + layer.down(F.silu(gate_NO) * up_NO)[0]
         return self.last_norm(x_ND)
 
-    def linears(self) -> list[Linear]:
-        return [getattr(layer, name) for layer in self.layers for name in LINEAR_LAYERS]
+    def linears(self) -> list[Linears]:
+        return [getattr(layer, name) for layer in self.layers for name in LINEARS]
 
     def with_own_adapter(self) -> Decoder:
         """The same, with copies of the adapter's tensors."""
         layers = [
-            layer._replace(**{name: getattr(layer, name).with_own_adapter() for name in LINEAR_LAYERS})
+            layer._replace(**{name: getattr(layer, name).with_own_adapter() for name in LINEARS})
             for layer in self.layers
         ]
         return self._replace(layers=layers)
@@ -134,30 +143,50 @@ class Decoder(NamedTuple):
         if self.embedding_VD is not other.embedding_VD or any(mine.kind() != theirs.kind() for mine, theirs in pairs):
             return False
         for mine, theirs in pairs:
-            if mine.a_RI is not None and mine.b_RO is not None and theirs.a_RI is not None and theirs.b_RO is not None:
-                mine.a_RI.copy_(theirs.a_RI)
-                mine.b_RO.copy_(theirs.b_RO)
+            for target, source in zip(mine.adapter(), theirs.adapter(), strict=True):
+                target.copy_(source)
         return True
 
 
-def rotate(x_NHE: Tensor, cos_N1E: Tensor, sin_N1E: Tensor) -> Tensor:
-    """Rotary position embedding, halves convention (arXiv:2104.09864)."""
+def rotate(x_NHE: Tensor, cos_N1E: Tensor, turned_N1E: Tensor) -> Tensor:
+    """Rotary position embedding, halves convention (arXiv:2104.09864). `turned`: the sine, its first half negated."""
     first, second = x_NHE.chunk(2, dim=-1)
-    return torch.addcmul(x_NHE * cos_N1E, torch.cat((-second, first), dim=-1), sin_N1E)
+    return torch.addcmul(x_NHE * cos_N1E, torch.cat((second, first), dim=-1), turned_N1E)
+
+
+def join_weights(body: Any) -> None:
+    """Lays the weights of layers that read the same input one under another in memory, without a copy that stays.
+
+    Raises: AttributeError where the body is not built like this.
+    """
+    for layer in body.layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        for modules in ((attention.q_proj, attention.k_proj, attention.v_proj), (mlp.gate_proj, mlp.up_proj)):
+            joined = torch.cat([module.weight.detach() for module in modules])
+            sizes = [module.weight.shape[0] for module in modules]
+            for module, part in zip(modules, joined.split(sizes), strict=True):
+                module.weight.data = part
 
 
 def read_decoder(body: Any, adapter: str | None, *, trainable: bool) -> Decoder:
-    """Views on a transformers model body. Raises AttributeError where it is not built like this."""
+    """Views on a transformers model body after join_weights. Raises AttributeError where it is not built like this."""
 
-    def linear(module: Any) -> Linear:
-        base: Any = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
-        if base is module or adapter is None or adapter not in module.lora_A:
-            return Linear(base.weight, base.bias, None, None, 0.0)
-        a_RI, b_OR = module.lora_A[adapter].weight, module.lora_B[adapter].weight
-        if not trainable:
-            a_RI, b_OR = a_RI.detach(), b_OR.detach()
-        dtype = base.weight.dtype
-        return Linear(base.weight, base.bias, a_RI.to(dtype), b_OR.to(dtype).T, float(module.scaling[adapter]))
+    def linears(*modules: Any) -> Linears:
+        bases: list[Any] = [
+            module.get_base_layer() if isinstance(module, BaseTunerLayer) else module for module in modules
+        ]
+        sizes = tuple(base.weight.shape[0] for base in bases)
+        biases = [base.bias for base in bases]
+        bias_O = None
+        if any(bias is not None for bias in biases):
+            zeros = [base.weight.new_zeros(size) for base, size in zip(bases, sizes)]
+            bias_O = torch.cat([zero if bias is None else bias for bias, zero in zip(biases, zeros)])
+        plain = Linears(together([base.weight for base in bases]), bias_O, sizes, None, (), ())
+        if adapter is None or not any(adapter in getattr(module, "lora_A", ()) for module in modules):
+            return plain
+        halves = [_lora(module, base.weight, adapter, trainable=trainable) for module, base in zip(modules, bases)]
+        a_RIs, b_ROs, scales = zip(*halves, strict=True)
+        return plain._replace(a_RI=torch.cat(a_RIs) if len(a_RIs) > 1 else a_RIs[0], b_ROs=b_ROs, scales=scales)
 
     def norm(module: Any) -> Norm:
         return Norm(module.weight, module.variance_epsilon)
@@ -165,16 +194,13 @@ def read_decoder(body: Any, adapter: str | None, *, trainable: bool) -> Decoder:
     layers = [
         Layer(
             before_attention=norm(layer.input_layernorm),
-            q=linear(layer.self_attn.q_proj),
-            k=linear(layer.self_attn.k_proj),
-            v=linear(layer.self_attn.v_proj),
+            qkv=linears(layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj),
             q_norm=norm(layer.self_attn.q_norm) if hasattr(layer.self_attn, "q_norm") else None,
             k_norm=norm(layer.self_attn.k_norm) if hasattr(layer.self_attn, "k_norm") else None,
-            o=linear(layer.self_attn.o_proj),
+            o=linears(layer.self_attn.o_proj),
             before_mlp=norm(layer.post_attention_layernorm),
-            gate=linear(layer.mlp.gate_proj),
-            up=linear(layer.mlp.up_proj),
-            down=linear(layer.mlp.down_proj),
+            gate_up=linears(layer.mlp.gate_proj, layer.mlp.up_proj),
+            down=linears(layer.mlp.down_proj),
         )
         for layer in body.layers
     ]
@@ -186,3 +212,26 @@ def read_decoder(body: Any, adapter: str | None, *, trainable: bool) -> Decoder:
         head_width=body.layers[0].self_attn.head_dim,
         scale=body.layers[0].self_attn.scaling,
     )
+
+
+def _lora(module: Any, weight_OI: Tensor, adapter: str, *, trainable: bool) -> tuple[Tensor, Tensor, float]:
+    """A [R, I], B^T [R, O] in the base's dtype, and the scale; rank 0 where the adapter leaves the layer alone."""
+    if adapter not in getattr(module, "lora_A", ()):
+        return weight_OI.new_zeros(0, weight_OI.shape[1]), weight_OI.new_zeros(0, weight_OI.shape[0]), 0.0
+    a_RI, b_OR = module.lora_A[adapter].weight, module.lora_B[adapter].weight
+    if not trainable:
+        a_RI, b_OR = a_RI.detach(), b_OR.detach()
+    return a_RI.to(weight_OI.dtype), b_OR.to(weight_OI.dtype).T, float(module.scaling[adapter])
+
+
+def together(weights: Sequence[Tensor]) -> Tensor:
+    """The matrix that weights lying one under another in memory make up; see join_weights."""
+    first, rows = weights[0].detach(), 0
+    for weight in weights:
+        if (
+            weight.data_ptr() != first.data_ptr() + rows * first.stride(0) * first.itemsize
+            or not weight.is_contiguous()
+        ):
+            raise RuntimeError("the weights of layers that read the same input do not lie together; see join_weights")
+        rows += weight.shape[0]
+    return first.as_strided((rows, first.shape[1]), first.stride(), first.storage_offset())
