@@ -95,6 +95,7 @@ class Layer(NamedTuple):
 
 
 LINEARS = ("qkv", "o", "gate_up", "down")
+FIXED_ROTARY = ("default", "linear", "llama3", "yarn")  # kinds whose angles do not depend on how long the row is
 
 
 class Decoder(NamedTuple):
@@ -104,14 +105,14 @@ class Decoder(NamedTuple):
     layers: list[Layer]
     last_norm: Norm
     rotary: nn.Module
+    table: tuple[Tensor, Tensor] | None  # angles of the positions from 0 on, where they are looked up
     head_width: int
     scale: float  # of query-key products
 
     def __call__(self, ids_N: Tensor, position_N: Tensor, attend: Attend, wanted_M: Tensor | None = None) -> Tensor:
         """Last hidden states [N, D], after the last norm; [M, D] of the wanted tokens where those are given."""
         x_ND = F.embedding(ids_N, self.embedding_VD)
-        cos_N1E, sin_N1E = (part[0][:, None] for part in self.rotary(x_ND, position_N[None]))
-        turned_N1E = torch.cat((-sin_N1E[..., : self.head_width // 2], sin_N1E[..., self.head_width // 2 :]), dim=-1)
+        cos_N1E, turned_N1E = self.angles(position_N)
         for number, layer in enumerate(self.layers):
             h_ND = layer.before_attention(x_ND)
             q_NHE, k_NGE, v_NGE = (part.unflatten(-1, (-1, self.head_width)) for part in layer.qkv(h_ND))
@@ -125,6 +126,20 @@ class Decoder(NamedTuple):
             gate_NO, up_NO = layer.gate_up(layer.before_mlp(x_ND))
             x_ND = x_ND + layer.down(F.silu(gate_NO) * up_NO)[0]
         return self.last_norm(x_ND)
+
+    def angles(self, position_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and turned sine [N, 1, E]; see rotate."""
+        if self.table is not None:
+            return self.table[0][position_N], self.table[1][position_N]
+        cos_N1E, sin_N1E = (part[0][:, None] for part in self.rotary(self.embedding_VD, position_N[None]))
+        first, second = sin_N1E.chunk(2, dim=-1)
+        return cos_N1E, torch.cat((-first, second), dim=-1)
+
+    def with_table(self, num_positions: int) -> Decoder:
+        """The same, with angles looked up: a step of a few rows would spend as long on them as on a layer."""
+        if getattr(self.rotary, "rope_type", None) not in FIXED_ROTARY:
+            return self
+        return self._replace(table=self.angles(torch.arange(num_positions, device=self.embedding_VD.device)))
 
     def linears(self) -> list[Linears]:
         return [getattr(layer, name) for layer in self.layers for name in LINEARS]
@@ -209,6 +224,7 @@ def read_decoder(body: Any, adapter: str | None, *, trainable: bool) -> Decoder:
         layers=layers,
         last_norm=norm(body.norm),
         rotary=body.rotary_emb,
+        table=None,
         head_width=body.layers[0].self_attn.head_dim,
         scale=body.layers[0].self_attn.scaling,
     )

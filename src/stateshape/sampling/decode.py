@@ -32,6 +32,8 @@ class Decoding:
         self.is_gpu = head_VD.device.type == "cuda"
         # what is recorded reads the adapter where it lies: a copy of its own, that the next call's is written over
         self.forward = forward.with_own_adapter() if self.is_gpu and isinstance(forward, Decoder) else forward
+        if isinstance(self.forward, Decoder):
+            self.forward = self.forward.with_table(slots.num_places)
         self.head_VD, self.slots, self.uniform_CS, self.temperature = head_VD, slots, uniform_CS, temperature
         self.burst = burst
         size, device = slots.num_slots, head_VD.device
