@@ -1,0 +1,57 @@
+"""Runs side by side: order, threads, errors and dead processes. The runs are stand-ins; processes are real."""
+
+import os
+import time
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from stateshape.core.files import BadInput
+from stateshape.study.parallel import run_parallel
+from stateshape.study.progress import Silent
+
+
+def spec(name, teacher=None):
+    return SimpleNamespace(name=name, label=name, teacher=teacher)
+
+
+def note(folder: Path, run, seed):
+    """Leaves begin and end times, and the threads it was given."""
+    began = time.time()
+    if run.name == "broken":
+        raise BadInput("broken: got nothing; expected something")
+    if run.name == "dead":
+        os._exit(9)
+    time.sleep(0.2)
+    (folder / f"{run.name}{seed}").write_text(f"{began} {time.time()} {torch.get_num_threads()}")
+
+
+def opened(folder: Path):
+    return partial(note, folder)
+
+
+def times(folder, name):
+    return [float(part) for part in (folder / name).read_text().split()]
+
+
+def test_every_run_is_done_once_and_after_its_teacher(tmp_path):
+    runs = [spec("student", "teacher"), spec("teacher"), spec("alone", "a folder elsewhere")]
+    run_parallel(partial(opened, tmp_path), runs, [0, 1], 2, Silent())
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{run.name}{s}" for run in runs for s in (0, 1))
+    for seed in (0, 1):
+        assert times(tmp_path, f"student{seed}")[0] >= times(tmp_path, f"teacher{seed}")[1]
+        assert times(tmp_path, f"alone{seed}")[2] == max(1, torch.get_num_threads() // 2)
+
+
+def test_a_run_that_fails_stops_the_others_with_its_own_line(tmp_path):
+    with pytest.raises(BadInput, match="broken: got nothing"):
+        run_parallel(partial(opened, tmp_path), [spec("broken"), spec("late", "broken")], [0], 2, Silent())
+    assert not (tmp_path / "late0").exists()
+
+
+def test_a_process_that_dies_is_told_of(tmp_path):
+    with pytest.raises(BadInput, match=r"jobs: got 2 .* died"):
+        run_parallel(partial(opened, tmp_path), [spec("dead")], [0, 1], 2, Silent())
