@@ -10,14 +10,14 @@ Suffixes: M, N rows of the first and second sample, D features, K bandwidths, C 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
 from scipy.sparse import csr_array, hstack
 
-Rows = Float[np.ndarray, "_ _"] | csr_array
+Rows: TypeAlias = Float[np.ndarray, "_ _"] | csr_array
 
 # One table of 256 columns x 1024 features x 4 bytes is 1 MiB and its hot part stays in a core's L2 cache while all rows
 # pass over it; a tile of 1024 rows is another 1 MiB. Measured on Zen 5: 128 to 512 columns differ by under 15%.
