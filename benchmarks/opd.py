@@ -101,37 +101,50 @@ def prompts_of(task: GenerationTask, sizes: Sizes) -> list[str]:
     return [item.prompt for item in items_of(task, sizes) for _ in range(sizes.group)]
 
 
-def distillation_side(student: Any, model: str, task: GenerationTask, sizes: Sizes, setting: Setting) -> TrlSide:
+def common_parts(student: Any, model: str, task: GenerationTask, sizes: Sizes, tokenizer: Any) -> dict[str, Any]:
+    """What both trainers are made of: student, teacher, prompts, tokenizer and adapter."""
     from datasets import Dataset
+
+    return {
+        "model": student,
+        "teacher_model": peer_model(model),
+        "train_dataset": Dataset.from_dict({"prompt": prompts_of(task, sizes)}),
+        "processing_class": tokenizer,
+        "peft_config": peer_lora(),
+    }
+
+
+def common_arguments(sizes: Sizes, micro_rows: int) -> dict[str, Any]:
+    """Forward KL (beta 0) of what the student samples at temperature 1."""
+    return {
+        **plain_arguments(rows=sizes.rows, micro_rows=micro_rows, steps=sizes.steps),
+        "temperature": 1.0,
+        "beta": 0.0,
+    }
+
+
+def distillation_side(student: Any, model: str, task: GenerationTask, sizes: Sizes, setting: Setting) -> TrlSide:
     from trl import DistillationConfig, DistillationTrainer
 
     micro_rows, cache = setting
     tokenizer = peer_tokenizer(model)
-    prompts = prompts_of(task, sizes)
     trainer = DistillationTrainer(
-        model=student,
-        teacher_model=peer_model(model),
         args=DistillationConfig(
-            **plain_arguments(rows=sizes.rows, micro_rows=micro_rows, steps=sizes.steps),
+            **common_arguments(sizes, micro_rows),
             max_completion_length=sizes.new_tokens,
-            temperature=1.0,
             top_k=0,
             top_p=1.0,
-            beta=0.0,
             shuffle_dataset=False,
             cache_implementation=cache,
         ),
-        train_dataset=Dataset.from_dict({"prompt": prompts}),
-        processing_class=tokenizer,
-        peft_config=peer_lora(),
+        **common_parts(student, model, task, sizes, tokenizer),
     )
-    prompt_tokens = sum(len(ids) for ids in tokenizer(prompts)["input_ids"])
+    prompt_tokens = sum(len(ids) for ids in tokenizer(prompts_of(task, sizes))["input_ids"])
     # TRL counts prompts and completions, from 0 in every train()
     return TrlSide(trainer, lambda: int(trainer.state.num_input_tokens_seen) - prompt_tokens)
 
 
 def gkd_side(student: Any, model: str, task: GenerationTask, sizes: Sizes, setting: Setting) -> TrlSide:
-    from datasets import Dataset
     from trl.experimental.gkd import GKDConfig, GKDTrainer
 
     tokenizer = peer_tokenizer(model)
@@ -151,20 +164,14 @@ def gkd_side(student: Any, model: str, task: GenerationTask, sizes: Sizes, setti
         }
 
     trainer = GKDTrainer(
-        model=student,
-        teacher_model=peer_model(model),
         args=GKDConfig(
-            **plain_arguments(rows=sizes.rows, micro_rows=setting[0], steps=sizes.steps),
+            **common_arguments(sizes, setting[0]),
             max_new_tokens=sizes.new_tokens,
-            temperature=1.0,
             lmbda=1.0,
-            beta=0.0,
             train_sampling_strategy="sequential",
         ),
         data_collator=collate,
-        train_dataset=Dataset.from_dict({"prompt": prompts_of(task, sizes)}),
-        processing_class=tokenizer,
-        peft_config=peer_lora(),
+        **common_parts(student, model, task, sizes, tokenizer),
     )
     lengths: list[int] = []
     generate = trainer.generate_on_policy_outputs

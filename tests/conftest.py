@@ -11,6 +11,10 @@ install_import_hook(
         "stateshape.signals",
         "stateshape.drift",
         "stateshape.evals.statistics",
+        "stateshape.locality.classifier",
+        "stateshape.locality.divergence",
+        "stateshape.locality.geometry",
+        "stateshape.locality.reachability",
     ],
     "beartype.beartype",
 )

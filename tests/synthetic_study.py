@@ -13,18 +13,25 @@ from pathlib import Path
 import numpy as np
 
 from stateshape.core.files import write_json, write_jsonl
+from stateshape.core.predictor_records import Correlation, Gain, HeldoutScore, PredictorReport
 from stateshape.core.records import (
     DriftRecord,
     DriftValue,
+    Estimate,
     EvalRow,
+    LocalityRecord,
+    MapPoint,
     MethodRecord,
     Metric,
     PlannedRun,
     PlanRecord,
     RunRecord,
     Span,
+    StateMap,
     StateSample,
     StepRecord,
+    SupervisionCell,
+    SupervisionMap,
     TaskRecord,
 )
 
@@ -106,6 +113,7 @@ def write_synthetic_study(
     missing: Sequence[str] = (),
     incomplete: Sequence[str] = (),
     base_once: bool = True,
+    has_locality: bool = False,
     rng_seed: int = 0,
 ) -> Path:
     """Writes plan.json and one folder per run and seed; returns `folder`.
@@ -115,6 +123,7 @@ def write_synthetic_study(
         drift: mean drift by run. Default: DRIFT.
         missing: runs that are planned and have no folder. incomplete: runs whose run.json says they did not finish.
         base_once: the base has a folder for the first seed only, as an untrained model needs no seeds.
+        has_locality: trained runs have locality.jsonl and supervision.json; the study state_map.json and predictors.json.
     """
     rates = RATES if rates is None else rates
     drift = DRIFT if drift is None else drift
@@ -131,6 +140,11 @@ def write_synthetic_study(
             if run != "base":
                 value = drift.get(run, 0.0112) + drift_noise * float(rng.standard_normal())
                 write_json(where / "drift.json", _drift(value, num_items))
+                if has_locality:
+                    _write_locality(where, run, seed)
+    if has_locality:
+        write_json(folder / "state_map.json", state_map([run for run in rates if run not in missing], list(seeds)))
+        write_json(folder / "predictors.json", predictors())
     return folder
 
 
@@ -277,11 +291,101 @@ def _drift(value: float, num_states: int) -> DriftRecord:
         "ruzicka": (45.0, 0.45),
     }
     distances = {
-        prefix + name: DriftValue(value=value * factor, base_vs_base=floor)
+        prefix + name: DriftValue(
+            value=value * factor, base_vs_base=floor, null_mean=0.98 * floor, null_sd=0.02 * value * factor, z=1.4, p=0.08,
+            lo=value * factor * 0.95, hi=value * factor * 1.06, num_states=num_states,
+        )
         for prefix in ("", "state_")
         for name, (factor, floor) in scale.items()
-    }
+    }  # fmt: skip
     return DriftRecord(
         task=TARGET.name, features="hashed 1-2-grams", num_prompts=num_states // 4, num_states=num_states,
         distances=distances,
     )  # fmt: skip
+
+
+# where supervision landed: exact formulas, so that tests know every number
+
+DEPTHS, EDGES_NATS = 10, [0.0, 0.05, 0.2, 0.7, 1.5, 3.0, 6.0]
+PROBED = (1, 6, 12)  # completed steps
+
+
+def _write_locality(where: Path, run: str, seed: int) -> None:
+    write_jsonl(where / "locality.jsonl", [locality(step, run, seed) for step in PROBED])
+    write_json(where / "supervision.json", supervision(run))
+
+
+def locality(step: int, run: str, seed: int) -> LocalityRecord:
+    """Off-policy runs have a gap and an AUC that grow; recoverability is known only where there is a teacher."""
+    off = 1.0 if run.startswith("sft") else 0.1
+    stress = 2.0 if "stress" in run else 1.0
+    values: dict[str, float | None] = {
+        "reachability_gap_nats": off * stress * (0.2 + 0.01 * step) + 0.02 * seed,
+        "reachability_gap_p90_nats": off * stress * (0.9 + 0.02 * step) + 0.05 * seed,
+        "ess_share": 1.0 - 0.03 * step * off,
+        "c2st_auc": 0.5 + 0.2 * off + 0.004 * step + 0.005 * seed,
+        "forward_kl_new_task_nats": 0.004 * step * stress,
+        "reverse_kl_new_task_nats": 0.003 * step * stress,
+        "locality_ratio": 1.0 - 0.5 * off,
+        "topk_overlap": 0.6 + 0.02 * step if run in TEACHERS else None,
+        "update_frobenius": 0.1 * step * stress,
+    }
+    by_depth: dict[str, list[float | None]] = {"mass": [0.1] * DEPTHS}
+    if run in TEACHERS:
+        by_depth["teacher_recoverability"] = [0.02, 0.05, 0.11, 0.2 + 0.01 * seed]
+    return LocalityRecord(step=step, values=values, by_depth=by_depth)
+
+
+def supervision(run: str) -> SupervisionMap:
+    """The mass of a bin halves from one to the next; a continuation starts after the first depths."""
+    origin = {"sft": "dataset", "opd": "teacher"}.get(run.split("_")[0], "learner")
+    first = 3 if origin == "teacher" else 0
+    cells = [
+        SupervisionCell(origin=origin, depth=depth, surprisal=bin_, num_tokens=40, mass=8.0 / 2**bin_)
+        for depth in range(first, DEPTHS)
+        for bin_ in range(len(EDGES_NATS))
+    ]
+    return SupervisionMap(num_depths=DEPTHS, surprisal_edges_nats=EDGES_NATS, cells=cells)
+
+
+def state_map(runs: Sequence[str], seeds: Sequence[int], *, num_points: int = 30) -> StateMap:
+    """`num_points` of each run, seed and kind on a spiral around the run's middle."""
+    points = []
+    for index, run in enumerate(runs):
+        kinds = ["base"] if run == "base" else ["learner", "training"] + (["teacher"] if run in TEACHERS else [])
+        for place, kind in enumerate(kinds):
+            for seed in seeds:
+                for i in range(num_points):
+                    turn, radius = 2.4 * i + seed + place, 0.02 * i + 0.1 * seed
+                    step = i % NUM_STEPS if kind == "training" else None
+                    points.append(
+                        MapPoint(
+                            run=run, seed=seed, kind=kind, step=step, x=0.3 * index + 0.2 * place + radius * np.cos(turn),
+                            y=0.25 * place + radius * np.sin(turn), spans=_state(i, run, step=step).spans,
+                        )
+                    )  # fmt: skip
+    return StateMap(
+        points=points, features="hashed word 1-2-grams", projection="principal components", explained=(0.2, 0.1)
+    )
+
+
+def predictors() -> PredictorReport:
+    """One set that foretells, one that is worse than the mean by far, and one that cannot be judged."""
+    r2 = {"drift": -3.2, "drift and locality": 0.62, "update norm": None}
+    scores = [
+        HeldoutScore(
+            name=name, predictors=[name.replace(" ", "_")], by=by, r2=_r2(value), p=None if value is None else 0.03,
+            num_left_out=2,
+        )
+        for by in ("configuration", "run")
+        for name, value in r2.items()
+    ]  # fmt: skip
+    gain = Gain(name="drift and locality", versus="drift", by="configuration", difference=_r2(3.82))
+    value = Correlation(predictor="mmd2_unbiased", kind="Pearson", value=_r2(0.31), p=0.2)
+    return PredictorReport(study="synthetic", scores=scores, gains=[gain], correlations=[value], rows=[])
+
+
+def _r2(value: float | None) -> Estimate:
+    if value is None:
+        return Estimate(value=None, lo=None, hi=None, n_items=0, n_seeds=0, note="18 runs, fewer than 20")
+    return Estimate(value=value, lo=value - 0.2, hi=value + 0.2, n_items=0, n_seeds=3)

@@ -13,8 +13,10 @@ import pytest
 
 from stateshape.cli import main
 from stateshape.core.files import BadInput, read_jsonl
+from stateshape.core.method import SIGNALS, STATES, legal_triples
 from stateshape.core.records import EvalRow
 from stateshape.policy.open import check_same_vocabulary, resolve
+from stateshape.recipes.names import BUILT_IN
 
 Run = Callable[..., tuple[int, str, str]]
 TINY = [
@@ -65,7 +67,8 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         ("train", "RECIPE"),
         ("train sft", "--model --task --out --seed --data --lr --epochs --steps --lora.rank --quiet --json-events"),
         ("train opd_continuation", "--teacher --cut.low --cut.high --max-new-tokens --rollout-tokens --samples"),
-        ("train opd_one_step", "--teacher --direction --positions --rollout-tokens --samples --temperature"),
+        ("train opd", "--teacher --direction --beta --positions --rollout-tokens --samples --temperature"),
+        ("train replay", "--states --signal --teacher --direction --beta --cut.at --max-new-tokens --reward"),
         ("train grpo", "--group --scale --normalise --rollout-tokens --temperature"),
     ],
 )
@@ -88,8 +91,26 @@ def test_version_completion_and_overview(run: Run) -> None:
 def test_methods_json(run: Run) -> None:
     code, out, err = run("methods", "--json")
     assert (code, err) == (0, "")
-    assert [row["method"] for row in json.loads(out)] == ["sft", "opd_continuation", "opd_one_step", "grpo"]
+    assert [row["method"] for row in json.loads(out)["methods"]] == list(BUILT_IN)
     assert run("methods")[0] == 0
+
+
+def test_the_grid_shows_every_cell_its_recipes_or_the_reason(run: Run) -> None:
+    code, out, _ = run("methods", "--json")
+    assert code == 0
+    cells = json.loads(out)["grid"]
+    assert len(cells) == len(SIGNALS) * len(STATES)
+    for cell in cells:
+        triple = (cell["states"], cell["signal"], cell["loss"])
+        assert (cell["reason"] is None) == (triple in legal_triples())
+        assert not (cell["recipes"] and cell["reason"])
+    by_cell = {(cell["states"], cell["signal"]): cell["recipes"] for cell in cells}
+    assert by_cell["learner", "teacher distribution"] == ["opd", "sdft", "grpo_opd", "opd_sft"]
+    assert by_cell["recorded", "reward"] == ["replay"]
+    code, out, _ = run("methods")
+    assert code == 0
+    for text in ("continuation_on_data", "online_dpo", "log-probs"):
+        assert text in out
 
 
 @pytest.mark.parametrize(

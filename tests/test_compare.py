@@ -1,16 +1,20 @@
 """Comparisons of made-up studies: hand-worked values, pairing by item, missing runs, errors for unpairable rows."""
 
 import json
+import math
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from stateshape.core.files import BadInput, read_json, read_jsonl, write_jsonl
-from stateshape.core.records import Comparison, EvalRow, Verdict
+from stateshape.core.records import Comparison, EvalRow, StepRecord, Verdict
 from stateshape.evals.statistics import exact_mcnemar, wilson
 from stateshape.study.compare import compare, write_comparison
-from stateshape.study.paired import contrast, load_study
+from stateshape.study.paired import contrast
+from stateshape.study.scores import load_study
+from stateshape.study.secondary import secondary_scores
 from synthetic_study import RATES, TASKS, write_synthetic_study
 
 TWO = {run: RATES[run] for run in ("base", "sft_stress")}
@@ -91,7 +95,8 @@ def test_several_seeds(tmp_path):
     assert (score.n_seeds, set(score.per_seed)) == (3, {"0", "1", "2"})
     assert score.value == pytest.approx(np.mean(list(score.per_seed.values())))
     against = stress.versus_base["mmlu"]
-    assert against.test.startswith("hierarchical bootstrap")
+    assert against.test.startswith("t over seeds and items")
+    assert against.bootstrap[0] < against.difference.value < against.bootstrap[1]
     assert against.difference.value == pytest.approx(stress.scores["mmlu"].value - base.scores["mmlu"].value)
     assert against.difference.hi < 0
     assert against.p < 0.01
@@ -141,9 +146,9 @@ def test_missing_runs_stay_in_the_table_as_none(tmp_path):
     assert sorted(comparison.missing) == [
         "opd_stress, seed 1: no rows for mmlu (mmlu.jsonl)",
         "rl: no run for any seed",
-        "sft_mild, seed 0: did not finish",
-        "sft_mild, seed 1: did not finish",
-        "sft_mild, seed 2: did not finish",
+        "sft_mild, seed 0: did not finish; trained 12 steps, not all is evaluated",
+        "sft_mild, seed 1: did not finish; trained 12 steps, not all is evaluated",
+        "sft_mild, seed 2: did not finish; trained 12 steps, not all is evaluated",
         "sft_stress, seed 2: no drift.json",
     ]
 
@@ -206,6 +211,96 @@ def test_forgetting_resamples_items_within_a_task_and_seeds_across_tasks(tmp_pat
     # two independent tasks: the half-width of the mean is near the root mean square over root 2
     widths = [part.hi - part.lo for part in per_task]
     assert estimate.hi - estimate.lo == pytest.approx(np.hypot(*widths) / 2, rel=0.15)
+
+
+# Scores beside accuracy
+
+
+def test_secondary_scores_by_hand():
+    row = EvalRow(
+        item_id="i", prompt_sha256="s", prediction="b", gold="b", is_correct=True, scores={"acc": 1.0},
+        options=[" a", " b", " c"], option_logps=[math.log(0.2), math.log(0.1), math.log(0.1)],
+    )  # fmt: skip
+    found = secondary_scores(row)
+    assert found == {"gold_logp_nats": pytest.approx(math.log(0.1)), "gold_mass": pytest.approx(0.25)}
+    several = secondary_scores(replace(row, gold="b | c"))
+    assert several == {"gold_logp_nats": pytest.approx(math.log(0.2)), "gold_mass": pytest.approx(0.5)}
+    assert secondary_scores(replace(row, scores={"mc1": 1.0, "mc2": 0.7}))["gold_mass"] == 0.7
+    # no options, another option's text: nothing, not zero
+    assert secondary_scores(replace(row, options=None)) == secondary_scores(replace(row, gold="bb")) == {}
+
+
+def test_secondary_differences_are_paired(tmp_path):
+    folder = write_synthetic_study(tmp_path, num_items=80, rates=TWO)
+    row = rows_of(compare(folder))["sft_stress"]
+    assert row.versus_base["gsm8k"].secondary == {}  # free text has no options
+    beside = row.versus_base["mmlu"].secondary
+    assert set(beside) == {"gold_logp_nats", "gold_mass", "retention_above_chance"}
+    # the made-up rows give a right answer -1 nat and a wrong one -3: the difference is twice that of the accuracy
+    accuracy = row.versus_base["mmlu"].difference
+    assert beside["gold_logp_nats"].value == pytest.approx(2 * accuracy.value)
+    assert beside["gold_logp_nats"].hi == pytest.approx(2 * accuracy.hi)
+    study = load_study(folder)
+    base, post = (np.mean(study.matrix(run, "mmlu", [0, 1, 2])) for run in ("base", "sft_stress"))
+    assert beside["retention_above_chance"].value == pytest.approx((post - 0.25) / (base - 0.25))
+
+
+# What cannot be compared, and what is odd
+
+
+def rewrite(path, **changes):
+    value = json.loads(path.read_text())
+    path.write_text(json.dumps(value | changes))
+
+
+def test_runs_of_other_models_tokenizers_and_drift_are_refused(tmp_path):
+    folder = write_synthetic_study(tmp_path, seeds=(0,), num_items=20, rates=TWO)
+    base, post = (folder / f"runs/{run}/seed0" for run in TWO)
+    good = (post / "run.json").read_text()
+    rewrite(post / "run.json", model="another-base")
+    with pytest.raises(BadInput, match="model: got 'another-base' and 'synthetic-base'") as error:
+        compare(folder)
+    assert str(base / "run.json") in str(error.value) and str(post / "run.json") in str(error.value)
+    (post / "run.json").write_text(good)
+    rewrite(base / "run.json", provenance={"tokenizer_sha256": "a"})
+    rewrite(post / "run.json", provenance={"tokenizer_sha256": "b"})
+    with pytest.raises(BadInput, match="tokenizer: got 'b' and 'a'"):
+        compare(folder)
+    rewrite(post / "run.json", provenance={})  # an older record does not say
+    compare(folder)
+    folder = write_synthetic_study(tmp_path / "two", num_items=20, rates=TWO)
+    rewrite(folder / "runs/sft_stress/seed1/drift.json", num_prompts=7)
+    with pytest.raises(BadInput, match="num_prompts: got 7 and 5; cannot compare drift"):
+        compare(folder)
+
+
+def test_dead_runs_and_flat_rewards_are_named(tmp_path):
+    folder = write_synthetic_study(tmp_path, seeds=(0,), num_items=20, missing=["opd_mild"], incomplete=["sft_mild"])
+    rewrite(folder / "runs/sft_mild/seed0/run.json", num_steps=0)
+    path = folder / "runs/rl/seed0/metrics.jsonl"
+    steps = read_jsonl(path, StepRecord)
+    write_jsonl(path, [replace(step, stats={"share_zero_variance_groups": 1.0}) for step in steps])
+    missing = compare(folder).missing
+    assert "sft_mild, seed 0: did not finish; it stopped after 12 steps" in missing
+    assert "rl, seed 0: no group's rewards ever differed, so the reward moved nothing" in missing
+    mixed = [replace(step, stats={"grpo/share_zero_variance_groups": float(step.step > 0)}) for step in steps]
+    write_jsonl(path, mixed)
+    assert not any("rewards" in line for line in compare(folder).missing)
+
+
+def test_too_few_items_give_no_interval(tmp_path):
+    row = rows_of(compare(write_synthetic_study(tmp_path, num_items=8, rates=TWO)))["sft_stress"]
+    difference = row.versus_base["gsm8k"]
+    assert difference.difference.value is not None
+    assert (difference.difference.lo, difference.p) == (None, None)
+    assert difference.difference.note == "8 items, fewer than 10: no interval"
+    assert row.mean_retention is None or row.mean_retention.lo is None
+
+
+def test_one_seed_says_that_its_interval_is_over_items(tmp_path):
+    row = rows_of(compare(write_synthetic_study(tmp_path, seeds=(0,), num_items=80, rates=TWO)))["sft_stress"]
+    assert "one training seed" in row.versus_base["gsm8k"].difference.note
+    assert row.versus_base["gsm8k"].difference.seed_sd is None
 
 
 def test_write_comparison_round_trips(tmp_path):

@@ -23,10 +23,11 @@ def gradients(value, *inputs):
     return torch.autograd.grad((value * weights).sum(), inputs)
 
 
-def assert_same(ours, naive, hidden, dtype):
-    torch.testing.assert_close(ours, naive, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
-    for a, b in zip(gradients(ours, hidden), gradients(naive, hidden), strict=True):
-        torch.testing.assert_close(a, b, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+def largest_difference(ours, naive, hidden):
+    """Over values and gradients by the hidden states: |a - b| / (1 + |b|); nan where anything is nan."""
+    pairs = [(ours, naive), *zip(gradients(ours, hidden), gradients(naive, hidden), strict=True)]
+    assert all(a.shape == b.shape and a.dtype == b.dtype for a, b in pairs)
+    return torch.cat([((a - b).abs() / (1 + b.abs())).flatten() for a, b in pairs]).max().item()
 
 
 def set_chunk(monkeypatch, elements):
@@ -43,7 +44,7 @@ def test_chunked_token_logp_equals_plain_logits(monkeypatch, dtype, chunk_elemen
     targets = torch.tensor([0, 10, 3, 3, 7, 1, 9])
     ours = tensors.token_logp(hidden, head, targets, 0.7)
     naive = (hidden @ head.T / 0.7).log_softmax(-1)[torch.arange(7), targets]
-    assert_same(ours, naive, hidden, dtype)
+    assert largest_difference(ours, naive, hidden) <= TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -55,14 +56,14 @@ def test_chunked_divergence_equals_plain_logits(monkeypatch, dtype, kl, chunk_el
     other, other_head = normal(7, 6, seed=3, dtype=dtype), normal(11, 6, seed=4, dtype=dtype)
     ours = tensors.divergence(hidden, head, other, other_head, kl)
     naive = kl((hidden @ head.T).log_softmax(-1), (other @ other_head.T).log_softmax(-1))
-    assert_same(ours, naive, hidden, dtype)
+    assert largest_difference(ours, naive, hidden) <= TOLERANCE[dtype]
 
 
 def test_chunked_entropy_equals_plain_logits(monkeypatch):
     set_chunk(monkeypatch, 22)
     hidden, head = normal(5, 4, seed=1, grad=True), normal(11, 4, seed=2)
     p = (hidden @ head.T).softmax(-1)
-    assert_same(tensors.entropy(hidden, head), -(p * p.log()).sum(-1), hidden, torch.float64)
+    assert largest_difference(tensors.entropy(hidden, head), -(p * p.log()).sum(-1), hidden) <= 1e-9
 
 
 def test_the_chunk_bounds_the_logits_that_exist_at_once(monkeypatch):
@@ -155,3 +156,55 @@ def test_a_seed_depends_on_run_purpose_and_step_and_not_on_the_global_generator(
     draws = [torch.rand(3, generator=generator_for(0, "order", 0)) for _ in range(2)]
     assert torch.equal(*draws)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+# What a chunk's logits say besides the value
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("kl", [forward_kl, reverse_kl])
+@pytest.mark.parametrize("chunk_elements", [2 * 11, 2**25])
+def test_a_divergence_in_detail_is_the_divergence_and_what_plain_logits_say(monkeypatch, dtype, kl, chunk_elements):
+    set_chunk(monkeypatch, chunk_elements)
+    hidden, head = normal(7, 4, seed=1, dtype=dtype, grad=True), normal(11, 4, seed=2, dtype=dtype)
+    other, other_head = normal(7, 6, seed=3, dtype=dtype), normal(11, 6, seed=4, dtype=dtype)
+    targets = torch.tensor([0, 10, 3, 3, 7, 1, 9])
+    ours = tensors.divergence_in_detail(hidden, head, other, other_head, targets, kl)
+    logits = (hidden.detach() @ head.T).requires_grad_()
+    teacher_logp = (other @ other_head.T).log_softmax(-1)
+    value = kl(logits.log_softmax(-1), teacher_logp)
+    close = {"rtol": TOLERANCE[dtype], "atol": TOLERANCE[dtype]}
+    naive = kl((hidden @ head.T).log_softmax(-1), teacher_logp)
+    torch.testing.assert_close(ours.value_N, naive, **close)
+    torch.testing.assert_close(gradients(ours.value_N, hidden), gradients(naive, hidden), **close)
+    (slope,) = torch.autograd.grad(value.sum(), logits)
+    torch.testing.assert_close(ours.mass_N, slope.abs().sum(-1) / 2, **close)
+    torch.testing.assert_close(ours.learner_logp_N, logits.detach().log_softmax(-1)[torch.arange(7), targets], **close)
+    torch.testing.assert_close(ours.teacher_entropy_N, -(teacher_logp.exp() * teacher_logp).sum(-1), **close)
+    assert [x.requires_grad for x in ours] == [True, False, False, False]
+
+
+def test_the_mass_of_a_divergence_is_missing_where_no_gradient_is_taken():
+    hidden, head = normal(3, 4, seed=1), normal(11, 4, seed=2)
+    found = tensors.divergence_in_detail(hidden, head, 2 * hidden, head, torch.tensor([1, 2, 3]), forward_kl)
+    assert found.mass_N.isnan().all()
+    assert (found.value_N > 0).all()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_mass_of_weighted_log_probs_is_half_the_l1_norm_at_the_logits(temperature):
+    logits, targets = normal(6, 11, seed=1, grad=True), torch.tensor([0, 10, 3, 3, 7, 1])
+    weight = normal(6, seed=2)
+    logp = (logits / temperature).log_softmax(-1)[torch.arange(6), targets]
+    (slope,) = torch.autograd.grad((weight * logp).sum(), logits)
+    torch.testing.assert_close(tensors.mass_of(logp, weight, temperature), slope.abs().sum(-1) / 2)
+
+
+def test_values_of_positions_go_to_their_places_and_add_up_by_row():
+    supervise_BT = torch.tensor([[False, True, True], [False, False, False], [False, False, True]])
+    values = torch.tensor([1.0, 2.0, 5.0], requires_grad=True)
+    assert tensors.spread(values, supervise_BT).tolist() == [[0, 1, 2], [0, 0, 0], [0, 0, 5]]
+    sums = tensors.row_sums(values, supervise_BT)
+    assert sums.tolist() == [3, 0, 5]
+    (sums * torch.tensor([10.0, 20.0, 30.0])).sum().backward()
+    assert values.grad.tolist() == [10, 10, 30]

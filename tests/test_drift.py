@@ -1,19 +1,25 @@
 """Distances against hand-worked values, other libraries and invariances; the whole measurement on made-up text."""
 
+import json
 import math
 
 import numpy as np
 import ot
 import pytest
+from scipy.stats import kstest
 from sklearn.metrics.pairwise import rbf_kernel
 
 from stateshape.core.files import BadInput, read_json, write_json
 from stateshape.core.records import DriftRecord
 from stateshape.drift import distances as d
 from stateshape.drift import kernels
-from stateshape.drift.features import LexicalFeatures, words
+from stateshape.drift.contrasts import contrasts, unbiased
+from stateshape.drift.features import LexicalFeatures, Vocabulary, gram_counts, words
 from stateshape.drift.measure import DISTANCES, measure
-from stateshape.drift.states import Rollouts, prefix_states
+from stateshape.drift.nulls import Draws, judged
+from stateshape.drift.paired import Paired
+from stateshape.drift.rulers import lexical
+from stateshape.drift.states import Rollouts, matched, prefix_states
 
 
 def rng(seed=0):
@@ -207,42 +213,147 @@ def test_cut_points_are_uniform():
     assert counts[1:] == pytest.approx([800] * 5, abs=100)
 
 
+FEW = {"num_permutations": 99, "num_resamples": 50}
+
+
 def test_measure_separates_drift_from_none(tmp_path):
     base_a, base_b = _rollouts(0), _rollouts(100)
-    still = measure(base_a, base_b, _rollouts(200), task="t", seed=3)
-    moved = measure(base_a, base_b, _rollouts(300, shift=200), task="t", seed=3)
+    still = measure(base_a, base_b, _rollouts(200), task="t", seed=3, **FEW)
+    moved = measure(base_a, base_b, _rollouts(300, shift=200), task="t", seed=3, **FEW)
     assert set(still.distances) == {*DISTANCES, *(f"state_{name}" for name in DISTANCES)}
-    assert (still.num_prompts, still.num_states) == (30, 120)
-    for name in DISTANCES:
-        none, drift = still.distances[name], moved.distances[name]
-        assert none.base_vs_base == pytest.approx(drift.base_vs_base, abs=0.05)
-        assert drift.value - drift.base_vs_base > 5 * abs(none.value - none.base_vs_base) + 1e-3
-        assert moved.distances[f"state_{name}"].value > moved.distances[f"state_{name}"].base_vs_base
+    assert (still.num_prompts, still.num_states, still.num_prompts_left_out) == (30, 120, 0)
+    assert still.median_distances == moved.median_distances  # the ruler is the base's
+    for name, none in still.distances.items():
+        drift = moved.distances[name]
+        assert none.base_vs_base == drift.base_vs_base
+        assert (drift.p, none.num_states) == (0.01, 120), name
+        assert drift.z > 4
+        assert none.p > 0.05, name
+        assert none.lo <= none.value <= none.hi
+        assert drift.lo > none.value
     assert abs(still.distances["mmd2_unbiased"].value) < 0.003
-    assert abs(still.distances["state_mmd2_unbiased"].value) < 0.003
+    assert still.distances["mmd2_biased"].floor == pytest.approx(2 / 120 * 0.4, rel=0.2)
+    assert abs(still.distances["centroid"].value) < 0.1 * still.distances["centroid"].floor
     write_json(tmp_path / "drift.json", moved)
     assert read_json(tmp_path / "drift.json", DriftRecord) == moved
 
 
-def test_a_run_equal_to_the_second_base_sample_has_its_values():
-    base_a, base_b = _rollouts(0), _rollouts(100)
-    record = measure(base_a, base_b, base_b, task="t", seed=3)
-    for value in record.distances.values():
-        assert value.value == value.base_vs_base
-    assert record == measure(base_a, base_b, base_b, task="t", seed=3)
-    assert record != measure(base_a, base_b, base_b, task="t", seed=4)
+def test_records_of_older_versions_are_read(tmp_path):
+    old = {"task": "t", "features": "f", "num_prompts": 1, "num_states": 2}
+    (tmp_path / "drift.json").write_text(json.dumps({**old, "distances": {"x": {"value": 1.0, "base_vs_base": None}}}))
+    found = read_json(tmp_path / "drift.json", DriftRecord)
+    assert (found.distances["x"].value, found.distances["x"].p, found.seed) == (1.0, None, None)
+
+
+def test_a_measurement_is_the_same_again_and_changes_with_the_seed():
+    base_a, base_b, run = _rollouts(0), _rollouts(100), _rollouts(200)
+    record = measure(base_a, base_b, run, task="t", seed=3, **FEW)
+    assert record == measure(base_a, base_b, run, task="t", seed=3, **FEW)
+    assert record != measure(base_a, base_b, run, task="t", seed=4, **FEW)
+
+
+def test_words_that_the_ruler_has_not_seen_do_not_look_like_drift():
+    """Small samples of many rare words: with weights fitted on base_a itself p is far from uniform here (mean .39)."""
+    p = []
+    for i in range(150):
+        draw = rng([5, i])
+        frequencies = [each / each.sum() for each in draw.gamma(0.3, size=(24, 400)) / np.arange(1, 401) ** 1.1]
+        sides = [
+            Rollouts(
+                prompt_ids=[str(k) for k in range(24)],
+                prompts=["?"] * 24,
+                pieces=[[f" w{word}" for word in draw.choice(400, 30, p=each)] for each in frequencies],
+            )
+            for _ in range(3)
+        ]
+        states = [prefix_states(side, generator=draw, num_cuts=2) for side in sides]
+        vocabulary = Vocabulary()
+        counts = [gram_counts(vocabulary.read(side.responses)) for side in states]
+        rows = lexical(counts[1])
+        pair = Paired(x_MD=rows(counts[0]), y_MD=rows(counts[2]), prompt_M=np.repeat(np.arange(24), 2))
+        draws = Draws.make(24, seed=i, num_permutations=99, num_resamples=0)
+        sums = contrasts(pair, d.median_gamma(rows(counts[1])))
+        p.append(judged(unbiased(sums.family_PP, pair.counts_P, draws), None, num_states=48).p)
+    assert np.mean(p) == pytest.approx(0.5, abs=0.08)
+    assert kstest(np.array(p) - rng(1).random(150) / 100, "uniform").pvalue > 0.005
+
+
+def test_the_set_is_that_of_its_parts():
+    """One state a prompt: the values of `measure` from scikit-learn's kernel and POT on the package's features."""
+    sides = [_rollouts(0), _rollouts(100), _rollouts(200, shift=20)]
+    got = measure(*sides, task="t", seed=3, num_cuts=1, num_permutations=0, num_resamples=0).distances
+    streams = [np.random.default_rng([3, stream]) for stream in (0, 1, 2)]
+    texts = [prefix_states(s, generator=g, num_cuts=1).responses for s, g in zip(sides, streams)]
+    features = LexicalFeatures.fit(texts[1])
+    x, b, y = (features.transform(side) for side in texts)
+    gamma = d.median_gamma(b)
+    apart = ~np.eye(30, dtype=bool)
+    mmd2 = lambda g, on: sum(s * rbf_kernel(u, v, g)[on].mean() for u, v, s in ((x, x, 1), (y, y, 1), (x, y, -2)))  # noqa: E731
+    family = np.mean([mmd2(gamma / w**2, apart) for w in (0.25, 0.5, 1, 2, 4)])
+    assert got["mmd2_unbiased"].value == pytest.approx(family, abs=1e-7)
+    assert got["mmd2_biased"].value == pytest.approx(mmd2(gamma, apart | ~apart), abs=1e-7)
+    centroid = got["centroid"]
+    assert centroid.value + centroid.floor == pytest.approx(d.centroid(x, y), rel=1e-6)
+    directions = d.random_directions(1024, seed=3, num_projections=256)
+    for p in (1, 2):
+        expected = ot.sliced_wasserstein_distance(x, y, projections=directions, p=p)
+        assert got[f"sliced_wasserstein_{p}"].value == pytest.approx(expected, rel=1e-5)
+    assert got["energy"].p is None  # no permutations were asked for
 
 
 def test_measure_leaves_out_what_it_cannot_say():
     base = _rollouts(0, num=10)
     silent = Rollouts(prompt_ids=base.prompt_ids, prompts=base.prompts, pieces=[[]] * 9 + [[" w1"]])
-    record = measure(base, _rollouts(100, num=10), silent, task="t", seed=0)
-    assert record.num_states == 1
-    assert all(v.value is None and v.base_vs_base is None for v in record.distances.values())
+    record = measure(base, _rollouts(100, num=10), silent, task="t", seed=0, **FEW)
+    assert (record.num_states, record.num_prompts_left_out) == (1, 9)
+    for value in record.distances.values():
+        assert (value.value, value.base_vs_base) == (None, None)
+        assert value.note == "1 prompts have states on all sides; 8 are needed"
     same = Rollouts(prompt_ids=base.prompt_ids, prompts=base.prompts, pieces=[[" yes"]] * 10)
-    stuck = measure(same, same, base, task="t", seed=0)
-    assert stuck.distances["mmd2_biased"].value is None  # the base has no spread to measure by
+    stuck = measure(same, same, base, task="t", seed=0, **FEW)
+    for name in ("mmd2_biased", "mmd2_unbiased"):
+        assert stuck.distances[name].value is None
+        assert "no spread" in stuck.distances[name].note
     assert stuck.distances["centroid"].value > 0
+    assert stuck.distances["c2st_auc"].value > 0.9
+    wordless = Rollouts(prompt_ids=base.prompt_ids, prompts=base.prompts, pieces=[[" "]] * 10)
+    empty = measure(wordless, wordless, wordless, task="t", seed=0, **FEW)
+    assert empty.distances["jaccard"].value is None
+    assert empty.distances["jaccard"].note == "no prompt has words on all sides"
+    assert (empty.distances["energy"].value, empty.distances["energy"].z, empty.distances["energy"].p) == (0, None, 1)
+    assert empty.distances["c2st_auc"].value == 0.5
+
+
+def test_a_prompt_that_only_some_sides_answered_counts_for_none():
+    base_a, base_b = _rollouts(0), _rollouts(100)
+    half = _rollouts(300, shift=200)
+    short = Rollouts(
+        prompt_ids=half.prompt_ids,
+        prompts=half.prompts,
+        pieces=[[] if i < 10 else each[:2] if i < 20 else each for i, each in enumerate(half.pieces)],
+    )
+    record = measure(base_a, base_b, short, task="t", seed=3, **FEW)
+    assert (record.num_prompts, record.num_prompts_left_out, record.num_states) == (20, 10, 10 * 2 + 10 * 4)
+    states = [prefix_states(side, generator=rng(1), num_cuts=4) for side in (base_a, base_b, short)]
+    match = matched(states, seed=0)
+    for side, rows in zip(states, match.rows):
+        assert [side.prompt_ids[row] for row in rows] == [f"item-{10 + p}" for p in match.prompt_M]
+        assert len(set(rows.tolist())) == 60
+
+
+def test_large_samples_keep_the_primary_set_whole_and_say_so(monkeypatch):
+    for module in ("measure", "comparison"):
+        monkeypatch.setattr(f"stateshape.drift.{module}.MAX_EXACT", 60)
+    sides = [_rollouts(0), _rollouts(100), _rollouts(300, shift=200)]
+    record = measure(*sides, task="t", seed=3, **FEW)
+    found = record.distances
+    assert {name: found[name].num_states for name in ("mmd2_unbiased", "energy", "jaccard", "state_mmd2_unbiased")} == {
+        "mmd2_unbiased": 120, "energy": 60, "jaccard": 60, "state_mmd2_unbiased": 60,
+    }  # fmt: skip
+    assert "Fourier" in found["mmd2_unbiased"].note
+    for name in ("energy", "jaccard", "state_mmd2_unbiased", "state_jaccard"):
+        assert found[name].note == "value and null on 15 of 30 prompts, drawn at random"
+        assert found[name].p == 0.01
 
 
 def test_measure_names_the_side_that_does_not_fit():

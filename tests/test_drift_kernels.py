@@ -1,20 +1,17 @@
 """The kernel pass against plain loops and scikit-learn: sparse and dense, in any tiles, groups, bandwidths, precision;
-the features and the whole set of distances against a composition of scikit-learn, POT and Python's sets."""
-
-from collections import Counter
+the features against scikit-learn's."""
 
 import numpy as np
-import ot
 import pytest
 from scipy.sparse import csr_array
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 from sklearn.metrics.pairwise import rbf_kernel
 
 from stateshape.drift import distances as d
+from stateshape.drift import features as features_module
 from stateshape.drift import kernels
 from stateshape.drift.features import TOKEN_PATTERN, LexicalFeatures, Vocabulary, gram_counts, words
 from stateshape.drift.kernels import kernel_sums
-from stateshape.drift.measure import distances_from_first
 
 
 def rng(seed=0):
@@ -122,32 +119,8 @@ def test_counts_equal_scikit_learns_hashing():
     assert not LexicalFeatures.fit(["", " "]).transform(["", " "]).any()
 
 
-# The whole set
-
-
-def test_the_set_equals_a_composition_of_scikit_learn_and_pot():
-    sides = [texts(40, 1), texts(40, 2), texts(40, 3, num_words=80)]
-    ids = [f"item-{i // 3}" for i in range(120)]
-    features = LexicalFeatures.fit(sides[0])
-    x, b, y = (features.transform(side) for side in sides)
-    gamma = d.median_gamma(np.concatenate([x, b]))
-    same = np.equal.outer(ids, ids)
-    kernel = {(i, j): rbf_kernel(u, v, gamma) for i, u in enumerate((x, y)) for j, v in enumerate((x, y))}
-    bags = [[word for text in side for word in words(text)] for side in sides]
-    budget = min(map(len, bags))
-    drawn = [
-        [bag[i] for i in rng(7).choice(len(bag), budget, replace=False)] if len(bag) > budget else bag for bag in bags
-    ]
-    counts = [Counter(each) for each in drawn]
-    got = distances_from_first(sides, [ids] * 3, seed=7)[1]
-    mmd2 = lambda pairs: sum(s * kernel[ij][pairs].mean() for ij, s in {(0, 0): 1, (1, 1): 1, (0, 1): -2}.items())  # noqa: E731
-    directions = d.random_directions(1024, seed=7, num_projections=256)
-    expected = {
-        "mmd2_biased": mmd2(same | ~same),
-        "mmd2_unbiased": mmd2(~same),
-        "centroid": np.linalg.norm(x.mean(axis=0) - y.mean(axis=0)),
-        "sliced_wasserstein": ot.sliced_wasserstein_distance(x, y, projections=directions),
-        "jaccard": 1 - len(set(drawn[0]) & set(drawn[2])) / len(set(drawn[0]) | set(drawn[2])),
-        "ruzicka": 1 - (counts[0] & counts[2]).total() / (counts[0] | counts[2]).total(),
-    }
-    assert got == pytest.approx(expected, abs=3e-8)
+def test_counts_are_the_same_in_blocks_of_texts(monkeypatch):
+    corpus = Vocabulary().read(["", *texts(30, 3), "one two", ""])
+    whole = gram_counts(corpus).toarray()
+    monkeypatch.setattr(features_module, "BLOCK_WORDS", 25)
+    assert (gram_counts(corpus).toarray() == whole).all()

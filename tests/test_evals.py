@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedTokenizerFast
 
+import tiny
 from stateshape.core.files import BadInput, read_jsonl
 from stateshape.core.prefix_tree import MIN_SHARED
 from stateshape.core.records import EvalRow, Metric
@@ -44,21 +45,12 @@ def byte_tokenizer(*, bos: bool = False) -> PreTrainedTokenizerFast:
 
 
 def tiny_policy(*, seed: int = 0, max_positions: int = 4096, bos: bool = False) -> Policy:
-    config = Qwen3Config(
+    model = tiny.random_model(
+        seed,
         vocab_size=300,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
         max_position_embeddings=max_positions,
-        tie_word_embeddings=True,
         initializer_range=0.3,  # far from uniform, so that a wrong position or a leak from padding shows
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = Qwen3ForCausalLM(config)
     return Policy(SharedWeights(model, byte_tokenizer(bos=bos), source="tiny"), None)
 
 

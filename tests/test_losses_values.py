@@ -3,63 +3,22 @@
 The learner here is a table: its hidden states are its logits (the head is the identity), so a distribution can be set.
 """
 
+import dataclasses
 import math
 
 import pytest
 import torch
 from torch.autograd import gradcheck
 
-from stateshape.core.signals import Credit, Imitate, MatchDistribution
+from loss_table import LN2, P, Table, batch, credit, noise, response, table_of
+from stateshape.core.signals import Credit, Imitate, MatchDistribution, Prefer, Reference
 from stateshape.core.states import Origin, pack
 from stateshape.core.tensors import before
 from stateshape.losses.cross_entropy import CrossEntropy
-from stateshape.losses.divergence import Divergence, forward_kl, reverse_kl
+from stateshape.losses.divergence import Divergence, forward_kl, generalised_jsd, reverse_kl
 from stateshape.losses.policy_gradient import PolicyGradient, clipped_terms
+from stateshape.losses.preference import Preference
 from tiny import row
-
-P = [1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 16]
-LN2 = math.log(2)
-
-
-class Table:
-    """logits_BTV for every position."""
-
-    def __init__(self, logits_BTV):
-        self.logits_BTV = logits_BTV.requires_grad_()
-        self.head_VD = torch.eye(logits_BTV.shape[-1], dtype=logits_BTV.dtype)
-
-    def hidden(self, ids_BT, lengths_B, at_BT):
-        return self.logits_BTV[: ids_BT.shape[0], : ids_BT.shape[1]][at_BT]
-
-
-def noise(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def batch(logps=None):
-    """Two rows of prompt 2 and responses 3 and 1 over five tokens."""
-    logps = logps or [[None] * 3, [None]]
-    rows = [
-        row([1, 2], [0, 3, 4], Origin.LEARNER, logps=logps[0], group=0),
-        row([3, 3], [1], Origin.LEARNER, logps=logps[1], group=0),
-    ]
-    return pack(rows, device="cpu")
-
-
-def response(states):
-    return states.written_by(Origin.LEARNER)
-
-
-def credit(logps, advantages, supervise_BT=None):
-    states = batch(logps)
-    advantage_BT = torch.tensor(advantages, dtype=torch.float64)[:, None].expand(states.ids_BT.shape)
-    return Credit(
-        states=states,
-        supervise_BT=response(states) if supervise_BT is None else supervise_BT,
-        advantage_BT=advantage_BT.contiguous(),
-        reward_B=torch.zeros(2),
-    )
-
 
 # By hand
 
@@ -268,32 +227,48 @@ def test_the_teacher_gets_no_gradient():
 
 # Masks
 
+NUM_LOSSES = 12
+
 
 def losses_and_signals(states, supervise_BT, teacher_BTD, advantage_BT):
+    head = torch.eye(5, dtype=torch.float64)
+    hidden_ND = teacher_BTD[before(supervise_BT)]
     match = MatchDistribution(
-        states=states,
-        supervise_BT=supervise_BT,
-        teacher_hidden_ND=teacher_BTD[before(supervise_BT)],
-        teacher_head_VD=torch.eye(5, dtype=torch.float64),
+        states=states, supervise_BT=supervise_BT, teacher_hidden_ND=hidden_ND, teacher_head_VD=head
     )
-    granted = Credit(states=states, supervise_BT=supervise_BT, advantage_BT=advantage_BT, reward_B=torch.zeros(1))
+    granted = Credit(
+        states=states, supervise_BT=supervise_BT, advantage_BT=advantage_BT, reward_B=torch.zeros(len(states))
+    )
+    reference = Reference(logp_BT=0.1 * advantage_BT - 1, hidden_ND=hidden_ND, head_VD=head)
+    spoken = dataclasses.replace(granted, reference=reference)
+    prefer = None
+    if len(states) % 2 == 0:
+        reference_B = torch.tensor([-1.0, -2.0], dtype=torch.float64).repeat(len(states) // 2)
+        prefer = Prefer(states=states, supervise_BT=supervise_BT, reference_logp_B=reference_B)
     return [
         (CrossEntropy(), Imitate(states=states, supervise_BT=supervise_BT)),
         (Divergence(direction="forward"), match),
         (Divergence(direction="reverse"), match),
         (PolicyGradient(normalise="token-mean"), granted),
         (PolicyGradient(normalise="sequence-mean"), granted),
+        (Divergence(direction="jsd", beta=0.3), match),
+        (PolicyGradient(normalise="constant", max_tokens=8), granted),
+        (PolicyGradient(normalise="sequence-mean", ratio="sequence"), granted),
+        (PolicyGradient(kl_coefficient=0.3, kl_estimator="k2"), spoken),
+        (PolicyGradient(kl_coefficient=0.3, kl_estimator="exact"), spoken),
+        (Preference(shape="dpo"), prefer),
+        (Preference(shape="ipo"), prefer),
     ]
 
 
-@pytest.mark.parametrize("which", range(5))
+@pytest.mark.parametrize("which", range(NUM_LOSSES))
 def test_a_mask_is_the_same_as_slicing(which):
     """Supervising the first three response tokens of six is supervising all of a row of three."""
     logps = [-1.0, -2.0, -0.5, -1.5, -2.5, -0.1]
-    logits, teacher, advantage = noise(1, 8, 5, seed=1), noise(1, 8, 5, seed=2), noise(1, 8, seed=3)
-    long = pack([row([1, 2], [0, 3, 4, 1, 1, 2], Origin.LEARNER, logps=logps)], device="cpu")
+    logits, teacher, advantage = noise(2, 8, 5, seed=1), noise(2, 8, 5, seed=2), noise(2, 8, seed=3)
+    long = pack([row([1, 2], [0, 3, 4, 1, 1, 2], Origin.LEARNER, logps=logps)] * 2, device="cpu")
     masked = long.written_by(Origin.LEARNER) & (torch.arange(8) < 5)
-    short = pack([row([1, 2], [0, 3, 4], Origin.LEARNER, logps=logps[:3])], device="cpu")
+    short = pack([row([1, 2], [0, 3, 4], Origin.LEARNER, logps=logps[:3])] * 2, device="cpu")
     a_loss, a = losses_and_signals(long, masked, teacher, advantage)[which]
     b_loss, b = losses_and_signals(short, short.written_by(Origin.LEARNER), teacher[:, :5], advantage[:, :5])[which]
     learner = Table(logits)
@@ -303,16 +278,22 @@ def test_a_mask_is_the_same_as_slicing(which):
     assert value_a.sums.keys() == value_b.sums.keys()
     for name in value_a.sums:
         assert float(value_a.sums[name]) == pytest.approx(float(value_b.sums[name]), rel=1e-12)
+    assert value_a.per_token.keys() == value_b.per_token.keys() >= {"mass", "learner_logp"}
+    for name in value_a.per_token:
+        torch.testing.assert_close(value_a.per_token[name], value_b.per_token[name], rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("which", range(5))
+@pytest.mark.parametrize("which", range(NUM_LOSSES))
 def test_a_loss_is_a_sum_over_rows_and_its_count_adds_up(which):
-    """The same row twice is twice the total and twice the count: nothing is averaged inside."""
-    one = row([1, 2], [0, 3, 4], Origin.LEARNER, logps=[-1.0, -2.0, -0.5])
-    logits, teacher, advantage = noise(1, 5, 5, seed=1), noise(1, 5, 5, seed=2), noise(1, 5, seed=3)
+    """The same rows twice are twice the total and twice the count: nothing is averaged inside."""
+    two = [
+        row([1, 2], [0, 3, 4], Origin.LEARNER, logps=[-1.0, -2.0, -0.5]),
+        row([1, 2], [4], Origin.LEARNER, logps=[-1.5]),
+    ]
+    logits, teacher, advantage = noise(2, 5, 5, seed=1), noise(2, 5, 5, seed=2), noise(2, 5, seed=3)
     totals, counts = [], []
     for copies in (1, 2):
-        states = pack([one] * copies, device="cpu")
+        states = pack(two * copies, device="cpu")
         repeated = [x.repeat(copies, *[1] * (x.dim() - 1)) for x in (logits, teacher, advantage)]
         loss, signal = losses_and_signals(states, states.written_by(Origin.LEARNER), *repeated[1:])[which]
         totals.append(loss.total(Table(repeated[0]), signal).total.item())
@@ -322,7 +303,7 @@ def test_a_loss_is_a_sum_over_rows_and_its_count_adds_up(which):
     assert counts[1] == 2 * counts[0] > 0
 
 
-@pytest.mark.parametrize("which", range(5))
+@pytest.mark.parametrize("which", range(NUM_LOSSES))
 def test_trap_all_masked_micro_batch(which):
     """It contributes 0, keeps the graph and gives a zero gradient (trl#7077)."""
     states = batch([[-1.0, -1.0, -1.0], [-1.0]])
@@ -334,3 +315,74 @@ def test_trap_all_masked_micro_batch(which):
     assert total.item() == 0
     total.backward()
     assert not learner.logits_BTV.grad.any()
+
+
+# Mass by hand
+
+
+def test_mass_by_hand():
+    """Cross-entropy asks to move 1 - p(y); forward KL the total variation distance; a policy gradient r |A| w (1 - p(y))."""
+    states = batch([[-LN2, -4 * LN2, -4 * LN2], [-2 * LN2]])
+    supervise_BT = response(states)
+    found = CrossEntropy().total(table_of(P), Imitate(states=states, supervise_BT=supervise_BT)).per_token
+    assert found["mass"].tolist() == pytest.approx([1 / 2, 15 / 16, 15 / 16, 3 / 4], rel=1e-9)
+    assert found["learner_logp"].tolist() == pytest.approx([-LN2, -4 * LN2, -4 * LN2, -2 * LN2], rel=1e-9)
+    w = torch.tensor([1 / 16, 1 / 2, 1 / 4, 1 / 8, 1 / 16], dtype=torch.float64)
+    match = MatchDistribution(
+        states=states,
+        supervise_BT=supervise_BT,
+        teacher_hidden_ND=w.log().expand(4, 5),
+        teacher_head_VD=torch.eye(5, dtype=torch.float64),
+    )
+    found = Divergence().total(table_of(P), match).per_token
+    assert found["mass"].tolist() == pytest.approx([7 / 16] * 4, rel=1e-9)  # half of 7/16 + 4/16 + 2/16 + 1/16 + 0
+    # KL(W || P) = (-3/16 + 1/2 + 1/4 + 1/8 + 0) ln 2; H(W) = (4/16 + 1/2 + 2/4 + 3/8 + 4/16) ln 2
+    assert found["divergence"].tolist() == pytest.approx([11 / 16 * LN2] * 4, rel=1e-9)
+    assert found["teacher_entropy"].tolist() == pytest.approx([30 / 16 * LN2] * 4, rel=1e-9)
+    granted = credit([[-LN2, -5 * LN2, -4 * LN2], [-2 * LN2]], [1.0, -2.0])  # ratios 1, 2 (clipped), 1 | 1
+    found = PolicyGradient(normalise="sequence-mean").total(table_of(P), granted).per_token
+    assert found["mass"].tolist() == pytest.approx([1 / 2 / 3, 0, 15 / 16 / 3, 2 * 3 / 4], rel=1e-6)
+    assert found["ratio"].tolist() == pytest.approx([1, 2, 1, 1], rel=1e-6)
+    assert found["advantage"].tolist() == [1, 1, 1, -2]
+
+
+# Generalised JSD
+
+
+def test_generalised_jsd_by_hand():
+    """T = (1, 0, ...) is out of reach of logs; with T = (3/4, 1/4), S = (1/4, 3/4), beta 1/2: M = 1/2, JSD = KL(T || M)."""
+    t, s = torch.tensor([[3 / 4, 1 / 4]]).double().log(), torch.tensor([[1 / 4, 3 / 4]]).double().log()
+    wanted = 3 / 4 * math.log(3 / 2) + 1 / 4 * math.log(1 / 2)
+    assert generalised_jsd(s, t, beta=0.5).item() == pytest.approx(wanted, rel=1e-12)
+    # beta 1/4: M = T / 4 + 3 S / 4 = (3/8, 5/8)
+    of_t = 3 / 4 * math.log(2) + 1 / 4 * math.log(2 / 5)
+    of_s = 1 / 4 * math.log(2 / 3) + 3 / 4 * math.log(6 / 5)
+    assert generalised_jsd(s, t, beta=0.25).item() == pytest.approx(of_t / 4 + 3 / 4 * of_s, rel=1e-12)
+
+
+def test_generalised_jsd_has_the_two_kls_at_its_ends():
+    """Exactly at the ends; over beta, or 1 - beta, in the limit (arXiv:2306.13649 appendix)."""
+    s, t = noise(6, 5, seed=1).log_softmax(-1), noise(6, 5, seed=2).log_softmax(-1)
+    assert torch.equal(generalised_jsd(s, t, beta=0.0), forward_kl(s, t))
+    assert torch.equal(generalised_jsd(s, t, beta=1.0), reverse_kl(s, t))
+    tiny_beta = 1e-6
+    torch.testing.assert_close(generalised_jsd(s, t, beta=tiny_beta) / tiny_beta, forward_kl(s, t), rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        generalised_jsd(s, t, beta=1 - tiny_beta) / tiny_beta, reverse_kl(s, t), rtol=1e-4, atol=0
+    )
+
+
+def test_generalised_jsd_is_bounded_and_swaps_with_its_arguments():
+    far, near = torch.tensor([[40.0, 0, 0]]).log_softmax(-1), torch.tensor([[0, 40.0, 0]]).log_softmax(-1)
+    assert generalised_jsd(far, near, beta=0.5).item() == pytest.approx(LN2, rel=1e-6)
+    s, t = noise(6, 5, seed=1).log_softmax(-1), noise(6, 5, seed=2).log_softmax(-1)
+    torch.testing.assert_close(generalised_jsd(s, t, beta=0.3), generalised_jsd(t, s, beta=0.7))
+    learner, teacher = noise(4, 5, seed=1).requires_grad_(), noise(4, 5, seed=2)
+    assert gradcheck(lambda a: generalised_jsd(a.log_softmax(-1), teacher.log_softmax(-1), beta=0.3), (learner,))
+
+
+def test_a_beta_outside_its_range_is_refused():
+    with pytest.raises(ValueError, match=r"beta: got 1\.5; expected 0 \(forward KL\) to 1 \(reverse KL\)"):
+        Divergence(direction="jsd", beta=1.5)
+    with pytest.raises(ValueError, match=r"beta: got 0\.0; expected a number above 0"):
+        Preference(beta=0.0)

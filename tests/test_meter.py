@@ -20,7 +20,7 @@ from stateshape.core.tensors import token_logp
 from stateshape.policy.policy import Policy
 from stateshape.policy.tree_attention import lay_out
 from stateshape.policy.weights import SharedWeights
-from stateshape.recipes.opd_one_step import OPDOneStep
+from stateshape.recipes.opd import OPD
 from stateshape.recipes.sft import SFT
 from stateshape.sampling.local import LocalSampler
 from stateshape.sampling.settings import SamplingSettings
@@ -201,7 +201,7 @@ def settings(steps: int) -> TrainSettings:
 def test_a_step_tells_its_phases() -> None:
     weights = tiny.weights()
     policy = tiny.learner(weights)
-    method = OPDOneStep(teacher="t", rollout_tokens=4).build(tiny.parts(tiny.teacher(weights)))
+    method = OPD(teacher="t", rollout_tokens=4, positions="last").build(tiny.parts(tiny.teacher(weights)))
     optimiser = torch.optim.AdamW(policy.parameters())
     draw = draw_for(("item0", "item1", "item2"), batch=2, step=0, seed=0)
     result = train_step(method, policy, optimiser, draw, settings(1))
@@ -255,7 +255,7 @@ def test_a_checkpoint_of_before_costs_is_refused_with_a_reason(tmp_path: Path) -
 def test_watching_a_step_changes_nothing() -> None:
     weights = tiny.weights()
     policy = tiny.learner(weights, size=0.1)
-    method = OPDOneStep(teacher="t", rollout_tokens=4).build(tiny.parts(tiny.teacher(weights)))
+    method = OPD(teacher="t", rollout_tokens=4, positions="last").build(tiny.parts(tiny.teacher(weights)))
     before, random_state = tiny.snapshot(weights, "learner"), torch.get_rng_state()
     draw = draw_for(("item0", "item1", "item2"), batch=2, step=0, seed=0)
     found = step_operators(method, policy, draw, settings(1))

@@ -63,7 +63,7 @@ def test_seeds_do_not_change_the_plan(tmp_path: Path) -> None:
         ("  tutor:", "  on:", "expected a text; put it in quotation marks"),
         ("teacher: tutor", "teacher: tuttor", "did you mean tutor?"),
         ("teacher: tutor, ", "", "runs.student.teacher: got None"),
-        ("recipe: sft", "recipe: opd_one_step, teacher: student", "circle: student -> tutor -> student"),
+        ("recipe: sft", "recipe: opd, teacher: student", "circle: student -> tutor -> student"),
         ("task: facts", "task: arithmetic", "got task arithmetic twice"),
         ("study: tiny", "study: tiny\nseeds: [0, 0]", "seeds: got [0, 0]"),
         ("study: tiny", "study: tiny\nseeds: 012", "seeds: got 10; expected a list"),

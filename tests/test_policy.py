@@ -208,7 +208,10 @@ def test_a_head_that_is_not_a_matrix_is_refused(more):
 def test_a_head_that_is_a_matrix_is_accepted():
     shared = tiny.weights()
     shared.model.lm_head = Head(shared.model.lm_head)
-    SharedWeights(shared.model, shared.tokenizer, source="plain")
+    accepted = SharedWeights(shared.model, shared.tokenizer, source="plain")
+    with torch.no_grad():
+        own = shared.model(input_ids=IDS).logits
+    assert (logits(Policy(accepted, None)) - own).abs().max() <= 1e-5 * own.abs().max()
 
 
 def test_trap_fused_head_ignores_an_adapter_on_lm_head():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import tiny
 from stateshape.cli import main
 from stateshape.core.files import read_json, write_json
 from stateshape.core.records import PhaseCost, ProfileRecord, RunRecord
@@ -16,17 +17,7 @@ from stateshape.report.grid import main_text, render_csv
 from stateshape.report.write import write_report
 from synthetic_study import write_synthetic_study
 
-STUDY = """\
-study: tiny
-model: embedded
-target: {task: arithmetic, limit: 4}
-retention: [{task: facts, limit: 4}]
-drift: {prompts: 4, cuts: 1, max_new_tokens: 4}
-model_settings: {device: cpu}
-train: {lr: 1e-3, steps: 2, batch_prompts: 2, train_items: 8, lora: {rank: 2}}
-runs:
-  tutor: {recipe: sft}
-"""
+STUDY = tiny.study_text("tutor: {recipe: sft}")
 TRAIN = "--model embedded --task arithmetic --steps 2 --batch-prompts 2 --train-items 8 --lora.rank 2 --device cpu"
 
 
@@ -80,7 +71,7 @@ def test_profile_of_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert {"device", "threads", "dtype"} <= found.machine.keys()
     assert [(phase.run, phase.phase) for phase in found.phases] == [
         ("base", "evaluation"), ("base", "drift"),
-        *[("tutor", name) for name in ("sampling", "signal", "training", "evaluation", "drift")],
+        *[("tutor", name) for name in ("sampling", "signal", "record", "locality", "training", "evaluation", "drift")],
     ]  # fmt: skip
     record = read_json(out / "runs" / "tutor" / "seed0" / "run.json", RunRecord)
     assert [phase for phase in found.phases if phase.run == "tutor"] == record.phases()
@@ -122,7 +113,7 @@ def test_profile_of_a_run_and_of_an_evaluation(tmp_path: Path, capsys: pytest.Ca
     told = capsys.readouterr().out
     assert "operators of training: aten." in told
     assert [phase.phase for phase in read_json(out / "profile.json", ProfileRecord).phases] == [
-        "sampling", "signal", "training",
+        "sampling", "signal", "record", "locality", "training",
     ]  # fmt: skip
     one = ["eval", str(out), "--task", "facts", "--limit", "4", "--out", str(out), "--device", "cpu"]
     assert main([*one, "--profile"]) == 0

@@ -1,23 +1,20 @@
 """States keep every token's provenance; signals supervise what they should and alter nothing that was sampled."""
 
-import random
-from collections import Counter
-
 import pytest
 import torch
 
 import tiny
 from stateshape.core.method import Draw
 from stateshape.core.signals import Credit, MatchDistribution
-from stateshape.core.states import PADDING, Origin, States, chunks, pack
+from stateshape.core.states import PADDING, Origin, States, chunks, origin_shares, pack
 from stateshape.sampling.local import LocalSampler
 from stateshape.sampling.settings import Completion, SamplingSettings
-from stateshape.signals import distribution
+from stateshape.signals import reference
 from stateshape.signals.continuation import TeacherContinuation
 from stateshape.signals.distribution import TeacherDistribution
 from stateshape.signals.gold import GoldTokens
-from stateshape.signals.reward import GroupReward, group_advantages
-from stateshape.states.cuts import OneState, UniformCut
+from stateshape.signals.reward import GroupReward, advantages
+from stateshape.states.cuts import Cut, OneState
 from stateshape.states.dataset import DatasetStates
 from stateshape.states.rollouts import Rollouts
 from tiny import row
@@ -127,7 +124,7 @@ def test_written_by_is_exactly_the_tokens_of_those_writers():
         assert [r.nonzero()[:, 0].tolist() for r in states.written_by(origin)] == places
     both = states.written_by(Origin.LEARNER, Origin.TEACHER)
     assert torch.equal(both, states.written_by(Origin.LEARNER) | states.written_by(Origin.TEACHER))
-    assert states.origin_shares() == {"dataset": 1 / 6, "learner": 3 / 6, "teacher": 2 / 6}
+    assert origin_shares([states]) == {"dataset": 1 / 6, "learner": 3 / 6, "teacher": 2 / 6}
 
 
 def test_extending_and_cutting_move_every_column_together():
@@ -186,46 +183,12 @@ def test_rollouts_hold_the_samplers_own_ids_and_log_probs():
 
 def test_rollouts_depend_on_seed_and_step_alone():
     policy = tiny.learner(tiny.weights(), size=0.1)
-    source = sampled(cut=UniformCut())
+    source = sampled(cut=Cut())
     first = source.draw(policy, DRAW).trajectories()
     source.draw(policy, DRAW._replace(step=9))
     assert source.draw(policy, DRAW).trajectories() == first
     assert source.draw(policy, DRAW._replace(step=5)).trajectories() != first
     assert source.draw(policy, DRAW._replace(seed=6)).trajectories() != first
-
-
-# Cuts
-
-
-def kept(cut, num_tokens, num=4000):
-    rng = random.Random(0)
-    return [cut.keep(num_tokens, rng) for _ in range(num)]
-
-
-@pytest.mark.parametrize("num_tokens", [0, 1, 2, 7, 50])
-def test_a_uniform_cut_always_leaves_the_teacher_something_to_say(num_tokens):
-    """Even at high = 1 the last token goes: it may be the end token."""
-    assert set(kept(UniformCut(low=0.0, high=1.0), num_tokens)) == set(range(max(num_tokens, 1)))
-
-
-def test_a_uniform_cut_stays_within_its_shares():
-    lengths = kept(UniformCut(low=0.25, high=0.5), 100)
-    assert (min(lengths), max(lengths)) == (25, 49)
-    assert sum(lengths) / len(lengths) == pytest.approx(37, abs=0.7)
-    assert set(kept(UniformCut(low=0.0, high=0.0), 100)) == {0}
-
-
-@pytest.mark.parametrize(("low", "high"), [(-0.1, 0.5), (0.6, 0.5), (0.0, 1.1)])
-def test_a_uniform_cut_outside_the_response_is_refused(low, high):
-    with pytest.raises(ValueError, match="expected 0 <= low <= high <= 1"):
-        UniformCut(low=low, high=high)
-
-
-def test_one_state_is_uniform_over_the_states_of_a_rollout():
-    """Of n written tokens each is the last one kept equally often: first and last included."""
-    counts = Counter(kept(OneState(), 5, num=5000))
-    assert counts.keys() == {1, 2, 3, 4, 5}
-    assert all(abs(count - 1000) < 130 for count in counts.values())  # 4.6 standard deviations
 
 
 # What
@@ -256,7 +219,7 @@ def test_trap_truncated_rows_treated_as_finished():
     """trl#6439: a continuation that ran out of tokens gets no end token; one that ended keeps the teacher's own."""
     shared = tiny.weights()
     learner, teacher = tiny.learner(shared, size=0.1), tiny.teacher(shared)
-    states = sampled(num_samples=1, cut=UniformCut()).draw(learner, DRAW)
+    states = sampled(num_samples=1, cut=Cut()).draw(learner, DRAW)
     scripted = Scripted(([7, 8], [-1.0, -1.0], "length"), ([9, tiny.EOS], [-1.0, -1.0], "eos"), ([4], [-1.0], "stop"))
     signal = continuation(teacher, scripted).read(learner, states, DRAW)
     rows = signal.states.trajectories()
@@ -269,7 +232,7 @@ def test_trap_truncated_rows_treated_as_finished():
 def test_the_prefix_is_never_supervised_and_the_continuation_always_is():
     shared = tiny.weights()
     learner, teacher = tiny.learner(shared, size=0.1), tiny.teacher(shared)
-    states = sampled(num_samples=3, cut=UniformCut()).draw(learner, DRAW)
+    states = sampled(num_samples=3, cut=Cut()).draw(learner, DRAW)
     before = states.trajectories()
     signal = continuation(teacher).read(learner, states, DRAW)
     assert states.trajectories() == before
@@ -286,7 +249,7 @@ def test_the_prefix_is_never_supervised_and_the_continuation_always_is():
 def test_a_continuation_is_the_teachers_own_words_with_its_log_probs():
     shared = tiny.weights()
     learner, teacher = tiny.learner(shared, size=0.1), tiny.teacher(shared)
-    states = sampled(num_samples=2, cut=UniformCut()).draw(learner, DRAW)
+    states = sampled(num_samples=2, cut=Cut()).draw(learner, DRAW)
     signal = continuation(teacher).read(learner, states, DRAW)
     for policy, is_writer in ((teacher, True), (learner, False)):
         with torch.no_grad():
@@ -303,7 +266,7 @@ def test_the_teachers_distribution_is_read_at_the_learners_states(monkeypatch, p
     shared = tiny.weights()
     learner, teacher = tiny.learner(shared, size=0.1), tiny.teacher(shared)
     states = sampled(num_samples=12, cut=OneState() if positions == "last" else None).draw(learner, DRAW)
-    monkeypatch.setattr(distribution, "FORWARD_TOKENS", 100)  # several passes
+    monkeypatch.setattr(reference, "FORWARD_TOKENS", 100)  # several passes
     signal = TeacherDistribution(teacher=teacher, positions=positions).read(learner, states, DRAW)
     of_row = signal.teacher_hidden_ND.split(signal.supervise_BT.sum(1).tolist())
     for b, made in enumerate(states.trajectories()):
@@ -336,19 +299,20 @@ def test_group_advantages_by_hand():
     reward_B = torch.tensor([1.0, 3.0, 0.0, 0.0, nan, 0.0, 0.0, 1.0, 5.0, nan])
     group_B = torch.tensor([7, 2, 7, 2, 2, 7, 2, 7, 5, 9])
     root2 = 2**0.5
-    scaled = group_advantages(reward_B, group_B, scale="std").tolist()
+    scaled = advantages(reward_B, group_B, baseline="group-mean", scale="std").tolist()
     assert scaled == pytest.approx([1, 2 / root2, -1, -1 / root2, 0, -1, -1 / root2, 1, 0, 0], abs=1e-5)
-    plain = group_advantages(reward_B, group_B, scale="none").tolist()
+    plain = advantages(reward_B, group_B, baseline="group-mean", scale="none").tolist()
     assert plain == pytest.approx([0.5, 2, -0.5, -1, 0, -0.5, -1, 0.5, 0, 0], abs=1e-6)
 
 
+@pytest.mark.parametrize("baseline", ["group-mean", "leave-one-out", "batch-mean"])
 @pytest.mark.parametrize("scale", ["std", "none"])
-def test_equal_rewards_give_exactly_no_credit(scale):
+def test_equal_rewards_give_exactly_no_credit(baseline, scale):
     """The fp32 mean of equal rewards is not always that reward; dividing by the std would make credit of the error."""
     for reward in (0.0, 1.0, 0.1, 0.7, -0.3, 1e6 / 3):
         for size in range(1, 17):
-            reward_B = torch.full((size,), reward)
-            advantage_B = group_advantages(reward_B, torch.zeros(size, dtype=torch.int64), scale=scale)
+            group_B = torch.zeros(size, dtype=torch.int64)
+            advantage_B = advantages(torch.full((size,), reward), group_B, baseline=baseline, scale=scale)
             assert not advantage_B.any(), (reward, size)
 
 

@@ -1,4 +1,4 @@
-"""Hand-worked and textbook values for intervals, tests and power; calibration of the bootstrap by simulation."""
+"""Hand-worked and textbook values for intervals and tests; calibration by simulation, at three training seeds too."""
 
 import math
 from fractions import Fraction
@@ -6,21 +6,22 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, ttest_1samp
 
 from stateshape.evals.statistics import (
     centred_p,
+    crossed_spread,
     exact_mcnemar,
     hierarchical_bootstrap,
     holm,
     mean_estimate,
-    minimal_difference,
-    minimal_n,
     paired_bootstrap,
     pass_at_k,
-    power_paired,
-    power_unpaired,
     resampled_item_means,
+    t_interval,
+    t_test,
+    unanimous_half_width,
+    unanimous_p,
     wilson,
 )
 
@@ -150,28 +151,85 @@ def test_centred_p_by_hand():
     assert centred_p(values, observed=1.0) == pytest.approx(3 / 6)
 
 
-@pytest.mark.parametrize(("n", "mde"), [(200, 0.098), (500, 0.062), (817, 0.049), (1319, 0.038), (14_042, 0.012)])
-def test_minimal_difference_at_a_base_rate_of_45_percent(n, mde):
-    assert minimal_difference(0.45, n, 0.5) == pytest.approx(mde, abs=6e-4)
+# Seeds and items as random effects
 
 
-def test_power_agrees_with_itself_and_with_known_numbers():
-    assert power_paired(0.45, 0.548, 200, 0.5) == pytest.approx(0.80, abs=0.01)
-    assert power_unpaired(0.448, 0.466, 1319) == pytest.approx(0.15, abs=0.005)
-    assert power_paired(0.448, 0.466, 1319, 0.5) == pytest.approx(0.26, abs=0.005)
-    n = minimal_n(0.45, 0.50, 0.5)
-    assert power_paired(0.45, 0.50, n, 0.5) >= 0.8 > power_paired(0.45, 0.50, n - 1, 0.5)
-    with pytest.raises(ValueError, match="impossible"):
-        power_paired(0.1, 0.9, 100, 0.9)
-    with pytest.raises(ValueError, match="different rates"):
-        minimal_n(0.4, 0.4, 0.5)
+def test_crossed_spread_by_hand():
+    # seed means 2, 4 (variance 2); item means 2, 3, 4 (variance 1); additive but for one cell pair: residuals +-.5
+    scores = np.array([[1.5, 2.0, 2.5], [2.5, 4.0, 5.5]])
+    spread = crossed_spread([scores])
+    v_seed, v_item = 2 / 2, 1 / 3
+    v_error = (4 * 0.5**2 / 2) / 6  # residuals -.5, 0, .5 with signs: sum of squares 1, 2 df, 6 cells
+    assert spread.value == 3
+    assert spread.variance == pytest.approx(v_seed + v_item - v_error)
+    expected_df = spread.variance**2 / (v_seed**2 / 1 + v_item**2 / 2 + v_error**2 / 2)
+    assert spread.df == pytest.approx(expected_df)
+    assert spread.seed_variance == pytest.approx(v_seed - v_error)
 
 
-def test_power_by_simulation():
-    rng = np.random.default_rng(4)
-    n, rho, p0, p1, hits = 300, 0.5, 0.45, 0.55, 0
-    shared = p0 * p1 + rho * math.sqrt(p0 * (1 - p0) * p1 * (1 - p1))  # P(both right)
-    for _ in range(400):
-        kind = rng.choice(4, size=n, p=[shared, p0 - shared, p1 - shared, 1 - p0 - p1 + shared])
-        hits += exact_mcnemar((kind == 0) | (kind == 1), (kind == 0) | (kind == 2)) < 0.05
-    assert hits / 400 == pytest.approx(power_paired(p0, p1, n, rho), abs=0.06)
+def test_one_seed_is_the_t_test_over_items_and_endless_items_that_over_seeds():
+    items = np.random.default_rng(0).normal(0.1, 1, size=(1, 60))
+    assert t_test(crossed_spread([items])) == pytest.approx(ttest_1samp(items[0], 0).pvalue)
+    seeds = np.repeat([[-0.01], [0.05], [0.04]], 60, axis=1)
+    assert t_test(crossed_spread([seeds])) == pytest.approx(ttest_1samp(seeds[:, 0], 0).pvalue)
+    assert t_test(crossed_spread([seeds]), null=seeds.mean()) == 1.0
+    with pytest.raises(ValueError, match="N >= 2"):
+        crossed_spread([np.zeros((3, 1))])
+
+
+def test_tasks_share_their_seeds_and_not_their_items():
+    generator = np.random.default_rng(1)
+    shift = np.array([[-0.2], [0.0], [0.3]])
+    tasks = [generator.normal(0, 1, size=(1, n)) + shift for n in (40, 90)]
+    spread = crossed_spread(tasks)
+    # no interaction: V_e is 0, the seeds' part is not halved by a second task, the items' is the mean's
+    expected_items = sum(task.mean(axis=0).var(ddof=1) / task.shape[1] for task in tasks) / 4
+    assert spread.seed_variance == pytest.approx(shift.var(ddof=1) / 3)
+    assert spread.variance == pytest.approx(shift.var(ddof=1) / 3 + expected_items)
+
+
+def test_the_interval_and_its_test_agree():
+    scores = np.random.default_rng(2).normal(0.1, 1, size=(3, 80)) + np.array([[0.1], [0.0], [-0.2]])
+    spread = crossed_spread([scores])
+    for bound in t_interval(spread):
+        assert t_test(spread, null=bound) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.9, 1.0])
+def test_three_seeds_cover_what_they_say(share):
+    """share: of the mean's variance, what is training seeds. Of the bootstrap's 95% intervals 75 to 95% hold the truth."""
+    generator = np.random.default_rng(6)
+    num_trials, num_items, num_seeds = 1500, 60, 3
+    seed_sd, item_sd = math.sqrt(share * num_seeds), math.sqrt((1 - share) * num_items)
+    covered = bootstrap_covered = 0
+    for trial in range(num_trials):
+        scores = generator.normal(0, seed_sd, (num_seeds, 1)) + generator.normal(0, item_sd, (1, num_items))
+        interval = t_interval(crossed_spread([scores]))
+        covered += interval.lo <= 0 <= interval.hi
+        if share == 1 and trial < 300:
+            resampled = hierarchical_bootstrap(scores, trial, num=500)
+            bootstrap_covered += resampled.lo <= 0 <= resampled.hi
+    # four standard errors of 1,500 trials are 2.3 points
+    assert 0.93 <= covered / num_trials <= 0.975
+    if share == 1:
+        assert bootstrap_covered / 300 < 0.82
+
+
+def test_zero_one_scores_of_three_seeds_cover():
+    """Rates, as evaluated: items of unequal difficulty, answers that vary with the training seed."""
+    generator = np.random.default_rng(7)
+    covered = 0
+    for _ in range(1000):
+        difficulty = generator.beta(2, 2, size=(1, 200))
+        shift = generator.normal(0, 0.03, size=(3, 1))
+        scores = (generator.random((3, 200)) < np.clip(difficulty + shift, 0, 1)).astype(float)
+        interval = t_interval(crossed_spread([scores]))
+        covered += interval.lo <= 0.5 <= interval.hi
+    assert 0.93 <= covered / 1000 <= 0.985
+
+
+def test_items_that_all_agree_bound_the_rate_of_those_that_would_not():
+    # 0 of 100 differ: Clopper-Pearson's upper bound at two-sided 95% is .0362
+    assert unanimous_half_width(100, 1.0) == pytest.approx(0.0362, abs=1e-4)
+    assert unanimous_p(100, 1.0, 0.0) == 1.0
+    assert unanimous_p(100, 1.0, unanimous_half_width(100, 1.0)) == pytest.approx(0.05)

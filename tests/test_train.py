@@ -274,11 +274,13 @@ CHANGED = {
     "steps": 4,
     "train_items": 4,
     "batch_prompts": 3,
+    "supervised_per_step": 5,
     "warmup_share": 0.6,
     "schedule": "constant",
     "weight_decay": 0.5,
     "max_grad_norm": 1e-6,
     "chunk_tokens": None,  # must change nothing; see below
+    "states_mb": None,  # changes what is on record, see test_record.py
     "checkpoint_every": None,  # see test_trap_irreproducible
     "lora": LoraSettings(rank=4, alpha=16.0),
 }

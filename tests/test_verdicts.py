@@ -55,17 +55,20 @@ def test_identical_rows_are_no_loss_and_no_gain(tmp_path):
     c1 = next(v for v in verdicts(folder) if v.claim_id == "C1")
     assert c1.outcome == "cannot tell"
     gain, kept = c1.evidence
-    assert (gain.effect.value, gain.effect.lo, gain.effect.hi, gain.p) == (0, 0, 0, 1)
-    assert kept.p < 0.001  # surely above -0.03
+    # 450 items all alike: the true difference may still be up to 2 (1 - .025^(1/450))
+    assert (gain.effect.value, gain.effect.hi, gain.p) == (0, pytest.approx(2 * (1 - 0.025 ** (1 / 450))), 1)
+    assert gain.effect.note == "every item alike"
+    assert kept.p == pytest.approx(2 * (1 - 0.03 / 2) ** 450)  # surely above -0.03
 
 
 def test_drift_that_explains_forgetting_speaks_against_p4(tmp_path):
     drift = dict.fromkeys(RATES, 0.005) | {"sft_stress": 0.030}
     found = {v.claim_id: v for v in verdicts(write_synthetic_study(tmp_path, drift=drift, **BIG))}
     assert found["P4"].outcome == "not supported"
-    correlation = found["P4"].evidence[-1]
+    correlation, heldout = found["P4"].evidence[-2:]
     assert correlation.label.startswith("Spearman")
-    assert (correlation.effect.n_items, correlation.p) == (18, None)
+    assert (correlation.effect.n_items, correlation.state, correlation.p_holm) == (18, "shown", None)
+    assert "18 runs of 6 configurations; expected at least 20 of 4" in heldout.effect.note
 
 
 def test_less_forgetting_with_more_drift_supports_p4(tmp_path):
@@ -82,8 +85,8 @@ def test_drift_on_its_floor_supports_nothing(tmp_path):
 def test_few_points_give_no_correlation(tmp_path):
     rates = {run: RATES[run] for run in ("base", "sft_stress", "opd_stress")}
     p4 = next(v for v in verdicts(write_synthetic_study(tmp_path, rates=rates, **BIG)) if v.claim_id == "P4")
-    assert p4.evidence[-1].effect.value is None
-    assert "6 points from 2 runs, fewer than 8 from 4" in p4.sentence
+    assert p4.evidence[-2].effect.value is None
+    assert "6 runs of 2 configurations; expected at least 8 of 4" in p4.sentence
     assert "the study plans no run rl" in p4.sentence
     assert p4.outcome == "supported"  # one pair is enough
 
@@ -133,3 +136,52 @@ def test_shared_effects_are_one_test_in_the_family(tmp_path):
     by_label = {e.label: e for e in found["P4"].evidence}
     for evidence in found["P2"].evidence:
         assert by_label[evidence.label] == evidence
+
+
+def test_the_plans_roles_are_read(tmp_path):
+    folder = write_synthetic_study(tmp_path, **BIG)
+    before = outcomes(folder)
+    (folder / "runs/sft_stress").rename(folder / "runs/hot")
+    plan = json.loads((folder / "plan.json").read_text().replace('"sft_stress"', '"hot"'))
+    (folder / "plan.json").write_text(json.dumps(plan | {"roles": {"sft_stress": "hot"}}))
+    assert outcomes(folder) == before
+    (folder / "plan.json").write_text(json.dumps(plan | {"roles": {"sft_stress": "cold"}}))
+    with pytest.raises(ValueError, match=r"roles\.sft_stress: got 'cold'; expected a run of the study: base"):
+        verdicts(folder)
+
+
+def test_an_open_effect_says_what_would_decide_it(tmp_path):
+    rates = RATES | {"rl": (0.43, 0.50, 0.55)}
+    c2 = next(v for v in verdicts(write_synthetic_study(tmp_path, rates=rates, **BIG)) if v.claim_id == "C2")
+    assert c2.outcome == "cannot tell"
+    gain = c2.evidence[0]
+    assert gain.state == "open"
+    assert 0 < gain.power < 1 and gain.power_effect == 0.03
+    assert gain.minimal_effect > abs(gain.effect.value)  # else it would have been likely to be seen
+    assert "items" in gain.needs or "seeds" in gain.needs
+    assert f"To decide, {gain.label}: {gain.needs}" in c2.sentence
+    assert gain.bootstrap[0] < gain.effect.value < gain.bootstrap[1]
+
+
+def test_a_decided_effect_needs_nothing(tmp_path):
+    c3 = verdicts(write_synthetic_study(tmp_path, **BIG))[-1]
+    assert [(e.state, e.needs) for e in c3.evidence] == [("holds", None)] * 2
+    # by hand: the items' noise and the seeds' make up the standard error
+    effect = c3.evidence[0].effect
+    assert effect.seed_sd**2 / 3 <= effect.stderr**2
+
+
+def test_one_seed_needs_three(tmp_path):
+    p1 = verdicts(write_synthetic_study(tmp_path, seeds=(0,), **BIG))[0]
+    assert p1.evidence[0].needs == "at least 3 seeds"
+    assert p1.evidence[0].power is None
+
+
+def test_too_few_states_decide_nothing_about_drift(tmp_path):
+    folder = write_synthetic_study(tmp_path, **BIG)
+    assert outcomes(folder)["P4"] == "supported"
+    for path in folder.glob("runs/*/seed*/drift.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"num_states": 20}))
+    p4 = next(v for v in verdicts(folder) if v.claim_id == "P4")
+    assert p4.outcome == "cannot tell"
+    assert "too little to decide: 20 states a side, fewer than 50" in p4.sentence

@@ -1,8 +1,13 @@
-"""The tiny model of the tests: a random Qwen3 with a character tokenizer, and a task its samples can get right."""
+"""The tiny model of the tests: a random Qwen3 with a character tokenizer, and a task its samples can get right.
+
+And the smallest study of the embedded base, as its file says it.
+"""
 
 from __future__ import annotations
 
 import string
+from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -36,26 +41,33 @@ def tokenizer(*, pad_is_eos: bool = False) -> PreTrainedTokenizerFast:
     )
 
 
-def weights(seed: int = 0, *, pad_is_eos: bool = False, dtype: torch.dtype = torch.float32) -> SharedWeights:
-    """Wide initial weights: a random model whose next-token distributions are far from uniform."""
-    tokens = tokenizer(pad_is_eos=pad_is_eos)
+def random_model(seed: int, **choices: Any) -> Qwen3ForCausalLM:
+    """A Qwen3 of two layers. Give it wide initial weights, and its next-token distributions are far from uniform."""
     config = Qwen3Config(
-        vocab_size=len(tokens),
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=8,
-        max_position_embeddings=256,
-        initializer_range=0.25,
         tie_word_embeddings=True,
-        eos_token_id=EOS,
-        pad_token_id=None,
+        **choices,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Qwen3ForCausalLM(config)
+        return Qwen3ForCausalLM(config)
+
+
+def weights(seed: int = 0, *, pad_is_eos: bool = False, dtype: torch.dtype = torch.float32) -> SharedWeights:
+    tokens = tokenizer(pad_is_eos=pad_is_eos)
+    model = random_model(
+        seed,
+        vocab_size=len(tokens),
+        max_position_embeddings=256,
+        initializer_range=0.25,
+        eos_token_id=EOS,
+        pad_token_id=None,
+    )
     return SharedWeights(model.to(dtype), tokens, source="tiny")
 
 
@@ -113,7 +125,14 @@ def grade(text: str, item: GenerationItem) -> Grades:
 
 def task(num_items: int = 6) -> GenerationTask:
     items = tuple(
-        GenerationItem(item_id=f"item{i}", prompt=f"{'a' * i}{i}+1=", gold=gold, completion=f" {i + 1} so {gold}.")
+        GenerationItem(
+            item_id=f"item{i}",
+            prompt=f"{'a' * i}{i}+1=",
+            gold=gold,
+            completion=f" {i + 1} so {gold}.",
+            rejected=f" {i + 2} so x.",
+            tag="odd" if i % 2 else "even",
+        )
         for i, gold in zip(range(num_items), "aeitor579"[:num_items], strict=True)
     )
     return GenerationTask(
@@ -128,8 +147,30 @@ def task(num_items: int = 6) -> GenerationTask:
     )
 
 
-def parts(teacher_policy: Policy, num_items: int = 6) -> Parts:
-    return Parts(task=task(num_items), sampler=LocalSampler(), teacher=lambda _: teacher_policy)
+def study_text(*runs: str) -> str:
+    """A study's YAML file: seconds on a CPU. `runs`: a line each, the name and its recipe."""
+    head = """\
+study: tiny
+model: embedded
+target: {task: arithmetic, limit: 4}
+retention: [{task: facts, limit: 8}]
+drift: {prompts: 4, cuts: 1, max_new_tokens: 8}
+model_settings: {device: cpu}
+train: {lr: 1e-3, steps: 2, batch_prompts: 2, train_items: 8, lora: {rank: 2}}
+runs:
+"""
+    return head + "".join(f"  {run}\n" for run in runs)
+
+
+def parts(teacher_policy: Policy, num_items: int = 6, *, folder: Path | None = None) -> Parts:
+    made = task(num_items)
+    return Parts(
+        task=made,
+        sampler=LocalSampler(),
+        teacher=lambda _: teacher_policy,
+        item_ids=tuple(item.item_id for item in made.train),
+        folder=folder or Path("nowhere"),
+    )
 
 
 def row(

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from stateshape.policy.settings import LoraSettings as LoraSettings
     from stateshape.policy.settings import ModelSettings as ModelSettings
     from stateshape.recipes.grpo import GRPO as GRPO
+    from stateshape.recipes.opd import OPD as OPD
     from stateshape.recipes.opd_continuation import OPDContinuation as OPDContinuation
-    from stateshape.recipes.opd_one_step import OPDOneStep as OPDOneStep
     from stateshape.recipes.sft import SFT as SFT
     from stateshape.train.settings import TrainSettings as TrainSettings
 
@@ -41,7 +41,7 @@ _HOME = {
     "Method": "core.method",
     "ModelSettings": "policy.settings",
     "OPDContinuation": "recipes.opd_continuation",
-    "OPDOneStep": "recipes.opd_one_step",
+    "OPD": "recipes.opd",
     "TrainSettings": "train.settings",
     "evaluate": "api",
     "load_task": "api",

@@ -17,6 +17,7 @@ from stateshape.study.execute import execute
 from stateshape.study.plan import DriftChoice, StudyFile, make_plan, read_study, with_seeds
 from stateshape.study.progress import Reporter, Silent
 from stateshape.study.single import drift_between, train_single
+from stateshape.study.state_map import write_state_map
 from stateshape.tasks.load import load_task as load_task_from
 from stateshape.tasks.task import Task
 from stateshape.train.settings import TrainSettings
@@ -109,5 +110,6 @@ def run_study(
     data = None if data_dir is None else Path(data_dir)
     execute(make_plan(file), folder, data_dir=data, reporter=reporter or Silent(), jobs=jobs)
     comparison = write_comparison(folder)
+    write_state_map(folder)
     write_report(folder)
     return comparison

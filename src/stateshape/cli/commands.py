@@ -35,27 +35,22 @@ def data_folder(given: str | None) -> Path | None:
 
 
 def methods(json_output: Annotated[bool, tyro.conf.arg(name="json")] = False) -> None:
-    """The methods and what they are made of: state source, signal, density, loss (the paper's Table 1).
+    """The methods by state source, signal and loss (the paper's Table 1), and every cell of the grid or why it is none.
 
     Args:
-        json_output: Print JSON instead of a table.
+        json_output: Print JSON instead of tables.
     """
     from rich.console import Console
-    from rich.table import Table
 
+    from stateshape.cli.methods import cells, grid_table, methods_table
     from stateshape.recipes.recipe import all_methods
 
-    rows = all_methods()
     if json_output:
-        print(json.dumps(plain(rows), indent=1))
+        print(json.dumps({"methods": plain(all_methods()), "grid": [cell._asdict() for cell in cells()]}, indent=1))
         return
-    table = Table(title="Table 1. Post-training methods by state source, signal and loss", title_justify="left")
-    for name in ("method", "states", "signal", "density", "loss", "on-policy", "source"):
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        on_policy = "yes" if row.is_on_policy else "no"
-        table.add_row(row.method, row.state_source, row.signal, row.density, row.loss, on_policy, row.source)
-    Console().print(table)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(methods_table())
+    console.print(grid_table())
 
 
 def train(

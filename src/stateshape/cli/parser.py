@@ -13,6 +13,8 @@ from importlib.metadata import version
 import tyro
 
 from stateshape.cli import commands
+from stateshape.cli.power_command import power
+from stateshape.cli.states_command import states
 from stateshape.core.files import BadInput
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -21,6 +23,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "eval": commands.evaluate,
     "drift": commands.drift,
     "report": commands.report,
+    "power": power,
+    "states": states,
     "doctor": commands.doctor,
     "embedded": commands.embedded,
 }
@@ -34,7 +38,7 @@ def train_overview(recipe: tyro.conf.Positional[str]) -> None:
     """Train one method with LoRA and leave a run folder. Flags: stateshape train RECIPE --help.
 
     Args:
-        recipe: sft, opd_continuation, opd_one_step, grpo, or package.module:Class of your own.
+        recipe: One of those that `stateshape methods` shows, or package.module:Class, file.py:Class of your own.
     """
     raise BadInput(f"recipe: got {recipe!r}; expected it right after train: stateshape train RECIPE --model M ...")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -13,12 +14,12 @@ from rich.console import Console
 from rich.table import Table
 
 from stateshape.core.files import BadInput, read_json
-from stateshape.core.records import Comparison, PlanRecord
+from stateshape.core.records import Comparison, PlannedRun, PlanRecord, TaskRecord
 
 if TYPE_CHECKING:
     from stateshape.study.execute import Operators
     from stateshape.study.plan import Plan, RunSpec
-    from stateshape.tasks.task import GenerationTask
+    from stateshape.tasks.task import GenerationTask, Task
 
 
 def run_study(
@@ -38,6 +39,7 @@ def run_study(
     from stateshape.cli.terminal import reporter_for
     from stateshape.study.execute import execute, load_tasks
     from stateshape.study.plan import make_plan, read_study, with_seeds
+    from stateshape.study.state_map import write_state_map
 
     file = read_study(preset_or_file)
     if model is not None:
@@ -52,8 +54,9 @@ def run_study(
         )
     plan = make_plan(file)
     if dry_run:
-        target, _ = load_tasks(file, data_dir)
+        target, retention = load_tasks(file, data_dir)
         print_plan(plan, target)
+        print_resolvable(plan, [target, *retention])
         return
     if out is None:
         raise BadInput("out: got nothing; expected --out DIR, the folder the study is written to")
@@ -64,6 +67,7 @@ def run_study(
         execute(plan, out, data_dir=data_dir, reporter=reporter, jobs=jobs, operators=operators)
     finally:
         reporter.stop()
+    write_state_map(out)
     path = write_results(out)
     if not quiet:
         print_results(out)
@@ -157,20 +161,42 @@ def print_plan(plan: Plan, target: GenerationTask) -> None:
     )
 
 
+def print_resolvable(plan: Plan, tasks: Sequence[Task]) -> None:
+    """What each claim could see at these sizes."""
+    from stateshape.study.describe import task_record
+    from stateshape.study.resolution import resolvable, resolvable_text
+
+    records = [task_record(task) for task in tasks]
+    print()
+    print(resolvable_text(resolvable(plan_sizes(plan, records[0], records[1:]))))
+
+
+def plan_sizes(plan: Plan, target: TaskRecord, retention: list[TaskRecord]) -> PlanRecord:
+    """The record of a plan as far as it is known before a model is loaded."""
+    base = PlannedRun(name="base", label="base", method=None, teacher=None, settings={})
+    runs = [PlannedRun(name=s.name, label=s.label, method=None, teacher=s.teacher, settings={}) for s in plan.runs]
+    file = plan.file
+    return PlanRecord(
+        study=file.study, model=file.model, seeds=file.seeds, target=target, retention=retention, runs=[base, *runs],
+        plan_sha256=plan.sha256, provenance={}, roles=file.roles,
+    )  # fmt: skip
+
+
 CHARACTERS_A_TOKEN = 3.0  # of worked solutions under common BPE vocabularies; only used to estimate a plan's size
 
 
 def token_estimate(spec: RunSpec, target: GenerationTask, steps: int) -> tuple[int, int]:
-    """(supervised, sampled) tokens of one run: upper limits for what is sampled, an estimate for gold tokens."""
+    """(supervised, sampled) tokens of one run: upper limits for what is sampled, an estimate for worked solutions."""
     rows = steps * spec.train.batch_prompts
-    fields = spec.recipe(spec.teacher)
-    rollout = getattr(fields, "rollout_tokens", 0)
+    fields = spec.recipe()
+    written = getattr(fields, "rollout_tokens", 0)
     copies = getattr(fields, "samples", 1) * getattr(fields, "group", 1)
     continuation = getattr(fields, "max_new_tokens", 0)
-    sampled = rows * copies * (rollout + continuation)
-    if spec.recipe_class.composition.signal == "gold tokens":
+    supervised = rows * copies * (continuation or (1 if getattr(fields, "positions", None) == "last" else written))
+    if "solutions" in spec.recipe_class.needs:
         texts = [item.completion or "" for item in target.train[:200]]
-        return int(rows * sum(map(len, texts)) / max(len(texts), 1) / CHARACTERS_A_TOKEN), 0
-    if continuation:
-        return rows * copies * continuation, sampled
-    return rows * copies * (1 if getattr(fields, "positions", None) == "last" else rollout), sampled
+        solutions = int(rows * sum(map(len, texts)) / max(len(texts), 1) / CHARACTERS_A_TOKEN)
+        supervised = max(supervised, solutions)
+    if spec.train.supervised_per_step is not None:
+        supervised = min(supervised, steps * spec.train.supervised_per_step)
+    return supervised, rows * copies * (written + continuation)

@@ -8,31 +8,78 @@ any particular recipe.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar, get_args, runtime_checkable
 
 from torch import Tensor
 
 from stateshape.core.signals import Signal
 from stateshape.core.states import States
 
-StateKind = Literal["dataset", "learner"]
-SignalKind = Literal["gold tokens", "teacher continuation", "teacher distribution", "reward"]
-LossKind = Literal["cross-entropy", "divergence", "policy gradient"]
+StateKind = Literal["dataset", "learner", "teacher", "mixture", "recorded"]
+SignalKind = Literal[
+    "gold tokens",
+    "teacher tokens",
+    "teacher continuation",
+    "own continuation",
+    "teacher distribution",
+    "teacher log-prob",
+    "reward",
+    "reward filter",
+    "preference",
+]
+LossKind = Literal["cross-entropy", "divergence", "policy gradient", "preference"]
+STATES: tuple[StateKind, ...] = get_args(StateKind)
+SIGNALS: tuple[SignalKind, ...] = get_args(SignalKind)
+LOSSES: tuple[LossKind, ...] = get_args(LossKind)
 
-# What each signal is, and so which losses can read it.
-READABLE_BY: dict[str, set[str]] = {
-    "gold tokens": {"cross-entropy"},
-    "teacher continuation": {"cross-entropy"},
-    "teacher distribution": {"divergence"},
-    "reward": {"policy gradient"},
+# What each signal is, and so which loss can read it.
+READ_BY: dict[SignalKind, LossKind] = {
+    "gold tokens": "cross-entropy",
+    "teacher tokens": "cross-entropy",
+    "teacher continuation": "cross-entropy",
+    "own continuation": "cross-entropy",
+    "teacher distribution": "divergence",
+    "teacher log-prob": "policy gradient",
+    "reward": "policy gradient",
+    "reward filter": "cross-entropy",
+    "preference": "preference",
 }
-DENSITY: dict[str, str] = {
+DENSITY: dict[SignalKind, str] = {
     "gold tokens": "dense: every token",
+    "teacher tokens": "dense: every token",
     "teacher continuation": "dense: every continued token",
+    "own continuation": "dense: every continued token",
     "teacher distribution": "dense: every vocabulary entry at a state",
+    "teacher log-prob": "dense: one number a token",
     "reward": "sparse: one number a trajectory",
+    "reward filter": "sparse: one bit a trajectory",
+    "preference": "sparse: one bit a pair",
+}
+# Where a signal can't be read, and why. A pair that is not here is fine.
+NO_LOGPROBS = (
+    "credit needs the learner's own samples and their log-probs, and {states} states have none for every token"
+)
+UNREADABLE: dict[tuple[SignalKind, StateKind], str] = {
+    ("gold tokens", "learner"): "gold tokens follow the dataset's own prefixes, not what the learner wrote",
+    ("gold tokens", "teacher"): "gold tokens follow the dataset's own prefixes, not what a teacher wrote",
+    (
+        "gold tokens",
+        "mixture",
+    ): "only some of a mixture's rows are the dataset's; combine sft with another recipe instead",
+    ("teacher tokens", "dataset"): "no teacher wrote the dataset's tokens",
+    ("teacher tokens", "learner"): "these tokens are the learner's own: cross-entropy on them says nothing new",
+    ("teacher tokens", "mixture"): "only some of a mixture's tokens are the teacher's",
+    **{
+        (signal, states): NO_LOGPROBS.format(states=states)
+        for signal in ("teacher log-prob", "reward")
+        for states in ("dataset", "teacher", "mixture")
+    },
+    ("reward filter", "dataset"): "the dataset's solutions are right already: nothing is left to filter",
+    ("reward filter", "mixture"): "a row that several wrote does not tell whose answer was right",
+    ("preference", "teacher"): "a pair is two answers of one source to one prompt, compared by data or reward",
+    ("preference", "mixture"): "a pair is two answers of one source to one prompt, compared by data or reward",
 }
 
 
@@ -58,21 +105,29 @@ class Composition:
         return DENSITY[self.signal]
 
 
-def why_illegal(states: str, signal: str, loss: str) -> str | None:
+def legal_triples() -> list[tuple[StateKind, SignalKind, LossKind]]:
+    """Every composition that makes sense."""
+    return [(s, z, READ_BY[z]) for s in STATES for z in SIGNALS if (z, s) not in UNREADABLE]
+
+
+def why_illegal(states: StateKind, signal: SignalKind, loss: LossKind) -> str | None:
     """The reason why a triple makes no sense, with the nearest one that does; None if it is fine."""
-    if loss not in READABLE_BY[signal]:
-        return f"a {signal} signal is not something {loss} can read; use {' or '.join(sorted(READABLE_BY[signal]))}"
-    if signal == "gold tokens" and states != "dataset":
-        return (
-            f"gold tokens follow the dataset's own prefixes, not {states} prefixes; on {states} states use a teacher "
-            "continuation or a teacher distribution"
-        )
-    if signal == "reward" and states != "learner":
-        return (
-            f"reward credit needs the learner's own samples and their log-probs, and {states} states have none; "
-            "use learner states"
-        )
-    return None
+    reason = UNREADABLE.get((signal, states))
+    if reason is None and loss == READ_BY[signal]:
+        return None
+    reason = reason or f"{loss} can't read a {signal} signal"
+    near = nearest_legal(states, signal, loss)
+    return f"{reason}; nearest that works: {' x '.join(near)}"
+
+
+def nearest_legal(states: StateKind, signal: SignalKind, loss: LossKind) -> tuple[StateKind, SignalKind, LossKind]:
+    """The legal triple that keeps most of this one; of several, what is said there first, then where."""
+
+    def kept(triple: tuple[StateKind, SignalKind, LossKind]) -> tuple[int, bool, bool]:
+        same = [mine == theirs for mine, theirs in zip((states, signal, loss), triple, strict=True)]
+        return sum(same), same[1], same[0]
+
+    return max(legal_triples(), key=kept)
 
 
 @runtime_checkable
@@ -91,11 +146,13 @@ AnySignal_contra = TypeVar("AnySignal_contra", contravariant=True)
 
 
 class Draw(NamedTuple):
-    """Which prompts a step works on, and its seed."""
+    """Which prompts a step works on, and its seed; `num_steps` of the run, and its pass over the prompts, from 0."""
 
     item_ids: tuple[str, ...]
     step: int
     seed: int
+    num_steps: int = 1
+    epoch: int = 0
 
 
 class StateSource(Protocol[AnyPolicy_contra]):
@@ -115,10 +172,17 @@ class SignalSource(Protocol[AnyPolicy_contra]):
 
 
 class LossValue(NamedTuple):
-    """A SUM over supervised positions (the step divides by the whole batch's count), and sums to be logged per count."""
+    """A SUM over supervised positions (the step divides by the whole batch's count), and sums to be logged per count.
+
+    `per_token`: detached [N] values in the order of `supervise_BT`'s True cells. Every loss gives "mass", half the L1 norm
+    of the sum's gradient towards the position's logits (how much probability the update asks to move there), and
+    "learner_logp", the log-prob of the token that stands there, in nats, at the temperature the loss scores at. Mass is NaN
+    where no gradient is taken.
+    """
 
     total: Tensor
     sums: Mapping[str, Tensor]
+    per_token: Mapping[str, Tensor] = {}
 
 
 class Loss(Protocol[AnySignal_contra]):
@@ -143,3 +207,32 @@ class Method:
 
     def __post_init__(self) -> None:
         Composition(states=self.states.kind, signal=self.signal.kind, loss=self.loss.kind)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Term:
+    """One method of a combination. `takes`: which prompts of a step it works on, by item id; None: all of them."""
+
+    method: Method
+    weight: float = 1.0
+    takes: Callable[[str], bool] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Combination:
+    """Several methods in one step: sum_k weight_k * total_k / count_k, each over its own count.
+
+    Terms that hold the same state source and take the same prompts speak of the same states: these are drawn once.
+    """
+
+    terms: Mapping[str, Term]
+
+    def __post_init__(self) -> None:
+        for name, term in self.terms.items():
+            if not 0 < term.weight < float("inf"):
+                raise ValueError(f"combination: weight of {name}: got {term.weight}; expected a number above 0")
+
+
+def terms_of(method: Method | Combination) -> Mapping[str, Term]:
+    """A method alone is a combination of one term without a name."""
+    return method.terms if isinstance(method, Combination) else {"": Term(method=method)}

@@ -2,9 +2,11 @@
 
 A run folder:    run.json (RunRecord) metrics.jsonl (StepRecord) states.jsonl (StateSample) evals/<task>.jsonl (EvalRow)
                  evals/summary.json {task: {metric: Metric}} rollouts.jsonl (StateSample) drift.json (DriftRecord) adapter/
+                 locality.jsonl (LocalityRecord) supervision.json (SupervisionMap) states/*.parquet (record/schema.py)
                  profile.json (ProfileRecord) where it was asked for
 A study folder:  plan.json (PlanRecord) runs/<run>/seed<k>/<run folder> comparison.json (Comparison)
-                 verdicts.json ([Verdict]) table1.* table2.* report.html
+                 verdicts.json ([Verdict]) state_map.json (StateMap) predictors.json (predictor_records.py)
+                 table1.* table2.* tables/ plots/ report.html
 A missing number is None, never zero. Does not know how any number is computed.
 """
 
@@ -82,19 +84,100 @@ class StateSample:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DriftValue:
-    """A distance of run against base, and the same number for base against base with another sampling seed."""
+    """A distance of run against base, and the same number for base against base with another sampling seed.
+
+    Beside it the null of within-prompt label swaps (mean, sd, z, one-sided p) and a 95% interval over prompts. A value
+    that cannot be said is None and `note` says why; else `note` says how it was computed, where that is not the plain way.
+    """
 
     value: float | None
     base_vs_base: float | None
+    null_mean: float | None = None
+    null_sd: float | None = None
+    z: float | None = None
+    p: float | None = None
+    lo: float | None = None
+    hi: float | None = None
+    floor: float | None = None  # what sampling alone gives by formula: of biased MMD^2, and taken off the centroid
+    num_states: int | None = None  # per side, that this distance was measured on
+    note: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DriftRecord:
+    """drift.json. Names of distances: drift/measure.py. Defaults stand for records of older versions."""
+
     task: str
     features: str
     num_prompts: int
     num_states: int  # per side
     distances: dict[str, DriftValue]
+    num_permutations: int = 0
+    num_resamples: int = 0
+    seed: int | None = None
+    num_prompts_left_out: int = 0  # some side wrote nothing there
+    feature_sets: dict[str, str] = field(default_factory=dict)  # by the prefix of their distances' names
+    median_distances: dict[str, float | None] = field(
+        default_factory=dict
+    )  # of base states: the kernel's length, by prefix
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MapPoint:
+    """A state on a map. kind: whose samples ("base" | "learner" | "teacher"), or the states a step trained on."""
+
+    run: str
+    seed: int
+    kind: Literal["base", "learner", "teacher", "training"]
+    step: int | None
+    x: float
+    y: float
+    spans: list[Span]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StateMap:
+    """state_map.json of a study: states of all runs as points of one plane. Distances in it are only a hint.
+
+    explained: share of the features' variance along x and y.
+    """
+
+    points: list[MapPoint]
+    features: str = ""  # which features of a state
+    projection: str = ""  # how these became two numbers
+    explained: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LocalityRecord:
+    """A line of locality.jsonl: where supervision landed, seen after `step` completed steps. Names in docs/locality.md.
+
+    by_depth: values by tenth or quarter of the response, shallow first.
+    """
+
+    step: int
+    values: dict[str, float | None]
+    by_depth: dict[str, list[float | None]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SupervisionCell:
+    """Supervised tokens of one origin, tenth of the response (0 first) and bin of learner surprisal; mass: see LossValue."""
+
+    origin: str
+    depth: int
+    surprisal: int
+    num_tokens: int
+    mass: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SupervisionMap:
+    """supervision.json: where a whole run's signal fell. surprisal_edges_nats: lower edges of the bins, the first 0."""
+
+    num_depths: int
+    surprisal_edges_nats: list[float]
+    cells: list[SupervisionCell]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -254,6 +337,10 @@ class PlanRecord:
     plan_sha256: str
     provenance: dict[str, Json]
     notes: str = ""
+    roles: dict[str, str] = field(
+        default_factory=dict
+    )  # a claim's role -> the run that plays it; others by their names
+    contrasts: list[list[str]] = field(default_factory=list)  # [first, second]: first minus second is of interest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -266,16 +353,25 @@ class Estimate:
     n_items: int
     n_seeds: int
     per_seed: dict[str, float] = field(default_factory=dict)  # seed -> value
+    stderr: float | None = None
+    seed_sd: float | None = None  # of one training seed's value around the mean over all seeds; items' noise taken out
+    note: str | None = None  # why there is no interval, or what is odd about it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PairedDifference:
-    """run minus other on the same items. p: exact McNemar for one seed, hierarchical bootstrap for several (`test`)."""
+    """run minus other on the same items. p: exact McNemar for one seed, t over seeds and items for several (`test`).
+
+    bootstrap: the crossed bootstrap's 95% interval over seeds and items, as a check; too narrow for a few seeds.
+    secondary: the same difference of other scores of the same rows, e.g. gold_logp_nats (study/secondary.py).
+    """
 
     versus: str
     difference: Estimate
     p: float | None
     test: str
+    bootstrap: tuple[float, float] | None = None
+    secondary: dict[str, Estimate] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -295,6 +391,16 @@ class RunComparison:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RunContrast:
+    """A planned comparison of two runs: `run` minus `versus` by task, and on the mean of the retention tasks."""
+
+    run: str
+    versus: str
+    differences: dict[str, PairedDifference]
+    mean_retained: Estimate | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
     study: str
     model: str
@@ -303,17 +409,30 @@ class Comparison:
     retention: list[TaskRecord]
     rows: list[RunComparison]
     missing: list[str]  # runs that are not there yet, or died, in words
+    contrasts: list[RunContrast] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evidence:
-    """One number a verdict rests on."""
+    """One number a verdict rests on. It holds above `threshold`, fails below.
+
+    power: chance that this size would have decided it, were the effect `power_effect` away from the threshold;
+    minimal_effect: the distance decided with 80%. Both with the correction for the whole family's first test, and the
+    noise as measured. needs: in words, the items or seeds that would decide it if the effect is the one seen.
+    """
 
     label: str
     effect: Estimate
     p: float | None
     p_holm: float | None
     test: str
+    threshold: float = 0.0
+    state: Literal["holds", "fails", "open", "shown"] | None = None  # shown: reported, decides nothing
+    bootstrap: tuple[float, float] | None = None
+    power: float | None = None
+    power_effect: float | None = None
+    minimal_effect: float | None = None
+    needs: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,7 +7,7 @@ supervised. Knows nothing of how a signal was obtained.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -18,11 +18,20 @@ from stateshape.core.states import States
 class Signal(Protocol):
     """What a loss receives: states, the supervised positions, and whatever the kind adds."""
 
+    rows_together: ClassVar[int]
+    """Adjacent rows that a loss compares: a chunk never parts them."""
+
     @property
     def states(self) -> States: ...
     @property
     def supervise_BT(self) -> Tensor: ...
-    def rows(self, index: Tensor) -> Signal: ...
+    def rows(self, index: Tensor) -> Signal:
+        """The signal about the chosen rows."""
+        ...
+
+    def supervising(self, keep_BT: Tensor) -> Signal:
+        """The signal about those of its positions that are True in `keep_BT` (bool [B, T])."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,10 +40,14 @@ class Imitate:
 
     states: States
     supervise_BT: Tensor
+    rows_together: ClassVar[int] = 1
 
     def rows(self, index: Tensor) -> Imitate:
         states = self.states.rows(index)
         return replace(self, states=states, supervise_BT=self.supervise_BT[index, : states.ids_BT.shape[1]])
+
+    def supervising(self, keep_BT: Tensor) -> Imitate:
+        return replace(self, supervise_BT=self.supervise_BT & keep_BT)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,16 +58,36 @@ class MatchDistribution:
     supervise_BT: Tensor
     teacher_hidden_ND: Tensor  # the state that predicts each supervised token, as the teacher sees it; row by row
     teacher_head_VD: Tensor
+    rows_together: ClassVar[int] = 1
 
     def rows(self, index: Tensor) -> MatchDistribution:
         states = self.states.rows(index)
-        of_row = self.teacher_hidden_ND.split(self.supervise_BT.sum(1).tolist())
         return replace(
             self,
             states=states,
             supervise_BT=self.supervise_BT[index, : states.ids_BT.shape[1]],
-            teacher_hidden_ND=torch.cat([of_row[b] for b in index.tolist()]),
+            teacher_hidden_ND=of_rows(self.teacher_hidden_ND, self.supervise_BT, index),
         )
+
+    def supervising(self, keep_BT: Tensor) -> MatchDistribution:
+        return replace(
+            self,
+            supervise_BT=self.supervise_BT & keep_BT,
+            teacher_hidden_ND=self.teacher_hidden_ND[keep_BT[self.supervise_BT]],
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reference:
+    """What a frozen policy says at a credit's supervised positions: something to stay close to.
+
+    `logp_BT`: of the tokens themselves, in nats, at the temperature of scoring. `hidden_ND` and `head_VD`: as a teacher's in
+    MatchDistribution, for a divergence over the vocabulary; None where the tokens' own log-probs are enough.
+    """
+
+    logp_BT: Tensor
+    hidden_ND: Tensor | None = None
+    head_VD: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +98,8 @@ class Credit:
     supervise_BT: Tensor
     advantage_BT: Tensor
     reward_B: Tensor  # NaN where the reward could not be computed
+    reference: Reference | None = None
+    rows_together: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         if torch.isnan(self.states.behaviour_logp_BT[self.supervise_BT]).any():
@@ -76,10 +111,63 @@ class Credit:
     def rows(self, index: Tensor) -> Credit:
         states = self.states.rows(index)
         width = states.ids_BT.shape[1]
+        reference = self.reference
+        if reference is not None:
+            hidden_ND = reference.hidden_ND
+            reference = replace(
+                reference,
+                logp_BT=reference.logp_BT[index, :width],
+                hidden_ND=None if hidden_ND is None else of_rows(hidden_ND, self.supervise_BT, index),
+            )
         return replace(
             self,
             states=states,
             supervise_BT=self.supervise_BT[index, :width],
             advantage_BT=self.advantage_BT[index, :width],
             reward_B=self.reward_B[index],
+            reference=reference,
         )
+
+    def supervising(self, keep_BT: Tensor) -> Credit:
+        reference = self.reference
+        if reference is not None and reference.hidden_ND is not None:
+            reference = replace(reference, hidden_ND=reference.hidden_ND[keep_BT[self.supervise_BT]])
+        return replace(self, supervise_BT=self.supervise_BT & keep_BT, reference=reference)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prefer:
+    """Of two answers to one prompt the first is the better one: rows 0, 2, 4, ... are chosen, 1, 3, 5, ... rejected."""
+
+    states: States
+    supervise_BT: Tensor  # the responses
+    reference_logp_B: Tensor  # log-prob of the supervised tokens together under the reference, in nats
+    rows_together: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        if len(self.states) % 2:
+            raise ValueError(
+                f"preference: got {len(self.states)} rows; expected pairs of adjacent rows, the chosen one first; use a "
+                "state source that draws pairs"
+            )
+
+    def rows(self, index: Tensor) -> Prefer:
+        states = self.states.rows(index)
+        return replace(
+            self,
+            states=states,
+            supervise_BT=self.supervise_BT[index, : states.ids_BT.shape[1]],
+            reference_logp_B=self.reference_logp_B[index],
+        )
+
+    def supervising(self, keep_BT: Tensor) -> Prefer:
+        raise ValueError(
+            "supervised_per_step: got a preference signal; expected one that supervises token by token: a pair compares "
+            "whole responses; leave it out, or choose fewer pairs a step"
+        )
+
+
+def of_rows(values_ND: Tensor, supervise_BT: Tensor, index: Tensor) -> Tensor:
+    """Of values for each supervised position, row by row, those of the chosen rows."""
+    of_row = values_ND.split(supervise_BT.sum(1).tolist())
+    return torch.cat([of_row[b] for b in index.tolist()])

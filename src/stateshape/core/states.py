@@ -97,12 +97,6 @@ class States:
         """bool [B, T]: tokens of the given origins."""
         return torch.isin(self.origin_BT, torch.tensor(origins, dtype=torch.uint8, device=self.origin_BT.device))
 
-    def origin_shares(self) -> dict[str, float]:
-        """Realised share of non-prompt tokens by writer."""
-        counts = {origin: int((self.origin_BT == origin).sum()) for origin in Origin if origin != Origin.PROMPT}
-        total = max(sum(counts.values()), 1)
-        return {origin.name.lower(): count / total for origin, count in counts.items() if count}
-
     def rows(self, index: Tensor) -> States:
         """The chosen rows, trimmed to their longest. `index`: int64 [n]."""
         width = int(self.lengths_B[index].max())
@@ -159,23 +153,36 @@ def pack(rows: Sequence[Trajectory], *, device: torch.device | str) -> States:
     )
 
 
-def chunks(states: States, tokens: int) -> Iterator[Tensor]:
-    """Indices of consecutive rows, at most `tokens` each (a longer row stands alone).
+def origin_shares(states: Sequence[States]) -> dict[str, float]:
+    """Realised share of non-prompt tokens by writer, over all batches."""
+    counts = {
+        origin: sum(int((one.origin_BT == origin).sum()) for one in states)
+        for origin in Origin
+        if origin != Origin.PROMPT
+    }
+    total = max(sum(counts.values()), 1)
+    return {origin.name.lower(): count / total for origin, count in counts.items() if count}
+
+
+def chunks(states: States, tokens: int, *, together: int = 1) -> Iterator[Tensor]:
+    """Indices of consecutive rows, at most `tokens` each (longer ones stand alone).
 
     What a row has in common with the one before it is not counted again: rows of one group follow one another, and a
-    forward pass computes their prompt once.
+    forward pass computes their prompt once. `together`: so many adjacent rows, counted from the first, are never parted.
     """
     same_BT = states.ids_BT[1:] == states.ids_BT[:-1]
     shared_B = torch.minimum(
         same_BT.long().cumprod(1).sum(1), torch.minimum(states.lengths_B[1:], states.lengths_B[:-1])
     )
-    shared = [0, *shared_B.tolist()]
+    lengths, shared = states.lengths_B.tolist(), [0, *shared_B.tolist()]
     chunk: list[int] = []
     num_tokens = 0
-    for b, length in enumerate(states.lengths_B.tolist()):
-        if chunk and num_tokens + length - shared[b] > tokens:
+    for first in range(0, len(lengths), together):
+        unit = range(first, min(first + together, len(lengths)))
+        added = sum(lengths[b] - shared[b] for b in unit)
+        if chunk and num_tokens + added > tokens:
             yield torch.tensor(chunk, device=states.ids_BT.device)
             chunk, num_tokens = [], 0
-        num_tokens += length - shared[b] if chunk else length
-        chunk.append(b)
+        num_tokens += added if chunk else added + shared[first]
+        chunk.extend(unit)
     yield torch.tensor(chunk, device=states.ids_BT.device)

@@ -6,8 +6,9 @@ their gradient are made. Knows nothing of states or losses; slow references stan
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -20,51 +21,81 @@ CHUNK_ELEMENTS = {"cpu": 2**19, "cuda": 2**26}
 MIN_CHUNK_ROWS = 160  # each chunk reads the whole head once (2 V D bytes and up): fewer rows would wait for memory
 
 
+LOG2_E = 1 / math.log(2)
+
+Rows: TypeAlias = tuple[Tensor, ...]
+
+
 class _RowGradients(torch.autograd.Function):
-    """One value a row, with its gradient towards the row's hidden state taken in the forward pass, chunk by chunk.
+    """Values a row, the first with its gradient towards the row's hidden state taken in the forward pass, chunk by chunk.
 
     A row's value depends on its own hidden state alone, so d(sum_i g_i f_i) / dh_i = g_i df_i/dh_i: [N, D] is all that
-    backward needs, and no logits are kept or made twice. FLOPs: 2 N D V forward, 2 N D V for the gradient.
+    backward needs, and no logits are kept or made twice. The gradient stops at the logits, where half its L1 norm is one
+    pass, and goes on by one product. FLOPs: 2 N D V forward, 2 N D V for the gradient.
     """
 
     @staticmethod
-    def forward(ctx: Any, function: Callable[..., Tensor], size: int, hidden_ND: Tensor, *rows: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        function: Callable[..., Rows],
+        size: int,
+        with_mass: bool,
+        head_VD: Tensor,
+        hidden_ND: Tensor,
+        *rows: Tensor,
+    ) -> Rows:
         gradient_ND = torch.empty_like(hidden_ND)
-        made = []
+        made: list[Rows] = []
         for start in range(0, hidden_ND.shape[0], size):
             piece = slice(start, start + size)
+            logits_nV = logits_of(hidden_ND[piece], head_VD).requires_grad_()
             with torch.enable_grad():
-                hidden_nD = hidden_ND[piece].detach().requires_grad_()
-                value_n = function(hidden_nD, *(row[piece] for row in rows))
-            gradient_ND[piece] = torch.autograd.grad(value_n, hidden_nD, torch.ones_like(value_n))[0]
-            made.append(value_n.detach())
+                value_n, *seen = function(logits_nV, *(row[piece] for row in rows))
+            (slope_nV,) = torch.autograd.grad(value_n, logits_nV, torch.ones_like(value_n))
+            gradient_ND[piece] = slope_nV.to(head_VD.dtype) @ head_VD
+            mass = (slope_nV.abs_().sum(-1) / 2,) if with_mass else ()
+            made.append((value_n.detach(), *mass, *(each.detach() for each in seen)))
         ctx.save_for_backward(gradient_ND)
-        return torch.cat(made)
+        values = tuple(torch.cat(pieces) for pieces in zip(*made, strict=True))
+        ctx.mark_non_differentiable(*values[1:])
+        return values
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, upstream_N: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, upstream_N: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         (gradient_ND,) = ctx.saved_tensors
         scaled_ND = gradient_ND * upstream_N[:, None].to(gradient_ND.dtype)
-        return None, None, scaled_ND, *([None] * (len(ctx.needs_input_grad) - 3))
+        return None, None, None, None, scaled_ND, *([None] * (len(ctx.needs_input_grad) - 5))
 
 
-def by_chunk(function: Callable[..., Tensor], hidden_ND: Tensor, *rows: Tensor, vocabulary: int) -> Tensor:
-    """function(hidden [n, D], *rows [n, ...]) -> [n], chunk by chunk. The gradient flows to `hidden_ND` alone."""
-    size = max(MIN_CHUNK_ROWS, CHUNK_ELEMENTS.get(hidden_ND.device.type, 2**19) // vocabulary)
-    if hidden_ND.shape[0] == 0:
-        return function(hidden_ND, *rows)
-    if torch.is_grad_enabled() and hidden_ND.requires_grad:
-        return _RowGradients.apply(function, size, hidden_ND, *rows)  # type: ignore[no-untyped-call]
-    pieces = [slice(start, start + size) for start in range(0, hidden_ND.shape[0], size)]
-    return torch.cat([function(hidden_ND[piece], *(row[piece] for row in rows)) for piece in pieces])
+def by_chunk(
+    function: Callable[..., Rows], hidden_ND: Tensor, head_VD: Tensor, *rows: Tensor, with_mass: bool = False
+) -> Rows:
+    """function(logits [n, V], *rows [n, ...]) -> (value [n], *others [n]), chunk by chunk.
+
+    The gradient flows from the first value to `hidden_ND` alone. with_mass: half the L1 norm of the first value's gradient
+    towards the logits is put behind it; NaN where no gradient is taken.
+    """
+    size = max(MIN_CHUNK_ROWS, CHUNK_ELEMENTS.get(hidden_ND.device.type, 2**19) // head_VD.shape[0])
+    if hidden_ND.shape[0] and torch.is_grad_enabled() and hidden_ND.requires_grad:
+        return _RowGradients.apply(function, size, with_mass, head_VD, hidden_ND, *rows)  # type: ignore[no-untyped-call, no-any-return]
+    made = []
+    for start in range(0, max(hidden_ND.shape[0], 1), size):
+        piece = slice(start, start + size)
+        value_n, *seen = function(logits_of(hidden_ND[piece], head_VD), *(row[piece] for row in rows))
+        made.append((value_n, *([torch.full_like(value_n, float("nan"))] if with_mass else []), *seen))
+    return tuple(torch.cat(pieces) for pieces in zip(*made, strict=True))
 
 
-def logits_of(hidden_ND: Tensor, head_VD: Tensor, temperature: float = 1.0) -> Tensor:
+def logits_of(hidden_ND: Float[Tensor, "N D"], head_VD: Float[Tensor, "V D"], temperature: float = 1.0) -> Tensor:
     """Logits [N, V]. The product runs in the weights' dtype, the rest in fp32 (fp64 where the weights are)."""
     logits = F.linear(hidden_ND, head_VD)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return logits if temperature == 1.0 else logits / temperature
+    return cooled(logits.to(torch.promote_types(logits.dtype, torch.float32)), temperature)
+
+
+def cooled(logits_NV: Tensor, temperature: float) -> Tensor:
+    """Logits over the temperature."""
+    return logits_NV if temperature == 1.0 else logits_NV / temperature
 
 
 def token_logp(
@@ -75,20 +106,28 @@ def token_logp(
 ) -> Float[Tensor, " N"]:
     """log softmax(h W^T / temperature)[target], natural, fp32, one value per row."""
 
-    def chunk(hidden_nD: Tensor, targets_n: Tensor) -> Tensor:
-        return -F.cross_entropy(logits_of(hidden_nD, head_VD, temperature), targets_n, reduction="none")
+    def chunk(logits_nV: Tensor, targets_n: Tensor) -> Rows:
+        return (-F.cross_entropy(cooled(logits_nV, temperature), targets_n, reduction="none"),)
 
-    return by_chunk(chunk, hidden_ND, targets_N, vocabulary=head_VD.shape[0])
+    return by_chunk(chunk, hidden_ND, head_VD, targets_N)[0]
+
+
+def mass_of(logp_N: Tensor, upstream_N: Tensor, temperature: float = 1.0) -> Tensor:
+    """Half the L1 norm, at each position's logits z, of the gradient of a sum of token log-probs times `upstream_N`.
+
+    d log softmax(z / temperature)[y] / dz = (onehot(y) - p) / temperature, whose L1 norm is 2 (1 - p_y) / temperature.
+    """
+    return upstream_N.abs() * -torch.expm1(logp_N.detach()) / temperature
 
 
 def entropy(hidden_ND: Float[Tensor, "N D"], head_VD: Float[Tensor, "V D"]) -> Float[Tensor, " N"]:
     """H(p) in nats of each row's next-token distribution."""
 
-    def chunk(hidden_nD: Tensor) -> Tensor:
-        logp = logits_of(hidden_nD, head_VD).log_softmax(-1)
-        return -(logp.exp() * logp).sum(-1)
+    def chunk(logits_nV: Tensor) -> Rows:
+        logp = logits_nV.log_softmax(-1)
+        return (-(logp.exp() * logp).sum(-1),)
 
-    return by_chunk(chunk, hidden_ND, vocabulary=head_VD.shape[0])
+    return by_chunk(chunk, hidden_ND, head_VD)[0]
 
 
 def divergence(
@@ -104,12 +143,53 @@ def divergence(
     """
     size = min(head_VD.shape[0], teacher_head_VE.shape[0])
 
-    def chunk(hidden_nD: Tensor, teacher_nE: Tensor) -> Tensor:
-        learner_logp = logits_of(hidden_nD, head_VD[:size]).log_softmax(-1)
-        teacher_logp = logits_of(teacher_nE, teacher_head_VE[:size]).log_softmax(-1)
-        return of_logps(learner_logp, teacher_logp)
+    def chunk(logits_nV: Tensor, teacher_nE: Tensor) -> Rows:
+        teacher_logp_nV = logits_of(teacher_nE, teacher_head_VE[:size]).log_softmax(-1)
+        return (of_logps(logits_nV.log_softmax(-1), teacher_logp_nV),)
 
-    return by_chunk(chunk, hidden_ND, teacher_hidden_NE, vocabulary=size)
+    return by_chunk(chunk, hidden_ND, head_VD[:size], teacher_hidden_NE)[0]
+
+
+class DivergenceDetail(NamedTuple):
+    """By row, in nats. Only `value_N` carries a gradient."""
+
+    value_N: Tensor
+    mass_N: Tensor  # half the L1 norm of d value / d logits; NaN where no gradient is taken
+    learner_logp_N: Tensor  # of the token that stands there
+    teacher_entropy_N: Tensor
+
+
+def divergence_in_detail(
+    hidden_ND: Float[Tensor, "N D"],
+    head_VD: Float[Tensor, "V D"],
+    teacher_hidden_NE: Float[Tensor, "N E"],
+    teacher_head_VE: Float[Tensor, "W E"],
+    targets_N: Int[Tensor, " N"],
+    of_logps: Callable[[Tensor, Tensor], Tensor],
+) -> DivergenceDetail:
+    """As `divergence`, and what else a chunk's logits say while they are there. `targets_N`: the tokens that stand there."""
+    size = min(head_VD.shape[0], teacher_head_VE.shape[0])
+
+    def chunk(logits_nV: Tensor, teacher_nE: Tensor, targets_n: Tensor) -> Rows:
+        learner_logp_nV = logits_nV.log_softmax(-1)
+        with torch.no_grad():
+            teacher_logp_nV = logits_of(teacher_nE, teacher_head_VE[:size]).log_softmax(-1)
+            teacher_p_nV = (teacher_logp_nV * LOG2_E).exp2_()  # exp2 takes a quarter of exp's time on a CPU
+            teacher_entropy_n = -teacher_p_nV.mul_(teacher_logp_nV).sum(-1)
+        target_logp_n = learner_logp_nV.gather(-1, targets_n[:, None])[:, 0]
+        return of_logps(learner_logp_nV, teacher_logp_nV), target_logp_n, teacher_entropy_n
+
+    return DivergenceDetail(*by_chunk(chunk, hidden_ND, head_VD[:size], teacher_hidden_NE, targets_N, with_mass=True))
+
+
+def spread(values_N: Tensor, supervise_BT: Tensor) -> Tensor:
+    """[B, T]: one value for each supervised position, row by row, at its place; 0 elsewhere."""
+    return torch.zeros_like(supervise_BT, dtype=values_N.dtype).masked_scatter(supervise_BT, values_N)
+
+
+def row_sums(values_N: Tensor, supervise_BT: Tensor) -> Tensor:
+    """[B]: the sum of each row's values, given one for each supervised position, row by row."""
+    return spread(values_N, supervise_BT).sum(1)
 
 
 def before(supervise_BT: Tensor) -> Tensor:

@@ -14,13 +14,15 @@ import re
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 from sklearn.utils import murmurhash3_32
 
 NUM_FEATURES = 1024  # wide enough that a few thousand distinct 1-2-grams share buckets only mildly
+BLOCK_WORDS = 500_000  # x 2 keys x 8 bytes = 8 MB to sort at a time
 # digits and single signs are words too: scikit-learn's own pattern drops "7" and "+", which carry a sum's meaning
 TOKEN_PATTERN = r"\w+|[^\w\s]"
 _TOKEN = re.compile(TOKEN_PATTERN)
@@ -113,23 +115,50 @@ class LexicalFeatures:
 def gram_counts(corpus: Corpus, num_features: int = NUM_FEATURES) -> csr_array:
     """How often each bucket's words and word pairs occur in each text, [N D].
 
-    Floor: one hash per distinct word and pair, not per occurrence (a pair occurs 30 times on average in 20,000 states);
-    then one sort of 8-byte (text, bucket) keys.
+    Floor: one hash per distinct word and pair of a block, not per occurrence (a pair occurs 30 times on average in 20,000
+    states); then one sort of 8-byte (text, bucket) keys. Blocks of texts bound the memory.
     """
-    text_T = np.repeat(np.arange(len(corpus)), corpus.lengths_N)
     names = list(corpus.vocabulary)
-    word_T = corpus.words_T.astype(np.int64)
+    word_buckets = _buckets(names, num_features)
+    ends_N = np.cumsum(corpus.lengths_N)
+    edges = [0]
+    while edges[-1] < len(corpus):
+        words_before = ends_N[edges[-1] - 1] if edges[-1] else 0
+        stop = int(np.searchsorted(ends_N, words_before + BLOCK_WORDS, side="right"))
+        edges.append(max(stop, edges[-1] + 1))
+    blocks = [
+        _block_counts(
+            corpus.words_T[ends_N[a] - corpus.lengths_N[a] : ends_N[b - 1]],
+            corpus.lengths_N[a:b],
+            names,
+            word_buckets,
+            num_features,
+        )
+        for a, b in pairwise(edges)
+    ]
+    return vstack(blocks, format="csr") if blocks else csr_array((0, num_features))
+
+
+def _block_counts(
+    words_T: Int32[np.ndarray, " T"],
+    lengths_N: Int64[np.ndarray, " N"],
+    names: list[str],
+    word_buckets: Int64[np.ndarray, " G"],
+    num_features: int,
+) -> csr_array:
+    text_T = np.repeat(np.arange(len(lengths_N)), lengths_N)
+    word_T = words_T.astype(np.int64)
     # a pair's number is that of its first word times the vocabulary plus that of its second; no pair spans two texts
     inside = text_T[:-1] == text_T[1:]
     pairs, pair_of = np.unique((word_T[:-1] * len(names) + word_T[1:])[inside], return_inverse=True)
     first, second = np.divmod(pairs, max(len(names), 1))
     grams = [f"{names[a]} {names[b]}" for a, b in zip(first.tolist(), second.tolist())]
-    buckets = np.concatenate([_buckets(names, num_features)[word_T], _buckets(grams, num_features)[pair_of]])
+    buckets = np.concatenate([word_buckets[word_T], _buckets(grams, num_features)[pair_of]])
     keys, counts = np.unique(np.concatenate([text_T, text_T[:-1][inside]]) * num_features + buckets, return_counts=True)
-    starts_N1 = np.searchsorted(keys, np.arange(len(corpus) + 1) * num_features)
+    starts_N1 = np.searchsorted(keys, np.arange(len(lengths_N) + 1) * num_features)
     return csr_array(
-        (counts.astype(np.float64), (keys % num_features).astype(np.int32), starts_N1.astype(np.int32)),
-        shape=(len(corpus), num_features),
+        (counts.astype(np.int32), (keys % num_features).astype(np.int32), starts_N1.astype(np.int32)),
+        shape=(len(lengths_N), num_features),
     )
 
 

@@ -144,6 +144,17 @@ def times_table(x_MD: Rows, table_DC: Float[torch.Tensor, "D C"], rows: slice) -
     )
 
 
+def summed_groups(
+    tile_RC: Float[torch.Tensor, "R C"], groups_R: Int64[np.ndarray, " R"], weights_R: Float64[np.ndarray, " R"]
+) -> Float[torch.Tensor, "G C"]:
+    """Weighted sums of the rows of each group, groups ascending."""
+    starts = torch.from_numpy(np.flatnonzero(np.diff(groups_R, prepend=groups_R[0] - 1)))
+    weights = torch.from_numpy(weights_R).to(tile_RC.dtype)
+    return torch.nn.functional.embedding_bag(
+        torch.arange(len(groups_R)), tile_RC, starts, per_sample_weights=weights, mode="sum"
+    )
+
+
 # Blocks and groups
 
 

@@ -1,79 +1,122 @@
-"""Drift of a run's rollout states from the base model's, each distance beside the same distance of base against base.
+"""Drift of a run's rollout states from the base model's: every distance with its null, its interval and base against base.
 
-All sides use the same prompts, the same number of states and the same token budget, so that the two numbers differ by
-the model alone. Does not know models, samplers or files, and gives no p-value: base_vs_base is one draw of the null.
-Source: arXiv:2605.22731 sec. 4. Differs: the second base sample, and the unbiased and prompt + prefix variants.
+All sides use the same prompts, the same number of states of each prompt and the same token budget, so that two numbers
+differ by the model alone. The null is label swaps within prompts (nulls.py). Does not know models, samplers or files.
+Source: arXiv:2605.22731 sec. 4. Differs: the null, the second base sample, and all distances but four.
 
-Names: mmd2_biased (the paper's "MMD": squared, not rooted), mmd2_unbiased (pairs of one prompt left out), centroid,
-sliced_wasserstein, jaccard, ruzicka, all on response prefixes; the same with "state_" in front on prompt + prefix.
+Names of distances, on response prefixes, which are the primary set:
+    mmd2_unbiased        pairs of one prompt left out; a mean over five bandwidths around the median; about 0 without drift
+    mmd2_biased          the paper's "MMD": squared, not rooted, every pair kept, median bandwidth; `floor` without drift
+    centroid             distance of the means, minus its `floor`
+    energy               energy distance, pairs of one prompt left out; about 0 without drift
+    sliced_wasserstein_1, sliced_wasserstein_2
+    c2st_auc             held-out AUC of a classifier between the two sides: 1/2 without drift
+    jaccard, ruzicka     word types, word counts
+The same on prompt + prefix with "state_" in front, and on an encoder's vectors with its name in front (no word overlap); of
+large samples these secondary sets take whole prompts drawn from all, at most MAX_EXACT states a side.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import csr_array, vstack
 
 from stateshape.core.files import BadInput
 from stateshape.core.records import DriftRecord, DriftValue
-from stateshape.drift.distances import (
-    NUM_PROJECTIONS,
-    centroid,
-    drawn_counts,
-    jaccard_of_counts,
-    median_gamma,
-    mmd2,
-    number_labels,
-    quantile_distance,
-    random_directions,
-    ruzicka_of_counts,
-    sorted_projections,
+from stateshape.drift.comparison import (
+    GEOMETRIC,
+    MAX_EXACT,
+    WORD_OVERLAP,
+    Found,
+    Trials,
+    drawn_note,
+    drawn_prompts,
+    geometric_distances,
+    word_overlaps,
 )
-from stateshape.drift.features import LexicalFeatures, Vocabulary, gram_counts
-from stateshape.drift.kernels import KernelSums, kernel_sums
-from stateshape.drift.states import NUM_CUTS, PrefixStates, Rollouts, prefix_states
+from stateshape.drift.distances import number_labels
+from stateshape.drift.features import Corpus, Vocabulary, gram_counts
+from stateshape.drift.kernels import Rows
+from stateshape.drift.nulls import NUM_PERMUTATIONS, NUM_RESAMPLES, judged
+from stateshape.drift.overlap import Tokens
+from stateshape.drift.paired import Paired
+from stateshape.drift.rulers import Encoder, Ruler, ToRows, centred, lexical, stacked
+from stateshape.drift.states import NUM_CUTS, Matched, PrefixStates, Rollouts, matched, prefix_states
 
-DISTANCES = ("mmd2_biased", "mmd2_unbiased", "centroid", "sliced_wasserstein", "jaccard", "ruzicka")
+DISTANCES = (*GEOMETRIC, *WORD_OVERLAP)
+BASE_A, BASE_B, RUN = 0, 1, 2  # the three sides
 FULL_STATE = "state_"
-MIN_STATES = 8  # per side; below this a distance says nothing and is left out
+MIN_PROMPTS = 8  # 2^7 different swaps, so p can't fall below .008; below that a null says nothing
 FEATURES = "hashed word 1-2-grams, 1024-d, sublinear tf, idf of the base, L2"
 
 
 def measure(
-    base_a: Rollouts, base_b: Rollouts, run: Rollouts, *, task: str, seed: int, num_cuts: int = NUM_CUTS
+    base_a: Rollouts,
+    base_b: Rollouts,
+    run: Rollouts,
+    *,
+    task: str,
+    seed: int,
+    num_cuts: int = NUM_CUTS,
+    encoders: Mapping[str, Encoder] | None = None,
+    num_permutations: int = NUM_PERMUTATIONS,
+    num_resamples: int = NUM_RESAMPLES,
 ) -> DriftRecord:
-    """Distances of run against base_a, and of base_b (the base sampled with another seed) against base_a.
+    """Distances of run against base_a with their nulls, and of base_b (the base sampled with another seed) against base_a.
 
-    The cuts of base_b and of run are drawn from the same stream: a run that equals base_b has exactly its values.
+    Nothing that is drawn favours a pair of sides: each has cuts of its own. The ruler is fitted on base states (rulers.py),
+    the same for every run that is measured against these two base samples.
+
+    Args: encoders: further features by name, e.g. {"hidden": HiddenStates(base)}.
     Raises: BadInput if the three sides do not hold the same item ids with the same prompts.
     """
     _check_same_items(base_a, base_b, side="base_b")
     _check_same_items(base_a, run, side="run")
     sides = [
         prefix_states(side, generator=np.random.default_rng([seed, stream]), num_cuts=num_cuts)
-        for side, stream in ((base_a, 0), (base_b, 1), (run, 1))
+        for stream, side in enumerate((base_a, base_b, run))
     ]
-    num_states = min(len(states) for states in sides)
+    states = _States(sides, matched(sides, seed=seed))
+    trials = Trials(seed=seed, num_permutations=num_permutations, num_resamples=num_resamples)
+    encoders = encoders or {}
     distances: dict[str, DriftValue] = {}
-    if num_states < MIN_STATES:
-        missing = DriftValue(value=None, base_vs_base=None)
-        distances = {prefix + name: missing for prefix in ("", FULL_STATE) for name in DISTANCES}
+    medians: dict[str, float | None] = {}
+    num_prompts = states.match.num_prompts
+    if num_prompts < MIN_PROMPTS:
+        note = f"{num_prompts} prompts have states on all sides; {MIN_PROMPTS} are needed"
+        names = [prefix + name for prefix in ("", FULL_STATE) for name in DISTANCES]
+        names += [f"{prefix}_{name}" for prefix in encoders for name in GEOMETRIC]
+        distances = {name: DriftValue(value=None, base_vs_base=None, note=note) for name in names}
     else:
-        a, b, r = (_subsample(states, num_states, seed=seed, stream=i) for i, states in zip((0, 1, 1), sides))
-        ids = (a.prompt_ids, b.prompt_ids, r.prompt_ids)
-        kinds = {"": [a.responses, b.responses, r.responses], FULL_STATE: [a.states, b.states, r.states]}
-        for prefix, texts in kinds.items():
-            base, moved = distances_from_first(texts, ids, seed=seed)
-            distances |= {prefix + name: DriftValue(value=moved[name], base_vs_base=base[name]) for name in DISTANCES}
+        found, medians[""] = _lexical([side.responses for side in sides], states, trials)
+        distances |= {name: found[name] for name in DISTANCES}
+        fewer, drawn = _at_most(states, MAX_EXACT, seed=seed)
+        found, medians[FULL_STATE] = _lexical([side.states for side in fewer.sides], fewer, trials)
+        distances |= {FULL_STATE + name: _noted(found[name], drawn) for name in DISTANCES}
+        for name, encoder in encoders.items():
+            vectors: list[Rows] = [np.asarray(encoder.encode(side), np.float32) for side in fewer.sides]
+            found, medians[f"{name}_"] = _geometric(vectors, centred, fewer, trials)
+            distances |= {f"{name}_{distance}": _noted(value, drawn) for distance, value in found.items()}
     return DriftRecord(
         task=task,
         features=FEATURES,
-        num_prompts=len(set(base_a.prompt_ids)),
-        num_states=num_states,
+        num_prompts=num_prompts,
+        num_states=len(states.match.prompt_M),
         distances=distances,
+        num_permutations=num_permutations,
+        num_resamples=num_resamples,
+        seed=seed,
+        num_prompts_left_out=len(set(base_a.prompt_ids)) - num_prompts,
+        feature_sets={
+            "": f"response prefix: {FEATURES}",
+            FULL_STATE: f"prompt + response prefix: {FEATURES}",
+            **{f"{name}_": encoder.features for name, encoder in encoders.items()},
+        },
+        median_distances=medians,
     )
 
 
@@ -88,65 +131,78 @@ def _check_same_items(base: Rollouts, other: Rollouts, *, side: str) -> None:
             raise BadInput(f"drift: item {prompt_id!r} has another prompt in {side} than in base_a")
 
 
-def _subsample(states: PrefixStates, size: int, *, seed: int, stream: int) -> PrefixStates:
-    if len(states) == size:
-        return states
-    chosen = np.random.default_rng([seed, 2 + stream]).choice(len(states), size=size, replace=False)
-    return states.take(np.sort(chosen).tolist())
+class _States(NamedTuple):
+    """base_a, base_b and run, and which states of theirs are compared."""
+
+    sides: list[PrefixStates]
+    match: Matched
 
 
-def distances_from_first(
-    texts: Sequence[Sequence[str]], prompt_ids: Sequence[Sequence[str]], *, seed: int
-) -> list[dict[str, float | None]]:
-    """Every distance of each further side from the first, on one kind of text.
+def _at_most(states: _States, limit: int, *, seed: int) -> tuple[_States, str | None]:
+    """The states, or those of whole prompts drawn from all; and how many were drawn, in words."""
+    counts_P = np.bincount(states.match.prompt_M)
+    if counts_P.sum() <= limit:
+        return states, None
+    is_chosen_P = drawn_prompts(counts_P, limit, seed=seed)
+    first_rows = states.match.rows[0][np.searchsorted(states.match.prompt_M, np.flatnonzero(is_chosen_P))]
+    chosen = {states.sides[0].prompt_ids[row] for row in first_rows.tolist()}
+    fewer = [side.take([i for i, each in enumerate(side.prompt_ids) if each in chosen]) for side in states.sides]
+    return _States(fewer, matched(fewer, seed=seed)), drawn_note(len(chosen), len(counts_P))
 
-    The ruler is the base's: features are fitted on side 0, the kernel width on sides 0 and 1. Each side is read,
-    projected and paired with itself once. A distance that cannot be said is None.
-    """
+
+def _noted(value: DriftValue, note: str | None) -> DriftValue:
+    if note is None:
+        return value
+    return replace(value, note=note if value.note is None else f"{value.note}; of a set with {note}")
+
+
+def _lexical(
+    texts: Sequence[Sequence[str]], states: _States, trials: Trials
+) -> tuple[dict[str, DriftValue], float | None]:
+    """Every distance on one kind of text, and the kernel's median distance."""
     vocabulary = Vocabulary()
     corpora = [vocabulary.read(side) for side in texts]
-    counts = [gram_counts(corpus) for corpus in corpora]
-    features = LexicalFeatures.fit_counts(counts[0])
-    rows = [features.weigh(side).astype(np.float32) for side in counts]
-    try:
-        gamma = median_gamma(vstack(rows[:2], format="csr"), seed=seed)
-    except ValueError:  # the base says nearly always the same: there is no scale to measure by, so no MMD
-        gamma = None
-    directions = random_directions(rows[0].shape[1], seed=seed, num_projections=NUM_PROJECTIONS)
-    budget = min(len(corpus.words_T) for corpus in corpora)
-    sides = [
-        _Side(
-            rows=side,
-            groups=groups,
-            words=corpus.words_T,
-            within=None if gamma is None else kernel_sums(side, gamma=gamma, groups_M=groups),
-            projections=sorted_projections(side, directions),
-        )
-        for side, groups, corpus in zip(rows, number_labels(*prompt_ids), corpora)
-    ]
-    return [_values(sides[0], other, gamma, seed=seed, budget=budget) for other in sides[1:]]
+    values, median = _geometric([gram_counts(corpus) for corpus in corpora], lexical, states, trials)
+    match = states.match
+    tokens = [_tokens(corpus, rows, match.prompt_M) for corpus, rows in zip(corpora, match.rows)]
+    moved, still = word_overlaps(tokens, np.bincount(match.prompt_M), trials)
+    return values | _judged(moved, still), median
 
 
-class _Side(NamedTuple):
-    """One side's texts as every distance needs them."""
+def _geometric(
+    raw: list[Rows], fit: Callable[[Rows], ToRows], states: _States, trials: Trials
+) -> tuple[dict[str, DriftValue], float | None]:
+    """The distances that need vectors alone, and the median distance of the ruler that the run is measured by.
 
-    rows: csr_array
-    groups: np.ndarray
-    words: np.ndarray
-    within: KernelSums | None
-    projections: np.ndarray
+    Args: raw: counts or vectors of all states of base_a, base_b and run. fit: rulers.lexical or rulers.centred.
+    """
+    prompts = number_labels(*(side.prompt_ids for side in states.sides))
+    x_rows, match = raw[0][states.match.rows[0]], states.match
+
+    def compare(side: int, fitted_on: Sequence[int], trials: Trials) -> tuple[dict[str, Found], Ruler]:
+        fitted_ND = stacked([raw[i] for i in fitted_on])
+        to_rows = fit(fitted_ND)
+        ruler = Ruler.fit(fitted_ND, to_rows, np.concatenate([prompts[i] for i in fitted_on]), seed=trials.seed)
+        del fitted_ND
+        y_rows = raw[side][match.rows[side]]
+        pair = Paired(x_MD=to_rows(x_rows), y_MD=to_rows(y_rows), prompt_M=match.prompt_M)
+        return geometric_distances(pair, ruler, trials), ruler
+
+    moved, ruler = compare(RUN, [BASE_B], trials)
+    still, _ = compare(BASE_B, [BASE_A, BASE_B], trials.none())
+    return _judged(moved, still), ruler.median_distance
 
 
-def _values(x: _Side, y: _Side, gamma: float | None, *, seed: int, budget: int) -> dict[str, float | None]:
-    values: dict[str, float | None] = dict.fromkeys(DISTANCES)
-    if gamma is not None and x.within is not None and y.within is not None:
-        across = kernel_sums(x.rows, y.rows, gamma=gamma, groups_M=x.groups, groups_N=y.groups)
-        both = mmd2(x.within, y.within, across)
-        values["mmd2_biased"] = float(both.biased_K[0])
-        values["mmd2_unbiased"] = None if both.unbiased_K is None else float(both.unbiased_K[0])
-    values["centroid"] = centroid(x.rows, y.rows)
-    values["sliced_wasserstein"] = quantile_distance(x.projections, y.projections, p=2)
-    if budget:
-        counts = drawn_counts(x.words, y.words, seed=seed, budget=budget)
-        values["jaccard"], values["ruzicka"] = jaccard_of_counts(*counts), ruzicka_of_counts(*counts)
-    return values
+def _judged(moved: dict[str, Found], still: dict[str, Found]) -> dict[str, DriftValue]:
+    return {
+        name: judged(found.statistic, still[name].statistic, num_states=found.num_states, reason=found.reason)
+        for name, found in moved.items()
+    }
+
+
+def _tokens(corpus: Corpus, rows: np.ndarray, prompt_M: np.ndarray) -> Tokens:
+    """The words of the chosen states, in their order."""
+    lengths = corpus.lengths_N[rows]
+    starts = (np.cumsum(corpus.lengths_N) - corpus.lengths_N)[rows]
+    place_T = np.arange(lengths.sum()) + np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
+    return Tokens(corpus.words_T[place_T], np.repeat(prompt_M, lengths))

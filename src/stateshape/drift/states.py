@@ -5,10 +5,13 @@ Works on decoded token pieces; does not know tokenizers, models or distances. So
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int64
 
 from stateshape.core.files import BadInput
 
@@ -65,3 +68,45 @@ def prefix_states(rollouts: Rollouts, *, generator: np.random.Generator, num_cut
             made.states.append(prompt + prefix)
             made.prompt_ids.append(prompt_id)
     return made
+
+
+class Matched(NamedTuple):
+    """Which states of each side are compared: row i of all sides belongs to prompt `prompt_M[i]`, numbered from 0."""
+
+    rows: list[Int64[np.ndarray, " M"]]
+    prompt_M: Int64[np.ndarray, " M"]
+    num_prompts: int
+
+
+def matched(sides: Sequence[PrefixStates], *, seed: int) -> Matched:
+    """The same number of states of each prompt on all sides: as many as the side has that has fewest.
+
+    Where a side has more, they are drawn without replacement. A prompt without a state on
+    some side is left out.
+    """
+    counts = [Counter(side.prompt_ids) for side in sides]
+    fewest = {each: min(count[each] for count in counts) for each in counts[0]}
+    limits = {each: number for each, number in fewest.items() if number}
+    numbers = {each: number for number, each in enumerate(limits)}
+    limit_P = np.array(list(limits.values()), np.int64)
+    rows = [
+        _drawn(side.prompt_ids, numbers, limit_P, np.random.default_rng([seed, len(sides) + stream]))
+        for stream, side in enumerate(sides)
+    ]
+    return Matched(rows, np.repeat(np.arange(len(limit_P)), limit_P), len(limit_P))
+
+
+def _drawn(
+    prompt_ids: Sequence[str],
+    numbers: dict[str, int],
+    limit_P: Int64[np.ndarray, " P"],
+    generator: np.random.Generator,
+) -> Int64[np.ndarray, " M"]:
+    """Rows by prompt, and within a prompt in their own order."""
+    prompt_N = np.array([numbers.get(each, -1) for each in prompt_ids], np.int64)
+    shuffled = np.lexsort((generator.random(len(prompt_N)), prompt_N))
+    shuffled = shuffled[prompt_N[shuffled] >= 0]
+    prompts = prompt_N[shuffled]
+    rank = np.arange(len(prompts)) - np.searchsorted(prompts, prompts)
+    kept = np.sort(shuffled[rank < limit_P[prompts]])
+    return kept[np.argsort(prompt_N[kept], kind="stable")]

@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+
 from stateshape.core.method import LossKind, LossValue, PolicyView
 from stateshape.core.signals import Imitate
-from stateshape.core.tensors import before, token_logp
+from stateshape.core.tensors import before, mass_of, token_logp
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CrossEntropy:
     """Sum over supervised tokens of -log p(y_t | x, y_<t), in nats; the step divides by their number.
 
-    Source: arXiv:2605.22731 eq. 5.
+    per_token: mass is 1 - p(y_t). Source: arXiv:2605.22731 eq. 5.
     """
 
     kind: ClassVar[LossKind] = "cross-entropy"
@@ -25,5 +27,7 @@ class CrossEntropy:
     def total(self, learner: PolicyView, signal: Imitate) -> LossValue:
         states = signal.states
         hidden_ND = learner.hidden(states.ids_BT, states.lengths_B, before(signal.supervise_BT))
-        nll_N = -token_logp(hidden_ND, learner.head_VD, states.ids_BT[signal.supervise_BT])
-        return LossValue(total=nll_N.sum(), sums={"nll_nats": nll_N.detach().sum()})
+        logp_N = token_logp(hidden_ND, learner.head_VD, states.ids_BT[signal.supervise_BT])
+        nll = -logp_N.sum()
+        per_token = {"mass": mass_of(logp_N, torch.ones_like(logp_N)), "learner_logp": logp_N.detach()}
+        return LossValue(total=nll, sums={"nll_nats": nll.detach()}, per_token=per_token)

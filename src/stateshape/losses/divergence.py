@@ -2,23 +2,28 @@
 
     forward: KL(teacher || learner) = sum_v T_v (log T_v - log S_v)      mass-covering; the paper's eq. 7
     reverse: KL(learner || teacher) = sum_v S_v (log S_v - log T_v)      mode-seeking
+    jsd:     beta KL(T || M) + (1 - beta) KL(S || M), M = beta T + (1 - beta) S      between the two, and bounded
 
-The gradient flows through the learner only. Source: arXiv:2605.22731 eq. 7; arXiv:2306.13649.
+The gradient flows through the learner only. Source: arXiv:2605.22731 eq. 7; arXiv:2306.13649 section 2.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from stateshape.core.method import LossKind, LossValue, PolicyView
 from stateshape.core.signals import MatchDistribution
-from stateshape.core.tensors import before, divergence
+from stateshape.core.tensors import before, divergence_in_detail
 
-Direction = Literal["forward", "reverse"]
+Direction = Literal["forward", "reverse", "jsd"]
 
 
 def forward_kl(learner_logp_NV: Float[Tensor, "N V"], teacher_logp_NV: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
@@ -31,23 +36,61 @@ def reverse_kl(learner_logp_NV: Float[Tensor, "N V"], teacher_logp_NV: Float[Ten
     return (learner_logp_NV.exp() * (learner_logp_NV - teacher_logp_NV)).sum(-1)
 
 
+def generalised_jsd(
+    learner_logp_NV: Float[Tensor, "N V"], teacher_logp_NV: Float[Tensor, "N V"], *, beta: float
+) -> Float[Tensor, " N"]:
+    """beta KL(T || M) + (1 - beta) KL(S || M), M = beta T + (1 - beta) S, in nats, per row; at most log 2.
+
+    At the ends the formula is 0 everywhere, but over beta it tends to the forward KL at 0, and over 1 - beta to the reverse
+    KL at 1. So beta = 0 is the forward KL and beta = 1 the reverse KL, as in the paper's experiments and in TRL: the scale of
+    the loss jumps there. Source: arXiv:2306.13649 section 2 (P is the teacher).
+    """
+    if beta == 0:
+        return forward_kl(learner_logp_NV, teacher_logp_NV)
+    if beta == 1:
+        return reverse_kl(learner_logp_NV, teacher_logp_NV)
+    mixed_logp_NV = torch.logaddexp(teacher_logp_NV + math.log(beta), learner_logp_NV + math.log1p(-beta))
+    of_teacher_N = forward_kl(mixed_logp_NV, teacher_logp_NV)
+    of_learner_N = forward_kl(mixed_logp_NV, learner_logp_NV)
+    return beta * of_teacher_N + (1 - beta) * of_learner_N
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Divergence:
-    """Sum over supervised states of the divergence, in nats; the step divides by their number."""
+    """Sum over supervised states of the divergence, in nats; the step divides by their number.
+
+    `beta` is read by jsd alone. per_token: besides mass and learner_logp, divergence and teacher_entropy in nats.
+    """
 
     direction: Direction = "forward"
+    beta: float = 0.5
     kind: ClassVar[LossKind] = "divergence"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.beta <= 1:
+            raise ValueError(f"beta: got {self.beta}; expected 0 (forward KL) to 1 (reverse KL)")
 
     def count(self, signal: MatchDistribution) -> float:
         return float(signal.supervise_BT.sum())
 
     def total(self, learner: PolicyView, signal: MatchDistribution) -> LossValue:
         states = signal.states
-        kl_N = divergence(
+        of_logps: dict[Direction, Callable[[Tensor, Tensor], Tensor]]
+        of_logps = {"forward": forward_kl, "reverse": reverse_kl, "jsd": partial(generalised_jsd, beta=self.beta)}
+        found = divergence_in_detail(
             learner.hidden(states.ids_BT, states.lengths_B, before(signal.supervise_BT)),
             learner.head_VD,
             signal.teacher_hidden_ND,
             signal.teacher_head_VD,
-            forward_kl if self.direction == "forward" else reverse_kl,
+            states.ids_BT[signal.supervise_BT],
+            of_logps[self.direction],
         )
-        return LossValue(total=kl_N.sum(), sums={"kl_nats": kl_N.detach().sum()})
+        total = found.value_N.sum()
+        per_token = {
+            "mass": found.mass_N,
+            "learner_logp": found.learner_logp_N,
+            "divergence": found.value_N.detach(),
+            "teacher_entropy": found.teacher_entropy_N,
+        }
+        name = "jsd_nats" if self.direction == "jsd" else "kl_nats"
+        return LossValue(total=total, sums={name: total.detach()}, per_token=per_token)

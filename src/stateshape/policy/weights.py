@@ -7,6 +7,7 @@ Does not know what the adapters are for.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,14 @@ class SharedWeights:
             )
         self._inject(name, config)
         self.set_adapter_state(name, load_file(str(folder / "adapter_model.safetensors")))
+
+    def has_adapter(self, name: str) -> bool:
+        return name in self.adapters
+
+    def copy_adapter(self, name: str, copy: str) -> None:
+        """Another adapter with the same tensors."""
+        self._inject(copy, deepcopy(self.adapters[name]))
+        self.set_adapter_state(copy, self.adapter_state(name))
 
     def _inject(self, name: str, config: peft.LoraConfig) -> None:
         config.base_model_name_or_path = None  # the name is ours to keep: peft would warn that a folder has moved

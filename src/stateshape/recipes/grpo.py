@@ -1,6 +1,7 @@
-"""Group-relative policy optimisation with an exact-answer reward: learner states, reward, policy gradient.
+"""Policy gradient with a verifiable reward: learner states, reward, policy gradient. GRPO and its relatives by settings.
 
-Source: arXiv:2402.03300. Differs: one update a batch (so the ratio is 1 and clipping idle), no KL to a reference.
+Source: arXiv:2402.03300. Differs: one update a batch by default, so that the ratio is 1 and clipping idle; no KL term unless
+it is asked for. docs/losses.md has the settings of Dr.GRPO, DAPO, GSPO, RLOO and REINFORCE.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from stateshape.core.method import Composition, Method
-from stateshape.losses.policy_gradient import Normalise, PolicyGradient
-from stateshape.recipes.recipe import Parts
-from stateshape.sampling.settings import SamplingSettings
-from stateshape.signals.reward import GroupReward, Scale
+from stateshape.losses.policy_gradient import KLEstimator, Normalise, PolicyGradient, Ratio
+from stateshape.recipes.recipe import Need, Parts
+from stateshape.recipes.rewards import reward_of
+from stateshape.signals.reference import StayClose
+from stateshape.signals.reward import Baseline, GroupReward, Scale, Truncated
 from stateshape.states.rollouts import Rollouts
 
 
@@ -20,38 +22,71 @@ from stateshape.states.rollouts import Rollouts
 class GRPO:
     """Reinforcement learning: several samples a prompt, 1 for the exact answer, credit relative to the group."""
 
-    composition: ClassVar[Composition] = Composition(states="learner", signal="reward", loss="policy gradient")
+    compositions: ClassVar = (Composition(states="learner", signal="reward", loss="policy gradient"),)
+    needs: ClassVar[tuple[Need, ...]] = ()
     source: ClassVar[str] = "arXiv:2402.03300"
 
     group: int = 8
-    """Samples a prompt, whose mean reward is the baseline."""
+    """Samples a prompt."""
+    reward: str = "exact-answer"
+    """exact-answer: 1 if right; or file.py:name of a function (item, text, finish) -> number or None."""
+    baseline: Baseline = "group-mean"
+    """What a reward is compared with. group-mean: the mean of its group (GRPO); leave-one-out: of the group's others (RLOO);
+    batch-mean: of all samples; none: 0 (REINFORCE)."""
     scale: Scale = "std"
-    """std: divide by the group's standard deviation (GRPO); none: do not (Dr.GRPO)."""
+    """std: divide by the standard deviation of the rewards compared (GRPO); none: do not (Dr.GRPO)."""
+    truncated: Truncated = "grade"
+    """A sample that ran out of tokens. grade: graded as it stands; mask: not supervised; penalise: 1 off its reward."""
     normalise: Normalise = "token-mean"
-    """token-mean: every token weighs the same (DAPO); sequence-mean: every sample does (GRPO)."""
+    """token-mean: every token weighs the same (DAPO); sequence-mean: every sample does (GRPO); constant: as token-mean, over
+    samples x rollout_tokens (Dr.GRPO)."""
+    ratio: Ratio = "token"
+    """Learner over sampler. token: for each token; sequence: one for a sample, the geometric mean (GSPO)."""
+    clip_low: float = 0.2
+    """Ratios below 1 - clip_low are clipped."""
+    clip_high: float = 0.2
+    """Ratios above 1 + clip_high are clipped (DAPO: 0.28)."""
+    kl_coefficient: float = 0.0
+    """Weight of the KL to the reference. 0: no KL term, and no pass of the reference."""
+    kl_estimator: KLEstimator = "exact"
+    """exact: KL(learner || reference) over the whole vocabulary; k1, k2, k3: from the sampled token; docs/losses.md says
+    what each one's gradient is."""
+    reference: str = "base"
+    """What the KL holds the learner to: base (the untrained model), a run folder or an adapter folder."""
     rollout_tokens: int = 128
-    """Longest rollout, in tokens. A rollout that runs out is graded as it stands."""
+    """Longest rollout, in tokens."""
     temperature: float = 1.0
     """Temperature of sampling and of scoring."""
 
     def build(self, parts: Parts) -> Method:
-        items = {item.item_id: item for item in parts.task.train}
-        task = parts.task
-
-        def exact_answer(item_id: str, text: str, finish: str) -> float | None:
-            return float(task.grade(text, items[item_id]).strict.is_correct)
-
         return Method(
             states=Rollouts(
-                items=items,
+                items=parts.items,
                 sampler=parts.sampler,
-                settings=SamplingSettings(
-                    max_new_tokens=self.rollout_tokens,
-                    temperature=self.temperature,
-                    num_samples=self.group,
-                    stops=task.stops,
-                ),
+                settings=parts.sampling(self.rollout_tokens, temperature=self.temperature, samples=self.group),
             ),
-            signal=GroupReward(reward=exact_answer, scale=self.scale),
-            loss=PolicyGradient(normalise=self.normalise, temperature=self.temperature),
+            signal=GroupReward(
+                reward=reward_of(self.reward, parts),
+                baseline=self.baseline,
+                scale=self.scale,
+                truncated=self.truncated,
+                close_to=self.close_to(parts) if self.kl_coefficient else None,
+            ),
+            loss=PolicyGradient(
+                normalise=self.normalise,
+                ratio=self.ratio,
+                clip_low=self.clip_low,
+                clip_high=self.clip_high,
+                kl_coefficient=self.kl_coefficient,
+                kl_estimator=self.kl_estimator,
+                max_tokens=self.rollout_tokens if self.normalise == "constant" else None,
+                temperature=self.temperature,
+            ),
+        )
+
+    def close_to(self, parts: Parts) -> StayClose:
+        return StayClose(
+            policy=None if self.reference == "base" else parts.teacher(self.reference),
+            over_vocabulary=self.kl_estimator == "exact",
+            temperature=self.temperature,
         )

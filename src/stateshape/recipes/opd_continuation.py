@@ -6,61 +6,47 @@ Source: arXiv:2605.22731 section 2.5; the strongest published relative is OLIVE,
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from stateshape.core.method import Composition, Method
+from stateshape.core.method import Combination, Composition, Method
 from stateshape.losses.cross_entropy import CrossEntropy
-from stateshape.recipes.recipe import Parts
-from stateshape.sampling.settings import SamplingSettings
+from stateshape.recipes.recipe import LearnerRollouts, Need, Parts, taught
 from stateshape.signals.continuation import TeacherContinuation
-from stateshape.states.cuts import UniformCut
-from stateshape.states.rollouts import Rollouts
+from stateshape.states.cuts import Cut
+from stateshape.states.rollouts import Prefixes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OPDContinuation:
+class OPDContinuation(LearnerRollouts):
     """On-policy distillation: the learner writes a prefix, a frozen teacher continues it, the learner imitates."""
 
-    composition: ClassVar[Composition] = Composition(
-        states="learner", signal="teacher continuation", loss="cross-entropy"
-    )
+    compositions: ClassVar = (Composition(states="learner", signal="teacher continuation", loss="cross-entropy"),)
+    needs: ClassVar[tuple[Need, ...]] = ()
     source: ClassVar[str] = "arXiv:2605.22731 section 2.5"
 
     teacher: str
     """Teacher: a run folder, an adapter folder, or a model that shares the vocabulary. Frozen."""
-    cut: UniformCut = field(default_factory=UniformCut)
+    cut: Cut = field(default_factory=Cut)
     """Where in the learner's rollout the teacher takes over."""
+    prefixes: Prefixes = "refreshed"
+    """refreshed: by the learner of this step; frozen: by the untrained learner; shuffled: each of another prompt."""
+    keep: Literal["all", "correct"] = "all"
+    """Which continuations are imitated: all, or those whose whole response has the right answer."""
     max_new_tokens: int = 128
     """Longest continuation, in tokens."""
-    rollout_tokens: int = 128
-    """Longest learner rollout before it is cut, in tokens."""
-    samples: int = 1
-    """Learner prefixes a prompt."""
-    temperature: float = 1.0
-    """Temperature of the learner's rollouts."""
     teacher_temperature: float = 1.0
     """Temperature of the teacher's continuations; 0 is greedy."""
 
-    def build(self, parts: Parts) -> Method:
-        stops = parts.task.stops
-        return Method(
-            states=Rollouts(
-                items={item.item_id: item for item in parts.task.train},
-                sampler=parts.sampler,
-                settings=SamplingSettings(
-                    max_new_tokens=self.rollout_tokens,
-                    temperature=self.temperature,
-                    num_samples=self.samples,
-                    stops=stops,
-                ),
-                cut=self.cut,
+    def build(self, parts: Parts) -> Method | Combination:
+        states = self.rollouts(parts, cut=self.cut, prefixes=self.prefixes)
+        settings = parts.sampling(self.max_new_tokens, temperature=self.teacher_temperature)
+        accept = parts.is_right if self.keep == "correct" else None
+        return taught(
+            parts,
+            self.teacher,
+            lambda teacher: Method(
+                states=states,
+                signal=TeacherContinuation(teacher=teacher, sampler=parts.sampler, settings=settings, accept=accept),
+                loss=CrossEntropy(),
             ),
-            signal=TeacherContinuation(
-                teacher=parts.teacher(self.teacher),
-                sampler=parts.sampler,
-                settings=SamplingSettings(
-                    max_new_tokens=self.max_new_tokens, temperature=self.teacher_temperature, stops=stops
-                ),
-            ),
-            loss=CrossEntropy(),
         )

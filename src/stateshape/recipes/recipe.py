@@ -5,62 +5,141 @@ The command line's flags, a study file's fields and the documentation are made f
 
 from __future__ import annotations
 
-import importlib
+import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
+from stateshape.core.dotted import load_object
 from stateshape.core.files import BadInput
-from stateshape.core.method import Composition, Method
+from stateshape.core.method import Combination, Composition, Method, Term
 from stateshape.core.records import MethodRecord
 from stateshape.policy.policy import Policy
-from stateshape.sampling.settings import Sampler
+from stateshape.recipes.names import BUILT_IN
+from stateshape.sampling.settings import Sampler, SamplingSettings
+from stateshape.states.rollouts import PrefixCut, Prefixes, Rollouts
+from stateshape.tasks.items import GenerationItem
 from stateshape.tasks.task import GenerationTask
 
+Need = Literal["solutions", "rejected"]  # of the task's training items
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What a recipe is built from. `teacher` loads a frozen policy by name, run folder or adapter folder."""
+    """What a recipe is built from. `teacher` loads a frozen policy by name, run folder or adapter folder.
+
+    item_ids: the prompts the run trains on. folder: the run's own, for what must outlive a step.
+    """
 
     task: GenerationTask
     sampler: Sampler
     teacher: Callable[[str], Policy]
+    item_ids: tuple[str, ...] = ()
+    folder: Path = field(default_factory=Path)
+
+    @cached_property
+    def items(self) -> Mapping[str, GenerationItem]:
+        return {item.item_id: item for item in self.task.train}
+
+    def sampling(self, tokens: int, *, temperature: float = 1.0, samples: int = 1) -> SamplingSettings:
+        """Sampling as the task's answers end."""
+        return SamplingSettings(
+            max_new_tokens=tokens, temperature=temperature, num_samples=samples, stops=self.task.stops
+        )
+
+    def is_right(self, item_id: str, text: str) -> bool:
+        """Whether the text holds the item's exact answer."""
+        return self.task.grade(text, self.items[item_id]).strict.is_correct
 
 
 @runtime_checkable
 class Recipe(Protocol):
-    """A method by its fields. The class docstring's first line is what users read."""
+    """A method by its fields. The class docstring's first line is what users read.
 
-    composition: ClassVar[Composition]
+    `compositions`: what it is made of; several where it combines methods, or where its fields choose among them (then the
+    object has a `composition`, the chosen one).
+    `needs`: what the task's training items must have.
+    """
+
+    compositions: ClassVar[tuple[Composition, ...]]
+    needs: ClassVar[tuple[Need, ...]]
     source: ClassVar[str]
 
-    def build(self, parts: Parts) -> Method: ...
+    def build(self, parts: Parts) -> Method | Combination: ...
 
 
-BUILT_IN: Mapping[str, str] = {
-    "sft": "stateshape.recipes.sft:SFT",
-    "opd_continuation": "stateshape.recipes.opd_continuation:OPDContinuation",
-    "opd_one_step": "stateshape.recipes.opd_one_step:OPDOneStep",
-    "grpo": "stateshape.recipes.grpo:GRPO",
-}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LearnerRollouts:
+    """What every recipe on the learner's own samples has."""
+
+    rollout_tokens: int = 128
+    """Longest rollout of the learner, in tokens."""
+    samples: int = 1
+    """Rollouts a prompt."""
+    temperature: float = 1.0
+    """Temperature of the rollouts."""
+
+    def rollouts(self, parts: Parts, *, cut: PrefixCut | None = None, prefixes: Prefixes = "refreshed") -> Rollouts:
+        return Rollouts(
+            items=parts.items,
+            sampler=parts.sampler,
+            settings=parts.sampling(self.rollout_tokens, temperature=self.temperature, samples=self.samples),
+            cut=cut,
+            prefixes=prefixes,
+        )
+
+
+def taught(parts: Parts, teacher: str, build: Callable[[Policy], Method]) -> Method | Combination:
+    """The method under one teacher, or one method a teacher where the text names several by the items' tags.
+
+    `maths=studies/a,stories=studies/b`: each item is taught by the teacher of its tag; the teachers weigh the same.
+    """
+    sources = teachers_of(teacher)
+    if list(sources) == [""]:
+        return build(parts.teacher(teacher))
+    tags = {item.tag for item in parts.task.train}
+    if odd := sorted(str(tag) for tag in tags - sources.keys()):
+        raise BadInput(
+            f"teacher: got {teacher!r}, which names no teacher for items tagged {odd[0]}; name one for each tag"
+        )
+
+    def takes(tag: str) -> Callable[[str], bool]:
+        return lambda item_id: parts.items[item_id].tag == tag
+
+    return Combination(
+        terms={
+            tag: Term(method=build(parts.teacher(source)), weight=1 / len(sources), takes=takes(tag))
+            for tag, source in sources.items()
+        }
+    )
+
+
+def teachers_of(teacher: str) -> dict[str, str]:
+    """Tag -> where that teacher stands; the tag is empty where one teacher teaches all. Raises BadInput."""
+    if "=" not in teacher:
+        return {"": teacher}
+    pairs = [pair.partition("=") for pair in teacher.split(",")]
+    tags = [tag.strip() for tag, _, _ in pairs]
+    if not all(tag and source.strip() for tag, (_, _, source) in zip(tags, pairs)) or len(set(tags)) < len(tags):
+        raise BadInput(
+            f"teacher: got {teacher!r}; expected one teacher, or tag=teacher,tag=teacher with different tags"
+        )
+    return {tag: source.strip() for tag, (_, _, source) in zip(tags, pairs)}
 
 
 def recipe_class(name: str) -> type[Recipe]:
-    """A built-in recipe by name, or `package.module:Class` from anywhere. Raises BadInput if there is none."""
+    """A built-in recipe by name, or one of your own: `package.module:Class`, `file.py:Class`. Raises BadInput."""
     path = BUILT_IN.get(name, name)
     if ":" not in path:
         raise BadInput(
-            f"recipe: got {name!r}; expected one of {', '.join(BUILT_IN)}, or package.module:Class of your own"
+            f"recipe: got {name!r}; expected one of {', '.join(BUILT_IN)}, or package.module:Class, file.py:Class of your own"
         )
-    module_name, _, class_name = path.partition(":")
-    try:
-        found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        raise BadInput(
-            f"recipe: got {name!r}, which can't be imported ({error}); expected package.module:Class"
-        ) from None
-    if not isinstance(getattr(found, "composition", None), Composition) or not hasattr(found, "build"):
-        raise BadInput(f"recipe: got {name!r}, which has no `composition` and `build`; see docs/recipes.md")
+    found = load_object(path, what="recipe")
+    known = getattr(found, "compositions", None)
+    if not known or not all(isinstance(one, Composition) for one in known) or not hasattr(found, "build"):
+        raise BadInput(f"recipe: got {name!r}, which has no `compositions` and `build`; see docs/recipes.md")
     return found
 
 
@@ -70,20 +149,25 @@ def recipe_name(recipe: Recipe) -> str:
     return next((name for name, known in BUILT_IN.items() if known == path), path)
 
 
-def needs_teacher(recipe: type[Recipe] | Recipe) -> bool:
-    return recipe.composition.signal.startswith("teacher")
+def fields_of(recipe: type[Recipe]) -> dict[str, dataclasses.Field[Any]]:
+    return {one.name: one for one in dataclasses.fields(recipe)}  # type: ignore[arg-type]
 
 
-def method_record(name: str, recipe: type[Recipe]) -> MethodRecord:
+def method_record(name: str, recipe: type[Recipe] | Recipe) -> MethodRecord:
     """The recipe's row of the paper's Table 1, from its own declaration."""
-    composition = recipe.composition
+
+    def joined(values: list[str]) -> str:
+        return " + ".join(dict.fromkeys(values))
+
+    chosen = None if isinstance(recipe, type) else getattr(recipe, "composition", None)
+    made_of = recipe.compositions if chosen is None else (chosen,)
     return MethodRecord(
         method=name,
-        state_source=composition.states,
-        signal=composition.signal,
-        density=composition.density,
-        loss=composition.loss,
-        is_on_policy=composition.is_on_policy,
+        state_source=joined([one.states for one in made_of]),
+        signal=joined([one.signal for one in made_of]),
+        density=joined([one.density for one in made_of]),
+        loss=joined([one.loss for one in made_of]),
+        is_on_policy=all(one.is_on_policy for one in made_of),
         source=recipe.source,
         summary=(recipe.__doc__ or "").strip().splitlines()[0],
     )

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from stateshape.core.method import Composition, Method
 from stateshape.losses.cross_entropy import CrossEntropy
-from stateshape.recipes.recipe import Parts
+from stateshape.recipes.recipe import Need, Parts
 from stateshape.signals.gold import GoldTokens
 from stateshape.states.dataset import DatasetStates
 
@@ -16,9 +16,9 @@ from stateshape.states.dataset import DatasetStates
 class SFT:
     """Supervised fine-tuning on worked solutions. Mild or stress is a matter of rate, rank and epochs."""
 
-    composition: ClassVar[Composition] = Composition(states="dataset", signal="gold tokens", loss="cross-entropy")
+    compositions: ClassVar = (Composition(states="dataset", signal="gold tokens", loss="cross-entropy"),)
+    needs: ClassVar[tuple[Need, ...]] = ("solutions",)
     source: ClassVar[str] = "arXiv:2605.22731 eq. 5"
 
     def build(self, parts: Parts) -> Method:
-        items = {item.item_id: item for item in parts.task.train}
-        return Method(states=DatasetStates(items=items), signal=GoldTokens(), loss=CrossEntropy())
+        return Method(states=DatasetStates(items=parts.items), signal=GoldTokens(), loss=CrossEntropy())

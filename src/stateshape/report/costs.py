@@ -5,7 +5,8 @@ Means over the seeds that wrote a run.json; the one thing the report computes. D
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Generic, NamedTuple, TypeVar
 
 from stateshape.core.records import Json, ProfiledPhase, RunRecord
 from stateshape.report.folder import RunFiles, StudyFiles
@@ -13,36 +14,72 @@ from stateshape.report.grid import Cell, Column, Table
 from stateshape.report.palette import looks
 from stateshape.report.text import setting
 
+T = TypeVar("T")
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _rate(tokens: int | None, seconds: float | None) -> float | None:
+    """Missing rather than zero where nothing of the kind was done."""
+    return tokens / seconds if tokens and seconds else None
+
+
+class Measure(NamedTuple, Generic[T]):
+    """A column of numbers: what is read from one seed's record (None: unknown), and how the seeds' values become one."""
+
+    key: str
+    heading: str
+    decimals: int
+    of: Callable[[T], float | None]
+    over_seeds: Callable[[Sequence[float]], float] = _mean
+
+
+RUN_MEASURES: list[Measure[RunRecord]] = [
+    Measure("steps", "Steps", 0, lambda r: r.num_steps),
+    Measure("total", "Seconds", 1, lambda r: sum(r.seconds.values()) if r.seconds else None),
+    Measure("supervised", "Supervised tokens", 0, lambda r: r.num_supervised_tokens),
+    Measure("sampled", "Sampled tokens", 0, lambda r: r.num_sampled_tokens),
+    Measure(
+        "supervised_rate", "Supervised tokens / s of training", 0,
+        lambda r: _rate(r.num_supervised_tokens, r.seconds.get("training")),
+    ),
+    Measure(
+        "sampled_rate", "Sampled tokens / s of sampling", 0,
+        lambda r: _rate(r.num_sampled_tokens, r.seconds.get("sampling")),
+    ),
+    Measure("memory", "Peak memory, GB", 2, lambda r: r.peak_memory_gb, max),
+]  # fmt: skip
+PHASE_MEASURES: list[Measure[ProfiledPhase]] = [
+    Measure("seconds", "Seconds", 1, lambda p: p.seconds),
+    Measure("tokens", "Tokens computed", 0, lambda p: p.tokens),
+    Measure("rate", "Tokens / s", 0, lambda p: _rate(p.tokens, p.seconds)),
+    Measure("gflop", "GFLOP", 1, lambda p: None if p.flops is None else p.flops / 1e9),
+    Measure("share", "Of measured peak, %", 1, lambda p: None if p.share_of_peak is None else 100 * p.share_of_peak),
+    Measure("memory", "Peak memory, GB", 2, lambda p: p.peak_memory_gb, max),
+]
+
+
+def _columns(measures: Sequence[Measure[T]]) -> list[Column]:
+    return [Column(key=m.key, heading=m.heading, kind="number", decimals=m.decimals) for m in measures]
+
+
+def _cells(measures: Sequence[Measure[T]], seeds: Sequence[T]) -> list[Cell]:
+    """A number a measure, over the seeds that know it; missing where none does."""
+    known = [[value for value in map(m.of, seeds) if value is not None] for m in measures]
+    return [Cell(value=m.over_seeds(values) if values else None) for m, values in zip(measures, known)]
+
 
 def cost_table(study: StudyFiles) -> Table:
     """One row per run: means over its seeds; memory is the largest of them."""
     colours = looks(study.plan, [])
-    columns = [
-        Column(key="label", heading="Run"),
-        Column(key="seeds", heading="Seeds"),
-        Column(key="steps", heading="Steps", kind="number", decimals=0),
-        Column(key="total", heading="Seconds", kind="number", decimals=1),
-        Column(key="supervised", heading="Supervised tokens", kind="number", decimals=0),
-        Column(key="sampled", heading="Sampled tokens", kind="number", decimals=0),
-        Column(key="supervised_rate", heading="Supervised tokens / s of training", kind="number", decimals=0),
-        Column(key="sampled_rate", heading="Sampled tokens / s of sampling", kind="number", decimals=0),
-        Column(key="memory", heading="Peak memory, GB", kind="number", decimals=2),
-    ]
+    columns = [Column(key="label", heading="Run"), Column(key="seeds", heading="Seeds"), *_columns(RUN_MEASURES)]
     rows = []
     for files in study.runs:
         records = _records(files)
-        memory = [r.peak_memory_gb for r in records if r.peak_memory_gb is not None]
-        numbers = [
-            _mean([r.num_steps for r in records]),
-            _mean([sum(r.seconds.values()) if r.seconds else None for r in records]),
-            _mean([r.num_supervised_tokens for r in records]),
-            _mean([r.num_sampled_tokens for r in records]),
-            _mean([_rate(r.num_supervised_tokens, r.seconds.get("training")) for r in records]),
-            _mean([_rate(r.num_sampled_tokens, r.seconds.get("sampling")) for r in records]),
-            max(memory, default=None),
-        ]
         run = Cell(text=files.run.label, colour=colours[files.run.name].colour)
-        rows.append([run, Cell(text=str(len(records))), *[Cell(value=value) for value in numbers]])
+        rows.append([run, Cell(text=str(len(records))), *_cells(RUN_MEASURES, records)])
     notes = ["Means over seeds; memory is the largest over seeds."]
     return Table(name="cost", caption="What each run cost.", columns=columns, rows=rows, notes=notes)
 
@@ -63,30 +100,13 @@ def phase_table(study: StudyFiles) -> Table:
 
 def phases_of(runs: Sequence[tuple[Cell, Sequence[ProfiledPhase]]]) -> Table:
     """`runs`: the first cell, and the phases of all seeds."""
-    columns = [
-        Column(key="label", heading="Run"),
-        Column(key="phase", heading="Phase"),
-        Column(key="seconds", heading="Seconds", kind="number", decimals=1),
-        Column(key="tokens", heading="Tokens computed", kind="number", decimals=0),
-        Column(key="rate", heading="Tokens / s", kind="number", decimals=0),
-        Column(key="gflop", heading="GFLOP", kind="number", decimals=1),
-        Column(key="share", heading="Of measured peak, %", kind="number", decimals=1),
-        Column(key="memory", heading="Peak memory, GB", kind="number", decimals=2),
-    ]
+    columns = [Column(key="label", heading="Run"), Column(key="phase", heading="Phase"), *_columns(PHASE_MEASURES)]
     rows = []
     for run, phases in runs:
         names: list[str | None] = list(dict.fromkeys(phase.phase for phase in phases))
         for name in names or [None]:
             same = [phase for phase in phases if phase.phase == name]
-            numbers = [
-                _mean([phase.seconds for phase in same]),
-                _mean([phase.tokens for phase in same]),
-                _mean([_rate(phase.tokens, phase.seconds) for phase in same]),
-                _mean([None if phase.flops is None else phase.flops / 1e9 for phase in same]),
-                _mean([None if phase.share_of_peak is None else 100 * phase.share_of_peak for phase in same]),
-                max([phase.peak_memory_gb for phase in same if phase.peak_memory_gb is not None], default=None),
-            ]
-            rows.append([run, Cell(text=name), *[Cell(value=value) for value in numbers]])
+            rows.append([run, Cell(text=name), *_cells(PHASE_MEASURES, same)])
     notes = [
         "Tokens that went through a model's layers, and the operations these had to do, as docs/cost.md counts them; the "
         "peak is that of a large matrix product on the same machine. Means over seeds; memory is the largest over seeds."
@@ -96,16 +116,6 @@ def phases_of(runs: Sequence[tuple[Cell, Sequence[ProfiledPhase]]]) -> Table:
 
 def _records(files: RunFiles) -> list[RunRecord]:
     return [seed.record for seed in files.seeds if seed.record is not None]
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
-
-
-def _rate(tokens: int | None, seconds: float | None) -> float | None:
-    """Missing rather than zero where nothing of the kind was done."""
-    return tokens / seconds if tokens and seconds else None
 
 
 def settings_tables(files: RunFiles) -> list[Table]:

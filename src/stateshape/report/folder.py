@@ -11,14 +11,19 @@ from pathlib import Path
 from typing import TypeVar
 
 from stateshape.core.files import BadInput, iter_jsonl, parse, read_json, read_jsonl
+from stateshape.core.predictor_records import PredictorReport
 from stateshape.core.records import (
     Comparison,
+    DriftRecord,
+    LocalityRecord,
     PlannedRun,
     PlanRecord,
     RunComparison,
     RunRecord,
+    StateMap,
     StateSample,
     StepRecord,
+    SupervisionMap,
     Verdict,
 )
 
@@ -33,12 +38,19 @@ class SeedFiles:
     steps: list[StepRecord]
     states: list[StateSample]  # a few, spread evenly over training
     rollouts: list[StateSample]  # a few
+    drift: DriftRecord | None
+    locality: list[LocalityRecord]
+    supervision: SupervisionMap | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunFiles:
     run: PlannedRun
     seeds: list[SeedFiles]
+
+    @property
+    def is_trained(self) -> bool:
+        return self.run.method is not None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +59,14 @@ class StudyFiles:
     comparison: Comparison
     verdicts: list[Verdict]
     runs: list[RunFiles]
+    state_map: StateMap | None
+    predictors: PredictorReport | None
     missing: list[str]  # in words
+
+    def without(self, field: str) -> list[str]:
+        """Labels of the trained runs in which no seed has `field` of SeedFiles."""
+        trained = [files for files in self.runs if files.is_trained]
+        return [files.run.label for files in trained if not any(getattr(seed, field) for seed in files.seeds)]
 
 
 def read_study(study_dir: Path) -> StudyFiles:
@@ -57,6 +76,8 @@ def read_study(study_dir: Path) -> StudyFiles:
     comparison = _optional(study_dir, "comparison.json", Comparison, problems, is_expected=True)
     verdicts = _verdicts(study_dir, problems)
     runs = [_run_files(study_dir, run, plan.seeds, problems) for run in plan.runs]
+    state_map = _optional(study_dir, "state_map.json", StateMap, problems)
+    predictors = _optional(study_dir, "predictors.json", PredictorReport, problems)
     if comparison is None:
         comparison = empty_comparison(plan)
         absent = [problem for run in runs for problem in _absent(run)]
@@ -64,11 +85,19 @@ def read_study(study_dir: Path) -> StudyFiles:
         compared = {row.run for row in comparison.rows}
         absent = [f"{run.label}: not in comparison.json" for run in plan.runs if run.name not in compared]
     missing = list(dict.fromkeys([*comparison.missing, *absent, *problems]))
-    return StudyFiles(plan=plan, comparison=comparison, verdicts=verdicts, runs=runs, missing=missing)
+    return StudyFiles(
+        plan=plan,
+        comparison=comparison,
+        verdicts=verdicts,
+        runs=runs,
+        state_map=state_map,
+        predictors=predictors,
+        missing=missing,
+    )
 
 
 def _absent(files: RunFiles) -> list[str]:
-    if files.run.method is None and any(seed.record for seed in files.seeds):
+    if not files.is_trained and any(seed.record for seed in files.seeds):
         return []  # one folder is enough for the untrained base: training seeds do not touch it
     return [f"{files.run.label}, seed {seed.seed}: no run.json" for seed in files.seeds if seed.record is None]
 
@@ -138,20 +167,23 @@ def _run_files(study_dir: Path, run: PlannedRun, seeds: list[int], problems: lis
             SeedFiles(
                 seed=seed,
                 record=_optional(study_dir, f"{folder}/run.json", RunRecord, problems),
-                steps=_steps(study_dir, f"{folder}/metrics.jsonl", problems),
+                steps=_rows(study_dir, f"{folder}/metrics.jsonl", StepRecord, problems),
                 states=_samples(study_dir, f"{folder}/states.jsonl", problems),
                 rollouts=_samples(study_dir, f"{folder}/rollouts.jsonl", problems),
+                drift=_optional(study_dir, f"{folder}/drift.json", DriftRecord, problems),
+                locality=_rows(study_dir, f"{folder}/locality.jsonl", LocalityRecord, problems),
+                supervision=_optional(study_dir, f"{folder}/supervision.json", SupervisionMap, problems),
             )
         )
     return RunFiles(run=run, seeds=read)
 
 
-def _steps(study_dir: Path, name: str, problems: list[str]) -> list[StepRecord]:
+def _rows(study_dir: Path, name: str, kind: type[T], problems: list[str]) -> list[T]:
     path = study_dir / name
     if not path.exists():
         return []
     try:
-        return read_jsonl(path, StepRecord)
+        return read_jsonl(path, kind)
     except BadInput as error:
         problems.append(_problem(study_dir, error))
         return []

@@ -6,17 +6,21 @@ written, and computes nothing.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from stateshape.core.records import Json, StateSample, Verdict
+from stateshape.core.records import Evidence, Json, Span, StateSample, Verdict
 from stateshape.report import grid, tables, text
-from stateshape.report.costs import cost_table, key_value_table, phase_table, settings_tables
+from stateshape.report.contents import Plots, Tables
+from stateshape.report.costs import key_value_table, settings_tables
 from stateshape.report.folder import RunFiles, StudyFiles
+from stateshape.report.forest import evidence_table
 from stateshape.report.palette import looks
-from stateshape.report.plots import Plot
+from stateshape.report.state_map import KINDS, map_views
+from stateshape.report.supervision import share_table, supervision_shares
 
 MAX_CHARACTERS = 6000  # of one sample: a runaway rollout must not make the page unreadable
 ORIGINS = {
@@ -26,13 +30,13 @@ ORIGINS = {
     "teacher": "sampled from the teacher",
 }
 OUTCOMES = {"supported": ("yes", "✓"), "not supported": ("no", "✕"), "cannot tell": ("open", "?")}
+SMALL_EFFECT = 0.01  # distances are of this order and differ in the fifth decimal
 _DATE_KEYS = ("date", "finished", "started", "created")
 
 
 class SampleView(NamedTuple):
     heading: str
-    spans: list[tuple[str, str, bool]]  # origin's class, origin, is_supervised; texts run in parallel
-    texts: list[str]
+    spans: list[Span]
     num_cut: int
 
 
@@ -43,36 +47,44 @@ class RunSamples(NamedTuple):
     rollouts: list[SampleView]
 
 
+class EffectView(NamedTuple):
+    """A number a verdict rests on, in words."""
+
+    label: str
+    value: str
+    about: str  # what it rests on: threshold, p, items, seeds
+    power: str  # what this size could have decided, where it is open
+
+
 class VerdictView(NamedTuple):
     verdict: Verdict
     css: str
     sign: str
+    effects: list[EffectView]  # those that decide
     evidence: grid.Table
 
 
-def render_page(study: StudyFiles, *, plots: tuple[list[Plot], list[Plot], list[Plot]]) -> str:
+def render_page(study: StudyFiles, *, plots: Plots, all_tables: Tables) -> str:
     """The whole page as text. The same study gives the same page."""
-    plan, comparison = study.plan, study.comparison
-    gain, drift, curves = plots
+    plan = study.plan
+    outcomes: list[str] = [verdict.outcome for verdict in study.verdicts]
     context = {
         "plan": plan,
-        "comparison": comparison,
+        "comparison": study.comparison,
         "missing": study.missing,
+        "without": study.without,
         "date": _date(study),
-        "num_trained": sum(run.method is not None for run in plan.runs),
+        "num_trained": sum(files.is_trained for files in study.runs),
+        "tally": [(*OUTCOMES[outcome], outcome, outcomes.count(outcome)) for outcome in OUTCOMES],
         "verdicts": [_verdict_view(verdict) for verdict in study.verdicts],
-        "main_table": tables.table2(plan, comparison),
-        "versus_base": tables.difference_table(plan, comparison, versus_teacher=False),
-        "versus_teacher": tables.difference_table(plan, comparison, versus_teacher=True),
-        "methods": tables.table1(plan),
-        "per_seed": tables.per_seed_table(plan, comparison),
-        "gain_plots": gain,
-        "drift_plots": drift,
-        "curves": curves,
+        "plots": plots,
+        "tables": all_tables,
+        "shares": [share_table(run) for run in supervision_shares(study)],
+        "state_map": study.state_map,
+        "kinds": KINDS,
+        "planes": map_views(study.state_map, plan) if study.state_map else [],
         "origins": ORIGINS,
         "samples": _samples(study),
-        "cost": cost_table(study),
-        "phases": phase_table(study),
         "settings": [(files.run.label, found) for files in study.runs if (found := settings_tables(files))],
         "plan_values": key_value_table("The plan.", {"": _plan_values(study)}),
     }
@@ -92,6 +104,7 @@ def _environment() -> Environment:
         "main_text": grid.main_text,
         "interval_text": grid.interval_text,
         "companion_text": grid.companion_text,
+        "origin_css": origin_css,
         "trusted_svg": Markup,
     }
     return made
@@ -131,7 +144,45 @@ def _plan_values(study: StudyFiles) -> dict[str, Json]:
 
 def _verdict_view(verdict: Verdict) -> VerdictView:
     css, sign = OUTCOMES[verdict.outcome]
-    return VerdictView(verdict, css, sign, tables.evidence_table(verdict))
+    caption = f"What the verdict on {verdict.claim_id} rests on."
+    evidence = evidence_table([verdict], name=f"evidence_{verdict.claim_id}", caption=caption)
+    effects = [_effect_view(found) for found in verdict.evidence if found.state != "shown"]
+    return VerdictView(verdict, css, sign, effects, evidence)
+
+
+def _effect_view(evidence: Evidence) -> EffectView:
+    effect = evidence.effect
+    size = max(abs(number) for number in (effect.value, effect.lo, effect.hi, evidence.threshold) if number is not None)
+    decimals = 5 if 0 < size < SMALL_EFFECT else 3
+    ends = text.interval(effect.lo, effect.hi, decimals=decimals, is_signed=True)
+    value = f"{text.number(effect.value, decimals=decimals, is_signed=True)} {ends}".strip()
+    about: list[str] = [evidence.state] if evidence.state else []
+    if evidence.threshold != 0:
+        about.append(f"must be above {text.number(evidence.threshold, decimals=decimals)}")
+    if evidence.p_holm is not None:
+        about.append(f"{text.p_value(evidence.p_holm)} (Holm)")
+    about += [_count(effect.n_items, "item")] if effect.n_items else []
+    about.append(_count(effect.n_seeds, "seed"))
+    about += [effect.note] if effect.note else []
+    return EffectView(evidence.label, value, " · ".join(about), _power_words(evidence, decimals))
+
+
+def _power_words(evidence: Evidence, decimals: int) -> str:
+    """What this size could have decided, and which would; of effects that are decided the table tells it."""
+    if evidence.state in ("holds", "fails"):
+        return ""
+    words = []
+    if evidence.power is not None and evidence.power_effect is not None:
+        words.append(f"power {evidence.power:.2f} at {text.number(evidence.power_effect, decimals=decimals)}")
+    if evidence.minimal_effect is not None:
+        words.append(f"80% power from {text.number(evidence.minimal_effect, decimals=decimals)}")
+    if evidence.needs:
+        words.append(f"would decide: {evidence.needs}")
+    return " · ".join(words)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _samples(study: StudyFiles) -> list[RunSamples]:
@@ -153,6 +204,10 @@ def _first(files: RunFiles, field: str) -> list[SampleView]:
     return []
 
 
+def origin_css(origin: str) -> str:
+    return origin if origin in ORIGINS else "other"
+
+
 def _sample_view(sample: StateSample, seed: int) -> SampleView:
     parts = [f"item {sample.item_id}", f"seed {seed}"]
     if sample.step is not None:
@@ -160,12 +215,10 @@ def _sample_view(sample: StateSample, seed: int) -> SampleView:
     parts.append(f"finish: {sample.finish}")
     if sample.reward is not None:
         parts.append(f"reward {sample.reward:g}")
-    spans, texts, room, total = [], [], MAX_CHARACTERS, 0
+    spans, room, total = [], MAX_CHARACTERS, 0
     for span in sample.spans:
         total += len(span.text)
         if room > 0:
-            css = span.origin if span.origin in ORIGINS else "other"
-            spans.append((css, span.origin, span.is_supervised))
-            texts.append(span.text[:room])
+            spans.append(replace(span, text=span.text[:room]))
         room -= len(span.text)
-    return SampleView(" · ".join(parts), spans, texts, max(0, total - MAX_CHARACTERS))
+    return SampleView(" · ".join(parts), spans, max(0, total - MAX_CHARACTERS))

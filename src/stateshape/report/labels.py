@@ -21,6 +21,7 @@ _POINT_HALF_PX = 6.0  # what a marker covers
 _OUTSIDE_COST = 10.0  # leaving the axes is worse than covering anything inside
 _CROSSING_COST = 0.12  # a label on a thin line is still legible, and better than one far from its point
 _DISTANCE_COST = 0.004  # per point of radius, in units of label areas covered
+_LINE_HEIGHT = 1.15  # of the font size
 
 
 class Labelled(NamedTuple):
@@ -119,3 +120,46 @@ def _overlap(a: Bbox, b: Bbox) -> float:
 def _gap(box: Bbox, x: float, y: float) -> float:
     """Pixels from the point to the nearest edge of its label."""
     return math.hypot(max(box.x0 - x, 0, x - box.x1), max(box.y0 - y, 0, y - box.y1))
+
+
+def end_labels(axes: Axes, ends: list[Labelled], colours: list[str], *, font_size: float = 7.0) -> None:
+    """Names to the right of the axes, each at its line's last point or as near as the others leave room for."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    texts = [
+        axes.annotate(
+            end.text, (1, 0.5), xycoords="axes fraction", xytext=(14, 0), textcoords="offset points",
+            fontsize=font_size, va="center", color=INK, annotation_clip=False, parse_math=False,
+        )
+        for end in ends
+    ]  # fmt: skip
+    settle(figure)
+    inside = axes.get_window_extent()
+    pixels = [axes.transData.transform((end.x, end.y)) for end in ends]
+    line = _LINE_HEIGHT * font_size * figure.dpi / 72
+    places = spaced([float(y) for _, y in pixels], gap=line, low=inside.y0 + line / 2, high=inside.y1 - line / 2)
+    for (x, y), place, text, colour in zip(pixels, places, texts, colours):
+        height = (place - inside.y0) / inside.height
+        text.xy = (1, height)
+        start = axes.transAxes.inverted().transform((x, y))
+        axes.plot(
+            [start[0], 1, 1 + 12 * figure.dpi / 72 / inside.width], [start[1], start[1], height],
+            transform=axes.transAxes, color=colour, linewidth=0.8, linestyle=(0, (1, 1)), clip_on=False,
+        )  # fmt: skip
+
+
+def spaced(places: list[float], *, gap: float, low: float, high: float) -> list[float]:
+    """The places moved as little as keeps their order and `gap` between them; inside [low, high] where all fit."""
+    order = sorted(range(len(places)), key=lambda i: places[i])
+    gap = min(gap, (high - low) / max(1, len(places) - 1))
+    moved = [min(max(places[i], low), high) for i in order]
+    for i in range(1, len(moved)):
+        moved[i] = max(moved[i], moved[i - 1] + gap)
+    ceiling = high
+    for i in reversed(range(len(moved))):
+        moved[i] = min(moved[i], ceiling)
+        ceiling = moved[i] - gap
+    found = [0.0] * len(places)
+    for rank, i in enumerate(order):
+        found[i] = moved[rank]
+    return found

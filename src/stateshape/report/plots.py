@@ -1,28 +1,25 @@
-"""The report's plots: gain against retention, drift against forgetting, learning curves.
+"""Runs as points: gain against retention, and drift against forgetting.
 
-Each is drawn once and given back as files (SVG, PNG) and as inline SVG for the page. A run has the same colour and
-marker everywhere. What is missing is not drawn, and a plot with nothing to draw does not exist. Does not know files.
+A run has the same colour and marker everywhere. What is missing is not drawn, and a plot with nothing to draw does not
+exist. Does not know files.
 """
 
 from __future__ import annotations
 
-import math
 import statistics
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from stateshape.core.records import Comparison, Estimate, PlanRecord, RunComparison, StepRecord
+from stateshape.core.records import Comparison, Estimate, PlanRecord, RunComparison
 from stateshape.report import text
-from stateshape.report.folder import RunFiles, StudyFiles, ordered_rows
+from stateshape.report.figure import Plot, finished, short, whisker
+from stateshape.report.folder import ordered_rows
 from stateshape.report.labels import Labelled, Line, place_labels
 from stateshape.report.palette import Look, looks
-from stateshape.report.svg import INK, SHADE, file_png, file_svg, inline_svg, new_figure, plot_style, settle
+from stateshape.report.svg import INK, SHADE, new_figure, plot_style
 
-MAX_CURVE_POINTS = 300  # longer curves are averaged in bins: finer detail is below the width of a line
-MAX_LABEL = 44  # characters of a run's label beside its point
 FENCE, FENCE_FROM = 3.0, 4  # Tukey's outer fence; fewer points have no quartiles worth the name
 EDGE = 0.25  # where runs beyond the fence are drawn, as a share of the others' range
 DRIFT_PLOTS = {"mmd2_unbiased": "MMD² to base, unbiased", "mmd2_biased": "MMD² to base, biased (as in the paper)"}
@@ -40,22 +37,13 @@ class Point(NamedTuple):
     is_outside: bool = False  # drawn at the edge, hollow
 
 
-class Plot(NamedTuple):
-    name: str  # file name without suffix
-    title: str
-    caption: str  # how to read it
-    svg: str  # for files
-    png: bytes
-    inline: str  # for pages
-
-
 def gain_plot(plan: PlanRecord, comparison: Comparison) -> Plot | None:
     """(a) Target score against mean retention, with 95% intervals; dashed: the base."""
     target = comparison.target
     rows = ordered_rows(plan, comparison)
     found = [(row, row.mean_retention, row.scores.get(target.name)) for row in rows if row.run != "base"]
     points = [
-        Point(row.run, row.label, _value(x), _value(y), _whisker(x), _whisker(y))
+        Point(row.run, row.label, _value(x), _value(y), whisker(x), whisker(y))
         for row, x, y in found
         if _has_value(x) and _has_value(y)
     ]
@@ -76,7 +64,7 @@ def gain_plot(plan: PlanRecord, comparison: Comparison) -> Plot | None:
         "Up is better on the target, right is less forgotten; the base sits where the dashed lines cross. "
         "Whiskers are 95% intervals: points whose whiskers overlap widely are not told apart by this study."
     )
-    return _plot("gain_retention", f"{target.label} against mean retention", caption, described, figure)
+    return finished("gain_retention", f"{target.label} against mean retention", caption, described, figure)
 
 
 def drift_plot(plan: PlanRecord, comparison: Comparison, *, distance: str) -> Plot | None:
@@ -107,14 +95,14 @@ def drift_plot(plan: PlanRecord, comparison: Comparison, *, distance: str) -> Pl
     )
     if shown != points:
         caption += " Hollow, with → or ←: the run lies outside the plot, at the value given."
-    return _plot(f"drift_{distance}", f"{DRIFT_PLOTS[distance]}, against forgetting", caption, described, figure)
+    return finished(f"drift_{distance}", f"{DRIFT_PLOTS[distance]}, against forgetting", caption, described, figure)
 
 
 def _drift_point(row: RunComparison, distance: str) -> Point:
     seeds = list(row.drift_per_seed.get(distance, {}).values())
     x_whisker = (min(seeds), max(seeds)) if len(seeds) > 1 else None
     y = row.mean_forgetting
-    return Point(row.run, row.label, _drift(row, distance), _value(y), x_whisker, _whisker(y))
+    return Point(row.run, row.label, _drift(row, distance), _value(y), x_whisker, whisker(y))
 
 
 def moved_inside(points: list[Point], known: list[float]) -> list[Point]:
@@ -135,53 +123,9 @@ def moved_inside(points: list[Point], known: list[float]) -> list[Point]:
             moved.append(p)
             continue
         x, arrow = (high + room, "→") if p.x > high else (low - room, "←")
-        label = f"{_short(p.label)} {arrow} {text.number(p.x, decimals=4)}"
+        label = f"{short(p.label)} {arrow} {text.number(p.x, decimals=4)}"
         moved.append(p._replace(x=x, label=label, x_whisker=None, is_outside=True))
     return moved
-
-
-def curve_plot(files: RunFiles, look: Look) -> Plot | None:
-    """(c) Loss and gradient norm against the step, one thin line per seed."""
-    seeds = [seed.steps for seed in files.seeds if seed.steps]
-    if not seeds:
-        return None
-    with plot_style():
-        figure = new_figure(3.5, 3.1)
-        upper = figure.add_subplot(2, 1, 1)
-        lower = figure.add_subplot(2, 1, 2, sharex=upper)
-        for axes, heading, field in ((upper, "loss", "loss"), (lower, "gradient norm", "grad_norm")):
-            for steps in seeds:
-                xs, ys = curve(steps, field)
-                # a single step has no line; a dot shows it
-                axes.plot(xs, ys, color=look.colour, linewidth=0.9, alpha=0.85, marker="." if len(xs) == 1 else "")
-            axes.set_ylabel(heading)
-            axes.yaxis.set_major_locator(MaxNLocator(4))
-        upper.tick_params(labelbottom=False)
-        lower.set_xlabel("step")
-        lower.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        settle(figure)
-    ends = [last for steps in seeds if (last := steps[-1].loss) is not None]
-    losses = ", ".join(text.number(value) for value in ends) or "missing"
-    described = f"{files.run.label}, seeds: {len(seeds)}, last loss {losses}"
-    return _plot(f"curves_{files.run.name}", files.run.label, "", described, figure)
-
-
-def all_plots(study: StudyFiles) -> tuple[list[Plot], list[Plot], list[Plot]]:
-    """(gain against retention, drift against forgetting, learning curves), without those that have nothing to show."""
-    marks = looks(study.plan, [])
-    gain = [gain_plot(study.plan, study.comparison)]
-    drift = [drift_plot(study.plan, study.comparison, distance=distance) for distance in DRIFT_PLOTS]
-    curves = [curve_plot(files, marks[files.run.name]) for files in study.runs]
-    found = [[plot for plot in group if plot is not None] for group in (gain, drift, curves)]
-    return found[0], found[1], found[2]
-
-
-def _plot(name: str, title: str, caption: str, described: str, figure: Figure) -> Plot:
-    safe = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in name)
-    description = text.one_line(f"{title}. {described}")
-    drawing = file_svg(figure)
-    inline = inline_svg(drawing, name=safe, description=description)
-    return Plot(safe, title, caption, drawing, file_png(figure), inline)
 
 
 def _has_value(estimate: Estimate | None) -> bool:
@@ -204,12 +148,6 @@ def _drift(row: RunComparison, distance: str) -> float:
     return value
 
 
-def _whisker(estimate: Estimate | None) -> tuple[float, float] | None:
-    if estimate is None or estimate.lo is None or estimate.hi is None:
-        return None
-    return estimate.lo, estimate.hi
-
-
 def _draw(axes: Axes, points: list[Point], marks: dict[str, Look], *, upright: list[float], level: list[float]) -> None:
     """Points with whiskers and names; `upright` and `level` are where the dashed lines of the base stand."""
     dashes = (0, (4, 3))
@@ -229,22 +167,4 @@ def _draw(axes: Axes, points: list[Point], marks: dict[str, Look], *, upright: l
         axes.plot([p.x], [p.y], color=look.colour, marker=look.marker, markersize=6.5, mfc=filled, linestyle="")
         lines += whiskers
     lines += [Line((x, x), axes.get_ylim()) for x in upright] + [Line(axes.get_xlim(), (y, y)) for y in level]
-    place_labels(axes, [Labelled(p.x, p.y, _short(p.label)) for p in points], lines=lines)
-
-
-def curve(steps: list[StepRecord], field: str) -> tuple[list[float], list[float]]:
-    """Step and value, averaged in bins where there are very many; a bin without a number is a gap."""
-    size = math.ceil(len(steps) / MAX_CURVE_POINTS)
-    bins = [steps[i : i + size] for i in range(0, len(steps), size)]
-    xs = [sum(step.step for step in group) / len(group) for group in bins]
-    return xs, [_mean_or_gap([getattr(step, field) for step in group]) for group in bins]
-
-
-def _mean_or_gap(values: list[float | None]) -> float:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else math.nan
-
-
-def _short(label: str) -> str:
-    line = text.one_line(label)
-    return line if len(line) <= MAX_LABEL else line[: MAX_LABEL - 1] + "…"
+    place_labels(axes, [Labelled(p.x, p.y, short(p.label)) for p in points], lines=lines)

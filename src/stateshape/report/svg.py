@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from xml.etree import ElementTree
+from xml.sax.saxutils import escape
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 INK, RULE, SHADE = "#1b1c1d", "#d3d4d5", "#e9eaeb"  # text and axes; grid lines; bands
@@ -76,22 +78,30 @@ def settle(figure: Figure) -> None:
         figure.set_layout_engine("none")
 
 
-def file_svg(figure: Figure) -> str:
+def file_svg(figure: Figure, *, title: str = "", description: str = "") -> str:
+    """`title` and `description` are what a screen reader says instead of the drawing."""
     out = io.StringIO()
     with plot_style():
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    return out.getvalue()
+        settle(figure)
+        # not savefig: it draws everything once more, to find the layout
+        FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None, "Creator": None})
+    drawing = out.getvalue()
+    start = drawing.index(">", drawing.index("<svg")) + 1
+    words = [f"<{tag}>{escape(said)}</{tag}>" for tag, said in (("title", title), ("desc", description)) if said]
+    return drawing[:start] + "".join(f"\n {word}" for word in words) + drawing[start:]
 
 
 def file_png(figure: Figure) -> bytes:
     out = io.BytesIO()
     with plot_style():
-        figure.savefig(out, format="png", dpi=_PNG_DPI, metadata={"Software": None})
+        settle(figure)
+        figure.set_dpi(_PNG_DPI)
+        FigureCanvasAgg(figure).print_png(out, metadata={"Software": None})
     return out.getvalue()
 
 
-def inline_svg(drawing: str, *, name: str, description: str) -> str:
-    """`file_svg`'s drawing as an <svg> element for a page. `description` is its alternative text.
+def inline_svg(drawing: str, *, name: str) -> str:
+    """`file_svg`'s drawing as an <svg> element for a page.
 
     Ids get `name` as a prefix: matplotlib gives every figure the same ones, and a page holds several.
     """
@@ -107,7 +117,11 @@ def inline_svg(drawing: str, *, name: str, description: str) -> str:
     root.attrib.pop("width", None)
     root.attrib.pop("height", None)
     root.set("role", "img")
-    root.set("aria-label", description)
+    for tag, refers in (("title", "aria-labelledby"), ("desc", "aria-describedby")):
+        said = root.find(f"{{{_SVG}}}{tag}")
+        if said is not None:
+            said.set("id", f"{name}-{tag}")
+            root.set(refers, f"{name}-{tag}")
     root.set("style", f"stroke-linejoin:round;stroke-linecap:butt;max-width:{width};max-height:{height}")
     ElementTree.register_namespace("", _SVG)
     ElementTree.register_namespace("xlink", _XLINK)

@@ -18,7 +18,6 @@ from stateshape.core.records import (
     PlanRecord,
     RunComparison,
     TaskRecord,
-    Verdict,
 )
 from stateshape.report.folder import ordered_rows
 from stateshape.report.grid import (
@@ -40,6 +39,7 @@ DRIFT_COLUMNS = [
     Column(key="mmd2_biased", heading="MMD² (biased)", kind="number", decimals=DRIFT_DECIMALS),
     Column(key="mmd2_unbiased", heading="MMD² (unbiased)", kind="number", decimals=DRIFT_DECIMALS),
 ]
+RATIOS = ("retention_above_chance",)  # among the secondary scores, which are differences else
 MEANS = [
     Column(key="mean_forgetting", heading="Mean forgetting", kind="estimate"),
     Column(key="mean_retention", heading="Mean retention", kind="estimate"),
@@ -49,16 +49,15 @@ MEANS = [
 
 def write_tables(study_dir: Path, plan: PlanRecord, comparison: Comparison) -> list[Path]:
     """Writes table1.* and table2.* into the study folder; returns their paths."""
-    paths = []
-    for table in (table1(plan), table2(plan, comparison)):
-        for suffix, rendered in (
-            ("csv", render_csv(table)),
-            ("md", render_markdown(table)),
-            ("tex", render_tex(table)),
-        ):
-            path = study_dir / f"{table.name}.{suffix}"
-            write_text(path, rendered)
-            paths.append(path)
+    return [*write_table(study_dir, table1(plan)), *write_table(study_dir, table2(plan, comparison))]
+
+
+def write_table(folder: Path, table: Table) -> list[Path]:
+    """As csv with full precision, and as md and tex for reading and papers."""
+    rendered = {"csv": render_csv(table), "md": render_markdown(table), "tex": render_tex(table)}
+    paths = [folder / f"{table.name}.{suffix}" for suffix in rendered]
+    for path, words in zip(paths, rendered.values()):
+        write_text(path, words)
     return paths
 
 
@@ -184,6 +183,59 @@ def difference_table(plan: PlanRecord, comparison: Comparison, *, versus_teacher
     )
 
 
+def contrast_table(plan: PlanRecord, comparison: Comparison) -> Table:
+    """The pairs of runs that the study asked to compare: run minus the other, on the same items."""
+    tasks, labels = tasks_of(comparison), {row.run: row.label for row in ordered_rows(plan, comparison)}
+    columns = [
+        Column(key="label", heading="Run"),
+        Column(key="versus", heading="Minus"),
+        *[Column(key=t.name, heading=f"Δ {t.label}", kind="estimate", is_signed=True, companion="p") for t in tasks],
+        Column(key="mean_retained", heading="Δ mean retained score", kind="estimate", is_signed=True),
+    ]
+    rows = [
+        [
+            Cell(text=labels.get(c.run, c.run)),
+            Cell(text=labels.get(c.versus, c.versus)),
+            *[_difference_cell(c.differences.get(task.name)) for task in tasks],
+            estimate_cell(c.mean_retained),
+        ]
+        for c in comparison.contrasts
+    ]
+    tests = [found.test for c in comparison.contrasts for found in c.differences.values() if found.p is not None]
+    return Table(
+        name="contrasts",
+        caption="Paired difference: the pairs that the study set out to compare, on the same items.",
+        columns=columns,
+        rows=rows,
+        notes=["p-values are not corrected for the number of tests here.", *_tests_note(tests)],
+    )
+
+
+def secondary_table(plan: PlanRecord, comparison: Comparison) -> Table:
+    """Paired differences from the base in scores that move before an answer flips; no verdict rests on them."""
+    colours, rows = looks_of(plan, comparison), ordered_rows(plan, comparison)
+    names = {t.name: t.label for t in tasks_of(comparison)}
+    keys = dict.fromkeys(
+        (task, score) for row in rows for task, paired in row.versus_base.items() for score in paired.secondary
+    )
+    columns = [Column(key="label", heading="Run")]
+    for task, score in keys:
+        is_ratio = score in RATIOS
+        heading = f"{'' if is_ratio else 'Δ '}{names.get(task, task)}, {score.replace('_', ' ')}"
+        columns.append(Column(key=f"{task}_{score}", heading=heading, kind="estimate", is_signed=not is_ratio))
+    cells = [
+        [_run_cell(row, colours), *[estimate_cell(row.versus_base[task].secondary.get(score)) for task, score in keys]]
+        for row in rows
+        if keys and all(task in row.versus_base for task, _ in keys)
+    ]
+    return Table(
+        name="secondary",
+        caption="Beside accuracy, paired with the base: Δ is run minus base; retention is the run's share of the base's.",
+        columns=columns,
+        rows=cells,
+    )
+
+
 def _difference_cell(paired: PairedDifference | None) -> Cell:
     return Cell() if paired is None else estimate_cell(paired.difference, companion=paired.p)
 
@@ -217,35 +269,3 @@ def per_seed_table(plan: PlanRecord, comparison: Comparison) -> Table:
 
 def _per_seed(estimate: Estimate | None) -> dict[str, float]:
     return {} if estimate is None else estimate.per_seed
-
-
-def evidence_table(verdict: Verdict) -> Table:
-    """The numbers one verdict rests on."""
-    columns = [
-        Column(key="label", heading="What"),
-        Column(key="effect", heading="Effect", kind="estimate", decimals=4, is_signed=True),
-        Column(key="p", heading="p", kind="number", decimals=4),
-        Column(key="p_holm", heading="p (Holm)", kind="number", decimals=4),
-        Column(key="test", heading="Test"),
-        Column(key="n_items", heading="Items", kind="number", decimals=0),
-        Column(key="n_seeds", heading="Seeds", kind="number", decimals=0),
-    ]
-    rows = [
-        [
-            Cell(text=e.label),
-            estimate_cell(e.effect),
-            Cell(value=e.p),
-            Cell(value=e.p_holm),
-            Cell(text=e.test),
-            Cell(value=e.effect.n_items),
-            Cell(value=e.effect.n_seeds),
-        ]
-        for e in verdict.evidence
-    ]
-    return Table(
-        name=f"evidence_{verdict.claim_id}",
-        caption=f"What the verdict on {verdict.claim_id} rests on.",
-        columns=columns,
-        rows=rows,
-        notes=["In brackets: 95% intervals. p (Holm) is corrected for the number of primary tests."],
-    )

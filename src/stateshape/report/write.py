@@ -1,4 +1,4 @@
-"""Writes a study's report: table1.*, table2.*, plots/ and report.html, from the record files beside them.
+"""Writes a study's report: table1.*, table2.*, tables/, plots/ and report.html, from the record files beside them.
 
 Every file is replaced atomically; the same records give the same bytes. Does not know how numbers were computed.
 """
@@ -9,10 +9,11 @@ import os
 from pathlib import Path
 
 from stateshape.core.files import write_text
+from stateshape.report.contents import all_plots, all_tables
 from stateshape.report.folder import read_study
+from stateshape.report.grid import render_csv
 from stateshape.report.html import render_page
-from stateshape.report.plots import all_plots
-from stateshape.report.tables import write_tables
+from stateshape.report.tables import write_table, write_tables
 
 
 def write_report(study_dir: Path) -> Path:
@@ -22,12 +23,16 @@ def write_report(study_dir: Path) -> Path:
     """
     study = read_study(study_dir)
     write_tables(study_dir, study.plan, study.comparison)
-    plots = all_plots(study)
-    for plot in [plot for group in plots for plot in group]:
+    tables, plots = all_tables(study), all_plots(study)
+    for table in tables.for_files():
+        write_table(study_dir / "tables", table)
+    for table in tables.raw:
+        write_text(study_dir / "tables" / f"{table.name}.csv", render_csv(table))
+    for plot in plots.all():
         write_text(study_dir / "plots" / f"{plot.name}.svg", plot.svg)
         _write_bytes(study_dir / "plots" / f"{plot.name}.png", plot.png)
     path = study_dir / "report.html"
-    write_text(path, render_page(study, plots=plots))
+    write_text(path, render_page(study, plots=plots, all_tables=tables))
     return path
 
 

@@ -1,13 +1,17 @@
-"""Teacher continuation: a frozen teacher writes on from the learner's state; its tokens are the target.
+"""Continuations: a policy writes on from a state, and its tokens are the target.
 
-The teacher's ids are spliced behind the learner's ids. A continuation that ran out of tokens gets no end token. The
-prefix itself is never a target. Source: arXiv:2605.22731 section 2.5; DAgger, Ross et al. 2011.
+The ids are spliced behind the state's ids. A continuation that ran out of tokens gets no end token. The prefix itself is
+never a target. With `accept`, only continuations whose whole response is accepted (a grader's yes) are targets.
+Source: arXiv:2605.22731 section 2.5; DAgger, Ross et al. 2011.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+import torch
 
 from stateshape.core.method import Draw, SignalKind
 from stateshape.core.seeds import seed_for
@@ -16,22 +20,59 @@ from stateshape.core.states import Origin, States, pack
 from stateshape.policy.policy import Policy
 from stateshape.sampling.settings import Sampler, SamplingSettings
 
+Accept = Callable[[str, str], bool]  # item id, text of the whole response
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherContinuation:
     teacher: Policy
     sampler: Sampler
     settings: SamplingSettings
+    accept: Accept | None = None
     kind: ClassVar[SignalKind] = "teacher continuation"
 
     def read(self, learner: Policy, states: States, draw: Draw) -> Imitate:
-        rows = states.trajectories()
-        written = self.sampler.sample(
-            self.teacher, [row.ids for row in rows], self.settings, seed=seed_for(draw.seed, "continuation", draw.step)
-        )
-        extended = [
-            row.extended(part.ids, Origin.TEACHER, logps=part.logps, finish=part.finish)
-            for row, part in zip(rows, written, strict=True)
-        ]
-        joined = pack(extended, device=learner.device)
-        return Imitate(states=joined, supervise_BT=joined.written_by(Origin.TEACHER))
+        return continued(self.teacher, Origin.TEACHER, states, draw, self.sampler, self.settings, self.accept)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OwnContinuation:
+    """A control: what imitation of a continuation does when nothing is taught. base: the untrained learner's."""
+
+    writer: Literal["learner", "base"]
+    sampler: Sampler
+    settings: SamplingSettings
+    accept: Accept | None = None
+    kind: ClassVar[SignalKind] = "own continuation"
+
+    def read(self, learner: Policy, states: States, draw: Draw) -> Imitate:
+        writer = learner if self.writer == "learner" else Policy(learner.weights, None)
+        return continued(writer, Origin.LEARNER, states, draw, self.sampler, self.settings, self.accept)
+
+
+def continued(
+    writer: Policy,
+    origin: Origin,
+    states: States,
+    draw: Draw,
+    sampler: Sampler,
+    settings: SamplingSettings,
+    accept: Accept | None,
+) -> Imitate:
+    """Rows with the writer's tokens behind them, and these tokens supervised."""
+    rows = states.trajectories()
+    written = sampler.sample(
+        writer, [row.ids for row in rows], settings, seed=seed_for(draw.seed, "continuation", draw.step)
+    )
+    extended = [
+        row.extended(part.ids, origin, logps=part.logps, finish=part.finish)
+        for row, part in zip(rows, written, strict=True)
+    ]
+    joined = pack(extended, device=states.ids_BT.device)
+    position_T = torch.arange(joined.ids_BT.shape[1], device=joined.ids_BT.device)
+    is_new_BT = (position_T >= states.lengths_B[:, None]) & (position_T < joined.lengths_B[:, None])
+    if accept is not None:
+        texts = [writer.decode(row.ids[row.prompt_length :]) for row in extended]
+        is_right = [accept(row.item_id, text) for row, text in zip(extended, texts, strict=True)]
+        is_new_BT &= torch.tensor(is_right, device=is_new_BT.device)[:, None]
+    return Imitate(states=joined, supervise_BT=is_new_BT)

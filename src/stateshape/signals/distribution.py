@@ -1,4 +1,4 @@
-"""Teacher distribution: what a frozen teacher would say next, as a whole distribution, at the learner's states.
+"""Teacher distribution: what a frozen teacher would say next, as a whole distribution, at the states.
 
 Only the teacher's hidden states are kept; its logits are made chunk by chunk inside the loss.
 """
@@ -12,12 +12,11 @@ import torch
 
 from stateshape.core.method import Draw, SignalKind
 from stateshape.core.signals import MatchDistribution
-from stateshape.core.states import Origin, States, chunks
-from stateshape.core.tensors import before
+from stateshape.core.states import Origin, States
 from stateshape.policy.policy import Policy
+from stateshape.signals.reference import predicting
 
 Positions = Literal["all", "last"]
-FORWARD_TOKENS = 4096  # of a teacher's forward pass at a time; bounds its activations
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,14 +33,9 @@ class TeacherDistribution:
         if self.positions == "last":
             position_T = torch.arange(states.ids_BT.shape[1], device=states.ids_BT.device)
             supervise_BT = supervise_BT & (position_T == states.lengths_B[:, None] - 1)
-        chosen_BT = before(supervise_BT)
-        parts = [
-            self.teacher.hidden(states.ids_BT[b], states.lengths_B[b], chosen_BT[b])
-            for b in chunks(states, FORWARD_TOKENS)
-        ]
         return MatchDistribution(
             states=states,
             supervise_BT=supervise_BT,
-            teacher_hidden_ND=torch.cat(parts),
+            teacher_hidden_ND=predicting(self.teacher, states, supervise_BT),
             teacher_head_VD=self.teacher.head_VD,
         )

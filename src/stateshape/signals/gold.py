@@ -1,10 +1,13 @@
-"""Gold tokens: the dataset's own next tokens, on the dataset's own prefixes."""
+"""Tokens that stand there already: the dataset's own, or a teacher's, as targets on their own prefixes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
+from stateshape.core.files import BadInput
 from stateshape.core.method import Draw, SignalKind
 from stateshape.core.signals import Imitate
 from stateshape.core.states import Origin, States
@@ -16,4 +19,23 @@ class GoldTokens:
     kind: ClassVar[SignalKind] = "gold tokens"
 
     def read(self, learner: Policy, states: States, draw: Draw) -> Imitate:
-        return Imitate(states=states, supervise_BT=states.written_by(Origin.DATASET))
+        return Imitate(states=states, supervise_BT=tokens_of(states, Origin.DATASET, self.kind))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherTokens:
+    kind: ClassVar[SignalKind] = "teacher tokens"
+
+    def read(self, learner: Policy, states: States, draw: Draw) -> Imitate:
+        return Imitate(states=states, supervise_BT=tokens_of(states, Origin.TEACHER, self.kind))
+
+
+def tokens_of(states: States, origin: Origin, kind: SignalKind) -> Tensor:
+    """Where tokens of this origin stand. Raises BadInput if there are none: recorded states may be anyone's."""
+    supervise_BT = states.written_by(origin)
+    if not bool(supervise_BT.any()):
+        raise BadInput(
+            f"signal: {kind}: the states hold no token that was written by the {origin.name.lower()}; expected some; use "
+            "states of another source, or a teacher's continuation or distribution"
+        )
+    return supervise_BT

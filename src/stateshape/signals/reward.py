@@ -1,6 +1,6 @@
-"""Verifiable reward as group-relative credit: graded text in, one advantage a row out.
+"""Verifiable reward as credit: graded text in, one advantage a row out.
 
-    A_i = (r_i - mean_g r) / (std_g r + eps)     over the rows of a prompt's group g     (arXiv:2402.03300 section 4.1)
+    A_i = (r_i - b_i) / (std + eps)
 
 A reward that could not be computed is missing, not zero: the row is left out of the baseline and gets no credit.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -19,24 +19,40 @@ from stateshape.core.method import Draw, SignalKind
 from stateshape.core.signals import Credit
 from stateshape.core.states import Origin, States
 from stateshape.policy.policy import Policy
+from stateshape.signals.reference import StayClose
 
+Baseline = Literal["group-mean", "leave-one-out", "batch-mean", "none"]
 Scale = Literal["std", "none"]
+Truncated = Literal["grade", "mask", "penalise"]
 STD_EPSILON = 1e-6  # keeps a group of equal rewards at zero credit instead of 0 / 0
-Reward = Callable[[str, str, str], float | None]
+TRUNCATION_PENALTY = 1.0  # off the reward of a row that ran out of tokens: arXiv:2503.14476 eq. 13 at its longest
+Reward: TypeAlias = Callable[[str, str, str], float | None]
 """(item id, completion text, finish reason) -> reward, or None where it can't be told."""
 
 
-def group_advantages(reward_B: Float[Tensor, " B"], group_B: Int[Tensor, " B"], *, scale: Scale) -> Float[Tensor, " B"]:
-    """Reward minus the group's mean, over the group's population standard deviation if `scale` is "std"; NaN -> 0."""
+def advantages(
+    reward_B: Float[Tensor, " B"], group_B: Int[Tensor, " B"], *, baseline: Baseline, scale: Scale
+) -> Float[Tensor, " B"]:
+    """Reward minus its baseline, over the population standard deviation if `scale` is "std"; NaN -> 0.
+
+    group-mean: the mean of the prompt's rows (GRPO, arXiv:2402.03300 section 4.1). leave-one-out: of its other rows (RLOO,
+    arXiv:2402.14740). batch-mean: of all rows. none: 0 (REINFORCE). The standard deviation is over the same rows.
+    """
     advantage_B = torch.zeros_like(reward_B)
-    for group in group_B.unique():
-        member_B = (group_B == group) & ~torch.isnan(reward_B)
+    known_B = ~torch.isnan(reward_B)
+    if baseline == "none":
+        return torch.where(known_B, reward_B, advantage_B)
+    apart_B = torch.zeros_like(group_B) if baseline == "batch-mean" else group_B
+    for group in apart_B.unique():
+        member_B = (apart_B == group) & known_B
         rewards = reward_B[member_B]
         if rewards.numel() == 0:
             continue
         if bool((rewards == rewards[0]).all()):
             continue  # exactly 0: the mean of equal rewards may be a rounding error away, which the std would blow up
         centred = rewards - rewards.mean()
+        if baseline == "leave-one-out":
+            centred = centred * len(rewards) / (len(rewards) - 1)  # = reward - mean of the others
         if scale == "std":
             centred = centred / (rewards.std(correction=0) + STD_EPSILON)
         advantage_B[member_B] = centred
@@ -45,22 +61,48 @@ def group_advantages(reward_B: Float[Tensor, " B"], group_B: Int[Tensor, " B"], 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroupReward:
+    """One reward a row, and from it one advantage for each of its tokens.
+
+    truncated: what becomes of a row that ran out of tokens. grade: its text is graded as it stands. mask: it counts in the
+    baseline and is not supervised (DAPO's overlong filtering). penalise: TRUNCATION_PENALTY is taken off its reward.
+    close_to: adds a reference for a KL term.
+    """
+
     reward: Reward
-    scale: Scale
+    baseline: Baseline = "group-mean"
+    scale: Scale = "std"
+    truncated: Truncated = "grade"
+    close_to: StayClose | None = None
     kind: ClassVar[SignalKind] = "reward"
 
+    def __post_init__(self) -> None:
+        if self.baseline == "none" and self.scale == "std":
+            raise ValueError(
+                "scale: got 'std' with baseline 'none'; expected 'none', or a baseline: a deviation is from a mean"
+            )
+
     def read(self, learner: Policy, states: States, draw: Draw) -> Credit:
-        rewards = []
-        for row in states.trajectories():
-            text = learner.decode(row.ids[row.prompt_length :])
-            reward = self.reward(row.item_id, text, row.finish)
-            rewards.append(float("nan") if reward is None else reward)
-        reward_B = torch.tensor(rewards, dtype=torch.float32, device=states.ids_BT.device)
-        advantage_B = group_advantages(reward_B, states.group_B, scale=self.scale)
+        reward_B = rewards_of(self.reward, learner, states)
+        is_truncated_B = torch.tensor([finish == "length" for finish in states.finishes], device=reward_B.device)
         supervise_BT = states.written_by(Origin.LEARNER) & ~torch.isnan(reward_B)[:, None]
-        return Credit(
+        if self.truncated == "penalise":
+            reward_B = reward_B - TRUNCATION_PENALTY * is_truncated_B
+        if self.truncated == "mask":
+            supervise_BT = supervise_BT & ~is_truncated_B[:, None]
+        advantage_B = advantages(reward_B, states.group_B, baseline=self.baseline, scale=self.scale)
+        credit = Credit(
             states=states,
             supervise_BT=supervise_BT,
             advantage_BT=advantage_B[:, None].expand(states.ids_BT.shape).contiguous(),
             reward_B=reward_B,
         )
+        return credit if self.close_to is None else self.close_to.add(learner, credit)
+
+
+def rewards_of(reward: Reward, policy: Policy, states: States) -> Float[Tensor, " B"]:
+    """The reward of each row's completion, fp32; NaN where it can't be told."""
+    rewards = []
+    for row in states.trajectories():
+        found = reward(row.item_id, policy.decode(row.ids[row.prompt_length :]), row.finish)
+        rewards.append(float("nan") if found is None else found)
+    return torch.tensor(rewards, dtype=torch.float32, device=states.ids_BT.device)

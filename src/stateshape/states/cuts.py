@@ -1,22 +1,40 @@
-"""Where a rollout is cut so that another policy can speak there. Knows lengths and a random source, no text."""
+"""Where a response is cut so that another policy can speak there: by depth, by the writer's uncertainty, at the first error.
+
+    uniform       a uniformly random share of the response, between `low` and `high`; low == high is a fixed fraction
+    entropy       the most uncertain token between `low` and `high`: where the policy's next-token entropy is largest
+    first-error   before the first step that is wrong (tasks/steps.py); uniform where none is
+    file.py:name  a function of your own: (policy, rows, items, rng) -> tokens kept of each response
+
+Knows no task but through its items' text.
+"""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
+import torch
 
-class PrefixCut(Protocol):
-    def keep(self, num_tokens: int, rng: random.Random) -> int:
-        """How many of a response's tokens stay: 0 (the prompt alone) to num_tokens."""
-        ...
+from stateshape.core.dotted import load_object
+from stateshape.core.files import BadInput
+from stateshape.core.states import Trajectory, pack
+from stateshape.core.tensors import entropy
+from stateshape.policy.policy import Policy
+from stateshape.tasks.items import GenerationItem
+from stateshape.tasks.steps import first_error
+
+Items = Mapping[str, GenerationItem]
+CutFunction = Callable[[Policy, Sequence[Trajectory], Items, random.Random], list[int]]
+KINDS = ("uniform", "entropy", "first-error")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class UniformCut:
-    """A uniformly random share of the response, so that supervision lands at every depth."""
+class Cut:
+    """Where another policy takes over."""
 
+    at: str = "uniform"
+    """uniform, entropy, first-error, or file.py:name of a function of your own."""
     low: float = 0.0
     """Smallest share of the response that is kept."""
     high: float = 0.9
@@ -24,16 +42,77 @@ class UniformCut:
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.high <= 1:
-            raise ValueError(f"cut: got low {self.low}, high {self.high}; expected 0 <= low <= high <= 1")
+            raise BadInput(f"cut: got low {self.low}, high {self.high}; expected 0 <= low <= high <= 1")
+        if self.at not in KINDS and ":" not in self.at:
+            raise BadInput(f"cut.at: got {self.at!r}; expected {', '.join(KINDS)}, or file.py:name of a function")
 
-    def keep(self, num_tokens: int, rng: random.Random) -> int:
+    def applied(self, policy: Policy, rows: Sequence[Trajectory], items: Items, rng: random.Random) -> list[Trajectory]:
+        """Each row up to its cut. `policy`: whose uncertainty counts."""
+        kept = self.function()(policy, rows, items, rng)
+        if len(kept) != len(rows):
+            raise BadInput(f"cut.at: {self.at!r} gave {len(kept)} cuts for {len(rows)} rows; expected one a row")
+        return [row.cut(row.prompt_length + keep) for row, keep in zip(rows, kept, strict=True)]
+
+    def function(self) -> CutFunction:
+        own: dict[str, CutFunction] = {
+            "uniform": self.uniform,
+            "entropy": self.most_uncertain,
+            "first-error": self.before_first_error,
+        }
+        return own[self.at] if self.at in own else load_object(self.at, what="cut.at")
+
+    def uniform(self, policy: Policy, rows: Sequence[Trajectory], items: Items, rng: random.Random) -> list[int]:
+        return [self.share_of(len(row.ids) - row.prompt_length, rng) for row in rows]
+
+    def share_of(self, num_tokens: int, rng: random.Random) -> int:
         share = rng.uniform(self.low, self.high)
         return min(int(share * num_tokens), max(num_tokens - 1, 0))
+
+    def most_uncertain(self, policy: Policy, rows: Sequence[Trajectory], items: Items, rng: random.Random) -> list[int]:
+        """The state before the token whose distribution has the largest entropy."""
+        kept = []
+        for entropies in response_entropies(policy, rows):
+            low = int(self.low * len(entropies))
+            high = max(low + 1, int(self.high * len(entropies)))
+            window = entropies[low:high]
+            kept.append(low + max(range(len(window)), key=lambda i: window[i]) if window else 0)
+        return kept
+
+    def before_first_error(
+        self, policy: Policy, rows: Sequence[Trajectory], items: Items, rng: random.Random
+    ) -> list[int]:
+        kept = []
+        for row in rows:
+            response = row.ids[row.prompt_length :]
+            wrong = first_error(policy.decode(response), items[row.item_id].gold)
+            fallback = self.share_of(len(response), rng)
+            kept.append(fallback if wrong is None else tokens_before(policy, response, wrong))
+        return kept
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OneState:
     """One state of the rollout, uniformly drawn: the row is kept up to the token that was written there."""
 
-    def keep(self, num_tokens: int, rng: random.Random) -> int:
-        return rng.randint(1, num_tokens)
+    def applied(self, policy: Policy, rows: Sequence[Trajectory], items: Items, rng: random.Random) -> list[Trajectory]:
+        return [row.cut(row.prompt_length + rng.randint(1, len(row.ids) - row.prompt_length)) for row in rows]
+
+
+@torch.no_grad()
+def response_entropies(policy: Policy, rows: Sequence[Trajectory]) -> list[list[float]]:
+    """Next-token entropy in nats at every state of each response, the state before its first token first."""
+    states = pack(rows, device=policy.device)
+    position_T = torch.arange(states.ids_BT.shape[1], device=policy.device)
+    first_B = states.prompt_lengths_B - 1
+    at_BT = (position_T >= first_B[:, None]) & (position_T < states.lengths_B[:, None] - 1)
+    entropy_N = entropy(policy.hidden(states.ids_BT, states.lengths_B, at_BT), policy.head_VD)
+    return [part.tolist() for part in entropy_N.split(at_BT.sum(1).tolist())]
+
+
+def tokens_before(policy: Policy, ids: Sequence[int], place: int) -> int:
+    """How many tokens lie wholly before a character of their text."""
+    low, high = 0, len(ids)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if len(policy.decode(ids[:middle])) <= place else (low, middle - 1)
+    return low

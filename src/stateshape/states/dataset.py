@@ -2,36 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import random
 from dataclasses import dataclass
 from typing import ClassVar
 
 from stateshape.core.method import Draw, StateKind
+from stateshape.core.seeds import seed_for
 from stateshape.core.states import Origin, States, Trajectory, pack
 from stateshape.policy.policy import Policy
-from stateshape.tasks.items import GenerationItem
+from stateshape.states.cuts import Items
+from stateshape.states.rollouts import PrefixCut
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetStates:
-    """Prompt ids, then the worked solution's ids, then EOS. The two texts are tokenised apart, as they are sampled."""
+    """Prompt ids, then the worked solution's ids, then EOS; up to the cut, if there is one."""
 
-    items: Mapping[str, GenerationItem]
+    items: Items
+    cut: PrefixCut | None = None
     kind: ClassVar[StateKind] = "dataset"
 
     def draw(self, learner: Policy, draw: Draw) -> States:
-        rows = [self.trajectory(learner, self.items[item_id], group) for group, item_id in enumerate(draw.item_ids)]
+        rows = [solved(learner, self.items, item_id, group) for group, item_id in enumerate(draw.item_ids)]
+        if self.cut is not None:
+            rows = self.cut.applied(learner, rows, self.items, random.Random(seed_for(draw.seed, "cut", draw.step)))
         return pack(rows, device=learner.device)
 
-    def trajectory(self, policy: Policy, item: GenerationItem, group: int) -> Trajectory:
-        assert item.completion is not None, item.item_id
-        prompt = policy.encode_prompt(item.prompt)
-        completion = [*policy.encode(item.completion), policy.eos_ids[0]]
-        return Trajectory(
-            item_id=item.item_id,
-            ids=[*prompt, *completion],
-            origins=[*([Origin.PROMPT] * len(prompt)), *([Origin.DATASET] * len(completion))],
-            logps=[None] * (len(prompt) + len(completion)),
-            finish="dataset",
-            group=group,
-        )
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetPairs:
+    """Two rows a prompt, next to each other: the worked solution, then the rejected one."""
+
+    items: Items
+    kind: ClassVar[StateKind] = "dataset"
+
+    def draw(self, learner: Policy, draw: Draw) -> States:
+        rows = []
+        for group, item_id in enumerate(draw.item_ids):
+            item = self.items[item_id]
+            assert item.completion is not None and item.rejected is not None, item_id
+            rows += [written(learner, item_id, item.prompt, text, group) for text in (item.completion, item.rejected)]
+        return pack(rows, device=learner.device)
+
+
+def solved(policy: Policy, items: Items, item_id: str, group: int) -> Trajectory:
+    """A prompt with its worked solution."""
+    item = items[item_id]
+    assert item.completion is not None, item_id
+    return written(policy, item_id, item.prompt, item.completion, group)
+
+
+def written(policy: Policy, item_id: str, prompt_text: str, completion_text: str, group: int) -> Trajectory:
+    """The two texts are tokenised apart, as they are sampled."""
+    prompt = policy.encode_prompt(prompt_text)
+    completion = [*policy.encode(completion_text), policy.eos_ids[0]]
+    return Trajectory(
+        item_id=item_id,
+        ids=[*prompt, *completion],
+        origins=[*([Origin.PROMPT] * len(prompt)), *([Origin.DATASET] * len(completion))],
+        logps=[None] * (len(prompt) + len(completion)),
+        finish="dataset",
+        group=group,
+    )

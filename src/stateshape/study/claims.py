@@ -1,31 +1,38 @@
 """The paper's claims as contrasts between runs: what is compared with what, and which way the claim says it goes.
 
 Each claim becomes parts; a part is an effect, oriented so that the claim says "above `threshold`". Does not decide
-anything: verdicts.py applies one rule to all parts. Knows runs by role, not by name.
+anything: verdicts.py applies one rule to all parts. Knows runs by role, not by name; without rows (a plan that has not
+run yet) the parts are there, and empty.
 Source: arXiv:2605.22731 sec. 3 (P1-P4) and sec. 5-6 (C1-C3).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy.stats import spearmanr, ttest_1samp
 from scipy.stats import t as student_t
+from scipy.stats import ttest_1samp
 
-from stateshape.core.records import Estimate
-from stateshape.study.paired import BASE, EMPTY, StudyScores, contrast
+from stateshape.core.files import BadInput
+from stateshape.core.records import Estimate, PlanRecord
+from stateshape.study.paired import EMPTY, StudyScores, contrast
+from stateshape.study.predictors import SETS, correlation, heldout_r2, predictor_rows
 
 ROLES = ("base", "sft_mild", "sft_stress", "opd_stress", "opd_mild", "opd_one_step", "rl")
-NO_LOSS_MARGIN = 0.03  # accuracy; a retention loss below this counts as none. Half the paper's stress loss (0.0635)
-COLLAPSE_SHARE = 0.5  # of the base's target score; the paper's collapse keeps 9% (0.040 of 0.448)
+NO_LOSS_MARGIN = 0.03  # accuracy; a retention loss below this counts as none: about what 2,000 paired items resolve
+COLLAPSE_SHARE = 0.5  # of the base's target score: a collapse keeps less
 # of the stress run's drift above base against base: a run no further below it than this counts as drifting no less
 DRIFT_MARGIN_SHARE = 0.25
 DRIFT_NAME = "mmd2_unbiased"  # the biased value sits on its sampling floor, where any two runs look alike
 DRIFT_T = "t interval over seeds"
 CORRELATION = "bootstrap over runs"
-MIN_POINTS, MIN_RUNS = 8, 4  # runs x seeds, and runs, for a correlation of drift with forgetting
+HELDOUT = "held-out prediction, bootstrap over runs"
+SHOWN_TESTS = (CORRELATION, HELDOUT)  # of evidence that decides nothing
+MIN_STATES = 50  # a side; a distance of fewer decides nothing
+MIN_POINTS = 8  # runs x seeds for a correlation of drift with forgetting
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +46,9 @@ class Part:
     test: str
     threshold: float = 0.0
     lacks: str | None = None  # why there is no effect, in words
+    bootstrap: tuple[float, float] | None = None
+    weights: Mapping[str, float] = field(default_factory=dict)  # of runs, for scores of evaluated items; else empty
+    tasks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +81,8 @@ class Cast:
     def part(self, label: str, weights: Mapping[str, float], tasks: list[str], *, threshold: float = 0.0) -> Part:
         """The contrast with roles as keys. Weights that need a missing role give a part that says so."""
         named = {self.run(role): weight for role, weight in weights.items()}
-        absent = [run for run in named if run not in self.study.scores]
+        planned = [run.name for run in self.study.plan.runs]
+        absent = [run for run in named if run not in planned]
         found = contrast(self.study, named, tasks, null=threshold)
         lacks = None
         if not tasks:
@@ -89,6 +100,9 @@ class Cast:
             test=found.test,
             threshold=threshold,
             lacks=lacks,
+            bootstrap=found.bootstrap,
+            weights={} if absent else named,
+            tasks=tuple(tasks),
         )
 
     def target(self) -> list[str]:
@@ -98,8 +112,21 @@ class Cast:
         return [task.name for task in self.study.plan.retention]
 
 
-def all_claims(study: StudyScores, roles: Mapping[str, str]) -> list[Claim]:
-    cast = Cast(study=study, roles=roles)
+def checked_roles(plan: PlanRecord, roles: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The plan's roles with those given on top. Raises BadInput naming a role or a run that does not exist."""
+    chosen = {**plan.roles, **(roles or {})}
+    if unknown := sorted(set(chosen) - set(ROLES)):
+        raise BadInput(f"roles: unknown {', '.join(unknown)}; expected some of {', '.join(ROLES)}")
+    planned = [run.name for run in plan.runs]
+    for role, run in chosen.items():
+        if run not in planned:
+            raise BadInput(f"roles.{role}: got {run!r}; expected a run of the study: {', '.join(planned)}")
+    return chosen
+
+
+def all_claims(study: StudyScores, roles: Mapping[str, str] | None = None) -> list[Claim]:
+    """P1-P4 and C1-C3. roles: role -> run name, over the plan's own. Raises BadInput as checked_roles."""
+    cast = Cast(study=study, roles=checked_roles(study.plan, roles))
     return [
         _p1_stress(cast),
         _p2_locality(cast),
@@ -182,7 +209,7 @@ def _p4_drift(cast: Cast) -> Claim:
         claim_id="P4",
         text="Scalar drift is not sufficient: runs that drift alike forget differently.",
         ways=[_drift_way(cast, role) for role in ("opd_stress", "rl")],
-        shown=[_correlation(cast.study)],
+        shown=[_correlation(cast.study), *_heldout(cast.study)],
     )
 
 
@@ -193,11 +220,22 @@ def _drift_way(cast: Cast, role: str) -> list[Part]:
     first, second = values.values()
     gaps = {seed: first[seed] - second[seed] for seed in first.keys() & second.keys()}
     margin = DRIFT_MARGIN_SHARE * max(0.0, float(np.mean(list(excess.values())))) if excess else 0.0
-    return [
+    few = _few_states(cast.study, list(values))
+    drifts = [
         _over_seeds(f"drift ({DRIFT_NAME}) of {stress} above base against base", excess),
         _over_seeds(f"drift ({DRIFT_NAME}), {other} minus {stress}", gaps, threshold=-margin),
+    ]
+    return [
+        *(replace(part, lacks=part.lacks or few) for part in drifts),
         cast.part(f"mean retained score, {other} minus {stress}", {role: 1, "sft_stress": -1}, cast.kept()),
     ]
+
+
+def _few_states(study: StudyScores, runs: list[str]) -> str | None:
+    sizes = [record.num_states for run in runs for record in study.drift.get(run, {}).values()]
+    if sizes and min(sizes) < MIN_STATES:
+        return f"{min(sizes)} states a side, fewer than {MIN_STATES}"
+    return None
 
 
 def _drift_values(study: StudyScores, run: str) -> dict[int, float]:
@@ -217,62 +255,47 @@ def _over_seeds(label: str, values: Mapping[int, float], *, threshold: float = 0
     if len(ordered) == 0:
         lacks = "no drift was measured"
         return Part(key=label, label=label, effect=EMPTY, p=None, test=DRIFT_T, threshold=threshold, lacks=lacks)
-    lo: float | None = None
-    hi: float | None = None
-    p = None
+    mean = float(ordered.mean())
+    note: str | None = "one training seed: no interval"
+    lo = hi = p = sd = stderr = None
     if len(ordered) > 1:
-        half = float(student_t.ppf(0.975, len(ordered) - 1) * ordered.std(ddof=1) / np.sqrt(len(ordered)))
-        lo, hi = float(ordered.mean()) - half, float(ordered.mean()) + half
+        sd, note = float(ordered.std(ddof=1)), None
+        stderr = sd / math.sqrt(len(ordered))
+        half = float(student_t.ppf(0.975, len(ordered) - 1)) * stderr
+        lo, hi = mean - half, mean + half
         # no spread at all over seeds is what a copied file looks like; there is then nothing to test by
         p = float(ttest_1samp(ordered, threshold).pvalue) if half > 0 else None
     per_seed = {str(seed): values[seed] for seed in sorted(values)}
-    effect = Estimate(value=float(ordered.mean()), lo=lo, hi=hi, n_items=0, n_seeds=len(ordered), per_seed=per_seed)
+    effect = Estimate(
+        value=mean,
+        lo=lo,
+        hi=hi,
+        n_items=0,
+        n_seeds=len(ordered),
+        per_seed=per_seed,
+        stderr=stderr,
+        seed_sd=sd,
+        note=note,
+    )
     return Part(key=label, label=label, effect=effect, p=p, test=DRIFT_T, threshold=threshold)
 
 
 def _correlation(study: StudyScores) -> Part:
-    """Spearman correlation of drift with mean forgetting over runs x seeds; interval from resampling whole runs.
-
-    A run's seeds are near-copies of each other, so the runs are the independent points.
-    """
+    """Spearman correlation of drift with mean forgetting over runs x seeds."""
     label = f"Spearman correlation of drift ({DRIFT_NAME}) with mean forgetting, over runs and seeds"
-    lacks: str | None = None
-    points = drift_and_forgetting(study)
-    num_points = sum(len(run_points) for run_points in points.values())
-    if num_points < MIN_POINTS or len(points) < MIN_RUNS:
-        lacks = f"{num_points} points from {len(points)} runs, fewer than {MIN_POINTS} from {MIN_RUNS}"
-        return Part(key=label, label=label, effect=EMPTY, p=None, test=CORRELATION, lacks=lacks)
-    clusters = list(points.values())
-    generator = np.random.default_rng(0)
-    draws = [
-        _spearman(np.concatenate([clusters[i] for i in generator.integers(0, len(clusters), len(clusters))]))
-        for _ in range(2000)
-    ]
-    known = [draw for draw in draws if draw is not None]
-    value = _spearman(np.concatenate(clusters))
-    lo, hi = (float(bound) for bound in np.quantile(known, [0.025, 0.975])) if known else (None, None)
-    effect = Estimate(value=value, lo=lo, hi=hi, n_items=num_points, n_seeds=max(len(c) for c in clusters))
-    if value is None:
-        lacks = "drift or forgetting does not vary"
-    return Part(key=label, label=label, effect=effect, p=None, test=CORRELATION, lacks=lacks)
+    found = correlation(predictor_rows(study), DRIFT_NAME, kind="Spearman", min_runs=MIN_POINTS)
+    lacks = found.value.note if found.value.value is None else None
+    return Part(key=label, label=label, effect=found.value, p=found.p, test=CORRELATION, lacks=lacks)
 
 
-def drift_and_forgetting(study: StudyScores) -> dict[str, np.ndarray]:
-    """By trained run: one row (drift, mean forgetting) per seed."""
-    kept = [task.name for task in study.plan.retention]
-    points = {}
-    for run in study.scores:
-        drift = _drift_values(study, run)
-        if run == BASE or not drift:
-            continue
-        forgetting = contrast(study, {BASE: 1, run: -1}, kept).difference.per_seed
-        rows = [(value, forgetting[str(seed)]) for seed, value in sorted(drift.items()) if str(seed) in forgetting]
-        if rows:
-            points[run] = np.array(rows)
-    return points
-
-
-def _spearman(points_N2: np.ndarray) -> float | None:
-    if np.ptp(points_N2[:, 0]) == 0 or np.ptp(points_N2[:, 1]) == 0:
-        return None
-    return float(spearmanr(points_N2[:, 0], points_N2[:, 1]).statistic)
+def _heldout(study: StudyScores) -> list[Part]:
+    """Held-out R^2 of mean forgetting on each set of predictors that enough runs have; one line of why where none is."""
+    rows = predictor_rows(study)
+    parts: list[Part] = []
+    for name, predictors in SETS.items():
+        found = heldout_r2(rows, predictors, by="configuration")
+        label = f"held-out R^2 of mean forgetting on {name}, whole configurations left out"
+        lacks = found.estimate.note if found.estimate.value is None else None
+        if lacks is None or not parts:
+            parts.append(Part(key=label, label=label, effect=found.estimate, p=found.p, test=HELDOUT, lacks=lacks))
+    return parts

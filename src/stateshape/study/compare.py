@@ -8,11 +8,22 @@ retention tasks. Beside the ratio, (post - chance) / (base - chance): at chance 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from stateshape.core.files import write_json
-from stateshape.core.records import Comparison, DriftValue, Estimate, PairedDifference, PlannedRun, RunComparison
-from stateshape.study.paired import BASE, StudyScores, contrast, load_study, retention, score_estimate
+from stateshape.core.records import (
+    Comparison,
+    DriftValue,
+    Estimate,
+    PairedDifference,
+    PlannedRun,
+    RunComparison,
+    RunContrast,
+)
+from stateshape.study.paired import BASE, StudyScores, contrast, retention, score_estimate, secondary_differences
+from stateshape.study.predictors import MIN_RUNS, predictor_report, predictor_rows
+from stateshape.study.scores import load_study
 from stateshape.study.verdicts import verdicts
 
 
@@ -22,11 +33,14 @@ def compare(study_dir: Path) -> Comparison:
 
 
 def write_comparison(study_dir: Path) -> Comparison:
-    """Computes the comparison and the verdicts, and writes comparison.json and verdicts.json into the study folder."""
+    """Writes comparison.json and verdicts.json into the study folder, and predictors.json if enough runs were trained."""
     study = load_study(study_dir)
     comparison = compare_scores(study)
     write_json(study_dir / "comparison.json", comparison)
     write_json(study_dir / "verdicts.json", verdicts(study))
+    rows = predictor_rows(study)
+    if len(rows) >= MIN_RUNS:
+        write_json(study_dir / "predictors.json", predictor_report(study.plan.study, rows))
     return comparison
 
 
@@ -39,6 +53,17 @@ def compare_scores(study: StudyScores) -> Comparison:
         retention=study.plan.retention,
         rows=[_row(study, planned) for planned in study.plan.runs],
         missing=study.missing,
+        contrasts=[_contrast(study, first, second) for first, second in study.plan.contrasts],
+    )
+
+
+def _contrast(study: StudyScores, run: str, versus: str) -> RunContrast:
+    retained = contrast(study, {run: 1.0, versus: -1.0}, [task.name for task in study.plan.retention]).difference
+    return RunContrast(
+        run=run,
+        versus=versus,
+        differences=_versus(study, run, versus, [task.name for task in study.tasks()]),
+        mean_retained=None if retained.value is None else retained,
     )
 
 
@@ -66,7 +91,12 @@ def _row(study: StudyScores, planned: PlannedRun) -> RunComparison:
 def _versus(study: StudyScores, run: str, other: str | None, tasks: list[str]) -> dict[str, PairedDifference]:
     if other is None:
         return {}
-    return {task: contrast(study, {run: 1.0, other: -1.0}, [task]) for task in tasks}
+    return {
+        task: replace(
+            contrast(study, {run: 1.0, other: -1.0}, [task]), secondary=secondary_differences(study, run, other, task)
+        )
+        for task in tasks
+    }
 
 
 def _forgetting(study: StudyScores, run: str) -> Estimate | None:

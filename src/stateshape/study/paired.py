@@ -2,36 +2,48 @@
 
 A study's runs answer the same items, so every comparison here is paired: by item, and by training seed where both runs
 have one. The untrained base has no training seed; where it was evaluated once, its rows stand beside every seed.
-Does not know which contrasts matter (verdicts.py) or how they are laid out (compare.py).
+Does not know which contrasts matter (claims.py) or how they are laid out (compare.py). Read by scores.py.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from stateshape.core.files import BadInput, read_json, read_jsonl
-from stateshape.core.records import DriftRecord, Estimate, EvalRow, PairedDifference, PlanRecord, RunRecord, TaskRecord
+from stateshape.core.records import (
+    DriftRecord,
+    Estimate,
+    LocalityRecord,
+    PairedDifference,
+    PlanRecord,
+    TaskRecord,
+)
 from stateshape.evals.statistics import (
-    NUM_RESAMPLES,
     centred_p,
+    crossed_spread,
     exact_mcnemar,
     is_binary,
     mean_estimate,
     percentile_interval,
-    resampled_item_means,
-    seed_weights,
+    resampled_means,
+    t_interval,
+    t_test,
+    unanimous_half_width,
+    unanimous_p,
 )
 
 BASE = "base"
 EMPTY = Estimate(value=None, lo=None, hi=None, n_items=0, n_seeds=0)
 MCNEMAR = "exact McNemar"
 ITEM_BOOTSTRAP = "paired bootstrap over items"
-HIERARCHICAL = "hierarchical bootstrap over seeds and items"
+SEEDS_AND_ITEMS = "t over seeds and items (crossed random effects)"
+UNANIMOUS = "exact binomial bound: every item alike"
+MIN_INTERVAL_ITEMS = 10  # fewer give no interval: a bootstrap of them has too few distinct resamples
+ABOVE_CHANCE = "retention_above_chance"
 
 SeedScores = dict[int, np.ndarray]  # training seed -> score per item, items in the task's common order
 
@@ -44,6 +56,8 @@ class StudyScores:
     scores: dict[str, dict[str, SeedScores]]
     drift: dict[str, dict[int, DriftRecord]]  # by run and seed
     missing: list[str]
+    secondary: dict[str, dict[str, dict[str, SeedScores]]] = field(default_factory=dict)  # by run, task and name
+    locality: dict[str, dict[int, LocalityRecord]] = field(default_factory=dict)  # by run and seed, after the last step
 
     def tasks(self) -> list[TaskRecord]:
         return [self.plan.target, *self.plan.retention]
@@ -68,91 +82,11 @@ class StudyScores:
         return np.stack([per_seed[seed] for seed in seeds])
 
 
-# Reading
-
-
-def load_study(study_dir: Path) -> StudyScores:
-    """Reads plan.json and every finished run's rows.
-
-    Raises: BadInput, naming both files, where two runs' rows of a task differ in items or prompts.
-    """
-    plan = read_json(study_dir / "plan.json", PlanRecord)
-    scores: dict[str, dict[str, SeedScores]] = {}
-    drift: dict[str, dict[int, DriftRecord]] = {}
-    missing: list[str] = []
-    references: dict[str, _Reference] = {}
-    for run in [planned.name for planned in plan.runs]:
-        scores[run], drift[run] = {}, {}
-        for seed, folder in _finished(study_dir, run, plan.seeds, missing):
-            for task in [plan.target, *plan.retention]:
-                path = folder / "evals" / f"{task.name}.jsonl"
-                if not path.exists():
-                    missing.append(f"{run}, seed {seed}: no rows for {task.name} ({path.name})")
-                    continue
-                aligned = _aligned(path, task, references)
-                scores[run].setdefault(task.name, {})[seed] = aligned
-            if (folder / "drift.json").exists():
-                drift[run][seed] = read_json(folder / "drift.json", DriftRecord)
-    if any(drift.values()):  # otherwise the study did not ask for it
-        missing += [
-            f"{run}, seed {seed}: no drift.json"
-            for run, tasks in scores.items()
-            for seed in sorted(set().union(*tasks.values()) - drift[run].keys())
-            if run != BASE
-        ]
-    return StudyScores(plan=plan, scores=scores, drift=drift, missing=missing)
-
-
-def _finished(study_dir: Path, run: str, seeds: Sequence[int], missing: list[str]) -> list[tuple[int, Path]]:
-    """(seed, folder) of the runs that finished; says in `missing` which did not."""
-    found, absent = [], []
-    for seed in seeds:
-        folder = study_dir / "runs" / run / f"seed{seed}"
-        if not (folder / "run.json").exists():
-            absent.append(seed)
-        elif not read_json(folder / "run.json", RunRecord).is_complete:
-            missing.append(f"{run}, seed {seed}: did not finish")
-        else:
-            found.append((seed, folder))
-    if absent and not (run == BASE and len(found) == 1):
-        which = "any seed" if len(absent) == len(seeds) else "seed " + ", ".join(map(str, absent))
-        missing.append(f"{run}: no run for {which}")
-    return found
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Reference:
-    """The first file read for a task: its items' order and prompts, which every other file must share."""
-
-    path: Path
-    prompts: dict[str, str]  # item id -> prompt_sha256
-
-
-def _aligned(path: Path, task: TaskRecord, references: dict[str, _Reference]) -> np.ndarray:
-    """The task's metric per item, in the common order."""
-    rows = {}
-    for row in read_jsonl(path, EvalRow):
-        if row.item_id in rows:
-            raise BadInput(f"{path}: item {row.item_id!r} is there twice")
-        if task.metric not in row.scores:
-            raise BadInput(f"{path}: item {row.item_id!r} has no score {task.metric!r}, only {sorted(row.scores)}")
-        rows[row.item_id] = row
-    if not rows:
-        raise BadInput(f"{path}: no rows")
-    prompts = {item_id: row.prompt_sha256 for item_id, row in rows.items()}
-    reference = references.setdefault(task.name, _Reference(path=path, prompts=prompts))
-    if odd := sorted(prompts.keys() ^ reference.prompts.keys()):
-        raise BadInput(f"{path} and {reference.path}: {len(odd)} items are in one only, e.g. {odd[0]!r}; cannot pair")
-    if differ := [item_id for item_id, sha in reference.prompts.items() if prompts[item_id] != sha]:
-        raise BadInput(f"{path} and {reference.path}: item {differ[0]!r} was asked with different prompts; cannot pair")
-    return np.array([rows[item_id].scores[task.metric] for item_id in reference.prompts])
-
-
 # Estimates
 
 
 def score_estimate(study: StudyScores, run: str, task: str) -> Estimate:
-    """A run's mean score: Wilson (or normal) interval for one seed, hierarchical bootstrap for several."""
+    """A run's mean score: Wilson (or normal) interval for one seed, t over seeds and items for several."""
     seeds = study.common_seeds([run], [task])
     if not seeds:
         return EMPTY
@@ -160,9 +94,13 @@ def score_estimate(study: StudyScores, run: str, task: str) -> Estimate:
     if len(seeds) == 1:
         metric = mean_estimate(scores_SN[0])
         lo, hi = metric.ci95 if metric.ci95 is not None else (None, None)
-    else:
-        lo, hi = percentile_interval(_resample([scores_SN[None]], _generator(run, task))[0][0])
-    return _estimate(seeds, scores_SN.mean(axis=1), (lo, hi), n_items=scores_SN.shape[1])
+        note = None if metric.ci95 is not None else "one item: no interval"
+        found = _estimate(seeds, scores_SN.mean(axis=1), n_items=scores_SN.shape[1])
+        return replace(found, lo=lo, hi=hi, note=note, stderr=metric.stderr)
+    found = _with_interval(seeds, [scores_SN], width=1.0)
+    if is_binary(scores_SN) and found.lo is not None and found.hi is not None:
+        return replace(found, lo=max(0.0, found.lo), hi=min(1.0, found.hi))
+    return found
 
 
 def contrast(
@@ -171,8 +109,8 @@ def contrast(
     """Mean over tasks of sum_r weight_r score_r, paired by item and seed, tested against `null`.
 
     {"rl": 1, "base": -1} is rl minus base. One seed of a plain difference of 0/1 scores on one task: exact McNemar. One
-    seed otherwise: bootstrap over items. Several: bootstrap over seeds (the same for all tasks) and items (per task).
-    Intervals are always the bootstrap's. Where a run or task is missing the estimate is empty and p None.
+    seed otherwise: bootstrap over items; its intervals are the bootstrap's. Several: t with seeds and items as crossed
+    random effects, and the crossed bootstrap beside it. Where a run or task is missing the estimate is empty, p None.
     """
     versus = next((run for run, weight in weights.items() if weight < 0), "")
     seeds = study.common_seeds(list(weights), tasks)
@@ -182,75 +120,115 @@ def contrast(
         sum((weight * study.matrix(run, task, seeds) for run, weight in weights.items()), start=np.zeros(()))
         for task in tasks
     ]
-    means_S = np.mean([difference_SN.mean(axis=1) for difference_SN in differences], axis=0)
-    resampled = _resample([d[None] for d in differences], _generator(*weights, *tasks))
-    means_R = np.mean([per_task[0] for per_task in resampled], axis=0)
-    value = float(means_S.mean())
-    test = HIERARCHICAL if len(seeds) > 1 else ITEM_BOOTSTRAP
-    p = centred_p(means_R - null, observed=value - null)
-    if len(seeds) == 1 and len(tasks) == 1 and null == 0 and sorted(weights.values()) == [-1, 1]:
+    width = float(sum(abs(weight) for weight in weights.values()))
+    found = _with_interval(seeds, differences, width=width)
+    num_items = min(difference.shape[1] for difference in differences)
+    if num_items < MIN_INTERVAL_ITEMS:
+        return PairedDifference(versus=versus, difference=found, p=None, test="none: too few items")
+    if _is_unanimous(differences):
+        p = unanimous_p(num_items, width, abs((found.value or 0.0) - null))
+        return PairedDifference(versus=versus, difference=found, p=p, test=UNANIMOUS)
+    means_R = resampled_means(differences, np.random.default_rng(_seed_of(*weights, *tasks)))
+    lo, hi = percentile_interval(means_R)
+    if len(seeds) > 1:
+        p = t_test(crossed_spread(differences), null=null)
+        return PairedDifference(versus=versus, difference=found, p=p, test=SEEDS_AND_ITEMS, bootstrap=(lo, hi))
+    found = replace(found, lo=lo, hi=hi)
+    p, test = centred_p(means_R - null, observed=(found.value or 0.0) - null), ITEM_BOOTSTRAP
+    if len(tasks) == 1 and null == 0 and sorted(weights.values()) == [-1, 1]:
         first, second = (study.matrix(run, tasks[0], seeds)[0] for run in weights)
         if is_binary(first) and is_binary(second):
             p, test = exact_mcnemar(first == 1, second == 1), MCNEMAR
-    estimate = _estimate(seeds, means_S, percentile_interval(means_R), n_items=sum(d.shape[1] for d in differences))
-    return PairedDifference(versus=versus, difference=estimate, p=p, test=test)
+    return PairedDifference(versus=versus, difference=found, p=p, test=test)
 
 
-def retention(study: StudyScores, run: str, *, is_chance_corrected: bool) -> Estimate | None:
-    """Mean over retention tasks of post/base, or of (post - chance)/(base - chance), with a bootstrap interval.
+def secondary_differences(study: StudyScores, run: str, other: str, task: str) -> dict[str, Estimate]:
+    """run minus other in the scores beside the headline (secondary.py) that both have; t intervals, nothing is tested.
 
-    None where rows are missing, or the base is not above zero (above chance). No interval where more than 2.5% of the
-    resamples put the base at or below it: the ratio is then unbounded.
+    Against the base of a retention task also (run - chance) / (base - chance), which is a ratio and no difference.
+    """
+    found = {}
+    held = [study.secondary.get(name, {}).get(task, {}) for name in (run, other)]
+    for name in held[0].keys() & held[1].keys():
+        beside = replace(study, scores={run: {task: held[0][name]}, other: {task: held[1][name]}})
+        if seeds := beside.common_seeds([run, other], [task]):
+            difference_SN = beside.matrix(run, task, seeds) - beside.matrix(other, task, seeds)
+            found[name] = _with_interval(seeds, [difference_SN], width=None)
+    if other == BASE and task in [kept.name for kept in study.plan.retention]:
+        ratio = retention(study, run, is_chance_corrected=True, tasks=[task])
+        if ratio is not None:
+            found[ABOVE_CHANCE] = ratio
+    return dict(sorted(found.items()))
+
+
+def retention(
+    study: StudyScores, run: str, *, is_chance_corrected: bool, tasks: Sequence[str] | None = None
+) -> Estimate | None:
+    """Mean over retention tasks of post/base, or of (post - chance)/(base - chance).
+
+    Its interval is that of `contrast` on the ratio's linear part r + (post - c - r (base - c)) / (base - c) per item, with
+    r the ratio (delta method). None where rows are missing, or the base is not above zero (above chance). No interval
+    where the base's own 95% interval reaches down to it: the ratio is then unbounded (Fieller 1954).
     Source: arXiv:2605.22731 sec. 4 (ratio). Differs: the chance correction.
     """
-    tasks = study.plan.retention
-    seeds = study.common_seeds([BASE, run], [task.name for task in tasks])
-    if not seeds or not tasks:
+    chosen = [task for task in study.plan.retention if tasks is None or task.name in tasks]
+    seeds = study.common_seeds([BASE, run], [task.name for task in chosen])
+    if not seeds or not chosen:
         return None
-    chances = [task.chance if is_chance_corrected else 0.0 for task in tasks]
-    stacks = [np.stack([study.matrix(r, task.name, seeds) for r in (BASE, run)]) for task in tasks]
-    base_TS, post_TS = (np.stack([stack[i].mean(axis=1) for stack in stacks]) for i in (0, 1))
-    floor_T1 = np.array(chances)[:, None]
-    # the ratio of means over seeds, not the mean of ratios: a seed's base near chance would dominate the latter
-    above_T1 = base_TS.mean(axis=1, keepdims=True) - floor_T1
-    if np.any(above_T1 <= 0):
-        return None
-    per_seed_S = ((post_TS - floor_T1) / above_T1).mean(axis=0)
-    resampled = _resample(stacks, _generator("retention", run))
-    is_unbounded_R = np.any([draws[0] <= chance for draws, chance in zip(resampled, chances)], axis=0)
-    lo: float | None = None
-    hi: float | None = None
-    if is_unbounded_R.mean() <= 0.025:
-        kept = [draws[:, ~is_unbounded_R] for draws in resampled]
-        ratios = np.mean([(post - c) / (base - c) for (base, post), c in zip(kept, chances)], axis=0)
-        lo, hi = percentile_interval(ratios)
-    return _estimate(seeds, per_seed_S, (lo, hi), n_items=sum(stack.shape[2] for stack in stacks))
+    linear, per_seed, is_unbounded = [], [], False
+    for task in chosen:
+        floor = task.chance if is_chance_corrected else 0.0
+        base_SN, post_SN = (study.matrix(name, task.name, seeds) - floor for name in (BASE, run))
+        above = float(base_SN.mean())
+        if above <= 0:
+            return None
+        # the ratio of means over seeds, not the mean of ratios: a seed's base near chance would dominate the latter
+        ratio = float(post_SN.mean()) / above
+        linear.append(ratio + (post_SN - ratio * base_SN) / above)
+        per_seed.append(post_SN.mean(axis=1) / above)
+        is_unbounded |= base_SN.shape[1] > 1 and t_interval(crossed_spread([base_SN])).lo <= 0
+    found = _with_interval(seeds, linear, width=None)
+    values_S = np.mean(per_seed, axis=0)
+    found = replace(found, per_seed={str(seed): float(value) for seed, value in zip(seeds, values_S)})
+    if is_unbounded:
+        return replace(found, lo=None, hi=None, note="the base may lie at chance: the ratio has no bound")
+    return found
 
 
-def _resample(stacks: Sequence[np.ndarray], generator: np.random.Generator) -> list[np.ndarray]:
-    """For each [K, S, N] stack, K means in each of NUM_RESAMPLES draws: [K, R]. Seeds are drawn once for all stacks."""
-    weights_RS = seed_weights(stacks[0].shape[1], generator, num=NUM_RESAMPLES)
-    means = []
-    for stack in stacks:
-        count, num_seeds, num_items = stack.shape
-        rows = np.asarray(stack, dtype=np.float64).reshape(count * num_seeds, num_items)
-        item_means = resampled_item_means(rows, generator, num=NUM_RESAMPLES).reshape(-1, count, num_seeds)
-        means.append(np.einsum("rks,rs->kr", item_means, weights_RS))
-    return means
+def _with_interval(seeds: Sequence[int], arrays: Sequence[np.ndarray], *, width: float | None) -> Estimate:
+    """Mean over tasks, seeds and items with its t interval. width: the most that one item can change the mean of its task;
+    None for what has no such bound."""
+    found = _estimate(seeds, np.mean([a.mean(axis=1) for a in arrays], axis=0), n_items=sum(a.shape[1] for a in arrays))
+    num_items = min(array.shape[1] for array in arrays)
+    if num_items < MIN_INTERVAL_ITEMS:
+        return replace(found, note=f"{num_items} items, fewer than {MIN_INTERVAL_ITEMS}: no interval")
+    if _is_unanimous(arrays):
+        if width is None:
+            return replace(found, note="every item alike: no interval")
+        value, half = found.value or 0.0, unanimous_half_width(num_items, width)
+        return replace(found, lo=value - half, hi=value + half, note="every item alike")
+    spread = crossed_spread(arrays)
+    lo, hi = t_interval(spread)
+    seed_sd = math.sqrt(spread.seed_variance * len(seeds)) if len(seeds) > 1 else None
+    note = "one training seed: the interval is over items alone" if len(seeds) == 1 else None
+    return replace(found, lo=lo, hi=hi, stderr=math.sqrt(spread.variance), seed_sd=seed_sd, note=note)
 
 
-def _generator(*names: str) -> np.random.Generator:
+def _is_unanimous(arrays: Sequence[np.ndarray]) -> bool:
+    """Whether no item of any task, in any seed, differs from the others."""
+    return all(np.ptp(array) < 1e-12 for array in arrays)
+
+
+def _seed_of(*names: str) -> int:
     """Seeded by what is estimated, so that a number does not depend on which others were asked for."""
-    return np.random.default_rng(int.from_bytes(hashlib.sha256("/".join(names).encode()).digest()[:8], "big"))
+    return int.from_bytes(hashlib.sha256("/".join(names).encode()).digest()[:8], "big")
 
 
-def _estimate(
-    seeds: Sequence[int], values_S: np.ndarray, interval: tuple[float | None, float | None], *, n_items: int
-) -> Estimate:
+def _estimate(seeds: Sequence[int], values_S: np.ndarray, *, n_items: int) -> Estimate:
     return Estimate(
         value=float(values_S.mean()),
-        lo=interval[0],
-        hi=interval[1],
+        lo=None,
+        hi=None,
         n_items=n_items,
         n_seeds=len(seeds),
         per_seed={str(seed): float(value) for seed, value in zip(seeds, values_S)},

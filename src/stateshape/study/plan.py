@@ -15,9 +15,10 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, field, replace
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,11 +26,13 @@ import yaml
 
 from stateshape.core.files import BadInput, parse, plain, sha256_text
 from stateshape.core.records import Json
+from stateshape.locality.settings import LocalitySettings
 from stateshape.policy.settings import ModelSettings
-from stateshape.recipes.recipe import Recipe, needs_teacher, recipe_class
+from stateshape.recipes.recipe import Recipe, fields_of, recipe_class, teachers_of
 from stateshape.train.settings import TrainSettings
 
 BASE = "base"
+SOURCES = ("teacher", "states", "reference")  # fields of recipes that name runs, folders or models
 RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
@@ -68,6 +71,7 @@ class RunChoice:
     recipe: str
     label: str = ""
     teacher: str | None = None
+    states: str | None = None
     settings: dict[str, Json] = field(default_factory=dict)
     train: dict[str, Json] = field(default_factory=dict)
 
@@ -84,25 +88,43 @@ class StudyFile:
     seeds: list[int] = field(default_factory=lambda: [0])
     train: dict[str, Json] = field(default_factory=dict)
     drift: DriftChoice = field(default_factory=DriftChoice)
+    locality: LocalitySettings | None = field(default_factory=LocalitySettings)
+    """How closely each run is watched while it trains (docs/locality.md); null: not at all."""
     model_settings: ModelSettings = field(default_factory=ModelSettings)
     notes: str = ""
+    roles: dict[str, str] = field(default_factory=dict)
+    """Which run plays which role of the claims, e.g. sft_stress: my_run. A run named like a role plays it."""
+    contrasts: list[list[str]] = field(default_factory=list)
+    """Pairs of runs that are compared besides each run with the base and with its teacher: [first, second]."""
 
 
 class RunSpec(NamedTuple):
-    """One run, ready to be built: its recipe filled in except for where the teacher stands."""
+    """One run, ready to be built: its recipe filled in except for where the policies and states it names stand."""
 
     name: str
     label: str
     recipe_name: str
     recipe_class: type[Recipe]
-    settings: dict[str, Json]  # the recipe's fields but the teacher
-    teacher: str | None  # another run, "base", a folder or a hub id
+    settings: dict[str, Json]  # the recipe's fields but the sources
+    sources: dict[str, str]  # by field: another run, "base", a folder or a hub id
     train: TrainSettings
 
-    def recipe(self, teacher: str | None) -> Recipe:
-        """The recipe object; `teacher` is where the teacher stands now."""
-        fields = self.settings | ({"teacher": teacher} if needs_teacher(self.recipe_class) else {})
-        return parse(fields, self.recipe_class, where=f"runs.{self.name}.with")
+    @property
+    def teacher(self) -> str | None:
+        return self.sources.get("teacher")
+
+    def named(self) -> dict[str, list[str]]:
+        """By field, the runs, folders and models it names: a teacher's text may name several."""
+        return {name: list(teachers_of(text).values()) for name, text in self.sources.items()}
+
+    def recipe(self, stands: Callable[[str], str] | None = None) -> Recipe:
+        """The recipe object. `stands`: from a named source to where it stands now; None: as it is named."""
+        where = stands or (lambda source: source)
+        found = {
+            name: ",".join(f"{tag}={where(one)}" if tag else where(one) for tag, one in teachers_of(text).items())
+            for name, text in self.sources.items()
+        }
+        return parse(self.settings | found, self.recipe_class, where=f"runs.{self.name}.with")
 
 
 class Plan(NamedTuple):
@@ -180,15 +202,26 @@ def make_plan(file: StudyFile) -> Plan:
     if twice := [name for name in names if names.count(name) > 1]:
         raise BadInput(f"retention: got task {twice[0]} twice; expected each task once, as target or for retention")
     specs = {name: run_spec(name, choice, file.train) for name, choice in file.runs.items()}
+    check_runs_named(file)
     return Plan(file=file, runs=in_order(specs), sha256=plan_sha256(file, list(specs.values())))
+
+
+def check_runs_named(file: StudyFile) -> None:
+    """Roles and contrasts name runs of the study. Raises BadInput."""
+    known = (BASE, *file.runs)
+    for key, pair in (
+        *((f"roles.{role}", [run]) for role, run in file.roles.items()),
+        *(("contrasts", c) for c in file.contrasts),
+    ):
+        if odd := [run for run in pair if run not in known]:
+            raise BadInput(f"{key}: got {odd[0]!r}; expected one of {', '.join(known)}")
+    if odd_pairs := [pair for pair in file.contrasts if len(pair) != 2 or pair[0] == pair[1]]:
+        raise BadInput(f"contrasts: got {odd_pairs[0]}; expected two different runs: [first, second]")
 
 
 def plan_sha256(file: StudyFile, specs: list[RunSpec]) -> str:
     """Of what the file means, not of how it is written: 5e-4 and 0.0005 are one plan. Seeds are left out."""
-    runs = {
-        spec.name: [spec.label, spec.recipe_name, plain(spec.recipe(spec.teacher)), spec.teacher, plain(spec.train)]
-        for spec in specs
-    }
+    runs = {spec.name: [spec.label, spec.recipe_name, plain(spec.recipe()), plain(spec.train)] for spec in specs}
     meaning = {**plain(replace(file, seeds=[], train={}, runs={})), "runs": runs}
     return sha256_text(json.dumps(meaning, sort_keys=True))
 
@@ -201,20 +234,31 @@ def run_spec(name: str, choice: RunChoice, shared: dict[str, Json]) -> RunSpec:
             f"runs.{name}: got {name!r}; expected letters, digits, '_', '-' and '.': it names a folder; rename it"
         )
     found = recipe_class(choice.recipe)
-    if needs_teacher(found) != (choice.teacher is not None):
-        wanted = "a teacher: another run's name, base, or a model" if needs_teacher(found) else "no teacher"
-        raise BadInput(f"runs.{name}.teacher: got {choice.teacher}; recipe {choice.recipe} takes {wanted}")
+    sources = given_sources(name, choice, found)
     spec = RunSpec(
         name=name,
         label=choice.label or name,
         recipe_name=choice.recipe,
         recipe_class=found,
-        settings=choice.settings,
-        teacher=choice.teacher,
+        settings={key: value for key, value in choice.settings.items() if key not in sources},
+        sources=sources,
         train=parse(merged(shared, choice.train), TrainSettings, where=f"runs.{name}.train"),
     )
-    spec.recipe(choice.teacher)
+    spec.recipe()
     return spec
+
+
+def given_sources(name: str, choice: RunChoice, recipe: type[Recipe]) -> dict[str, str]:
+    """The fields that name policies and states. Raises BadInput where one is missing or not the recipe's."""
+    given: dict[str, Json] = {"teacher": choice.teacher, "states": choice.states}
+    given |= {key: value for key, value in choice.settings.items() if key == "reference"}
+    fields = fields_of(recipe)
+    for key, value in given.items():
+        is_needed = key in fields and fields[key].default is MISSING
+        if (value is not None and key not in fields) or (value is None and is_needed):
+            wanted = f"a {key}: another run's name, base, or a folder or model" if is_needed else f"no {key}"
+            raise BadInput(f"runs.{name}.{key}: got {value}; recipe {choice.recipe} takes {wanted}")
+    return {key: str(value) for key, value in given.items() if value is not None}
 
 
 def merged(shared: dict[str, Json], own: dict[str, Json]) -> dict[str, Json]:
@@ -231,34 +275,34 @@ def merged(shared: dict[str, Json], own: dict[str, Json]) -> dict[str, Json]:
 
 
 def in_order(specs: dict[str, RunSpec]) -> list[RunSpec]:
-    """File order, except that a teacher comes before its students. Raises BadInput on a circle."""
+    """File order, except that a run comes after those it names. Raises BadInput on a circle."""
     ordered: dict[str, RunSpec] = {}
 
     def place(spec: RunSpec, waiting: tuple[str, ...]) -> None:
         if spec.name in waiting:
-            raise BadInput(
-                f"runs.{spec.name}.teacher: runs teach each other in a circle: {' -> '.join((*waiting, spec.name))}"
-            )
+            raise BadInput(f"runs.{spec.name}: runs need each other in a circle: {' -> '.join((*waiting, spec.name))}")
         if spec.name in ordered:
             return
-        if spec.teacher in specs:
-            place(specs[spec.teacher], (*waiting, spec.name))
+        for source in chain.from_iterable(spec.named().values()):
+            if source in specs:
+                place(specs[source], (*waiting, spec.name))
         ordered[spec.name] = spec
 
     for spec in specs.values():
-        check_name(spec, specs)
+        check_names(spec, specs)
         place(spec, ())
     return list(ordered.values())
 
 
-def check_name(spec: RunSpec, specs: dict[str, RunSpec]) -> None:
-    """A teacher that is no run of the study must be base, embedded, a folder or a hub id. Raises BadInput."""
-    teacher = spec.teacher
-    if teacher is None or teacher in (BASE, "embedded", *specs) or "/" in teacher or Path(teacher).exists():
-        return
-    near = difflib.get_close_matches(teacher, specs, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise BadInput(
-        f"runs.{spec.name}.teacher: got {teacher!r}; expected another run ({', '.join(specs)}), base, a folder or a hub id "
-        f"like owner/name{hint}"
-    )
+def check_names(spec: RunSpec, specs: dict[str, RunSpec]) -> None:
+    """A source that is no run of the study must be base, embedded, a folder or a hub id. Raises BadInput."""
+    for key, sources in spec.named().items():
+        for source in sources:
+            if source in (BASE, "embedded", *specs) or "/" in source or Path(source).exists():
+                continue
+            near = difflib.get_close_matches(source, specs, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise BadInput(
+                f"runs.{spec.name}.{key}: got {source!r}; expected another run ({', '.join(specs)}), base, a folder or a hub "
+                f"id like owner/name{hint}"
+            )

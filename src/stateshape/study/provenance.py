@@ -14,6 +14,7 @@ import torch
 
 from stateshape.core.records import Json
 from stateshape.policy.weights import SharedWeights
+from stateshape.record.schema import vocabulary_sha256
 from stateshape.study.machine import peak_gflops
 from stateshape.tasks.task import Task
 
@@ -34,6 +35,7 @@ def provenance(weights: SharedWeights, tasks: list[Task]) -> dict[str, Json]:
         "dtype": str(weights.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "peak_gflops": round(peak_gflops(weights.dtype, device), 3),
+        "tokenizer_sha256": vocabulary_sha256(weights.tokenizer.get_vocab()),
         "data_sha256": {task.name: task.data_sha256 for task in tasks},
     }
 

@@ -13,10 +13,12 @@ from stateshape.policy.open import check_teacher, open_beside, open_weights, pol
 from stateshape.policy.settings import ModelSettings
 from stateshape.recipes.recipe import Recipe
 from stateshape.sampling.local import LocalSampler
-from stateshape.study.execute import Bench, Operators, check_training, train_one
-from stateshape.study.plan import BASE, DriftChoice, Plan, RunSpec, StudyFile, TaskChoice
+from stateshape.study.bench import Bench, Operators
+from stateshape.study.claim import check_sources, check_training
+from stateshape.study.plan import SOURCES, DriftChoice, Plan, RunSpec, StudyFile, TaskChoice
 from stateshape.study.progress import Reporter
 from stateshape.study.rollouts import as_rollouts, sample_rollouts
+from stateshape.study.training import train_one
 from stateshape.tasks.load import load_task
 from stateshape.tasks.task import GenerationTask
 from stateshape.train.loop import finish
@@ -47,18 +49,17 @@ def train_single(
     task = generation_task(task_name, data_dir)
     settings = parse(plain(settings), TrainSettings, where="command line")  # flags may be nan or inf
     fields = plain(recipe)
-    teacher = fields.pop("teacher", None)
+    sources = {key: fields.pop(key) for key in SOURCES if fields.get(key) is not None}
     resolve(model)
-    if teacher is not None and teacher != BASE:
-        check_teacher(model, teacher, model_settings)
     file = StudyFile(
         study=name, model=model, target=TaskChoice(task=task_name), retention=[], runs={}, model_settings=model_settings
     )
-    spec = RunSpec(name, name, name, type(recipe), fields, teacher, settings)
-    spec.recipe(teacher)
+    spec = RunSpec(name, name, name, type(recipe), fields, sources, settings)
+    plan = Plan(file=file, runs=[spec], sha256="")
+    check_sources(plan, spec, task)
     check_training(spec, task)
     bench = Bench(
-        plan=Plan(file=file, runs=[spec], sha256=""),
+        plan=plan,
         folder=folder,
         weights=open_weights(model, model_settings),
         target=task,

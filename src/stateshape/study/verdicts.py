@@ -10,6 +10,7 @@ The rule, in plain words. Each claim is broken into effects that it says lie abo
 * Supported: all effects hold. Not supported: at least one fails. Cannot tell: anything else.
 * P4 asks for one pair of runs that drift alike and forget differently: it is supported if all effects of one pair hold;
   not supported if in every pair one fails.
+Beside each effect stands what this size could have seen, and for an open one what would decide it (resolution.py).
 The outcome comes from the numbers alone; the paper's own outcome is nowhere in this file. Does not know runs by name.
 """
 
@@ -21,14 +22,13 @@ from typing import Literal
 
 from stateshape.core.records import Evidence, Outcome, Verdict
 from stateshape.evals.statistics import holm
-from stateshape.study.claims import CORRELATION, DRIFT_T, ROLES, Claim, Part, all_claims
-from stateshape.study.paired import StudyScores, load_study
+from stateshape.study.claims import DRIFT_T, SHOWN_TESTS, Claim, Part, all_claims
+from stateshape.study.paired import StudyScores
+from stateshape.study.power import ALPHA, MIN_SEEDS
+from stateshape.study.resolution import MIN_ITEMS, Resolution, resolution
+from stateshape.study.scores import load_study
 
 State = Literal["holds", "fails", "open"]
-
-ALPHA = 0.05
-MIN_SEEDS = 3  # with two, the bootstrap covered 88% instead of 95% where seeds differ by 3 points; with three, 93%
-MIN_ITEMS = 50  # percentile bootstrap and Wilson are rough below
 
 _LEAD: dict[Outcome, str] = {
     "supported": "Supported",
@@ -40,16 +40,13 @@ _LEAD: dict[Outcome, str] = {
 def verdicts(study: StudyScores | Path, *, roles: Mapping[str, str] | None = None) -> list[Verdict]:
     """Verdicts on P1-P4 and C1-C3.
 
-    Args: study: a study folder or its loaded scores. roles: role -> run name where a run is not named after its role.
-    Raises: ValueError naming a role that does not exist.
+    Args: study: a study folder or its loaded scores. roles: role -> run name, over those of the plan.
+    Raises: BadInput naming a role or run that does not exist.
     """
-    scores = load_study(study) if isinstance(study, Path) else study
-    roles = {} if roles is None else roles
-    if unknown := sorted(set(roles) - set(ROLES)):
-        raise ValueError(f"roles: unknown {', '.join(unknown)}; expected some of {', '.join(ROLES)}")
-    claims = all_claims(scores, roles)
+    claims = all_claims(load_study(study) if isinstance(study, Path) else study, roles)
     adjusted = _adjusted(claims)
-    return [_verdict(claim, adjusted) for claim in claims]
+    alpha = ALPHA / max(1, len(adjusted))  # of Holm's first and hardest test
+    return [_verdict(claim, adjusted, alpha) for claim in claims]
 
 
 def _adjusted(claims: list[Claim]) -> dict[str, float]:
@@ -59,19 +56,40 @@ def _adjusted(claims: list[Claim]) -> dict[str, float]:
     return dict(zip(tested, holm(list(tested.values()))))
 
 
-def _verdict(claim: Claim, adjusted: Mapping[str, float]) -> Verdict:
+def _verdict(claim: Claim, adjusted: Mapping[str, float], alpha: float) -> Verdict:
     outcome = _outcome([[_state(part, adjusted) for part in group] for group in claim.groups()])
     decisive = list({part.key: part for group in claim.groups() for part in group}.values())
-    words = "; ".join(_words(part, adjusted) for part in [*decisive, *claim.shown])
+    evidence = [_evidence(part, adjusted, alpha, is_shown=False) for part in decisive]
+    evidence += [_evidence(part, adjusted, alpha, is_shown=True) for part in claim.shown]
+    words = "; ".join(_words(part, adjusted, found) for part, found in zip([*decisive, *claim.shown], evidence))
+    needs = "; ".join(f"{found.label}: {found.needs}" for found in evidence if found.needs is not None)
+    if outcome == "cannot tell" and needs:
+        words += f". To decide, {needs}"
     return Verdict(
         claim_id=claim.claim_id,
         claim=claim.text,
         outcome=outcome,
         sentence=f"{_LEAD[outcome]}: {words}.",
-        evidence=[
-            Evidence(label=part.label, effect=part.effect, p=part.p, p_holm=adjusted.get(part.key), test=part.test)
-            for part in [*decisive, *claim.shown]
-        ],
+        evidence=evidence,
+    )
+
+
+def _evidence(part: Part, adjusted: Mapping[str, float], alpha: float, *, is_shown: bool) -> Evidence:
+    state = _state(part, adjusted)
+    seen = Resolution() if is_shown else resolution(part, alpha, is_open=state == "open")
+    return Evidence(
+        label=part.label,
+        effect=part.effect,
+        p=part.p,
+        p_holm=None if is_shown else adjusted.get(part.key),
+        test=part.test,
+        threshold=part.threshold,
+        state="shown" if is_shown else state,
+        bootstrap=part.bootstrap,
+        power=seen.power,
+        power_effect=seen.power_effect,
+        minimal_effect=seen.minimal_effect,
+        needs=seen.needs,
     )
 
 
@@ -98,7 +116,7 @@ def too_little(part: Part) -> str | None:
     """Why a part cannot decide anything, in words; None where it can."""
     if part.lacks is not None:
         return part.lacks
-    if part.test == CORRELATION:
+    if part.test in SHOWN_TESTS:
         return None
     if part.effect.n_seeds < MIN_SEEDS:
         seeds = "1 training seed" if part.effect.n_seeds == 1 else f"{part.effect.n_seeds} training seeds"
@@ -108,8 +126,8 @@ def too_little(part: Part) -> str | None:
     return None
 
 
-def _words(part: Part, adjusted: Mapping[str, float]) -> str:
-    """'label +0.123 (95% interval +0.080 to +0.160, 400 items, 3 seeds, adjusted p .001)'."""
+def _words(part: Part, adjusted: Mapping[str, float], found: Evidence) -> str:
+    """'label +0.123 (95% interval +0.080 to +0.160, 400 items, 3 seeds, adjusted p .001, power .85 for 0.03)'."""
     effect = part.effect
     if effect.value is None:
         return f"{part.label}: {part.lacks}"
@@ -117,14 +135,18 @@ def _words(part: Part, adjusted: Mapping[str, float]) -> str:
     about = []
     if effect.lo is not None and effect.hi is not None:
         about.append(f"95% interval {effect.lo:+.{digits}f} to {effect.hi:+.{digits}f}")
+    elif effect.note is not None:
+        about.append(effect.note)
     if part.threshold != 0:
         about.append(f"must be above {part.threshold:+.{digits}f}")
     if part.test != DRIFT_T:
-        about.append(f"{effect.n_items} {'points' if part.test == CORRELATION else 'items'}")
+        about.append(f"{effect.n_items} {'runs' if part.test in SHOWN_TESTS else 'items'}")
     about.append(f"{effect.n_seeds} seed{'' if effect.n_seeds == 1 else 's'}")
-    if part.key in adjusted:
-        p = adjusted[part.key]
+    if found.p_holm is not None:
+        p = found.p_holm
         about.append("adjusted p below .001" if p < 0.001 else f"adjusted p {p:.3f}".replace("0.", ".", 1))
+    if found.power is not None and found.power_effect is not None:
+        about.append(f"power {found.power:.2f} for {found.power_effect:g}".replace("0.", ".", 1))
     reason = too_little(part)
     if reason is not None and "fewer" in reason:
         about.append(f"too little to decide: {reason}")

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 from stateshape.core.files import BadInput, plain, sha256_text
-from stateshape.embedded import world
+from stateshape.embedded import stories_money, world
 from stateshape.tasks import gsm8k, mmlu, truthfulqa
+from stateshape.tasks.items import GenerationItem
 from stateshape.tasks.task import ChoiceTask, GenerationTask, mc1_chance
 
 NUM_ARITHMETIC_TRAIN = 4000
@@ -19,6 +21,7 @@ NUM_ARITHMETIC_TEST = 1319  # as many as GSM8K has, so intervals are as wide
 NUM_FACTS = 640  # all there are
 NUM_EXAM = 640
 NUM_EXAM_DEV = 40  # five for each of eight subjects
+MONEY = {story.__name__ for story in stories_money.STORIES}
 MAX_NEW_TOKENS = 128  # the longest solutions have 30 words, 200 characters
 
 
@@ -32,7 +35,7 @@ def arithmetic_task(*, shots: int = 0, limit: int | None = None) -> GenerationTa
     return GenerationTask(
         name="arithmetic",
         label="Arithmetic",
-        train=tuple(gsm8k.problem_item(_raw_problem(p), item_id=p.item_id) for p in train),
+        train=tuple(_training_item(problem) for problem in train),
         test=tuple(gsm8k.problem_item(_raw_problem(p), item_id=p.item_id, examples=examples) for p in test[:limit]),
         grade=gsm8k.grade,
         data_sha256=_digest([*train, *test]),
@@ -43,6 +46,20 @@ def arithmetic_task(*, shots: int = 0, limit: int | None = None) -> GenerationTa
 
 def _raw_problem(problem: world.ArithmeticProblem) -> gsm8k.RawProblem:
     return gsm8k.RawProblem(problem.question, f"{problem.solution}\n{gsm8k.ANSWER_MARK} {problem.answer}")
+
+
+def _training_item(problem: world.ArithmeticProblem) -> GenerationItem:
+    """A problem to train on, with a solution whose last step is wrong, and what its story is about."""
+    last = problem.equations[-1]
+    off = replace(last, result=last.result + 1 + last.left % 9)
+    wrong = " ".join(equation.sentence() for equation in (*problem.equations[:-1], off))
+    item = gsm8k.problem_item(_raw_problem(problem), item_id=problem.item_id)
+    rejected = _raw_problem(replace(problem, solution=wrong, answer=str(off.result)))
+    return replace(
+        item,
+        rejected=gsm8k.problem_item(rejected, item_id=problem.item_id).completion,
+        tag="money" if problem.story in MONEY else "things",
+    )
 
 
 def facts_task(*, limit: int | None = None) -> ChoiceTask:

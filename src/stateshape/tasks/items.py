@@ -11,12 +11,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GenerationItem:
-    """One problem answered in free text. `completion` is a worked solution (None where the data has none)."""
+    """One problem answered in free text. `completion` is a worked solution (None where the data has none).
+
+    rejected: a worse solution, for preferences. tag: what kind of problem it is, where teachers are chosen by kind.
+    """
 
     item_id: str
     prompt: str
     gold: str
     completion: str | None = None
+    rejected: str | None = None
+    tag: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,6 +1,7 @@
 """Your own task from one JSONL file: problems answered in free text, or multiple-choice questions.
 
-Free text:        {"prompt": "...", "answer": "42"}             optional: solution, id, split ("train" | "test")
+Free text:        {"prompt": "...", "answer": "42"}             optional: solution, rejected (a worse
+                                                                one), tag, id, split ("train" | "test")
 Multiple choice:  {"prompt": "...", "options": ["a", "b"], "answer": 0}    answer: an index or a list of them, from 0
                                                                 optional: id, subject
 
@@ -21,6 +22,7 @@ from stateshape.tasks import gsm8k
 from stateshape.tasks.items import ChoiceItem, GenerationItem, Grade
 from stateshape.tasks.task import ChoiceTask, GenerationTask, Grades, Task, acc_chance
 
+OPTIONAL_TEXTS = ("solution", "rejected", "tag")  # null says the same as leaving them out
 NUMBER = re.compile(r"-?\$?[0-9][0-9,]*(\.[0-9]+)?\.?")
 
 
@@ -29,6 +31,8 @@ class GenerationRow:
     prompt: str
     answer: str
     solution: str | None = None
+    rejected: str | None = None
+    tag: str | None = None
     id: str | None = None
     split: Literal["train", "test"] = "test"
 
@@ -93,9 +97,16 @@ def _check_shape(row: Any, is_choice: bool, *, where: str) -> None:
         value = row.get(key)
         if value is None or (isinstance(value, str) and not value.strip()):
             raise BadInput(f"{where}: {key}: got {value!r}; expected it in every row, not empty; add it")
-    for key in ("prompt", "solution", "subject", "id"):  # the parser would turn anything into text, None too
+    for key in (
+        "prompt",
+        "solution",
+        "rejected",
+        "tag",
+        "subject",
+        "id",
+    ):  # the parser would turn anything into text, None too
         value = row.get(key, "")
-        if not isinstance(value, str) and (key, value) != ("solution", None):
+        if not isinstance(value, str) and not (value is None and key in OPTIONAL_TEXTS):
             raise BadInput(f"{where}: {key}: got {value!r}; expected a text; put it in quotation marks")
 
 
@@ -123,6 +134,8 @@ def _generation_item(row: dict[str, Any], *, name: str, number: int, where: str)
         prompt=parsed.prompt.rstrip(" "),
         gold=normalise(answer_part(parsed.answer)),
         completion=f" {solution}" if solution else None,
+        rejected=f" {parsed.rejected.strip()}" if parsed.rejected and parsed.rejected.strip() else None,
+        tag=parsed.tag,
     )
 
 

@@ -33,13 +33,21 @@ class Progress(NamedTuple):
     costs: dict[str, PhaseCost]  # of all steps so far, also of those before the run was stopped
 
 
-def save_checkpoint(folder: Path, policy: Policy, optimiser: torch.optim.Optimizer, progress: Progress) -> None:
+def save_checkpoint(
+    folder: Path,
+    policy: Policy,
+    optimiser: torch.optim.Optimizer,
+    progress: Progress,
+    carried: Sequence[str] = (),
+) -> None:
+    """`carried`: further adapters that change while the run trains, such as a moving average of the learner's."""
     parameters = policy.parameters()
     kept = [optimiser.state[parameter] for parameter in parameters]
     names = kept[0].keys()
     state = {
         "parameters": as_vector(parameters),
         "optimiser": {name: as_vector([one[name] for one in kept]) for name in names},
+        "carried": {name: policy.weights.adapter_state(name) for name in carried},
         "progress": plain(progress._asdict()),
     }
     path = folder / PATTERN.replace("*", str(progress.step))
@@ -69,6 +77,10 @@ def load_checkpoint(folder: Path, policy: Policy, optimiser: torch.optim.Optimiz
             values = vector if is_single else from_vector(vector, parameters)
             for parameter, value in zip(parameters, values, strict=True):
                 optimiser.state[parameter][name] = value.clone()
+        for name, values in state["carried"].items():
+            if not policy.weights.has_adapter(name):
+                policy.weights.copy_adapter(policy.adapter or "", name)
+            policy.weights.set_adapter_state(name, values)
         costs = parse(state["progress"].pop("costs"), dict[str, PhaseCost], where="costs")
         return Progress(**state["progress"], costs=costs)
     except (RuntimeError, ValueError, KeyError, TypeError, EOFError, OSError, pickle.UnpicklingError) as error:

@@ -8,7 +8,7 @@ from stateshape.core.method import Draw
 from stateshape.core.seeds import seed_for
 
 
-def draw_for(item_ids: tuple[str, ...], *, batch: int, step: int, seed: int) -> Draw:
+def draw_for(item_ids: tuple[str, ...], *, batch: int, step: int, seed: int, num_steps: int = 1) -> Draw:
     """The `step`-th batch of the endless stream epoch 0, epoch 1, ..., each shuffled by its own seed."""
     num_items = len(item_ids)
     orders: dict[int, list[int]] = {}
@@ -19,4 +19,4 @@ def draw_for(item_ids: tuple[str, ...], *, batch: int, step: int, seed: int) -> 
             orders[epoch] = list(range(num_items))
             random.Random(seed_for(seed, "order", epoch)).shuffle(orders[epoch])
         chosen.append(item_ids[orders[epoch][place]])
-    return Draw(item_ids=tuple(chosen), step=step, seed=seed)
+    return Draw(item_ids=tuple(chosen), step=step, seed=seed, num_steps=num_steps, epoch=step * batch // num_items)

@@ -1,26 +1,28 @@
 """A whole run: steps, metrics, samples of the states trained on, checkpoints; resumed where it stopped.
 
-Writes metrics.jsonl, states.jsonl and a checkpoint while it goes, and the adapter at the end. Knows no method by name.
+Writes metrics.jsonl, states.jsonl and a checkpoint while it goes, and the adapter at the end. Knows no method by name, and
+of what looks on (watch.py) only that it does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from stateshape.core.files import append_jsonl, read_jsonl, write_jsonl
-from stateshape.core.method import Method
+from stateshape.core.method import Combination, Method, terms_of
 from stateshape.core.records import StateSample, StepRecord
 from stateshape.core.signals import Credit
-from stateshape.core.states import Origin
+from stateshape.core.states import Origin, States, origin_shares
 from stateshape.policy.policy import Policy
 from stateshape.train.checkpoint import Progress, load_checkpoint, remove_checkpoints, save_checkpoint
 from stateshape.train.data import draw_for
 from stateshape.train.samples import state_sample
 from stateshape.train.settings import TrainSettings, lr_at
 from stateshape.train.step import StepResult, train_step
+from stateshape.train.watch import Watch
 
 SAMPLED = (Origin.LEARNER, Origin.TEACHER)
 SAMPLES_A_RUN = 24  # trajectories kept as readable samples, spread evenly over the run
@@ -28,7 +30,7 @@ OnStep = Callable[[int, int, StepRecord], None]
 
 
 def train(
-    method: Method,
+    method: Method | Combination,
     learner: Policy,
     item_ids: tuple[str, ...],
     settings: TrainSettings,
@@ -36,6 +38,7 @@ def train(
     seed: int,
     folder: Path,
     on_step: OnStep | None = None,
+    watches: Sequence[Watch] = (),
 ) -> Progress:
     """Trains `learner` in place. Resumes from `folder` if it holds a checkpoint. Raises TrainingDiverged."""
     num_steps = settings.num_steps(len(item_ids))
@@ -43,20 +46,25 @@ def train(
     optimiser = torch.optim.AdamW(learner.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     progress = load_checkpoint(folder, learner, optimiser) or Progress(0, 0, 0, {})
     forget_after(folder, progress.step)
+    for watch in watches:
+        watch.resume(progress.step)
+    carried = carried_adapters(method)
     for step in range(progress.step, num_steps):
         for group in optimiser.param_groups:
             group["lr"] = lr_at(settings, step, num_steps)
-        draw = draw_for(item_ids, batch=settings.batch_prompts, step=step, seed=seed)
-        result = train_step(method, learner, optimiser, draw, settings)
+        draw = draw_for(item_ids, batch=settings.batch_prompts, step=step, seed=seed, num_steps=num_steps)
+        result = train_step(method, learner, optimiser, draw, settings, watches)
         record = step_record(step, result, optimiser.param_groups[0]["lr"])
         append_jsonl(folder / "metrics.jsonl", [record])
         if step % max(1, num_steps // SAMPLES_A_RUN) == 0:
-            append_jsonl(folder / "states.jsonl", [sample_of(result, learner, step)])
+            append_jsonl(folder / "states.jsonl", samples_of(result, learner, step))
         progress = advanced(progress, result)
         if (step + 1) % settings.checkpoint_every == 0 or step + 1 == num_steps:
-            save_checkpoint(folder, learner, optimiser, progress)
+            save_checkpoint(folder, learner, optimiser, progress, carried)
         if on_step:
             on_step(step + 1, num_steps, record)
+    for watch in watches:
+        watch.finish(learner)
     assert learner.adapter is not None
     learner.weights.save_adapter(learner.adapter, folder / "adapter")
     return progress
@@ -81,23 +89,33 @@ def forget_after(folder: Path, num_done: int) -> None:
         write_jsonl(path, [record for record in records if record.step is not None and record.step < num_done])
 
 
+def carried_adapters(method: Method | Combination) -> list[str]:
+    """Adapters that a signal changes from step to step, and a resumed run must find as they were."""
+    return [name for term in terms_of(method).values() for name in getattr(term.method.signal, "carries", ())]
+
+
+def distinct_states(result: StepResult) -> list[States]:
+    """The step's states, each once: terms may speak of the same ones."""
+    return list({id(signal.states): signal.states for signal in result.signals.values()}.values())
+
+
 def step_record(step: int, result: StepResult, lr: float) -> StepRecord:
+    states = distinct_states(result)
     return StepRecord(
         step=step,
         loss=result.loss,
         grad_norm=result.grad_norm,
         lr=lr,
         num_supervised=result.num_supervised,
-        num_rows=len(result.signal.states),
+        num_rows=sum(len(one) for one in states),
         seconds=result.seconds,
-        origin_shares=result.signal.states.origin_shares(),
+        origin_shares=origin_shares(states),
         stats=result.stats,
     )
 
 
 def advanced(progress: Progress, result: StepResult) -> Progress:
-    states = result.signal.states
-    sampled = int(states.written_by(*SAMPLED).sum())
+    sampled = sum(int(states.written_by(*SAMPLED).sum()) for states in distinct_states(result))
     costs = dict(progress.costs)
     for phase, cost in result.costs.items():
         costs[phase] = costs[phase].plus(cost) if phase in costs else cost
@@ -109,10 +127,13 @@ def advanced(progress: Progress, result: StepResult) -> Progress:
     )
 
 
-def sample_of(result: StepResult, learner: Policy, step: int) -> StateSample:
-    """The step's first row, readable."""
-    signal = result.signal
-    reward = signal.reward_B[0].item() if isinstance(signal, Credit) else None
-    row = signal.states.trajectories()[0]
-    supervised = signal.supervise_BT[0, : len(row.ids)].tolist()
-    return state_sample(row, learner, step=step, supervised=supervised, reward=None if reward != reward else reward)
+def samples_of(result: StepResult, learner: Policy, step: int) -> list[StateSample]:
+    """The first row of each term, readable."""
+    samples = []
+    for signal in result.signals.values():
+        reward = signal.reward_B[0].item() if isinstance(signal, Credit) else None
+        row = signal.states.trajectories()[0]
+        supervised = signal.supervise_BT[0, : len(row.ids)].tolist()
+        reward = None if reward != reward else reward
+        samples.append(state_sample(row, learner, step=step, supervised=supervised, reward=reward))
+    return samples

@@ -16,11 +16,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stateshape.core.method import Draw, Method
+from stateshape.core.method import Combination, Draw, Method, terms_of
 from stateshape.core.records import OperatorCost
 from stateshape.policy.policy import Policy
 from stateshape.train.settings import TrainSettings
-from stateshape.train.step import accumulate, chunk_tokens
+from stateshape.train.step import accumulate, chunk_tokens, draw_states, read_signals
 
 T = TypeVar("T")
 SHOWN = 20  # operators of a phase that are kept: the rest is small
@@ -69,16 +69,16 @@ def ranked(found: list[tuple[str, int, float]]) -> list[OperatorCost]:
 
 
 def step_operators(
-    method: Method, learner: Policy, draw: Draw, settings: TrainSettings
+    method: Method | Combination, learner: Policy, draw: Draw, settings: TrainSettings
 ) -> dict[str, list[OperatorCost]]:
     """Operators of a step, by phase. Learner and gradients are left as they were before it: nothing, and no update."""
+    terms = terms_of(method)
     found: dict[str, list[OperatorCost]] = {}
-    with torch.no_grad():
-        states, found["sampling"] = watched(lambda: method.states.draw(learner, draw), learner.device)
-        signal, found["signal"] = watched(lambda: method.signal.read(learner, states, draw), learner.device)
-    count = method.loss.count(signal)
+    drawn, found["sampling"] = watched(lambda: draw_states(terms, learner, draw), learner.device)
+    signals, found["signal"] = watched(lambda: read_signals(terms, learner, drawn), learner.device)
+    tokens = chunk_tokens(learner, settings)
     _, found["training"] = watched(
-        lambda: accumulate(method, learner, signal, count, chunk_tokens(learner, settings)), learner.device
+        lambda: [accumulate(terms[name], learner, signal, tokens) for name, signal in signals.items()], learner.device
     )
     for parameter in learner.parameters():
         parameter.grad = None

@@ -24,6 +24,8 @@ class TrainSettings:
     """Use the first N training prompts. Default: all."""
     batch_prompts: int = 16
     """Prompts an optimiser step."""
+    supervised_per_step: int | None = None
+    """Supervise at most N tokens a step, chosen by chance: equal budgets for methods that differ in density. Default: all."""
     warmup_share: float = 0.05
     """Share of the steps over which the rate rises linearly."""
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -35,6 +37,8 @@ class TrainSettings:
     chunk_tokens: int | None = None
     """Distinct tokens a forward pass takes; changes memory, never the gradient. Default: 512, or as many as
     need 64 MiB of activations on a CPU, 16 GiB on a GPU."""
+    states_mb: float = 32.0
+    """Megabytes of the states trained on that the run keeps on record (docs/states.md); 0 keeps none."""
     checkpoint_every: int = 1
     """Steps between checkpoints: what a killed run can lose."""
     lora: LoraSettings = field(default_factory=LoraSettings)
@@ -45,7 +49,9 @@ class TrainSettings:
         for name in ("lr", "batch_prompts", "checkpoint_every", "max_grad_norm"):
             if getattr(self, name) <= 0:
                 raise BadInput(f"{name}: got {getattr(self, name)}; expected a number above 0")
-        for name in ("epochs", "steps", "chunk_tokens"):
+        if self.states_mb < 0:
+            raise BadInput(f"states_mb: got {self.states_mb}; expected a number of megabytes, or 0 to keep none")
+        for name in ("epochs", "steps", "chunk_tokens", "supervised_per_step"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise BadInput(f"{name}: got {getattr(self, name)}; expected a number above 0, or none")
 

@@ -2,23 +2,28 @@
 
     states = method.states.draw(...)       signal = method.signal.read(...)       loss sum / count over the whole batch
 
-Knows no method by name. Gradients are the same for any chunking and any padding.
+A combination does this for each of its terms and adds the gradients with their weights. Knows no method by name.
+Gradients are the same for any chunking and any padding.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from stateshape.core.method import Draw, Method
+from stateshape.core.method import Combination, Draw, Method, Term, terms_of
 from stateshape.core.records import PhaseCost
+from stateshape.core.seeds import generator_for
 from stateshape.core.signals import Credit, Signal
-from stateshape.core.states import chunks
+from stateshape.core.states import States, chunks
 from stateshape.policy.flops import activation_bytes
 from stateshape.policy.policy import Policy
 from stateshape.train.settings import TrainSettings
+from stateshape.train.watch import StepRead, StepUpdate, Watch
 
 MIN_CHUNK_TOKENS = 512  # products of fewer rows leave a machine idle
 ACTIVATION_BYTES = {"cpu": 2**26, "cuda": 2**34}  # of a chunk: a CPU is fastest where most of it stays in its cache
@@ -28,12 +33,20 @@ class TrainingDiverged(RuntimeError):
     """The loss or the gradient is not a finite number."""
 
 
+class TermSum(NamedTuple):
+    """One term's gradient as it was added: loss and logged sums over the batch's count, and values a supervised token."""
+
+    loss: float
+    sums: dict[str, float | None]
+    per_token: dict[str, Tensor]
+
+
 class StepResult(NamedTuple):
-    signal: Signal
+    signals: Mapping[str, Signal]  # by term; a method alone is one term named ""
     loss: float | None  # None where nothing was supervised
     grad_norm: float | None
     num_supervised: int
-    costs: dict[str, PhaseCost]  # of sampling, signal, training
+    costs: dict[str, PhaseCost]  # of sampling, signal, training, and of what looked on
     stats: dict[str, float | None]
 
     @property
@@ -42,39 +55,98 @@ class StepResult(NamedTuple):
 
 
 def train_step(
-    method: Method, learner: Policy, optimiser: torch.optim.Optimizer, draw: Draw, settings: TrainSettings
+    method: Method | Combination,
+    learner: Policy,
+    optimiser: torch.optim.Optimizer,
+    draw: Draw,
+    settings: TrainSettings,
+    watches: Sequence[Watch] = (),
 ) -> StepResult:
     """Draws states, reads the signal, accumulates the gradient by chunk, steps once."""
     costs: dict[str, PhaseCost] = {}
-    signal = read_signal(method, learner, draw, costs)
+    meter = learner.weights.meter
+    terms = terms_of(method)
+    with meter.phase("sampling", costs):
+        drawn = draw_states(terms, learner, draw)
+    with meter.phase("signal", costs):
+        signals = read_signals(terms, learner, drawn)
+        if settings.supervised_per_step is not None:
+            signals = thinned(signals, settings.supervised_per_step, draw)
+    states = {name: one.states for name, one in drawn.items()}
+    read = StepRead(step=draw.step, num_steps=draw.num_steps, draw=draw, states=states, signals=signals)
+    for watch in watches:
+        with meter.phase(watch.phase, costs):
+            watch.before_update(learner, read)
     grad_norm = None
-    with learner.weights.meter.phase("training", costs):
-        count = method.loss.count(signal)
+    with meter.phase("training", costs):
         optimiser.zero_grad(set_to_none=True)
-        total, sums = accumulate(method, learner, signal, count, chunk_tokens(learner, settings))
-        if count > 0:
+        found = {
+            name: accumulate(terms[name], learner, signal, chunk_tokens(learner, settings))
+            for name, signal in signals.items()
+        }
+        done = {name: sum_ for name, sum_ in found.items() if sum_ is not None}
+        loss = sum(terms[name].weight * sum_.loss for name, sum_ in done.items()) if done else None
+        if loss is not None:
             norm = torch.nn.utils.clip_grad_norm_(learner.parameters(), settings.max_grad_norm)
             grad_norm = float(norm)
-            check_finite(total, grad_norm, draw)
+            check_finite(loss, grad_norm, draw)
             optimiser.step()
+    update = StepUpdate(per_token={name: sum_.per_token for name, sum_ in done.items()})
+    for watch in watches:
+        with meter.phase(watch.phase, costs):
+            watch.after_update(learner, read, update)
     return StepResult(
-        signal=signal,
-        loss=total if count > 0 else None,
+        signals=signals,
+        loss=loss,
         grad_norm=grad_norm,
-        num_supervised=int(signal.supervise_BT.sum()),
+        num_supervised=sum(int(signal.supervise_BT.sum()) for signal in signals.values()),
         costs=costs,
-        stats=sums | reward_stats(signal),
+        stats=step_stats(signals, done),
     )
 
 
+class Drawn(NamedTuple):
+    """A term's states, and its share of the step's prompts."""
+
+    states: States
+    draw: Draw
+
+
 @torch.no_grad()
-def read_signal(method: Method, learner: Policy, draw: Draw, costs: dict[str, PhaseCost]) -> Signal:
-    """Where, and what: the two phases without gradients."""
-    meter = learner.weights.meter
-    with meter.phase("sampling", costs):
-        states = method.states.draw(learner, draw)
-    with meter.phase("signal", costs):
-        return method.signal.read(learner, states, draw)
+def draw_states(terms: Mapping[str, Term], learner: Policy, draw: Draw) -> dict[str, Drawn]:
+    """Where. A term none of whose prompts are in the draw has no states."""
+    made: dict[tuple[int, tuple[str, ...]], States] = {}
+    drawn: dict[str, Drawn] = {}
+    for name, term in terms.items():
+        ids = tuple(item_id for item_id in draw.item_ids if term.takes is None or term.takes(item_id))
+        if not ids:
+            continue
+        own, source = draw._replace(item_ids=ids), term.method.states
+        key = (id(source), ids)
+        if key not in made:
+            made[key] = source.draw(learner, own)
+        drawn[name] = Drawn(made[key], own)
+    return drawn
+
+
+@torch.no_grad()
+def read_signals(terms: Mapping[str, Term], learner: Policy, drawn: Mapping[str, Drawn]) -> dict[str, Signal]:
+    """What is said there, by term."""
+    return {name: terms[name].method.signal.read(learner, states, draw) for name, (states, draw) in drawn.items()}
+
+
+def thinned(signals: Mapping[str, Signal], supervised: int, draw: Draw) -> dict[str, Signal]:
+    """At most so many supervised tokens a step, evenly chosen by chance among all of the step's: equal budgets."""
+    kept: dict[str, Signal] = {}
+    sizes = {name: int(signal.supervise_BT.sum()) for name, signal in signals.items()}
+    generator = generator_for(draw.seed, "supervised", draw.step)
+    chosen_N = torch.zeros(sum(sizes.values()), dtype=torch.bool)
+    chosen_N[torch.randperm(len(chosen_N), generator=generator)[:supervised]] = True
+    for (name, signal), part_n in zip(signals.items(), chosen_N.split(list(sizes.values())), strict=True):
+        keep_BT = torch.zeros_like(signal.supervise_BT)
+        keep_BT[signal.supervise_BT] = part_n.to(keep_BT.device)
+        kept[name] = signal.supervising(keep_BT)
+    return kept
 
 
 def chunk_tokens(learner: Policy, settings: TrainSettings) -> int:
@@ -83,24 +155,27 @@ def chunk_tokens(learner: Policy, settings: TrainSettings) -> int:
     return settings.chunk_tokens or max(MIN_CHUNK_TOKENS, budget // activation_bytes(learner.weights))
 
 
-def accumulate(
-    method: Method, learner: Policy, signal: Signal, count: float, tokens: int
-) -> tuple[float, dict[str, float | None]]:
-    """Adds the whole batch's gradient chunk by chunk. Returns loss and logged sums, both over the batch's count."""
+def accumulate(term: Term, learner: Policy, signal: Signal, tokens: int) -> TermSum | None:
+    """Adds the whole batch's weighted gradient chunk by chunk. None where nothing is supervised."""
+    loss = term.method.loss
+    count = loss.count(signal)
     if count == 0:
-        return 0.0, {}
+        return None
     total = 0.0
     sums: dict[str, float | None] = {}
-    for index in chunks(signal.states, tokens):
+    per_token: dict[str, list[Tensor]] = {}
+    for index in chunks(signal.states, tokens, together=signal.rows_together):
         part = signal.rows(index)
         if not bool(part.supervise_BT.any()):
             continue
-        value = method.loss.total(learner, part)
-        (value.total / count).backward()
+        value = loss.total(learner, part)
+        (term.weight * value.total / count).backward()
         total += float(value.total.detach()) / count
         for name, sum_ in value.sums.items():
             sums[name] = (sums.get(name) or 0.0) + float(sum_) / count
-    return total, sums
+        for name, value_N in value.per_token.items():
+            per_token.setdefault(name, []).append(value_N)
+    return TermSum(total, sums, {name: torch.cat(pieces) for name, pieces in per_token.items()})
 
 
 def check_finite(loss: float, grad_norm: float, draw: Draw) -> None:
@@ -113,13 +188,26 @@ def check_finite(loss: float, grad_norm: float, draw: Draw) -> None:
     )
 
 
+def step_stats(signals: Mapping[str, Signal], found: Mapping[str, TermSum]) -> dict[str, float | None]:
+    """What each term logs; in a combination under the term's name, with its loss and its own count of tokens."""
+    stats: dict[str, float | None] = {}
+    for name, signal in signals.items():
+        logged = reward_stats(signal) | (found[name].sums if name in found else {})
+        if name:
+            logged |= {"loss": found[name].loss if name in found else None}
+            logged |= {"num_supervised": float(signal.supervise_BT.sum())}
+        stats |= {f"{name}/{key}" if name else key: value for key, value in logged.items()}
+    return stats
+
+
 def reward_stats(signal: Signal) -> dict[str, float | None]:
     """What explains a policy-gradient loss near 0: the reward, and how many groups had nothing to tell apart."""
     if not isinstance(signal, Credit):
         return {}
     known_B = ~torch.isnan(signal.reward_B)
     groups = signal.states.group_B.unique()
-    flat = sum(float((signal.advantage_BT[signal.states.group_B == group, 0] == 0).all()) for group in groups)
+    is_told_B = ((signal.advantage_BT != 0) & signal.supervise_BT).any(1)
+    flat = sum(float(not is_told_B[signal.states.group_B == group].any()) for group in groups)
     return {
         "reward": float(signal.reward_B[known_B].mean()) if bool(known_B.any()) else None,
         "share_zero_variance_groups": flat / max(len(groups), 1),

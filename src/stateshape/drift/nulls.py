@@ -1,0 +1,102 @@
+"""How a distance between two samples is judged: permutations within prompts for the null, resampled prompts for the interval.
+
+Both sides hold the same prompts, and each prompt the same number of rows on both (states.py sees to it). If base and run
+wrote alike, a prompt's two sets of rows could trade places and nothing would change: that swap, prompt by prompt, is the
+null. Rows of one prompt move together because they are not independent. Does not know any distance.
+
+Suffixes: B permutations or resamples, P prompts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64, UInt8
+from numpy.typing import DTypeLike
+
+from stateshape.core.records import DriftValue
+from stateshape.core.seeds import seed_for
+
+NUM_PERMUTATIONS = 1000  # the smallest p is then 1/1001
+NUM_RESAMPLES = 500  # of the interval: its ends move by under a tenth of its width
+COVERAGE = 0.95
+TIE = 1e-6  # in null sd: a permutation that is the data itself may differ from it by rounding
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Draws:
+    """Which prompts trade sides in each permutation, and how often each prompt is in each resample."""
+
+    is_swapped_BP: Bool[np.ndarray, "B P"]
+    weights_BP: UInt8[np.ndarray, "C P"]
+
+    @classmethod
+    def make(cls, num_prompts: int, *, seed: int, num_permutations: int, num_resamples: int) -> Draws:
+        """Fair coins, and P prompts drawn with replacement."""
+        coins = np.random.default_rng(seed_for(seed, "drift permutations"))
+        drawn = np.random.default_rng(seed_for(seed, "drift resamples"))
+        weights_BP = np.zeros((num_resamples, num_prompts), np.uint8)
+        for weights_P in weights_BP:
+            weights_P[:] = np.bincount(drawn.integers(num_prompts, size=num_prompts), minlength=num_prompts)
+        bits = coins.integers(256, size=(num_permutations, -(-num_prompts // 8)), dtype=np.uint8)
+        is_swapped_BP = np.unpackbits(bits, axis=1, count=num_prompts).view(bool)
+        return cls(is_swapped_BP=is_swapped_BP, weights_BP=weights_BP)
+
+    def signs(self, prompts: slice = slice(None), dtype: DTypeLike = np.float64) -> Float[np.ndarray, "B P"]:
+        """-1 where a prompt's rows trade sides, else 1."""
+        signs_BP = self.is_swapped_BP[:, prompts].astype(dtype)
+        signs_BP *= -2
+        signs_BP += 1
+        return signs_BP
+
+    def weights(self, prompts: slice = slice(None), dtype: DTypeLike = np.float64) -> Float[np.ndarray, "C P"]:
+        return self.weights_BP[:, prompts].astype(dtype)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Statistic:
+    """One distance: its value, the values under the permutations, and those of the resamples."""
+
+    value: float
+    null_B: Float64[np.ndarray, " B"]
+    resampled_B: Float64[np.ndarray, " C"]
+    floor: float | None = None
+    note: str | None = None  # how it was computed, where that is not the plain way
+
+
+def judged(
+    found: Statistic | None, base: Statistic | None, *, num_states: int, reason: str | None = None
+) -> DriftValue:
+    """The record of a distance of run against base, beside base against base.
+
+    p = (1 + #{null >= value}) / (B + 1), one-sided: large is far. z = (value - null mean) / null sd, None where every
+    permutation gives one value. The interval holds the middle 95% of the resamples, moved by mean(resamples) - value: a
+    resample holds prompts several times, which by itself lifts every distance that is positive without drift.
+    Source: Phipson & Smyth 2010 (doi:10.2202/1544-6115.1585) for p; Efron & Tibshirani 1993 ch. 10 and 13 for the rest.
+    """
+    base_value = None if base is None else base.value
+    if found is None:
+        return DriftValue(value=None, base_vs_base=base_value, note=reason)
+    null_mean = null_sd = z = p = low = high = None
+    if len(found.null_B):
+        null_mean, null_sd = float(found.null_B.mean()), float(found.null_B.std(ddof=1))
+        is_flat = null_sd <= 1e-12 * max(1.0, abs(null_mean))
+        z = None if is_flat else float(found.value - null_mean) / null_sd
+        p = (1 + int((found.null_B >= found.value - TIE * null_sd).sum())) / (len(found.null_B) + 1)
+    if len(found.resampled_B):
+        tails = [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2]
+        low, high = (np.quantile(found.resampled_B, tails) - found.resampled_B.mean() + found.value).tolist()
+    return DriftValue(
+        value=float(found.value),
+        base_vs_base=base_value,
+        null_mean=null_mean,
+        null_sd=null_sd,
+        z=z,
+        p=p,
+        lo=low,
+        hi=high,
+        floor=found.floor,
+        num_states=num_states,
+        note=found.note,
+    )

@@ -1,0 +1,59 @@
+"""The shape of an adapter's update, delta W = scale B A, from its factors: no delta W is ever made.
+
+    B = Q_b R_b,  A^T = Q_a R_a   =>   delta W = Q_b (scale R_b R_a^T) Q_a^T: its singular values are those of an r x r matrix.
+
+Floor: two QR, O(r^2 (I + O)), and one SVD, O(r^3), a module. Does not know what the update was for.
+Suffixes: R rank, I inputs, O outputs, S = min(R, I, O).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from stateshape.policy.weights import SharedWeights
+
+
+class Update(NamedTuple):
+    """Of a whole adapter. Ranks are None where no module has moved."""
+
+    frobenius: float  # root of the sum of squares over modules: the length of the update as one vector
+    spectral: float  # the largest over modules
+    stable_rank: float | None  # |.|_F^2 / |.|_2^2, mean over modules that have moved
+    effective_rank: float | None  # exp of the entropy of sigma / sum sigma (Roy and Vetterli 2007), likewise
+
+
+def factors(weights: SharedWeights, adapter: str) -> Iterator[tuple[Tensor, Tensor, float]]:
+    """A [R, I], B [O, R] and scale of each module that the adapter changes."""
+    module: Any
+    for module in weights.model.modules():
+        if adapter in getattr(module, "lora_A", ()):
+            a_RI, b_OR = module.lora_A[adapter].weight.detach(), module.lora_B[adapter].weight.detach()
+            yield a_RI.float(), b_OR.float(), float(module.scaling[adapter])
+
+
+def singular_values(a_RI: Float[Tensor, "R I"], b_OR: Float[Tensor, "O R"], scale: float) -> Float[Tensor, " S"]:
+    """Of scale B A, largest first."""
+    r_b, r_a = (torch.linalg.qr(matrix, mode="r").R for matrix in (b_OR, a_RI.T))
+    return scale * torch.linalg.svdvals(r_b @ r_a.T)
+
+
+def update_geometry(values: Sequence[Float[Tensor, " S"]]) -> Update:
+    """From the singular values of every module."""
+    squares = [float((one.double() ** 2).sum()) for one in values]
+    moved = [(one.double(), square) for one, square in zip(values, squares) if square > 0]
+    stable = [square / float(one[0]) ** 2 for one, square in moved]
+    effective = []
+    for one, _ in moved:
+        share = one / one.sum()
+        effective.append(float(torch.special.entr(share).sum().exp()))
+    return Update(
+        frobenius=sum(squares) ** 0.5,
+        spectral=max((float(one[0]) for one in values), default=0.0),
+        stable_rank=sum(stable) / len(stable) if stable else None,
+        effective_rank=sum(effective) / len(effective) if effective else None,
+    )

@@ -1,0 +1,139 @@
+"""Looks on while a run trains, and writes down where its supervision lands: locality.jsonl, supervision.json.
+
+Every step: the supervision map and the teacher's graded continuations. Now and then: a probe (probe.py).
+Implements train/watch.py's Watch. Changes nothing: it draws by its own seeds, and takes no gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from stateshape.core.files import append_jsonl, write_json
+from stateshape.core.records import LocalityRecord
+from stateshape.core.signals import Signal
+from stateshape.locality.base import Compared
+from stateshape.locality.counts import StepCounts, kept, step_counts
+from stateshape.locality.probe import Pending, begin, end, response_text
+from stateshape.locality.recoverability import GradeCounts, Grader, count_grades, graded_teacher
+from stateshape.locality.settings import interval
+from stateshape.locality.supervision import Tally, tally_of
+from stateshape.policy.policy import Policy
+
+PROBES, MAP, STEPS = "locality.jsonl", "supervision.json", "supervision.jsonl"
+
+
+class StepRead(Protocol):
+    """As train/watch.py has it."""
+
+    @property
+    def step(self) -> int: ...
+    @property
+    def num_steps(self) -> int: ...
+    @property
+    def signals(self) -> Mapping[str, Signal]: ...
+
+
+class StepUpdate(Protocol):
+    """As train/watch.py has it."""
+
+    @property
+    def per_token(self) -> Mapping[str, Mapping[str, Tensor]]: ...
+
+
+class LocalityWatch:
+    """Of one run. `seed`: the run's; `grader`: of the training items, None where they can't be graded."""
+
+    phase = "locality"
+
+    def __init__(self, compared: Compared, *, grader: Grader | None, folder: Path, seed: int) -> None:
+        self.compared, self.grader, self.folder, self.seed = compared, grader, folder, seed
+        self.meter = compared.base.weights.meter
+        self._begin_run()
+
+    def _begin_run(self) -> None:
+        self.every = self.compared.settings.every  # None: settled by what the first step costs
+        self.pending: Pending | None = None
+        self.total = Tally()
+        self.tokens_before_step = self.meter.num_tokens
+        self.probe_tokens = 0
+        self._begin_interval()
+
+    def _begin_interval(self) -> None:
+        """What a probe tells of the steps since the one before it."""
+        self.recent, self.teacher_grades = Tally(), GradeCounts()
+
+    def resume(self, num_done: int) -> None:
+        self._begin_run()
+        last_probe = max((record.step for record in kept(self.folder / PROBES, LocalityRecord, num_done)), default=None)
+        for counts in kept(self.folder / STEPS, StepCounts, num_done):
+            self.every = counts.every
+            self._add(counts)
+            if counts.step == last_probe:
+                self._begin_interval()
+
+    def _add(self, counts: StepCounts) -> None:
+        tally = counts.tally()
+        self.total, self.recent = self.total.plus(tally), self.recent.plus(tally)
+        self.teacher_grades = self.teacher_grades.plus(counts.teacher_grades)
+
+    def before_update(self, learner: Policy, read: StepRead) -> None:
+        self.pending = None
+        if self.every is None or read.step % self.every == 0 or read.step + 1 == read.num_steps:
+            _ = self.compared.by_base  # made once: no part of what a probe costs
+            before = self.meter.num_tokens
+            self.pending = begin(learner, read.signals, self.compared, self.grader, seed=self.seed, step=read.step)
+            self.probe_tokens = self.meter.num_tokens - before
+
+    def after_update(self, learner: Policy, read: StepRead, update: StepUpdate) -> None:
+        step_tokens = self.meter.num_tokens - self.tokens_before_step - self.probe_tokens
+        values = None if self.pending is None else end(learner, self.pending)
+        if self.every is None:
+            probe_tokens = self.meter.num_tokens - self.tokens_before_step - step_tokens
+            self.every = interval(num_steps=read.num_steps, step_tokens=step_tokens, probe_tokens=probe_tokens)
+        counts = step_counts(read.step, self.every, self._tally(read, update), self._teacher_grades(learner, read))
+        append_jsonl(self.folder / STEPS, [counts])
+        self._add(counts)
+        if self.pending is not None and values is not None:
+            append_jsonl(self.folder / PROBES, [self._record(read.step, values, self.pending)])
+            self.pending = None
+            self._begin_interval()
+
+    def _tally(self, read: StepRead, update: StepUpdate) -> Tally:
+        tally = Tally()
+        for term, per_token in update.per_token.items():
+            tally = tally.plus(tally_of(read.signals[term], per_token))
+        return tally
+
+    def _teacher_grades(self, learner: Policy, read: StepRead) -> GradeCounts:
+        grader = self.grader
+        if grader is None:
+            return GradeCounts()
+        signals = read.signals.values()
+        return count_grades(
+            graded
+            for signal in signals
+            for graded in graded_teacher(signal, lambda ids: response_text(learner, ids), grader)
+        )
+
+    def _record(self, step: int, values: dict[str, float | None], pending: Pending) -> LocalityRecord:
+        by_depth = {
+            "teacher_recoverability": self.teacher_grades.by_quarter,
+            "learner_recoverability": pending.learner_grades.by_quarter,
+            "mass": self.recent.mass_by_depth(),
+        }
+        told = {**values, "teacher_recoverability": self.teacher_grades.share}
+        # a run that is about to diverge may give none: the next step's own check says so
+        finite = {name: value if value is not None and math.isfinite(value) else None for name, value in told.items()}
+        return LocalityRecord(step=step, values=finite, by_depth=by_depth)
+
+    def finish(self, learner: Policy) -> None:
+        """The whole run's map. A run that was finished before has no steps left to add up: its map stays."""
+        steps = self.folder / STEPS
+        if steps.exists():
+            write_json(self.folder / MAP, self.total.as_map())
+            steps.unlink()

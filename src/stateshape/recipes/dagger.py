@@ -1,0 +1,77 @@
+"""DAgger: teacher and learner write the states together, the teacher says what comes next. Source: Ross et al. 2011."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from stateshape.core.files import BadInput
+from stateshape.core.method import Combination, Composition, Loss, Method, SignalSource, StateSource
+from stateshape.losses.cross_entropy import CrossEntropy
+from stateshape.losses.divergence import Divergence
+from stateshape.policy.policy import Policy
+from stateshape.recipes.recipe import LearnerRollouts, Need, Parts, taught
+from stateshape.signals.continuation import TeacherContinuation
+from stateshape.signals.distribution import TeacherDistribution
+from stateshape.states.cuts import Cut
+from stateshape.states.kept import Aggregated
+from stateshape.states.mixtures import TeacherOrLearner, Unit
+from stateshape.states.schedules import Schedule
+
+CONTINUATION = Composition(states="mixture", signal="teacher continuation", loss="cross-entropy")
+DISTRIBUTION = Composition(states="mixture", signal="teacher distribution", loss="divergence")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DAgger(LearnerRollouts):
+    """Dataset aggregation: states by a mixture of teacher and learner, the teacher's continuation or distribution there."""
+
+    compositions: ClassVar = (CONTINUATION, DISTRIBUTION)
+    needs: ClassVar[tuple[Need, ...]] = ()
+    source: ClassVar[str] = "Ross et al. 2011, algorithm 3.1"
+
+    teacher: str
+    """Teacher: a run folder, an adapter folder, or a model that shares the vocabulary. Frozen."""
+    signal: Literal["continuation", "distribution"] = "continuation"
+    """What the teacher says: it continues from a cut, or gives its distribution at every state."""
+    schedule: Schedule = field(default_factory=lambda: Schedule(kind="first", value=1.0))
+    """Beta: the teacher's share of the writing, by step."""
+    unit: Unit = "sequence"
+    """What beta is a share of: sequences (each by one writer), prefix (the teacher begins each row), token."""
+    aggregate: bool = False
+    """Train on states of all steps so far instead of this step's alone."""
+    cut: Cut = field(default_factory=Cut)
+    """Where the teacher takes over, for continuations."""
+    max_new_tokens: int = 128
+    """Longest continuation, in tokens."""
+    teacher_temperature: float = 1.0
+    """Temperature of the teacher's continuations; 0 is greedy."""
+
+    @property
+    def composition(self) -> Composition:
+        return CONTINUATION if self.signal == "continuation" else DISTRIBUTION
+
+    def build(self, parts: Parts) -> Method | Combination:
+        if self.aggregate and "=" in self.teacher:
+            raise BadInput("teacher, aggregate: got several teachers and aggregation; expected one teacher")
+        return taught(parts, self.teacher, lambda teacher: self.under(teacher, parts))
+
+    def under(self, teacher: Policy, parts: Parts) -> Method:
+        states: StateSource[Policy] = TeacherOrLearner(
+            items=parts.items,
+            sampler=parts.sampler,
+            settings=parts.sampling(self.rollout_tokens, temperature=self.temperature, samples=self.samples),
+            teacher=teacher,
+            beta=self.schedule,
+            unit=self.unit,
+            cut=self.cut if self.signal == "continuation" else None,
+        )
+        if self.aggregate:
+            states = Aggregated(source=states, folder=parts.folder)
+        settings = parts.sampling(self.max_new_tokens, temperature=self.teacher_temperature)
+        signal: SignalSource[Policy] = TeacherDistribution(teacher=teacher, positions="all")
+        loss: Loss = Divergence()
+        if self.signal == "continuation":
+            signal = TeacherContinuation(teacher=teacher, sampler=parts.sampler, settings=settings)
+            loss = CrossEntropy()
+        return Method(states=states, signal=signal, loss=loss)

@@ -1,0 +1,135 @@
+"""Another signal on exactly the states that a run trained on, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from stateshape.core.files import BadInput
+from stateshape.core.method import (
+    READ_BY,
+    SIGNALS,
+    UNREADABLE,
+    Composition,
+    Loss,
+    Method,
+    SignalKind,
+    SignalSource,
+    StateSource,
+)
+from stateshape.losses.cross_entropy import CrossEntropy
+from stateshape.losses.divergence import Direction, Divergence
+from stateshape.losses.policy_gradient import PolicyGradient
+from stateshape.losses.preference import Preference
+from stateshape.policy.policy import Policy
+from stateshape.recipes.recipe import Need, Parts
+from stateshape.recipes.rewards import reward_of
+from stateshape.signals.continuation import OwnContinuation, TeacherContinuation
+from stateshape.signals.distribution import TeacherDistribution
+from stateshape.signals.filter import RewardFilter
+from stateshape.signals.gold import GoldTokens, TeacherTokens
+from stateshape.signals.preference import RewardPreference
+from stateshape.signals.reward import GroupReward
+from stateshape.signals.teacher_logp import TeacherLogProb
+from stateshape.states.cuts import Cut
+from stateshape.states.recorded import RecordedStates
+from stateshape.states.recut import RecutStates
+
+SignalName = Literal[
+    "gold-tokens",
+    "teacher-tokens",
+    "teacher-continuation",
+    "own-continuation",
+    "teacher-distribution",
+    "teacher-log-prob",
+    "reward",
+    "reward-filter",
+    "preference",
+]
+KINDS: dict[str, SignalKind] = {
+    name: kind for kind in SIGNALS for name in (kind.replace(" ", "-"),) if (kind, "recorded") not in UNREADABLE
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Replay:
+    """Replay: the states of an earlier run, bit for bit, under a signal of one's choice."""
+
+    compositions: ClassVar = tuple(
+        Composition(states="recorded", signal=kind, loss=READ_BY[kind]) for kind in KINDS.values()
+    )
+    needs: ClassVar[tuple[Need, ...]] = ()
+    source: ClassVar[str] = "arXiv:2605.22731 section 2, with the states held fixed"
+
+    states: str
+    """Folder of the run whose states are trained on, which has kept them (states_mb)."""
+    signal: SignalName
+    """What is said at these states."""
+    teacher: str | None = None
+    """Teacher, for the signals that need one: a run folder, an adapter folder or a model. Frozen."""
+    term: str | None = None
+    """Which of the earlier run's methods' states, where it combined several."""
+    direction: Direction = "forward"
+    """Of a teacher's distribution: forward is KL(teacher || learner), reverse the other way, jsd between; see beta."""
+    beta: float = 0.5
+    """Where the generalised Jensen-Shannon divergence stands: 0 is forward, 1 is reverse."""
+    cut: Cut = field(default_factory=Cut)
+    """Where whole responses are cut for a continuation; rows that were cut stay as they are."""
+    max_new_tokens: int = 128
+    """Longest continuation, in tokens."""
+    temperature: float = 1.0
+    """Temperature of continuations, and the one the recorded rows were sampled at, for credit."""
+    reward: str = "exact-answer"
+    """exact-answer: 1 if right; or file.py:name of a function (item, text, finish) -> number or None."""
+
+    def __post_init__(self) -> None:
+        if self.signal.startswith("teacher-") and self.signal != "teacher-tokens" and self.teacher is None:
+            raise BadInput(
+                f"teacher: got none; signal {self.signal} expected one; give --teacher a run folder or a model"
+            )
+
+    @property
+    def composition(self) -> Composition:
+        kind = KINDS[self.signal]
+        return Composition(states="recorded", signal=kind, loss=READ_BY[kind])
+
+    def build(self, parts: Parts) -> Method:
+        recorded = RecordedStates(
+            Path(self.states), term=self.term, until="cut" if self.signal.endswith("continuation") else "end"
+        )
+        states: StateSource[Policy] = recorded
+        if self.signal.endswith("continuation"):
+            states = RecutStates(recorded=recorded, cut=self.cut, items=parts.items)
+        return Method(states=states, signal=self.signal_source(parts), loss=self.loss())
+
+    def loss(self) -> Loss:
+        made: dict[str, Callable[[], Loss]] = {
+            "cross-entropy": CrossEntropy,
+            "divergence": lambda: Divergence(direction=self.direction, beta=self.beta),
+            "policy gradient": lambda: PolicyGradient(normalise="token-mean", temperature=self.temperature),
+            "preference": Preference,
+        }
+        return made[READ_BY[KINDS[self.signal]]]()
+
+    def signal_source(self, parts: Parts) -> SignalSource[Policy]:
+        settings = parts.sampling(self.max_new_tokens, temperature=self.temperature)
+        sampler = parts.sampler
+
+        def teacher() -> Policy:
+            assert self.teacher is not None
+            return parts.teacher(self.teacher)
+
+        made: dict[str, Callable[[], SignalSource[Policy]]] = {
+            "gold-tokens": GoldTokens,
+            "teacher-tokens": TeacherTokens,
+            "teacher-continuation": lambda: TeacherContinuation(teacher=teacher(), sampler=sampler, settings=settings),
+            "own-continuation": lambda: OwnContinuation(writer="learner", sampler=sampler, settings=settings),
+            "teacher-distribution": lambda: TeacherDistribution(teacher=teacher(), positions="all"),
+            "teacher-log-prob": lambda: TeacherLogProb(teacher=teacher(), temperature=self.temperature),
+            "reward": lambda: GroupReward(reward=reward_of(self.reward, parts)),
+            "reward-filter": lambda: RewardFilter(reward=reward_of(self.reward, parts)),
+            "preference": lambda: RewardPreference(reward=reward_of(self.reward, parts), reference=None),
+        }
+        return made[self.signal]()

@@ -1,0 +1,25 @@
+"""A recipe's reward by name: the task's exact answer, or a function of the user's own."""
+
+from __future__ import annotations
+
+from stateshape.core.dotted import load_object
+from stateshape.core.files import BadInput
+from stateshape.recipes.recipe import Parts
+from stateshape.signals.reward import Reward
+
+EXACT_ANSWER = "exact-answer"
+
+
+def reward_of(name: str, parts: Parts) -> Reward:
+    """(item id, text, finish) -> reward. A function of one's own is given the item itself. Raises BadInput."""
+    if name == EXACT_ANSWER:
+        return lambda item_id, text, finish: float(parts.is_right(item_id, text))
+    if ":" not in name:
+        raise BadInput(f"reward: got {name!r}; expected {EXACT_ANSWER}, or file.py:name of a function")
+    own = load_object(name, what="reward")
+
+    def reward(item_id: str, text: str, finish: str) -> float | None:
+        value = own(parts.items[item_id], text, finish)
+        return None if value is None else float(value)
+
+    return reward

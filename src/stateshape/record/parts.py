@@ -1,0 +1,127 @@
+"""The part files of a run's states: one a step as it goes, merged by blocks of steps. Torch-free.
+
+A part is named after its first and last step and appears whole. Whatever moment a process is killed at, the parts that
+count hold every finished step once: a part whose steps lie inside another one's is what an interrupted merge left behind.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from stateshape.core.files import BadInput
+from stateshape.record.schema import SCHEMA
+
+BLOCK_STEPS = 64  # steps of a merged part
+ROW_GROUP_TOKENS = 2**20  # what is decoded at a time: some MB
+NAME = re.compile(r"steps-(\d+)-(\d+)\.parquet")
+FLOATS = [f"{field.name}.list.element" for field in SCHEMA if field.type == pa.list_(pa.float32())]
+DICTIONARY = [
+    f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name
+    for field in SCHEMA
+    if field.type not in (pa.list_(pa.float32()), pa.list_(pa.bool_()))
+]
+
+
+class Part(NamedTuple):
+    path: Path
+    first: int
+    last: int
+
+
+def part_name(first: int, last: int) -> str:
+    return f"steps-{first:06d}-{last:06d}.parquet"
+
+
+def all_parts(folder: Path) -> list[Part]:
+    found = [(path, NAME.fullmatch(path.name)) for path in folder.glob("*.parquet")]
+    return [Part(path, int(match[1]), int(match[2])) for path, match in found if match]
+
+
+def parts_of(folder: Path) -> list[Part]:
+    """The parts that count, in order of steps."""
+    kept: list[Part] = []
+    for part in sorted(all_parts(folder), key=lambda part: (part.first, -part.last)):
+        if not kept or part.last > kept[-1].last:
+            kept.append(part)
+    return kept
+
+
+def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    try:
+        return pq.read_table(path, columns=columns, partitioning=None)
+    except pa.ArrowInvalid as error:
+        raise BadInput(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
+
+
+def write_part(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
+    """Row group by row group into a file that appears whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with pq.ParquetWriter(
+            temporary, schema, compression="zstd", use_dictionary=DICTIONARY, use_byte_stream_split=FLOATS
+        ) as writer:
+            for table in tables:
+                writer.write_table(table)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of about ROW_GROUP_TOKENS."""
+    waiting: list[pa.Table] = []
+    num_tokens = 0
+    for table in tables:
+        waiting.append(table)
+        num_tokens += tokens_in(table)
+        if num_tokens >= ROW_GROUP_TOKENS:
+            yield pa.concat_tables(waiting)
+            waiting, num_tokens = [], 0
+    if waiting:
+        yield pa.concat_tables(waiting)
+
+
+def tokens_in(table: pa.Table) -> int:
+    return pc.sum(pc.list_value_length(table["origins"])).as_py() or 0
+
+
+def merge_blocks(folder: Path, *, before: int) -> None:
+    """Joins the parts of each block of steps that ends before step `before`."""
+    blocks: dict[int, list[Part]] = {}
+    for part in parts_of(folder):
+        if part.last < before:
+            blocks.setdefault(part.first // BLOCK_STEPS, []).append(part)
+    for parts in blocks.values():
+        if len(parts) > 1:
+            merged = folder / part_name(parts[0].first, parts[-1].last)
+            tables = (read_part(part.path) for part in parts)
+            write_part(merged, row_groups(tables), pq.read_schema(parts[0].path))
+            for part in parts:
+                part.path.unlink()
+
+
+def drop_from(folder: Path, step: int) -> None:
+    """Removes steps `step`, `step` + 1, ..., and what an interrupted process left behind."""
+    kept = parts_of(folder)
+    for path in [*folder.glob(".*.tmp"), *(part.path for part in all_parts(folder) if part not in kept)]:
+        path.unlink()
+    for part in reversed(kept):
+        if part.last < step:
+            break
+        if part.first < step:
+            table = read_part(part.path)
+            shorter = folder / part_name(part.first, step - 1)
+            write_part(shorter, row_groups([table.filter(pc.field("step") < step)]), table.schema)
+        part.path.unlink()
+
+
+def bytes_in(folder: Path) -> int:
+    return sum(part.path.stat().st_size for part in parts_of(folder))

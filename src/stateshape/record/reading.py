@@ -1,0 +1,130 @@
+"""The recorded states of one run, or of a study's runs, found and read back. Torch-free."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from stateshape.core.files import BadInput
+from stateshape.record.parts import Part, parts_of, read_part
+from stateshape.record.schema import FOLDER, Source, source_of
+
+SEED = re.compile(r"seed(\d+)")
+
+
+class Recording:
+    """A run's states. `folder`: the run's. Raises BadInput where nothing was recorded."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.parts: list[Part] = parts_of(folder / FOLDER)
+        if not self.parts:
+            raise BadInput(
+                f"states: got {str(folder)!r}, which has no recorded states; expected a run's folder with "
+                f"{FOLDER}/steps-*.parquet; train with states_mb above 0"
+            )
+        self._held: tuple[Path, pa.Table] | None = None
+
+    @cached_property
+    def source(self) -> Source:
+        path = self.parts[0].path
+        try:
+            found = source_of(pq.read_schema(path))
+        except pa.ArrowInvalid as error:
+            raise BadInput(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
+        if found is None:
+            raise BadInput(f"{path}: got no stateshape.model in its metadata; expected states that a run recorded")
+        return found
+
+    @property
+    def num_steps(self) -> int:
+        """Steps 0 to num_steps - 1 were recorded."""
+        return self.parts[-1].last + 1
+
+    @cached_property
+    def terms(self) -> list[str]:
+        found: set[str] = set()
+        for part in self.parts:
+            found |= set(pc.unique(read_part(part.path, ["term"])["term"]).to_pylist())
+        return sorted(found)
+
+    def chosen_term(self, term: str | None) -> str:
+        """The one asked for, or the only one there is. Raises BadInput."""
+        shown = ", ".join(self.terms)
+        if term is None and len(self.terms) > 1:
+            raise BadInput(f"term: got none, but {self.folder} recorded several; expected one of {shown}")
+        if term is not None and term not in self.terms:
+            expected = f"one of {shown}" if any(self.terms) else "none: the run had one method alone"
+            raise BadInput(f"term: got {term!r}, which {self.folder} did not record; expected {expected}")
+        return self.terms[0] if term is None else term
+
+    def rows(self, step: int, term: str) -> pa.Table:
+        """A step's rows of one term, in batch order. Raises BadInput for a step that was not recorded."""
+        part = next((part for part in self.parts if part.first <= step <= part.last), None)
+        if part is None:
+            raise BadInput(
+                f"steps: got step {step}, but {self.folder} recorded steps 0 to {self.num_steps - 1}; expected no step beyond "
+                f"them; use --steps {self.num_steps} or fewer"
+            )
+        if self._held is None or self._held[0] != part.path:
+            self._held = (part.path, read_part(part.path))  # the next step is most often in the same part
+        return self._held[1].filter((pc.field("step") == step) & (pc.field("term") == term)).sort_by("row")
+
+    def item_ids(self, term: str) -> list[tuple[str, ...]]:
+        """The prompts of each step, as it drew them: one item id a group, in order."""
+        groups: list[dict[int, str]] = [{} for _ in range(self.num_steps)]
+        for part in self.parts:
+            table = read_part(part.path, ["step", "term", "group", "item_id"]).filter(pc.field("term") == term)
+            for step, group, item_id in zip(*(table[name].to_pylist() for name in ("step", "group", "item_id"))):
+                groups[step][group] = item_id
+        return [tuple(of_step[group] for group in sorted(of_step)) for of_step in groups]
+
+
+def item_ids_by_step(folder: Path, term: str | None = None) -> list[tuple[str, ...]]:
+    """What a replay draws at each recorded step. `folder`: a run's."""
+    recording = Recording(folder)
+    return recording.item_ids(recording.chosen_term(term))
+
+
+class RecordedRun(NamedTuple):
+    """run, seed: where in a study; None for a run alone."""
+
+    run: str | None
+    seed: int | None
+    recording: Recording
+
+
+def recorded_runs(folder: Path) -> list[RecordedRun]:
+    """A run's states, or those of all runs of a study that have any. Raises BadInput where there are none."""
+    if not folder.is_dir():
+        raise BadInput(f"states: got {str(folder)!r}, which is no folder; expected a run's or a study's")
+    if parts_of(folder / FOLDER) or not (folder / "runs").is_dir():
+        return [RecordedRun(None, None, Recording(folder))]
+    found = []
+    for path in sorted(folder.glob(f"runs/*/seed*/{FOLDER}"), key=place):
+        if parts_of(path):
+            run, seed = place(path)
+            found.append(RecordedRun(run, seed, Recording(path.parent)))
+    if not found:
+        raise BadInput(
+            f"states: got {str(folder)!r}, a study none of whose runs has recorded states; expected some; set states_mb "
+            "above 0 in its train settings"
+        )
+    return found
+
+
+def place(path: Path) -> tuple[str, int]:
+    """(run, seed) from .../runs/<run>/seed<k>/states."""
+    match = SEED.fullmatch(path.parent.name)
+    return path.parent.parent.name, int(match[1]) if match else -1
+
+
+def has_same_vocabulary(runs: Sequence[RecordedRun]) -> bool:
+    return len({run.recording.source.vocabulary_sha256 for run in runs}) == 1

@@ -1,0 +1,65 @@
+"""The model itself as its own teacher, once it has been shown a demonstration: a distribution at the learner's states.
+
+The teacher is a slow copy of the learner: after every step theta_ema <- rate * theta + (1 - rate) * theta_ema; with rate 0 it
+stays the untrained learner, with 1 it is the learner itself. It reads a longer prompt, which holds the worked solution, and
+then the learner's response; the learner reads its own prompt alone.
+Source: self-distillation fine-tuning, arXiv:2601.19897. Differs: the prompt's wording is the task's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from stateshape.core.method import Draw, SignalKind
+from stateshape.core.signals import MatchDistribution
+from stateshape.core.states import Origin, States
+from stateshape.policy.policy import Policy
+from stateshape.tasks.items import GenerationItem
+
+ADAPTER = "ema"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Demonstrated:
+    """`template`: the teacher's prompt, made of {prompt} and {solution}."""
+
+    items: Mapping[str, GenerationItem]
+    rate: float
+    template: str
+    kind: ClassVar[SignalKind] = "teacher distribution"
+    carries: ClassVar[tuple[str, ...]] = (ADAPTER,)
+
+    def read(self, learner: Policy, states: States, draw: Draw) -> MatchDistribution:
+        teacher = self.slow_copy(learner)
+        supervise_BT = states.written_by(Origin.LEARNER)
+        rows, places = [], []
+        for row, marks in zip(states.trajectories(), supervise_BT.tolist(), strict=True):
+            item = self.items[row.item_id]
+            shown = self.template.format(prompt=item.prompt, solution=(item.completion or "").strip())
+            prompt, response = learner.encode_prompt(shown), row.ids[row.prompt_length :]
+            shift = len(prompt) - row.prompt_length
+            rows.append([*prompt, *response])
+            places.append([t + shift - 1 for t, is_supervised in enumerate(marks) if is_supervised])
+        speaking = [row for row, at in zip(rows, places, strict=True) if at]
+        return MatchDistribution(
+            states=states,
+            supervise_BT=supervise_BT,
+            teacher_hidden_ND=teacher.hidden_at(speaking, places),
+            teacher_head_VD=teacher.head_VD,
+        )
+
+    @torch.no_grad()
+    def slow_copy(self, learner: Policy) -> Policy:
+        """The teacher, moved one step towards the learner. The first time it is the learner as it stands."""
+        weights = learner.weights
+        assert learner.adapter is not None
+        own = weights.adapter_state(learner.adapter)
+        if not weights.has_adapter(ADAPTER):
+            weights.copy_adapter(learner.adapter, ADAPTER)
+        slow = weights.adapter_state(ADAPTER)
+        weights.set_adapter_state(ADAPTER, {key: torch.lerp(slow[key], own[key], self.rate) for key in slow})
+        return Policy(weights, ADAPTER)

@@ -1,0 +1,63 @@
+"""States that outlive their step, kept in the run's folder: a whole epoch's at once, or all there have been (DAgger).
+
+What is kept is written before it is used and never changed, so a resumed run finds what it would have found.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from stateshape.core.files import read_jsonl, write_jsonl
+from stateshape.core.method import Draw, StateKind, StateSource
+from stateshape.core.seeds import seed_for
+from stateshape.core.states import States, Trajectory, pack
+from stateshape.policy.policy import Policy
+
+FOLDER = "kept"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EveryEpoch:
+    """The source's states for all prompts, drawn anew when a pass over the prompts begins, by the learner of that moment."""
+
+    source: StateSource[Any]
+    item_ids: tuple[str, ...]
+    folder: Path
+    kind: ClassVar[StateKind] = "learner"
+
+    def draw(self, learner: Policy, draw: Draw) -> States:
+        path = self.folder / FOLDER / f"epoch-{draw.epoch}.jsonl"
+        if not path.exists():
+            whole = draw._replace(item_ids=self.item_ids)
+            keep(path, self.source.draw(learner, whole).trajectories())
+        rows: dict[str, list[Trajectory]] = {}
+        for row in read_jsonl(path, Trajectory):
+            rows.setdefault(row.item_id, []).append(row)
+        chosen = [replace(row, group=g) for g, item_id in enumerate(draw.item_ids) for row in rows[item_id]]
+        return pack(chosen, device=learner.device)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Aggregated:
+    """DAgger's aggregation: as many rows as the source draws, evenly chosen from all it has drawn so far."""
+
+    source: StateSource[Any]
+    folder: Path
+    kind: ClassVar[StateKind] = "mixture"
+
+    def draw(self, learner: Policy, draw: Draw) -> States:
+        fresh = self.source.draw(learner, draw).trajectories()
+        keep(self.folder / FOLDER / f"step-{draw.step}.jsonl", fresh)
+        rng = random.Random(seed_for(draw.seed, "aggregated", draw.step))
+        places = [(rng.randint(0, draw.step), k) for k in range(len(fresh))]
+        rows = {step: read_jsonl(self.folder / FOLDER / f"step-{step}.jsonl", Trajectory) for step, _ in places}
+        chosen = [rng.choice(rows[step]) for step, _ in places]
+        return pack([replace(row, group=k) for k, row in enumerate(chosen)], device=learner.device)
+
+
+def keep(path: Path, rows: list[Trajectory]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_jsonl(path, rows)

@@ -1,0 +1,148 @@
+"""Mixtures of writers: dataset and learner by row (GKD), teacher and learner by row, prefix or token (DAgger).
+
+What was really mixed is told by the tokens' origins: a step logs their shares. Log-probs stay those of each token's writer.
+Source: arXiv:2306.13649 algorithm 1 (lambda); Ross et al. 2011 (beta_i pi* + (1 - beta_i) pi_i).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+from stateshape.core.method import Draw, StateKind
+from stateshape.core.seeds import seed_for
+from stateshape.core.states import Origin, States, Trajectory, pack
+from stateshape.policy.policy import Policy
+from stateshape.sampling.settings import Sampler, SamplingSettings
+from stateshape.states.cuts import Items
+from stateshape.states.dataset import solved
+from stateshape.states.rollouts import PrefixCut, sampled
+from stateshape.states.schedules import Schedule
+
+Unit = Literal["sequence", "prefix", "token"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetOrLearner:
+    """Each row is the learner's with the schedule's chance, else the dataset's worked solution."""
+
+    items: Items
+    sampler: Sampler
+    settings: SamplingSettings
+    learner_share: Schedule
+    kind: ClassVar[StateKind] = "mixture"
+
+    def draw(self, learner: Policy, draw: Draw) -> States:
+        chance = self.learner_share.at(draw.step, draw.num_steps)
+        rng = random.Random(seed_for(draw.seed, "mixture", draw.step))
+        is_learners = [rng.random() < chance for _ in draw.item_ids]
+        own = draw._replace(item_ids=tuple(i for i, learners in zip(draw.item_ids, is_learners) if learners))
+        written = iter(sampled(learner, Origin.LEARNER, self.items, self.sampler, self.settings, own))
+        rows: list[Trajectory] = []
+        for group, (item_id, learners) in enumerate(zip(draw.item_ids, is_learners, strict=True)):
+            row = next(written) if learners else solved(learner, self.items, item_id, group)
+            rows.append(replace(row, group=group))
+        return pack(rows, device=learner.device)
+
+    def policy_version(self, draw: Draw) -> int:
+        return draw.step
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherOrLearner:
+    """DAgger's mixture: the teacher writes with the schedule's share beta, the learner the rest.
+
+    sequence: a whole row is the teacher's with chance beta. prefix: the teacher writes the first part of each row, beta of
+    the longest response's tokens, and the learner goes on. token: each token's writer is drawn with chance beta.
+    """
+
+    items: Items
+    sampler: Sampler
+    settings: SamplingSettings
+    teacher: Policy
+    beta: Schedule
+    unit: Unit = "sequence"
+    cut: PrefixCut | None = None
+    kind: ClassVar[StateKind] = "mixture"
+
+    def draw(self, learner: Policy, draw: Draw) -> States:
+        chance = self.beta.at(draw.step, draw.num_steps)
+        rng = random.Random(seed_for(draw.seed, "mixture", draw.step))
+        rows = []
+        for group, item_id in enumerate(draw.item_ids):
+            prompt = learner.encode_prompt(self.items[item_id].prompt)
+            bare = Trajectory(
+                item_id=item_id,
+                ids=prompt,
+                origins=[Origin.PROMPT] * len(prompt),
+                logps=[None] * len(prompt),
+                finish="length",
+                group=group,
+            )
+            rows += [bare] * self.settings.num_samples
+        plans = [turns(chance, self.unit, self.settings.max_new_tokens, rng) for _ in rows]
+        writers = {Origin.LEARNER: learner, Origin.TEACHER: self.teacher}
+        rows = written_in_turns(rows, plans, writers, self.sampler, self.settings, draw)
+        if self.cut is not None:
+            rows = self.cut.applied(learner, rows, self.items, random.Random(seed_for(draw.seed, "cut", draw.step)))
+        return pack(rows, device=learner.device)
+
+    def policy_version(self, draw: Draw) -> int:
+        return draw.step
+
+
+Turn = tuple[Origin, int]  # who writes, and how many tokens
+
+
+def turns(chance: float, unit: Unit, num_tokens: int, rng: random.Random) -> list[Turn]:
+    """Who writes how much of a row, in order."""
+    if unit == "sequence":
+        return [(Origin.TEACHER if rng.random() < chance else Origin.LEARNER, num_tokens)]
+    if unit == "prefix":
+        teachers = round(chance * num_tokens)
+        return [(who, n) for who, n in ((Origin.TEACHER, teachers), (Origin.LEARNER, num_tokens - teachers)) if n]
+    made: list[Turn] = []
+    for _ in range(num_tokens):
+        who = Origin.TEACHER if rng.random() < chance else Origin.LEARNER
+        if made and made[-1][0] == who:
+            made[-1] = (who, made[-1][1] + 1)
+        else:
+            made.append((who, 1))
+    return made
+
+
+def written_in_turns(
+    rows: Sequence[Trajectory],
+    plans: Sequence[Sequence[Turn]],
+    writers: dict[Origin, Policy],
+    sampler: Sampler,
+    settings: SamplingSettings,
+    draw: Draw,
+) -> list[Trajectory]:
+    """Each round, every writer continues the rows whose turn is its own. A row that ended takes no further turn."""
+    made = list(rows)
+    waiting = {k: list(plan) for k, plan in enumerate(plans)}
+    num_round = 0
+    while waiting:
+        for who, writer in writers.items():
+            mine = [k for k, plan in waiting.items() if plan[0][0] == who]
+            if not mine:
+                continue
+            longest = max(waiting[k][0][1] for k in mine)
+            parts = sampler.sample(
+                writer,
+                [made[k].ids for k in mine],
+                replace(settings, max_new_tokens=longest, num_samples=1),
+                seed=seed_for(draw.seed, f"turn {num_round} {who.name}", draw.step),
+            )
+            for k, part in zip(mine, parts, strict=True):
+                size = waiting[k].pop(0)[1]
+                is_whole = len(part.ids) <= size
+                finish = part.finish if is_whole else "length"
+                made[k] = made[k].extended(part.ids[:size], who, logps=part.logps[:size], finish=finish)
+                if finish != "length" or not waiting[k]:
+                    del waiting[k]
+        num_round += 1
+    return made

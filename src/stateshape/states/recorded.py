@@ -1,0 +1,74 @@
+"""Recorded states: what another run trained on, step by step, bit for bit. Samples nothing.
+
+Which of the tokens are supervised is the signal's matter.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from stateshape.core.files import BadInput
+from stateshape.core.method import Draw, StateKind
+from stateshape.core.states import Origin, States, Trajectory, pack
+from stateshape.policy.policy import Policy
+from stateshape.record.reading import Recording
+from stateshape.record.schema import vocabulary_sha256
+
+Until = Literal["end", "cut"]
+COLUMNS = ["item_id", "ids", "origins", "behaviour_logp", "finish", "group", "cut"]
+
+
+class RecordedStates:
+    """`folder`: the run whose states they are; `term`: which of its methods', where it combined several.
+
+    until: `end` gives a row as it was trained on; `cut` as it was drawn, without what a signal wrote on behind it.
+    Raises BadInput where the run recorded nothing, or no such term.
+    """
+
+    kind: ClassVar[StateKind] = "recorded"
+
+    def __init__(self, folder: Path, *, term: str | None = None, until: Until = "end") -> None:
+        self.recording = Recording(folder)
+        self.term = self.recording.chosen_term(term)
+        self.until = until
+        self._spoken_by: object = None
+
+    @property
+    def num_steps(self) -> int:
+        """How many steps it has states for."""
+        return self.recording.num_steps
+
+    def draw(self, learner: Policy, draw: Draw) -> States:
+        """The rows that step `draw.step` trained on. Raises BadInput beyond the last one and for another vocabulary."""
+        self.check_vocabulary(learner)
+        rows = self.recording.rows(draw.step, self.term).select(COLUMNS).to_pylist()
+        if not rows:
+            raise BadInput(
+                f"{self.recording.folder}: {self.term or 'the run'} has no states in step {draw.step}; expected some; "
+                "replay a run whose every step has them"
+            )
+        return pack([trajectory(row, self.until) for row in rows], device=learner.device)
+
+    def check_vocabulary(self, learner: Policy) -> None:
+        if self._spoken_by is learner.tokenizer:
+            return
+        recorded = self.recording.source
+        if vocabulary_sha256(learner.tokenizer.get_vocab()) != recorded.vocabulary_sha256:
+            raise BadInput(
+                f"states: got {str(self.recording.folder)!r}, recorded with the vocabulary of {recorded.model!r}, which is "
+                f"not that of {learner.weights.source!r}; expected the same token ids; use a model of the same family"
+            )
+        self._spoken_by = learner.tokenizer
+
+
+def trajectory(row: dict, until: Until) -> Trajectory:  # type: ignore[type-arg]
+    made = Trajectory(
+        item_id=row["item_id"],
+        ids=row["ids"],
+        origins=[Origin(origin) for origin in row["origins"]],
+        logps=row["behaviour_logp"],
+        finish=row["finish"],
+        group=row["group"],
+    )
+    return made if until == "end" or row["cut"] is None else made.cut(row["cut"])

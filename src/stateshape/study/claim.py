@@ -1,0 +1,122 @@
+"""Whether a folder and its data fit what is about to run there: another plan, other data or another run are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stateshape.core.files import BadInput, check_output, plain, read_json, write_json
+from stateshape.core.records import PlanRecord, RunRecord
+from stateshape.policy.open import check_teacher
+from stateshape.recipes.recipe import Need
+from stateshape.record.reading import Recording
+from stateshape.study.bench import Bench
+from stateshape.study.describe import run_record
+from stateshape.study.plan import BASE, Plan, RunSpec
+from stateshape.tasks.items import GenerationItem
+from stateshape.tasks.task import GenerationTask, Task
+
+
+def claim_folder(folder: Path, plan: Plan) -> None:
+    """Refuses a folder that another plan has begun. Raises BadInput."""
+    check_output(folder)
+    if not (folder / "plan.json").exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise BadInput(
+                f"out: {folder} is not empty and holds no study; expected a new or empty folder, or this study's"
+            )
+        return
+    begun = read_json(folder / "plan.json", PlanRecord)
+    if begun.plan_sha256 != plan.sha256:
+        raise BadInput(
+            f"out: {folder} holds study {begun.study!r} with other settings (plan {begun.plan_sha256[:12]}, now "
+            f"{plan.sha256[:12]}); give --out another folder, or delete this one to start again"
+        )
+
+
+LACKS: dict[Need, tuple[str, str]] = {
+    "solutions": ("completion", "add 'solution' to them, or use a recipe that needs none"),
+    "rejected": ("rejected", "add 'rejected', a worse solution, to them, or use online_dpo, which samples its pairs"),
+}
+
+
+def check_training(spec: RunSpec, target: GenerationTask) -> None:
+    """Whether the task has what the run trains on. Raises BadInput."""
+    if not target.train:
+        raise BadInput(f'{target.name}: got no training rows; expected some; add rows with "split": "train"')
+    items = target.train[: spec.train.num_items(len(target.train))]
+    for need in spec.recipe_class.needs:
+        name, fix = LACKS[need]
+        check_need(spec, target, [item for item in items if getattr(item, name) is None], need, fix)
+
+
+def check_need(spec: RunSpec, target: GenerationTask, bare: list[GenerationItem], need: Need, fix: str) -> None:
+    if bare:
+        raise BadInput(
+            f"{target.name}: {len(bare)} training rows have no {need.removesuffix('s')} ({bare[0].item_id} is the first); "
+            f"recipe {spec.recipe_name} expected one in each; {fix}"
+        )
+
+
+def check_sources(plan: Plan, spec: RunSpec, target: GenerationTask) -> None:
+    """The policies and states that a run names must be there, fit the model, and last as long as it. Raises BadInput."""
+    inside = {other.name: other for other in plan.runs}
+    for key, sources in spec.named().items():
+        for source in sources:
+            if key == "states":
+                check_states(spec, source, inside.get(source), len(target.train))
+            elif source not in (BASE, *inside):
+                check_teacher(plan.file.model, source, plan.file.model_settings)
+
+
+def check_states(spec: RunSpec, source: str, other: RunSpec | None, num_items: int) -> None:
+    if other is not None and other.train.states_mb == 0:
+        raise BadInput(f"runs.{source}.train.states_mb: got 0; expected some, since {spec.name} trains on its states")
+    there = Recording(Path(source)).num_steps if other is None else other.train.num_steps(num_items)
+    wanted = spec.train.num_steps(num_items)
+    if wanted > there:
+        raise BadInput(
+            f"steps: got {wanted} for {spec.name}; expected at most {there}, the steps of {source}, whose states it trains on"
+        )
+
+
+def check_data(folder: Path, tasks: list[Task]) -> None:
+    """The data a study was begun with must still be what the tasks hold, or its rows could not be paired."""
+    names = [task.name for task in tasks]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise BadInput(f"retention: got two tasks named {twice[0]}; expected different names; rename one of the files")
+    if not (folder / "plan.json").exists():
+        return
+    begun = read_json(folder / "plan.json", PlanRecord).provenance.get("data_sha256")
+    for task in tasks:
+        if isinstance(begun, dict) and begun.get(task.name, task.data_sha256) != task.data_sha256:
+            raise BadInput(
+                f"out: {folder} was begun with other data for {task.name}; expected the same files; give --out another "
+                "folder, or the data of before"
+            )
+
+
+def claim_run(bench: Bench, spec: RunSpec, seed: int, folder: Path) -> RunRecord:
+    """The run's record, written before the first step; what is there already must be the same run. Raises BadInput."""
+    path = folder / "run.json"
+    record = run_record(bench, spec, seed)
+    if not path.exists():
+        write_json(path, record)
+        return record
+    begun = read_json(path, RunRecord)
+    for field_name in ("seed", "model", "task", "teacher", "settings"):
+        got, there = plain(getattr(record, field_name)), plain(getattr(begun, field_name))
+        if got != there:
+            raise BadInput(
+                f"out: {folder} holds a run with another {field_name} ({first_difference(there, got)}); give --out another "
+                "folder, or delete this one to start again"
+            )
+    return begun
+
+
+def first_difference(there: object, now: object, path: str = "") -> str:
+    """Where two settings part, in words."""
+    if isinstance(there, dict) and isinstance(now, dict):
+        for key in sorted(there.keys() | now.keys()):
+            if there.get(key) != now.get(key):
+                return first_difference(there.get(key), now.get(key), f"{path}.{key}".lstrip("."))
+    return f"{path}: {there!r} there, {now!r} now".lstrip(": ")

@@ -1,0 +1,73 @@
+"""A study and its runs as records: what plan.json and run.json say."""
+
+from __future__ import annotations
+
+from stateshape.core.files import plain, read_json
+from stateshape.core.records import Json, PlannedRun, PlanRecord, RunRecord, TaskRecord
+from stateshape.recipes.recipe import method_record
+from stateshape.study.bench import Bench
+from stateshape.study.plan import BASE, RunSpec
+from stateshape.study.provenance import provenance
+from stateshape.tasks.task import GenerationTask, Task
+
+
+def known_seeds(bench: Bench) -> list[int]:
+    """The seeds the study has folders for, then those asked for now: a study is extended, never cut."""
+    path = bench.folder / "plan.json"
+    begun = read_json(path, PlanRecord).seeds if path.exists() else []
+    held = [seed for seed in begun if any((bench.folder / "runs").glob(f"*/seed{seed}"))]
+    return list(dict.fromkeys([*held, *bench.plan.file.seeds]))
+
+
+def plan_record(bench: Bench) -> PlanRecord:
+    file = bench.plan.file
+    return PlanRecord(
+        study=file.study,
+        model=file.model,
+        seeds=known_seeds(bench),
+        target=task_record(bench.target),
+        retention=[task_record(task) for task in bench.retention],
+        runs=[
+            PlannedRun(name=BASE, label="base", method=None, teacher=None, settings={}),
+            *(
+                PlannedRun(
+                    name=spec.name,
+                    label=spec.label,
+                    method=method_record(spec.recipe_name, spec.recipe()),
+                    teacher=spec.teacher,
+                    settings=settings_of(spec),
+                )
+                for spec in bench.plan.runs
+            ),
+        ],
+        plan_sha256=bench.plan.sha256,
+        provenance=provenance(bench.weights, bench.tasks),
+        notes=file.notes,
+        roles=file.roles,
+        contrasts=file.contrasts,
+    )
+
+
+def task_record(task: Task) -> TaskRecord:
+    items = task.test if isinstance(task, GenerationTask) else task.items
+    return TaskRecord(name=task.name, label=task.label, metric=task.metric, chance=task.chance, num_items=len(items))
+
+
+def settings_of(spec: RunSpec) -> dict[str, Json]:
+    return {"recipe": plain(spec.recipe()), "train": plain(spec.train)}
+
+
+def run_record(bench: Bench, spec: RunSpec | None, seed: int) -> RunRecord:
+    """A run that has not begun; without a spec the untrained base."""
+    return RunRecord(
+        name=BASE if spec is None else spec.name,
+        label="base" if spec is None else spec.label,
+        seed=seed,
+        method=None if spec is None else method_record(spec.recipe_name, spec.recipe()),
+        model=bench.plan.file.model,
+        task=bench.target.name,
+        teacher=None if spec is None else spec.teacher,
+        settings={} if spec is None else settings_of(spec),
+        provenance=provenance(bench.weights, bench.tasks),
+        is_complete=False,
+    )

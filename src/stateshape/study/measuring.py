@@ -1,0 +1,70 @@
+"""What is measured of a policy once it stands: the tasks, its rollouts, their drift. A part is done when its file is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from stateshape.core.files import read_jsonl, write_json
+from stateshape.core.records import EvalRow, RunRecord
+from stateshape.drift.measure import measure
+from stateshape.evals.evaluate import evaluate, read_summaries, summarise, write_evaluation
+from stateshape.policy.policy import Policy
+from stateshape.study.bench import Bench
+from stateshape.study.plan import BASE
+from stateshape.study.rollouts import read_rollouts, sample_rollouts, write_rollouts
+from stateshape.tasks.task import Task
+
+Part = tuple[str, Callable[[], None]]  # the phase it belongs to, and the work
+
+
+def measured(bench: Bench, record: RunRecord, folder: Path, parts: Sequence[Part]) -> RunRecord:
+    """Does one part after another. What it cost is written down each time: a kill loses the cost of one part at most."""
+    costs = dict(record.costs)
+    for phase, work in parts:
+        with bench.weights.meter.phase(phase, costs):
+            work()
+        record = record.measured(costs)
+        write_json(folder / "run.json", record)
+    return record
+
+
+def evaluations(bench: Bench, policy: Policy, folder: Path, run: str) -> list[Part]:
+    return [("evaluation", partial(evaluate_one, bench, policy, folder, run, task)) for task in bench.tasks]
+
+
+def evaluate_one(bench: Bench, policy: Policy, folder: Path, run: str, task: Task) -> None:
+    path = folder / "evals" / f"{task.name}.jsonl"
+    if path.exists():
+        if not (folder / "evals" / "summary.json").exists() or task.name not in read_summaries(folder):
+            rows = read_jsonl(path, EvalRow)  # killed between the two files
+            write_evaluation(folder, task.name, rows, summarise(rows, task.metrics))
+        return
+    rows = evaluate(
+        policy, task, progress=bench.reporter.track(f"evaluate {run} on {task.name}", "items", policy.weights.meter)
+    )
+    write_evaluation(folder, task.name, rows, summarise(rows, task.metrics))
+
+
+def roll(bench: Bench, policy: Policy, folder: Path, name: str, seed: int, run: str) -> None:
+    if (folder / f"{name}.jsonl").exists():
+        return
+    tick = bench.reporter.track(f"sample {run} for drift", "prompts", policy.weights.meter)
+    pieces, samples = sample_rollouts(policy, bench.target, bench.plan.file.drift, bench.sampler, seed=seed, tick=tick)
+    write_rollouts(folder, pieces, samples, name=name)
+
+
+def measure_drift(bench: Bench, folder: Path, seed: int) -> None:
+    if (folder / "drift.json").exists():
+        return
+    base = next((bench.folder / "runs" / BASE).glob("seed*"))
+    record = measure(
+        read_rollouts(base, name="rollouts"),
+        read_rollouts(base, name="rollouts_again"),
+        read_rollouts(folder, name="rollouts"),
+        task=bench.target.name,
+        seed=0,
+        num_cuts=bench.plan.file.drift.cuts,
+    )
+    write_json(folder / "drift.json", record)

@@ -1,0 +1,181 @@
+"""Reads a study folder into StudyScores, and refuses what cannot be compared. Torch-free.
+
+Refused, with both files named: other items, other prompts, another base model, another tokenizer, drift measured
+otherwise. Said in `missing` and left out: runs that are not there or died. Computes no estimate (paired.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from stateshape.core.files import BadInput, iter_jsonl, parse, read_json, read_jsonl
+from stateshape.core.records import (
+    DriftRecord,
+    EvalRow,
+    Json,
+    LocalityRecord,
+    PlanRecord,
+    RunRecord,
+    StepRecord,
+    TaskRecord,
+)
+from stateshape.study.paired import BASE, SeedScores, StudyScores
+from stateshape.study.secondary import secondary_scores
+
+FLAT_GROUPS = "share_zero_variance_groups"  # of train/step.py; "<term>/" stands before it in a combination
+SAME_EVERYWHERE = ("tokenizer_sha256",)  # keys of a run's provenance that all runs must share
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Reference:
+    """The first file read for a task: its items' order and prompts, which every other file must share."""
+
+    path: Path
+    prompts: dict[str, str]  # item id -> prompt_sha256
+
+
+@dataclass(kw_only=True, slots=True)
+class _Known:
+    """What was read first, which all that follows must agree with."""
+
+    tasks: dict[str, _Reference] = field(default_factory=dict)
+    drift: tuple[Path, DriftRecord] | None = None
+    runs: dict[str, tuple[Path, Json]] = field(default_factory=dict)
+
+
+def load_study(study_dir: Path) -> StudyScores:
+    """Reads plan.json and every finished run's rows, drift and last locality.
+
+    Raises: BadInput, naming both files, where two runs cannot be compared.
+    """
+    plan = read_json(study_dir / "plan.json", PlanRecord)
+    study, known = StudyScores(plan=plan, scores={}, drift={}, missing=[]), _Known()
+    for run in [planned.name for planned in plan.runs]:
+        study.scores[run], study.drift[run], study.secondary[run], study.locality[run] = {}, {}, {}, {}
+        for seed, folder in _finished(study_dir, run, plan, known, study.missing):
+            _read_run(folder, run, seed, study, known)
+    if any(study.drift.values()):  # otherwise the study did not ask for it
+        study.missing.extend(
+            f"{run}, seed {seed}: no drift.json"
+            for run, tasks in study.scores.items()
+            for seed in sorted(set().union(*tasks.values()) - study.drift[run].keys())
+            if run != BASE
+        )
+    return study
+
+
+def _read_run(folder: Path, run: str, seed: int, study: StudyScores, known: _Known) -> None:
+    for task in study.tasks():
+        path = folder / "evals" / f"{task.name}.jsonl"
+        if not path.exists():
+            study.missing.append(f"{run}, seed {seed}: no rows for {task.name} ({path.name})")
+            continue
+        rows = _aligned(path, task, known.tasks)
+        study.scores[run].setdefault(task.name, {})[seed] = np.array([row.scores[task.metric] for row in rows])
+        beside = _secondary(rows)
+        for name, values in beside.items():
+            per_task: dict[str, SeedScores] = study.secondary[run].setdefault(task.name, {})
+            per_task.setdefault(name, {})[seed] = values
+    if (folder / "drift.json").exists():
+        study.drift[run][seed] = _drift(folder / "drift.json", known)
+    if (folder / "locality.jsonl").exists():
+        records = read_jsonl(folder / "locality.jsonl", LocalityRecord)
+        if records:
+            study.locality[run][seed] = max(records, key=lambda record: record.step)
+    if _rewards_were_alike(folder / "metrics.jsonl"):
+        study.missing.append(f"{run}, seed {seed}: no group's rewards ever differed, so the reward moved nothing")
+
+
+def _finished(study_dir: Path, run: str, plan: PlanRecord, known: _Known, missing: list[str]) -> list[tuple[int, Path]]:
+    """(seed, folder) of the runs that finished; says in `missing` which did not."""
+    found, absent = [], []
+    for seed in plan.seeds:
+        folder = study_dir / "runs" / run / f"seed{seed}"
+        path = folder / "run.json"
+        if not path.exists():
+            absent.append(seed)
+            continue
+        record = read_json(path, RunRecord)
+        _must_agree(path, {"model": record.model, **record.provenance}, known)
+        if record.is_complete:
+            found.append((seed, folder))
+        else:
+            missing.append(f"{run}, seed {seed}: did not finish; {_progress(folder, record)}")
+    if absent and not (run == BASE and len(found) == 1):
+        which = "any seed" if len(absent) == len(plan.seeds) else "seed " + ", ".join(map(str, absent))
+        missing.append(f"{run}: no run for {which}")
+    return found
+
+
+def _progress(folder: Path, record: RunRecord) -> str:
+    if record.num_steps:
+        return f"trained {record.num_steps} steps, not all is evaluated"
+    path = folder / "metrics.jsonl"
+    done = sum(1 for _ in iter_jsonl(path)) if path.exists() else 0
+    return f"it stopped after {done} steps" if done else "no step is there"
+
+
+def _must_agree(path: Path, values: dict[str, Json], known: _Known) -> None:
+    for name in ("model", *SAME_EVERYWHERE):
+        if name not in values:
+            continue
+        first, expected = known.runs.setdefault(name, (path, values[name]))
+        if values[name] != expected:
+            raise BadInput(
+                f"{path} and {first}: {name.removesuffix('_sha256')}: got {values[name]!r} and {expected!r}; expected the "
+                "same in a study; compare runs of one base only"
+            )
+
+
+def _aligned(path: Path, task: TaskRecord, references: dict[str, _Reference]) -> list[EvalRow]:
+    """The task's rows in the common order."""
+    rows = {}
+    for row in read_jsonl(path, EvalRow):
+        if row.item_id in rows:
+            raise BadInput(f"{path}: item {row.item_id!r} is there twice")
+        if task.metric not in row.scores:
+            raise BadInput(f"{path}: item {row.item_id!r} has no score {task.metric!r}, only {sorted(row.scores)}")
+        rows[row.item_id] = row
+    if not rows:
+        raise BadInput(f"{path}: no rows")
+    prompts = {item_id: row.prompt_sha256 for item_id, row in rows.items()}
+    reference = references.setdefault(task.name, _Reference(path=path, prompts=prompts))
+    if odd := sorted(prompts.keys() ^ reference.prompts.keys()):
+        raise BadInput(f"{path} and {reference.path}: {len(odd)} items are in one only, e.g. {odd[0]!r}; cannot pair")
+    if differ := [item_id for item_id, sha in reference.prompts.items() if prompts[item_id] != sha]:
+        raise BadInput(f"{path} and {reference.path}: item {differ[0]!r} was asked with different prompts; cannot pair")
+    return [rows[item_id] for item_id in reference.prompts]
+
+
+def _secondary(rows: Sequence[EvalRow]) -> dict[str, np.ndarray]:
+    """By name: one value a row. A score that a row lacks is left out for the whole task: means must be over all items."""
+    found = [secondary_scores(row) for row in rows]
+    names = set.intersection(*(set(scores) for scores in found))
+    return {name: np.array([scores[name] for scores in found]) for name in sorted(names)}
+
+
+def _drift(path: Path, known: _Known) -> DriftRecord:
+    record = read_json(path, DriftRecord)
+    if known.drift is None:
+        known.drift = (path, record)
+    first, expected = known.drift
+    for name in ("task", "features", "num_prompts"):
+        got, wanted = getattr(record, name), getattr(expected, name)
+        if got != wanted:
+            raise BadInput(f"{path} and {first}: {name}: got {got!r} and {wanted!r}; cannot compare drift")
+    return record
+
+
+def _rewards_were_alike(path: Path) -> bool:
+    """Whether a run by reward never saw two different rewards in a group."""
+    if not path.exists():
+        return False
+    shares = []
+    for number, value in iter_jsonl(path):
+        stats = parse(value, StepRecord, where=f"{path}:{number}").stats
+        shares += [share for name, share in stats.items() if name.split("/")[-1] == FLAT_GROUPS]
+    return bool(shares) and all(share == 1 for share in shares)

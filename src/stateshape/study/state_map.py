@@ -1,0 +1,82 @@
+"""The states of a study's runs on one plane: what base, learner and teacher write, and what was trained on.
+
+Made from the record files of the first seed; a run without samples has no points. Texts are the responses, without prompts:
+the same prompts stand on all sides, and would be what is seen. Draws nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from stateshape.core.files import read_json, read_jsonl, write_json
+from stateshape.core.records import MapPoint, PlanRecord, StateMap, StateSample
+from stateshape.drift.state_map import state_map
+from stateshape.study.plan import BASE
+
+MOST = 60  # points of a run and kind
+Kind = Literal["base", "learner", "teacher", "training"]
+
+
+class Group(NamedTuple):
+    run: str
+    seed: int
+    kind: Kind
+
+
+def write_state_map(study_dir: Path) -> None:
+    """Writes state_map.json; nothing where the base has no samples yet."""
+    groups = groups_of(study_dir, read_json(study_dir / "plan.json", PlanRecord))
+    base = next((group for group in groups if group.kind == "base"), None)
+    if base is None:
+        return
+    names = {str(k): group for k, group in enumerate(groups)}
+    texts = {name: [response(sample) for sample in groups[group]] for name, group in names.items()}
+    found = state_map(texts, base=next(name for name, group in names.items() if group == base))
+    points = [
+        MapPoint(
+            run=group.run,
+            seed=group.seed,
+            kind=group.kind,
+            step=sample.step,
+            x=float(x),
+            y=float(y),
+            spans=sample.spans,
+        )
+        for name, group in names.items()
+        for sample, (x, y) in zip(groups[group], found.points[name], strict=True)
+    ]
+    made = StateMap(
+        points=points,
+        features="hashed word 1-2-grams of the responses, weighed by the base's document frequencies",
+        projection="the two largest principal components; every group weighs the same",
+        explained=found.shares,
+    )
+    write_json(study_dir / "state_map.json", made)
+
+
+def groups_of(study_dir: Path, plan: PlanRecord) -> dict[Group, list[StateSample]]:
+    """Samples by run and kind, where there are any with a response."""
+    found: dict[Group, list[StateSample]] = {}
+
+    def add(run: str, seed: int, kind: Kind, path: Path) -> None:
+        samples = [sample for sample in read_jsonl(path, StateSample) if response(sample)] if path.exists() else []
+        if samples:
+            found[Group(run, seed, kind)] = samples[:: -(-len(samples) // MOST)]
+
+    for planned in plan.runs:
+        if planned.name == BASE:
+            folder = next((study_dir / "runs" / BASE).glob("seed*"), study_dir / "none")
+            add(BASE, plan.seeds[0], "base", folder / "rollouts.jsonl")
+            continue
+        seed = plan.seeds[0]
+        folder = study_dir / "runs" / planned.name / f"seed{seed}"
+        add(planned.name, seed, "learner", folder / "rollouts.jsonl")
+        add(planned.name, seed, "training", folder / "states.jsonl")
+        if planned.teacher is not None:
+            add(planned.name, seed, "teacher", study_dir / "runs" / planned.teacher / f"seed{seed}" / "rollouts.jsonl")
+    return found
+
+
+def response(sample: StateSample) -> str:
+    return "".join(span.text for span in sample.spans if span.origin != "prompt").strip()

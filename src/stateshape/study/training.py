@@ -1,0 +1,134 @@
+"""Trains one run of a study: its recipe built, its teachers and states found, watched while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from stateshape.core.files import BadInput, write_json
+from stateshape.core.method import Combination, Method, terms_of
+from stateshape.core.records import RunRecord
+from stateshape.core.seeds import seed_for
+from stateshape.locality.watch import LocalityWatch
+from stateshape.policy.open import open_beside, resolve
+from stateshape.policy.policy import Policy
+from stateshape.recipes.recipe import Parts, teachers_of
+from stateshape.record.writer import StateWriter
+from stateshape.study.bench import Bench
+from stateshape.study.claim import claim_run
+from stateshape.study.plan import BASE, RunSpec
+from stateshape.train.data import draw_for
+from stateshape.train.loop import carried_adapters, train
+from stateshape.train.operators import step_operators
+from stateshape.train.step import TrainingDiverged
+from stateshape.train.watch import Watch
+
+LEARNER, TEACHER = "learner", "teacher"
+# torch and safetensors do not report a write that failed as OSError
+FULL_DISK = ("PytorchStreamWriter", "unexpected pos", "No space left on device")
+
+
+def train_one(bench: Bench, spec: RunSpec, seed: int, folder: Path) -> RunRecord:
+    """Trains until the adapter is there. Returns the run's record, not yet marked complete."""
+    record = claim_run(bench, spec, seed, folder)
+    if record.num_steps > 0:
+        return record
+    bench.weights.add_adapter(LEARNER, spec.train.lora, seed=seed_for(seed, "adapter"))
+    beside: list[str] = [LEARNER]
+    try:
+        recipe = spec.recipe(partial(place_of, bench, seed))
+        all_ids = tuple(item.item_id for item in bench.target.train)
+        item_ids = all_ids[: spec.train.num_items(len(all_ids))]
+        method = recipe.build(
+            Parts(
+                task=bench.target,
+                sampler=bench.sampler,
+                teacher=teacher_loader(bench, beside),
+                item_ids=item_ids,
+                folder=folder,
+            )
+        )
+        beside += carried_adapters(method)
+        learner = Policy(bench.weights, LEARNER, is_trainable=True)
+        tick = bench.reporter.track(f"train {spec.name}", "steps", bench.weights.meter)
+        progress = train(
+            method,
+            learner,
+            item_ids,
+            spec.train,
+            seed=seed,
+            folder=folder,
+            on_step=lambda k, n, _: tick(k, n),
+            watches=watches_of(bench, spec, method, folder, seed),
+        )
+        if bench.operators is not None and spec.name not in bench.operators:
+            draw = draw_for(item_ids, batch=spec.train.batch_prompts, step=0, seed=seed)
+            bench.operators[spec.name] = step_operators(method, learner, draw, spec.train)
+    except TrainingDiverged as error:
+        raise BadInput(f"{folder}: training diverged at {error}") from None
+    except (RuntimeError, SafetensorError) as error:
+        if not any(sign in str(error) for sign in FULL_DISK):
+            raise
+        raise BadInput(
+            f"out: {folder}: a file could not be written ({str(error).strip().splitlines()[0][:120]}); expected room on the "
+            "disk; make some, and the same command goes on"
+        ) from None
+    finally:
+        for name in beside:
+            if bench.weights.has_adapter(name):
+                bench.weights.remove_adapter(name)
+    trained = replace(
+        record,
+        num_steps=progress.step,
+        num_supervised_tokens=progress.num_supervised,
+        num_sampled_tokens=progress.num_sampled,
+    ).measured(progress.costs)
+    write_json(folder / "run.json", trained)
+    return trained
+
+
+def watches_of(bench: Bench, spec: RunSpec, method: Method | Combination, folder: Path, seed: int) -> list[Watch]:
+    """What looks on while the run trains."""
+    watches: list[Watch] = []
+    if spec.train.states_mb > 0:
+        by_tag = teachers_of(spec.teacher or "")
+        teachers = {
+            name: by_tag.get(name, spec.teacher)
+            for name, term in terms_of(method).items()
+            if term.method.signal.kind.startswith("teacher")
+        }
+        watches.append(StateWriter(folder, method, budget_mb=spec.train.states_mb, teachers=teachers))
+    if bench.compared is not None:
+        items = {item.item_id: item for item in bench.target.train}
+
+        def is_right(item_id: str, text: str) -> bool:
+            return bench.target.grade(text, items[item_id]).strict.is_correct
+
+        watches.append(LocalityWatch(bench.compared, grader=is_right, folder=folder, seed=seed))
+    return watches
+
+
+def place_of(bench: Bench, seed: int, source: str) -> str:
+    """Where a named policy stands: the base, another run of this study (same seed), or as it is named."""
+    if source == BASE:
+        return bench.plan.file.model
+    if any(source == other.name for other in bench.plan.runs):
+        return str(bench.run_folder(source, seed))
+    return source
+
+
+def teacher_loader(bench: Bench, loaded: list[str]) -> Callable[[str], Policy]:
+    """Loads frozen teachers beside the learner; adapter names taken are added to `loaded`."""
+
+    def load(source: str) -> Policy:
+        name = f"{TEACHER}{len(loaded)}"  # a source that is asked for twice is loaded twice
+        policy = open_beside(bench.weights, source, bench.plan.file.model_settings, adapter_name=name)
+        if policy.weights is bench.weights and resolve(source).adapter is not None:
+            loaded.append(name)
+        return policy
+
+    return load

@@ -1,0 +1,48 @@
+"""What may look on while a run trains: recording, locality. A watch changes nothing: no gradient, no draw of the run's own.
+
+Knows no particular watch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from stateshape.core.method import Draw
+from stateshape.core.signals import Signal
+from stateshape.core.states import States
+from stateshape.policy.policy import Policy
+
+
+class StepRead(NamedTuple):
+    """A step before its update. By term (a method alone is one named ""): the states as drawn, and the signals about them."""
+
+    step: int  # 0 .. num_steps - 1
+    num_steps: int
+    draw: Draw
+    states: Mapping[str, States]
+    signals: Mapping[str, Signal]
+
+
+class StepUpdate(NamedTuple):
+    """What the update found. `per_token`: by term, each as `LossValue.per_token`, of the whole batch."""
+
+    per_token: Mapping[str, Mapping[str, Tensor]]
+
+
+class Watch(Protocol):
+    """`phase`: the name its cost is written under."""
+
+    phase: str
+
+    def resume(self, num_done: int) -> None:
+        """Before the first step of a process: drops what a killed run wrote after `num_done` completed steps."""
+        ...
+
+    def before_update(self, learner: Policy, read: StepRead) -> None: ...
+    def after_update(self, learner: Policy, read: StepRead, update: StepUpdate) -> None: ...
+    def finish(self, learner: Policy) -> None:
+        """After the last step."""
+        ...

@@ -1,0 +1,176 @@
+"""Power against published values, simulation of the tests themselves, and the noncentral t; what plans can resolve."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import nct
+from scipy.stats import t as student_t
+
+from stateshape.cli import power_command
+from stateshape.cli.parser import run
+from stateshape.core.files import BadInput
+from stateshape.core.records import PlannedRun, PlanRecord, TaskRecord
+from stateshape.evals.statistics import crossed_spread, exact_mcnemar, t_test
+from stateshape.study.power import (
+    Design,
+    items_factor,
+    minimal_difference,
+    minimal_effect,
+    minimal_n,
+    power_of,
+    power_paired,
+    power_unpaired,
+    rate_design,
+    seeds_needed,
+)
+from stateshape.study.resolution import resolvable, resolvable_text
+
+
+@pytest.mark.parametrize(("n", "mde"), [(200, 0.098), (500, 0.062), (817, 0.049), (1319, 0.038), (14_042, 0.012)])
+def test_minimal_difference_at_a_base_rate_of_45_percent(n, mde):
+    assert minimal_difference(0.45, n, 0.5) == pytest.approx(mde, abs=6e-4)
+    # the general search finds the closed form
+    assert minimal_effect(rate_design(0.45, 0.45, n, 0.5)) == pytest.approx(minimal_difference(0.45, n, 0.5))
+
+
+def test_power_of_one_greedy_pass_of_gsm8k():
+    assert power_unpaired(0.448, 0.466, 1319) == pytest.approx(0.15, abs=0.005)
+    assert power_paired(0.448, 0.466, 1319, 0.5) == pytest.approx(0.26, abs=0.005)
+    assert power_paired(0.448, 0.466, 1319, 0.7) == pytest.approx(0.39, abs=0.01)
+
+
+def test_power_agrees_with_itself_and_with_known_numbers():
+    assert power_paired(0.45, 0.548, 200, 0.5) == pytest.approx(0.80, abs=0.01)
+    # textbook: two rates of .5 and .6, 80% power, no continuity correction: 385 a side (variance under the alternative)
+    assert minimal_n(0.5, 0.6, 0.0) == 385
+    n = minimal_n(0.45, 0.50, 0.5)
+    assert power_paired(0.45, 0.50, n, 0.5) >= 0.8 > power_paired(0.45, 0.50, n - 1, 0.5)
+    assert items_factor(rate_design(0.45, 0.50, 100, 0.5), 0.05) == pytest.approx(n / 100, rel=1e-3)
+    with pytest.raises(ValueError, match="impossible"):
+        power_paired(0.1, 0.9, 100, 0.9)
+    with pytest.raises(ValueError, match="different rates"):
+        minimal_n(0.4, 0.4, 0.5)
+
+
+def test_power_by_simulation_of_mcnemar():
+    rng = np.random.default_rng(4)
+    n, rho, p0, p1, hits = 300, 0.5, 0.45, 0.55, 0
+    shared = p0 * p1 + rho * math.sqrt(p0 * (1 - p0) * p1 * (1 - p1))  # P(both right)
+    for _ in range(400):
+        kind = rng.choice(4, size=n, p=[shared, p0 - shared, p1 - shared, 1 - p0 - p1 + shared])
+        hits += exact_mcnemar((kind == 0) | (kind == 1), (kind == 0) | (kind == 2)) < 0.05
+    assert hits / 400 == pytest.approx(power_paired(p0, p1, n, rho), abs=0.06)
+
+
+@pytest.mark.parametrize("num_seeds", [3, 5, 10])
+def test_seeds_alone_are_the_t_test(num_seeds):
+    """Endless items: the one-sample t test's power, from the noncentral t distribution."""
+    design = Design(item_variance=0.0, seed_variance=0.02**2, num_seeds=num_seeds)
+    shift = 0.05 / 0.02 * math.sqrt(num_seeds)
+    bound = student_t.ppf(0.975, num_seeds - 1)
+    assert power_of(design, 0.05) == pytest.approx(nct.sf(bound, num_seeds - 1, shift), abs=3e-3)
+
+
+@pytest.mark.parametrize(("seed_sd", "item_sd"), [(0.02, 0.01), (0.01, 0.02), (0.02, 0.02)])
+def test_power_over_seeds_and_items_by_simulation(seed_sd, item_sd):
+    rng = np.random.default_rng(5)
+    num_items, num_seeds, effect, hits = 100, 3, 0.06, 0
+    for _ in range(1500):
+        item = rng.normal(0, item_sd * math.sqrt(num_items), size=(1, num_items))
+        scores = effect + item + rng.normal(0, seed_sd, size=(num_seeds, 1)) + np.zeros((num_seeds, num_items))
+        hits += t_test(crossed_spread([scores])) < 0.05
+    design = Design(item_variance=item_sd**2, seed_variance=seed_sd**2, num_seeds=num_seeds)
+    assert hits / 1500 == pytest.approx(power_of(design, effect), abs=0.04)
+
+
+def test_more_is_never_less():
+    design = Design(item_variance=0.01**2, seed_variance=0.01**2, num_seeds=3)
+    by_items = [power_of(design._replace(item_variance=1e-4 / factor), 0.03) for factor in (1, 2, 4, 100)]
+    by_seeds = [power_of(design._replace(num_seeds=count), 0.03) for count in (3, 4, 6, 10)]
+    assert by_items == sorted(by_items)
+    assert by_seeds == sorted(by_seeds)
+
+
+def test_what_would_decide_it():
+    design = Design(item_variance=0.01**2, seed_variance=0.01**2, num_seeds=3)
+    effect = minimal_effect(design)
+    assert power_of(design, effect) == pytest.approx(0.8, abs=1e-4)
+    count = seeds_needed(design, 0.035)
+    assert power_of(design._replace(num_seeds=count), 0.035) >= 0.8
+    assert count > 3 and power_of(design._replace(num_seeds=count - 1), 0.035) < 0.8
+    # three seeds bound what items can do; items bound what seeds can do
+    assert items_factor(design, 0.01) is None
+    assert seeds_needed(design, 0.02) is None
+    assert items_factor(design, 0.0) is None
+
+
+def test_the_command(capsys):
+    run(["power", "--p0", ".448", "--p1", ".466"])
+    table = capsys.readouterr().out
+    assert "0.151" in table and "0.259" in table and "One training seed" in table
+    run(["power", "--p0", ".448", "--p1", ".498", "--seeds", "3", "--seed-sd", ".02", "--json"])
+    unpaired, paired = json.loads(capsys.readouterr().out)
+    assert paired["power"] > unpaired["power"]
+    assert paired["items_needed"] is None  # three seeds with this sd never see .05 with 80%
+    assert paired["seeds_needed"] == 5
+    for wrong, says in (
+        (["--p0", "1.4", "--p1", ".5"], "rates inside"),
+        (["--p0", ".4", "--p1", ".5", "--seeds", "3"], "seed-sd"),
+        (["--p0", ".4", "--p1", ".5", "--alpha", "5"], "alpha"),
+    ):
+        with pytest.raises(BadInput, match=says):
+            run(["power", *wrong])
+
+
+def test_equal_rates_have_no_power_to_speak_of(capsys):
+    rows = power_command.power_rows(0.4, 0.4, 500, 0.5)
+    assert [(row.power, row.items_needed) for row in rows] == [(None, None)] * 2
+    assert rows[1].minimal_effect == pytest.approx(minimal_difference(0.4, 500, 0.5))
+
+
+# Plans
+
+
+def plan(*runs, seeds=(0, 1, 2), items=(1000, 500, 500), roles=None):
+    names = ("gsm8k", "truthfulqa", "mmlu")
+    tasks = [TaskRecord(name=n, label=n, metric="m", chance=0.0, num_items=k) for n, k in zip(names, items)]
+    planned = [PlannedRun(name=run, label=run, method=None, teacher=None, settings={}) for run in ("base", *runs)]
+    return PlanRecord(
+        study="s", model="m", seeds=list(seeds), target=tasks[0], retention=tasks[1:], runs=planned, plan_sha256="",
+        provenance={}, roles=roles or {},
+    )  # fmt: skip
+
+
+def test_resolvable_by_hand():
+    rows = resolvable(plan("sft_mild"), rate=0.5, rho=0.5, seed_sd=0.02)
+    gain, kept = (row for row in rows if row.claim_id == "C1")
+    # two tests; base untrained: one run's seeds. Two rates of .5 correlated by .5 have variance .25 an item
+    design = Design(item_variance=0.25 / 1000, seed_variance=0.02**2, num_seeds=3)
+    assert gain.power == pytest.approx(power_of(design, 0.03, alpha=0.05 / 2))
+    assert gain.minimal_effect_alone == pytest.approx(minimal_effect(design))
+    pair = Design(item_variance=2 * (0.25 / 500) / 4, seed_variance=0.02**2, num_seeds=3)
+    assert kept.minimal_effect == pytest.approx(minimal_effect(pair, alpha=0.05 / 2))
+    assert (kept.num_items, kept.num_seeds) == (1000, 3)
+    missing = [row for row in rows if row.claim_id == "C3"]
+    assert all(row.lacks == "the study plans no run opd_one_step" and row.power is None for row in missing)
+    text = resolvable_text(rows)
+    assert "over 2 effects" in text and "the study plans no run rl" in text
+
+
+def test_two_trained_runs_have_two_runs_seeds():
+    (kept,) = [row for row in resolvable(plan("sft_stress", "rl"), seed_sd=0.02) if row.claim_id == "P2" and row.power]
+    design = Design(item_variance=2 * (0.25 / 500) / 4, seed_variance=2 * 0.02**2, num_seeds=3)
+    assert kept.minimal_effect_alone == pytest.approx(minimal_effect(design))
+
+
+def test_plans_that_decide_nothing_say_so():
+    assert {r.lacks for r in resolvable(plan("sft_mild", seeds=(0,))) if r.claim_id == "C1"} == {
+        "1 seed, fewer than 3: nothing is decided"
+    }
+    assert "20 items, fewer than 50" in next(
+        r.lacks for r in resolvable(plan("sft_mild", items=(20, 500, 500))) if r.claim_id == "C1"
+    )
+    with pytest.raises(BadInput, match=r"roles.rl: got 'nobody'; expected a run of the study: base, sft_mild"):
+        resolvable(plan("sft_mild", roles={"rl": "nobody"}))

@@ -1,0 +1,187 @@
+"""What predicts forgetting: planted answers, a slow nested reference on scikit-learn, and the reading of a study's folder."""
+
+import numpy as np
+import pytest
+from scipy.stats import pearsonr, spearmanr
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import LeaveOneGroupOut
+from sklearn.preprocessing import StandardScaler
+
+from stateshape.core.files import read_json, write_jsonl
+from stateshape.core.records import LocalityRecord
+from stateshape.study.plan import make_plan, read_study
+from stateshape.study.predictors import (
+    DRIFT,
+    FORWARD_KL,
+    LOCALITY,
+    PENALTIES,
+    SETS,
+    PredictorReport,
+    PredictorRow,
+    correlation,
+    forgetting_by_seed,
+    heldout_r2,
+    predictor_report,
+    predictor_rows,
+    r2_gain,
+    ridge_heldout,
+    write_predictors,
+)
+from stateshape.study.scores import load_study
+from synthetic_study import write_synthetic_study
+
+NAMES = (DRIFT, FORWARD_KL, *LOCALITY)
+
+
+def made_rows(forget, *, configurations=10, seeds=3, rng_seed=0):
+    """Rows whose predictors are drawn per configuration, with a little spread between seeds; forget(values, noise)."""
+    rng = np.random.default_rng(rng_seed)
+    rows = []
+    for index in range(configurations):
+        centre = rng.normal(size=len(NAMES))
+        for seed in range(seeds):
+            values = dict(zip(NAMES, centre + 0.05 * rng.normal(size=len(NAMES))))
+            rows.append(
+                PredictorRow(run=f"c{index}", seed=seed, forgetting=forget(values, rng.normal()), values=values)
+            )
+    return rows
+
+
+def nested_reference(X, y, groups):
+    """The same by scikit-learn and refitting: penalty from leaving training groups out, standardised once a fold."""
+    predicted = np.empty_like(y)
+    for train, test in LeaveOneGroupOut().split(X, y, groups):
+        scaler = StandardScaler().fit(X[train])
+        Z, target = scaler.transform(X[train]), y[train]
+        losses = []
+        for penalty in PENALTIES:
+            loss = 0.0
+            for inner, left_out in LeaveOneGroupOut().split(Z, target, groups[train]):
+                # the penalty is per training row of the outer fold
+                fit = Ridge(alpha=penalty * len(train)).fit(Z[inner], target[inner])
+                loss += float(((fit.predict(Z[left_out]) - target[left_out]) ** 2).sum())
+            losses.append(loss)
+        best = PENALTIES[int(np.argmin(losses))]
+        predicted[test] = Ridge(alpha=best * len(train)).fit(Z, target).predict(scaler.transform(X[test]))
+    return predicted
+
+
+@pytest.mark.parametrize("per_group", [1, 3])
+def test_ridge_heldout_is_the_refitted_nested_ridge(per_group):
+    rng = np.random.default_rng(1)
+    X, noise = rng.normal(size=(9, 3)), rng.normal(size=(9, 2))
+    Y = X @ np.array([[1.0, 0.0], [0.5, 0.0], [0.0, 0.0]]) + noise * np.array([0.3, 1.0])
+    groups = np.arange(9) // per_group
+    predicted, means = ridge_heldout(X, Y, groups)
+    for column in range(2):
+        assert predicted[:, column] == pytest.approx(nested_reference(X, Y[:, column], groups))
+    assert means[0, 0] == pytest.approx(Y[groups != 0, 0].mean())
+
+
+def test_a_planted_law_is_found_and_noise_is_not():
+    law = made_rows(lambda v, e: 0.05 + 0.02 * v[DRIFT] + 0.002 * e)
+    found = heldout_r2(law, SETS["drift"], by="configuration")
+    assert found.estimate.value > 0.9
+    assert found.estimate.lo < found.estimate.value < found.estimate.hi
+    assert found.p < 0.01
+    noise = heldout_r2(made_rows(lambda v, e: 0.02 * e), SETS["drift"], by="configuration")
+    assert noise.estimate.value < 0.2
+    assert noise.p > 0.05
+
+
+def test_what_a_second_set_adds():
+    rows = made_rows(lambda v, e: 0.02 * v["c2st_auc"] - 0.03 * v["locality_ratio"] + 0.002 * e)
+    gain = r2_gain(rows, SETS["drift and locality"], SETS["drift"], by="configuration")
+    parts = [
+        heldout_r2(rows, SETS[name], by="configuration").estimate.value for name in ("drift and locality", "drift")
+    ]
+    assert gain.value == pytest.approx(parts[0] - parts[1])
+    assert gain.lo > 0
+    none = made_rows(lambda v, e: 0.02 * v[DRIFT] + 0.002 * e)
+    assert r2_gain(none, SETS["drift and locality"], SETS["drift"], by="configuration").value < 0.05
+
+
+def test_seeds_of_a_configuration_know_each_other():
+    """Forgetting belongs to the configuration and to no predictor: five predictors tell configurations apart, so leaving out
+    one run at a time looks like prediction, and leaving out configurations does not."""
+    rows = made_rows(lambda v, e: 0.0, configurations=7, rng_seed=3)
+    own = dict(zip((f"c{i}" for i in range(7)), np.random.default_rng(4).normal(size=7)))
+    rows = [PredictorRow(run=r.run, seed=r.seed, forgetting=own[r.run], values=r.values) for r in rows]
+    by_run = heldout_r2(rows, NAMES, by="run").estimate.value
+    by_configuration = heldout_r2(rows, NAMES, by="configuration").estimate.value
+    assert by_run > 0.5 > by_configuration
+
+
+def test_missing_predictors_are_counted_and_few_runs_say_so():
+    rows = made_rows(lambda v, e: v[DRIFT] + e)
+    lacking = [
+        PredictorRow(run=r.run, seed=r.seed, forgetting=r.forgetting, values={DRIFT: 1.0 * r.seed}) for r in rows[:6]
+    ]
+    found = heldout_r2([*lacking, *rows[6:]], NAMES, by="run")
+    assert (found.num_left_out, found.estimate.n_items) == (6, 24)
+    few = heldout_r2([*lacking, *rows[6:20]], NAMES, by="run")
+    assert few.estimate.value is None and few.p is None
+    assert few.estimate.note == "14 runs of 5 configurations (6 more lack a predictor); expected at least 20 of 4"
+    five = heldout_r2(made_rows(lambda v, e: v[DRIFT] + e, configurations=5, seeds=4), SETS["drift"], by="run")
+    assert five.estimate.value is not None and five.estimate.lo is None
+    assert five.estimate.note == "5 configurations, fewer than 6: no interval"
+
+
+def test_correlations_are_scipys():
+    rows = made_rows(lambda v, e: np.exp(v[DRIFT]) + 0.3 * e)
+    x, y = [r.values[DRIFT] for r in rows], [r.forgetting for r in rows]
+    for kind, peer in (("Pearson", pearsonr), ("Spearman", spearmanr)):
+        found = correlation(rows, DRIFT, kind=kind)
+        assert found.value.value == pytest.approx(peer(x, y).statistic)
+        assert found.value.lo < found.value.value < found.value.hi
+        assert found.p < 0.01
+    flat = [PredictorRow(run=r.run, seed=r.seed, forgetting=0.1, values=r.values) for r in rows]
+    assert correlation(flat, DRIFT, kind="Pearson").value.note == "predictor or forgetting does not vary"
+    report = predictor_report("s", flat)
+    assert "c0: forgetting is the same for every seed" in report.notes
+
+
+def test_p_is_calibrated_over_configurations():
+    """Seeds are near-copies: dealing single runs anew would reject far too often, whole configurations do not."""
+    small = sum(
+        correlation(
+            made_rows(lambda v, e: 0.0 * e + v["c2st_auc"], configurations=8, rng_seed=trial), DRIFT, kind="Pearson"
+        ).p
+        < 0.1
+        for trial in range(100)
+    )
+    assert small <= 20  # 10 expected; three standard errors are 9
+
+
+def test_reading_a_study(tmp_path):
+    folder = write_synthetic_study(tmp_path, num_items=60)
+    for seed in (0, 1, 2):
+        last = {"reachability_gap_nats": 0.5 + seed, "c2st_auc": 0.7, "locality_ratio": None}
+        write_jsonl(
+            folder / f"runs/rl/seed{seed}/locality.jsonl",
+            [LocalityRecord(step=0, values={"c2st_auc": 0.5}), LocalityRecord(step=12, values=last)],
+        )
+    study = load_study(folder)
+    rows = {(row.run, row.seed): row for row in predictor_rows(study)}
+    assert len(rows) == 18
+    row = rows["rl", 1]
+    assert row.values["reachability_gap_nats"] == 1.5 and row.values["c2st_auc"] == 0.7
+    assert "locality_ratio" not in row.values
+    assert row.values[DRIFT] == study.drift["rl"][1].distances[DRIFT].value
+    base, post = (
+        [study.scores[run][task][seed].mean() for task in ("truthfulqa", "mmlu")]
+        for run, seed in (("base", 0), ("rl", 1))
+    )
+    assert row.forgetting == pytest.approx(np.mean(base) - np.mean(post))
+    assert forgetting_by_seed(study, "rl")[1] == row.forgetting
+    report = write_predictors(folder)
+    assert read_json(folder / "predictors.json", PredictorReport) == report
+    assert all(score.r2.value is None and "expected at least 20" in score.r2.note for score in report.scores)
+
+
+def test_the_preset_plans_enough_runs():
+    file = read_study("predictors")
+    plan = make_plan(file)
+    assert len(plan.runs) >= 8
+    assert len(plan.runs) * len(file.seeds) >= 24
+    assert set(file.roles.values()) <= {run.name for run in plan.runs}
