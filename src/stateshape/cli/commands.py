@@ -173,6 +173,8 @@ def drift(
     cuts: int = 2,
     max_new_tokens: int = 128,
     temperature: float = 1.0,
+    hidden: bool = True,
+    encoder: str | None = None,
     seed: int = 0,
     device: str = "auto",
     dtype: str = "auto",
@@ -190,6 +192,8 @@ def drift(
         cuts: Prefix states a rollout.
         max_new_tokens: Longest rollout, in tokens.
         temperature: Sampling temperature.
+        hidden: Also on hidden states of A's untrained base.
+        encoder: Also on the embeddings of this sentence-transformers model.
         seed: Sampling seed.
         device: auto, cpu, cuda, cuda:N.
         dtype: auto, float32, bfloat16, float16.
@@ -200,7 +204,14 @@ def drift(
     from stateshape.study.plan import DriftChoice
     from stateshape.study.single import drift_between
 
-    choice = DriftChoice(prompts=prompts, cuts=cuts, max_new_tokens=max_new_tokens, temperature=temperature)
+    choice = DriftChoice(
+        prompts=prompts,
+        cuts=cuts,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        hidden=hidden,
+        encoder=encoder,
+    )
     record = drift_between(
         a, b, task_name=task, data_dir=data_folder(data), choice=choice, seed=seed,
         model_settings=model_settings_from(device, dtype),
@@ -210,10 +221,14 @@ def drift(
         print(json.dumps(plain(record), indent=1))
         return
     print(f"{record.num_states} states a side from {record.num_prompts} prompts of {record.task}; {record.features}")
-    print(f"{'distance':32s} {'B vs A':>10s} {'A vs A':>10s}")
-    for name, found in record.distances.items():
-        shown = [f"{'-':>10s}" if value is None else f"{value:10.5f}" for value in (found.value, found.base_vs_base)]
-        print(f"{name:32s} {shown[0]} {shown[1]}")
+    heads = ("value", "95% from", "to", "null mean", "null sd", "z", "p", "A vs A")
+    print(f"{'distance':28s}" + "".join(f"{head:>11s}" for head in heads))
+    for name, one in record.distances.items():
+        numbers = (one.value, one.lo, one.hi, one.null_mean, one.null_sd, one.z, one.p, one.base_vs_base)
+        shown = ["-" if value is None else f"{value:.4g}" for value in numbers]
+        print(
+            f"{name:28s}" + "".join(f"{text:>11s}" for text in shown) + (f"  {one.note}" if one.value is None else "")
+        )
 
 
 def study(
@@ -233,7 +248,7 @@ def study(
     """Run a whole study: train, evaluate, measure drift, compare, report. Running it again resumes.
 
     Args:
-        preset_or_file: quickstart, smoke, paper, laptop, or a YAML file.
+        preset_or_file: quickstart, smoke, same_states, same_signal, controls, predictors, paper, laptop, or a YAML file.
         out: The study's folder. Needed unless --dry-run.
         seeds: Training seeds, separated by commas. Default: the study's own.
         model: Another base than the study's: a folder or a hub id.

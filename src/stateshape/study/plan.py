@@ -55,6 +55,10 @@ class DriftChoice:
     """Prefix states a rollout."""
     max_new_tokens: int = 128
     temperature: float = 1.0
+    hidden: bool = True
+    """Also on hidden states of the untrained base."""
+    encoder: str | None = None
+    """Also on the embeddings of this sentence-transformers model."""
 
     def __post_init__(self) -> None:
         for name in ("prompts", "cuts", "max_new_tokens"):

@@ -12,6 +12,8 @@ from pathlib import Path
 from stateshape.core.files import read_jsonl, write_jsonl
 from stateshape.core.records import StateSample
 from stateshape.core.seeds import seed_for
+from stateshape.drift.encoders import HiddenStates, SentenceEncoder
+from stateshape.drift.rulers import Encoder
 from stateshape.drift.states import Rollouts
 from stateshape.policy.policy import Policy
 from stateshape.sampling.settings import Sampler, SamplingSettings
@@ -52,6 +54,12 @@ def sample_rollouts(
         row = rollout(item.item_id, prompt, completion, 0)
         samples.append(state_sample(row, policy, step=None, supervised=[False] * len(row.ids)))
     return pieces, samples
+
+
+def encoders_of(choice: DriftChoice, base: Policy) -> dict[str, Encoder]:
+    """What states are compared by besides their words."""
+    found: dict[str, Encoder] = {"hidden": HiddenStates(base)} if choice.hidden else {}
+    return found | ({"encoder": SentenceEncoder(choice.encoder)} if choice.encoder else {})
 
 
 def write_rollouts(folder: Path, pieces: list[PiecesRecord], samples: list[StateSample], *, name: str) -> None:

@@ -10,6 +10,7 @@ from stateshape.core.records import DriftRecord, RunRecord
 from stateshape.core.seeds import seed_for
 from stateshape.drift.measure import measure
 from stateshape.policy.open import check_teacher, open_beside, open_weights, policy_on, resolve
+from stateshape.policy.policy import Policy
 from stateshape.policy.settings import ModelSettings
 from stateshape.recipes.recipe import Recipe
 from stateshape.sampling.local import LocalSampler
@@ -17,7 +18,7 @@ from stateshape.study.bench import Bench, Operators
 from stateshape.study.claim import check_sources, check_training
 from stateshape.study.plan import SOURCES, DriftChoice, Plan, RunSpec, StudyFile, TaskChoice
 from stateshape.study.progress import Reporter
-from stateshape.study.rollouts import as_rollouts, sample_rollouts
+from stateshape.study.rollouts import as_rollouts, encoders_of, sample_rollouts
 from stateshape.study.training import train_one
 from stateshape.tasks.load import load_task
 from stateshape.tasks.task import GenerationTask
@@ -99,7 +100,15 @@ def drift_between(
         tick = reporter.track(f"sample {purpose}", "prompts", policy.weights.meter)
         pieces, _ = sample_rollouts(policy, task, choice, LocalSampler(), seed=seed_for(seed, purpose), tick=tick)
         sides.append(as_rollouts(pieces))
-    return measure(sides[0], sides[1], sides[2], task=task.name, seed=seed, num_cuts=choice.cuts)
+    return measure(
+        sides[0],
+        sides[1],
+        sides[2],
+        task=task.name,
+        seed=seed,
+        num_cuts=choice.cuts,
+        encoders=encoders_of(choice, Policy(weights, None)),
+    )
 
 
 def generation_task(name: str, data_dir: Path | None) -> GenerationTask:
