@@ -1,6 +1,6 @@
 """Several runs of a study at a time, each in a process with its share of the threads.
 
-A run needs its teacher's run and nothing else; what a process leaves is the run's folder, as ever. Worth it where one
+A run needs the runs it names (its teacher, its states) and nothing else; what a process leaves is the run's folder, as ever. Worth it where one
 run can't keep the cores busy, as with a model of few parameters. Knows no method and no measurement.
 """
 
@@ -28,7 +28,7 @@ _run: Callable[[RunSpec, int], None]
 
 
 def run_parallel(open_worker: OpenWorker, runs: list[RunSpec], seeds: list[int], jobs: int, reporter: Reporter) -> None:
-    """Does every run for every seed, teachers first. Raises what a run raised; the others are stopped then."""
+    """Does every run for every seed, those that others name first. Raises what a run raised; the others are stopped then."""
     waiting = [(spec, seed) for seed in seeds for spec in runs]
     names = {spec.name for spec in runs}
     running: dict[Future[None], tuple[RunSpec, int]] = {}
@@ -43,7 +43,9 @@ def run_parallel(open_worker: OpenWorker, runs: list[RunSpec], seeds: list[int],
     try:
         while waiting or running:
             ready = [
-                (spec, seed) for spec, seed in waiting if spec.teacher not in names or (spec.teacher, seed) in done
+                (spec, seed)
+                for spec, seed in waiting
+                if all((name, seed) in done for name in spec.needs() if name in names)
             ]
             for spec, seed in ready[: jobs - len(running)]:
                 waiting.remove((spec, seed))

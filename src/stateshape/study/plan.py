@@ -121,6 +121,10 @@ class RunSpec(NamedTuple):
         """By field, the runs, folders and models it names: a teacher's text may name several."""
         return {name: list(teachers_of(text).values()) for name, text in self.sources.items()}
 
+    def needs(self) -> list[str]:
+        """All it names."""
+        return list(chain.from_iterable(self.named().values()))
+
     def recipe(self, stands: Callable[[str], str] | None = None) -> Recipe:
         """The recipe object. `stands`: from a named source to where it stands now; None: as it is named."""
         where = stands or (lambda source: source)
@@ -287,7 +291,7 @@ def in_order(specs: dict[str, RunSpec]) -> list[RunSpec]:
             raise BadInput(f"runs.{spec.name}: runs need each other in a circle: {' -> '.join((*waiting, spec.name))}")
         if spec.name in ordered:
             return
-        for source in chain.from_iterable(spec.named().values()):
+        for source in spec.needs():
             if source in specs:
                 place(specs[source], (*waiting, spec.name))
         ordered[spec.name] = spec
