@@ -14,8 +14,8 @@ from stateshape.study.parallel import run_parallel
 from stateshape.study.progress import Silent
 
 
-def spec(name, teacher=None):
-    return SimpleNamespace(name=name, label=name, teacher=teacher)
+def spec(name, *needs):
+    return SimpleNamespace(name=name, label=name, needs=lambda: list(needs))
 
 
 def note(folder: Path, run, seed):
@@ -38,7 +38,7 @@ def times(folder, name):
 
 
 def test_every_run_is_done_once_and_after_its_teacher(tmp_path):
-    runs = [spec("student", "teacher"), spec("teacher"), spec("alone", "a folder elsewhere")]
+    runs = [spec("student", "base", "teacher"), spec("teacher"), spec("alone", "a folder elsewhere")]
     run_parallel(partial(opened, tmp_path), runs, [0, 1], 2, Silent())
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{run.name}{s}" for run in runs for s in (0, 1))
     for seed in (0, 1):

@@ -1,7 +1,7 @@
 """Several runs of a study at a time, each in a process with its share of the threads.
 
-A run needs the runs it names (its teacher, its states) and nothing else; what a process leaves is the run's folder, as ever. Worth it where one
-run can't keep the cores busy, as with a model of few parameters. Knows no method and no measurement.
+A run needs the runs it names (its teacher, its states) and nothing else; what a process leaves is the run's folder, as ever.
+Worth it where one run can't keep the cores busy, as with a model of few parameters. Knows no method and no measurement.
 """
 
 from __future__ import annotations
