@@ -167,7 +167,7 @@ def test_a_base_at_chance_has_nothing_to_retain(tmp_path):
     assert (row.mean_chance_corrected_retention.lo, row.mean_chance_corrected_retention.hi) == (None, None)
 
 
-def test_rows_that_cannot_be_paired_name_both_files(tmp_path):
+def test_trap_fragile_forgetting_claims_rows_that_cannot_be_paired(tmp_path):
     folder = write_synthetic_study(tmp_path, seeds=(0,), num_items=20, rates=TWO)
     path = folder / "runs/sft_stress/seed0/evals/mmlu.jsonl"
     good = read_jsonl(path, EvalRow)

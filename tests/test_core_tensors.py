@@ -66,7 +66,7 @@ def test_chunked_entropy_equals_plain_logits(monkeypatch):
     assert largest_difference(tensors.entropy(hidden, head), -(p * p.log()).sum(-1), hidden) <= 1e-9
 
 
-def test_the_chunk_bounds_the_logits_that_exist_at_once(monkeypatch):
+def test_trap_full_vocabulary_logits_run_out_of_memory(monkeypatch):
     seen, plain = [], tensors.logits_of
 
     def spy(hidden_ND, head_VD, temperature=1.0):

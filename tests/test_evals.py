@@ -126,14 +126,14 @@ def test_scores_equal_a_slow_loop_for_any_batching(batch_tokens: int, bos: bool)
             assert max(expected) - min(expected) > 0.01
 
 
-def test_bos_is_part_of_the_prompt_once() -> None:
+def test_trap_double_bos() -> None:
     policy = tiny_policy(bos=True)
     context, continuation = split_tokens(policy, "Q: why?\nA:", " no")
     assert context[0] == policy.tokenizer.bos_token_id
     assert policy.tokenizer.bos_token_id not in (*context[1:], *continuation)
 
 
-def test_trailing_blanks_move_to_the_option(policy: Policy) -> None:
+def test_trap_boundary_retokenised_trailing_blanks_move_to_the_option(policy: Policy) -> None:
     context, continuation = split_tokens(policy, "Answer: ", "A")
     assert policy.decode(context) == "Answer:"
     assert continuation == policy.encode(" A")

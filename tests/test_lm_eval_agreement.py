@@ -59,7 +59,7 @@ def harness_mc2(logps: list[float], labels: tuple[bool, ...]) -> float:
 
 
 @pytest.mark.parametrize("name", ["mmlu", "truthfulqa"])
-def test_scores_equal_the_harness_s(
+def test_trap_boundary_retokenised_scores_equal_the_harness_s(
     name: str, policy: Policy, harness: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task = load_task(name, data_dir=Path(os.environ["STATESHAPE_DATA"]), limit=NUM_ITEMS)

@@ -172,7 +172,7 @@ def test_an_adapter_costs_and_the_base_alone_does_not() -> None:
     assert adapted.pair == bare.pair
 
 
-def test_the_sampler_counts_every_token_it_computes() -> None:
+def test_trap_generation_without_kv_cache_the_sampler_counts_every_token() -> None:
     weights = tiny.weights()
     policy = Policy(weights, None)
     prompts = [[2, 3, 4, 5], [6, 7]]

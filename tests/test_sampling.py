@@ -174,7 +174,7 @@ def test_buffers_that_are_used_again_hold_nothing_of_the_last_call():
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0, 0.0])
-def test_log_probs_equal_rescoring_by_the_trainer(temperature):
+def test_trap_sampler_and_trainer_disagree_log_probs_equal_rescoring(temperature):
     """trl#4772: what the sampler says a token's log-prob was is what the loss would compute for it."""
     of = policy()
     scored_at = temperature or 1.0  # greedy: at 1
@@ -189,7 +189,7 @@ def test_log_probs_equal_rescoring_by_the_trainer(temperature):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_samples_follow_the_softmax(temperature):
+def test_trap_top_p_changes_q_k_samples_follow_the_softmax(temperature):
     of = policy()
     ids = of.encode_prompt("some 1+1=")
     num = 4000

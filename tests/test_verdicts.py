@@ -92,7 +92,7 @@ def test_few_points_give_no_correlation(tmp_path):
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
-def test_too_few_seeds_decide_nothing(tmp_path, seeds):
+def test_trap_fragile_forgetting_claims_too_few_seeds_decide_nothing(tmp_path, seeds):
     found = verdicts(write_synthetic_study(tmp_path, seeds=seeds, **BIG))
     assert {v.outcome for v in found} == {"cannot tell"}
     p1 = found[0]

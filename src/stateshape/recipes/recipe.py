@@ -153,14 +153,19 @@ def fields_of(recipe: type[Recipe]) -> dict[str, dataclasses.Field[Any]]:
     return {one.name: one for one in dataclasses.fields(recipe)}  # type: ignore[arg-type]
 
 
+def made_of_by(recipe: type[Recipe] | Recipe) -> tuple[Composition, ...]:
+    """What a recipe is made of: of an object whose fields choose, the chosen one."""
+    chosen = None if isinstance(recipe, type) else getattr(recipe, "composition", None)
+    return recipe.compositions if chosen is None else (chosen,)
+
+
 def method_record(name: str, recipe: type[Recipe] | Recipe) -> MethodRecord:
     """The recipe's row of the paper's Table 1, from its own declaration."""
 
     def joined(values: list[str]) -> str:
         return " + ".join(dict.fromkeys(values))
 
-    chosen = None if isinstance(recipe, type) else getattr(recipe, "composition", None)
-    made_of = recipe.compositions if chosen is None else (chosen,)
+    made_of = made_of_by(recipe)
     return MethodRecord(
         method=name,
         state_source=joined([one.states for one in made_of]),

@@ -19,6 +19,7 @@ from stateshape.core.method import (
     SignalSource,
     StateSource,
 )
+from stateshape.core.states import Origin
 from stateshape.losses.cross_entropy import CrossEntropy
 from stateshape.losses.divergence import Direction, Divergence
 from stateshape.losses.policy_gradient import PolicyGradient
@@ -26,6 +27,7 @@ from stateshape.losses.preference import Preference
 from stateshape.policy.policy import Policy
 from stateshape.recipes.recipe import Need, Parts
 from stateshape.recipes.rewards import reward_of
+from stateshape.record.reading import Recording
 from stateshape.signals.continuation import OwnContinuation, TeacherContinuation
 from stateshape.signals.distribution import TeacherDistribution
 from stateshape.signals.filter import RewardFilter
@@ -50,6 +52,17 @@ SignalName = Literal[
 ]
 KINDS: dict[str, SignalKind] = {
     name: kind for kind in SIGNALS for name in (kind.replace(" ", "-"),) if (kind, "recorded") not in UNREADABLE
+}
+
+
+# Whose tokens a signal is about; the others speak anywhere.
+WRITER: dict[str, Origin] = {
+    "gold-tokens": Origin.DATASET,
+    "teacher-tokens": Origin.TEACHER,
+    "teacher-log-prob": Origin.LEARNER,
+    "reward": Origin.LEARNER,
+    "reward-filter": Origin.LEARNER,
+    "preference": Origin.LEARNER,
 }
 
 
@@ -95,7 +108,22 @@ class Replay:
         kind = KINDS[self.signal]
         return Composition(states="recorded", signal=kind, loss=READ_BY[kind])
 
+    def check_recording(self) -> None:
+        """Whether the recorded rows hold tokens that the signal is about. Raises BadInput."""
+        recorded = Recording(Path(self.states))
+        term = recorded.chosen_term(self.term)
+        writer = WRITER.get(self.signal)
+        found = {origin for origins in recorded.rows(0, term)["origins"].to_pylist() for origin in origins}
+        if writer is not None and int(writer) not in found:
+            others = sorted(Origin(origin).name.lower() for origin in found - {int(Origin.PROMPT)})
+            raise BadInput(
+                f"signal: got {self.signal}, but {self.states} recorded no token that was written by the "
+                f"{writer.name.lower()}, only by: {', '.join(others)}; use states of another run, or a teacher's "
+                "distribution or continuation"
+            )
+
     def build(self, parts: Parts) -> Method:
+        self.check_recording()
         recorded = RecordedStates(
             Path(self.states), term=self.term, until="cut" if self.signal.endswith("continuation") else "end"
         )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from stateshape.core.files import BadInput, check_output, plain, read_json, write_json
 from stateshape.core.records import PlanRecord, RunRecord
 from stateshape.policy.open import check_teacher
-from stateshape.recipes.recipe import Need
+from stateshape.recipes.names import BUILT_IN
+from stateshape.recipes.recipe import Need, Parts
+from stateshape.recipes.replay import Replay
 from stateshape.record.reading import Recording
+from stateshape.sampling.local import LocalSampler
 from stateshape.study.bench import Bench
 from stateshape.study.describe import run_record
 from stateshape.study.plan import BASE, Plan, RunSpec
@@ -44,9 +48,24 @@ def check_training(spec: RunSpec, target: GenerationTask) -> None:
     if not target.train:
         raise BadInput(f'{target.name}: got no training rows; expected some; add rows with "split": "train"')
     items = target.train[: spec.train.num_items(len(target.train))]
+    check_build(spec, target)
     for need in spec.recipe_class.needs:
         name, fix = LACKS[need]
         check_need(spec, target, [item for item in items if getattr(item, name) is None], need, fix)
+
+
+def check_build(spec: RunSpec, target: GenerationTask) -> None:
+    """Builds a built-in recipe once with nobody in the teachers' places, for what its parts refuse. Raises BadInput."""
+    if spec.recipe_name not in BUILT_IN or "states" in spec.sources:
+        return
+    nobody: Any = None
+    parts = Parts(task=target, sampler=LocalSampler(), teacher=lambda source: nobody)
+    try:
+        spec.recipe().build(parts)
+    except BadInput:
+        raise
+    except ValueError as error:
+        raise BadInput(f"{spec.name}: {error}") from None
 
 
 def check_need(spec: RunSpec, target: GenerationTask, bare: list[GenerationItem], need: Need, fix: str) -> None:
@@ -71,6 +90,9 @@ def check_sources(plan: Plan, spec: RunSpec, target: GenerationTask) -> None:
 def check_states(spec: RunSpec, source: str, other: RunSpec | None, num_items: int) -> None:
     if other is not None and other.train.states_mb == 0:
         raise BadInput(f"runs.{source}.train.states_mb: got 0; expected some, since {spec.name} trains on its states")
+    recipe = spec.recipe()
+    if other is None and isinstance(recipe, Replay):
+        recipe.check_recording()
     there = Recording(Path(source)).num_steps if other is None else other.train.num_steps(num_items)
     wanted = spec.train.num_steps(num_items)
     if wanted > there:

@@ -28,7 +28,7 @@ from stateshape.core.files import BadInput, parse, plain, sha256_text
 from stateshape.core.records import Json
 from stateshape.locality.settings import LocalitySettings
 from stateshape.policy.settings import ModelSettings
-from stateshape.recipes.recipe import Recipe, fields_of, recipe_class, teachers_of
+from stateshape.recipes.recipe import Recipe, fields_of, made_of_by, recipe_class, teachers_of
 from stateshape.train.settings import TrainSettings
 
 BASE = "base"
@@ -253,7 +253,18 @@ def run_spec(name: str, choice: RunChoice, shared: dict[str, Json]) -> RunSpec:
         train=parse(merged(shared, choice.train), TrainSettings, where=f"runs.{name}.train"),
     )
     spec.recipe()
+    check_budget(spec)
     return spec
+
+
+def check_budget(spec: RunSpec) -> None:
+    """A pair compares whole responses: its tokens can't be thinned. Raises BadInput."""
+    is_preference = any(one.signal == "preference" for one in made_of_by(spec.recipe()))
+    if spec.train.supervised_per_step is not None and is_preference:
+        raise BadInput(
+            f"runs.{spec.name}.train.supervised_per_step: got {spec.train.supervised_per_step} for a preference, which "
+            "compares whole responses; expected none; leave it out, or take fewer prompts a step"
+        )
 
 
 def given_sources(name: str, choice: RunChoice, recipe: type[Recipe]) -> dict[str, str]:

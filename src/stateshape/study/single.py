@@ -16,7 +16,7 @@ from stateshape.recipes.recipe import Recipe
 from stateshape.sampling.local import LocalSampler
 from stateshape.study.bench import Bench, Operators
 from stateshape.study.claim import check_sources, check_training
-from stateshape.study.plan import SOURCES, DriftChoice, Plan, RunSpec, StudyFile, TaskChoice
+from stateshape.study.plan import SOURCES, DriftChoice, Plan, RunSpec, StudyFile, TaskChoice, check_budget
 from stateshape.study.progress import Reporter
 from stateshape.study.rollouts import as_rollouts, encoders_of, sample_rollouts
 from stateshape.study.training import train_one
@@ -57,6 +57,7 @@ def train_single(
     )
     spec = RunSpec(name, name, name, type(recipe), fields, sources, settings)
     plan = Plan(file=file, runs=[spec], sha256="")
+    check_budget(spec)
     check_sources(plan, spec, task)
     check_training(spec, task)
     bench = Bench(
