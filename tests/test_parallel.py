@@ -2,9 +2,9 @@
 
 import os
 import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,8 +14,23 @@ from stateshape.study.parallel import run_parallel
 from stateshape.study.progress import Silent
 
 
-def spec(name, *needs):
-    return SimpleNamespace(name=name, label=name, needs=lambda: list(needs))
+@dataclass(frozen=True)
+class Run:
+    """What `run_parallel` reads of a RunSpec."""
+
+    name: str
+    named: tuple[str, ...]
+
+    @property
+    def label(self):
+        return self.name
+
+    def needs(self):
+        return list(self.named)
+
+
+def spec(name, *named):
+    return Run(name, named)
 
 
 def note(folder: Path, run, seed):

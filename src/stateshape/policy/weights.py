@@ -122,6 +122,7 @@ class SharedWeights:
             self._peft = peft.get_peft_model(self.model, config, adapter_name=name, autocast_adapter_dtype=True)
         else:
             self._peft.add_adapter(name, config)
+        self.model.eval()  # a foreign adapter may bring dropout, and new modules begin in training mode
         self.adapters[name] = config
         self._active = ("", False)  # peft has activated it by itself
         self.activate(None)

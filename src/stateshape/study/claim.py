@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from stateshape.core.files import BadInput, check_output, plain, read_json, write_json
 from stateshape.core.records import PlanRecord, RunRecord
 from stateshape.policy.open import check_teacher
+from stateshape.policy.policy import Policy
 from stateshape.recipes.names import BUILT_IN
 from stateshape.recipes.recipe import Need, Parts
 from stateshape.recipes.replay import Replay
@@ -55,10 +55,10 @@ def check_training(spec: RunSpec, target: GenerationTask) -> None:
 
 
 def check_build(spec: RunSpec, target: GenerationTask) -> None:
-    """Builds a built-in recipe once with nobody in the teachers' places, for what its parts refuse. Raises BadInput."""
+    """Builds a built-in recipe once, its teachers policies that hold no model, for what its parts refuse. Raises BadInput."""
     if spec.recipe_name not in BUILT_IN or "states" in spec.sources:
         return
-    nobody: Any = None
+    nobody = Policy.__new__(Policy)
     parts = Parts(task=target, sampler=LocalSampler(), teacher=lambda source: nobody)
     try:
         spec.recipe().build(parts)
