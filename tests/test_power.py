@@ -153,14 +153,12 @@ def test_resolvable_by_hand():
     pair = Design(item_variance=2 * (0.25 / 500) / 4, seed_variance=0.02**2, num_seeds=3)
     assert kept.minimal_effect == pytest.approx(minimal_effect(pair, alpha=0.05 / 2))
     assert (kept.num_items, kept.num_seeds) == (1000, 3)
-    missing = [row for row in rows if row.claim_id == "C3"]
-    assert all(row.lacks == "the study plans no run opd_one_step" and row.power is None for row in missing)
-    text = resolvable_text(rows)
-    assert "over 2 effects" in text and "the study plans no run rl" in text
+    assert len(rows) == 2  # the other claims rest on runs that this plan has not
+    assert "over 2 effects" in resolvable_text(rows)
 
 
 def test_two_trained_runs_have_two_runs_seeds():
-    (kept,) = [row for row in resolvable(plan("sft_stress", "rl"), seed_sd=0.02) if row.claim_id == "P2" and row.power]
+    (kept,) = [row for row in resolvable(plan("sft_stress", "rl"), seed_sd=0.02) if row.claim_id == "P4" and row.power]
     design = Design(item_variance=2 * (0.25 / 500) / 4, seed_variance=2 * 0.02**2, num_seeds=3)
     assert kept.minimal_effect_alone == pytest.approx(minimal_effect(design))
 

@@ -91,6 +91,16 @@ def test_few_points_give_no_correlation(tmp_path):
     assert p4.outcome == "supported"  # one pair is enough
 
 
+def test_claims_whose_runs_are_not_planned_are_not_asked(tmp_path):
+    rates = {run: RATES[run] for run in ("base", "sft_mild", "sft_stress")}
+    found = {v.claim_id: v for v in verdicts(write_synthetic_study(tmp_path, rates=rates, **BIG))}
+    assert {claim for claim, v in found.items() if v.outcome == "not asked"} == {"P2", "P3", "P4", "C2", "C3"}
+    assert found["P2"].sentence == "Not asked: the study plans no run opd_stress; the study plans no run rl."
+    assert found["P2"].evidence == []
+    tested = [e for v in found.values() for e in v.evidence]
+    assert all(e.p_holm <= len(tested) * e.p for e in tested)  # nothing is paid for what is not asked
+
+
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
 def test_trap_fragile_forgetting_claims_too_few_seeds_decide_nothing(tmp_path, seeds):
     found = verdicts(write_synthetic_study(tmp_path, seeds=seeds, **BIG))
@@ -124,7 +134,7 @@ def test_roles_may_be_played_by_other_names(tmp_path):
         run["name"] = "hot" if run["name"] == "sft_stress" else run["name"]
         run["teacher"] = "hot" if run["teacher"] == "sft_stress" else run["teacher"]
     (folder / "plan.json").write_text(json.dumps(plan))
-    assert outcomes(folder)["P1"] == "cannot tell"
+    assert outcomes(folder)["P1"] == "not asked"
     assert {v.claim_id: v.outcome for v in verdicts(folder, roles={"sft_stress": "hot"})} == before
     with pytest.raises(ValueError, match="unknown stress; expected some of base, sft_mild"):
         verdicts(folder, roles={"stress": "hot"})

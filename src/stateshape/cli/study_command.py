@@ -109,9 +109,13 @@ def print_results(folder: Path) -> None:
     comparison = read_json(folder / "comparison.json", Comparison)
     console.print(render_text(table1(plan)))
     console.print(render_text(table2(plan, comparison)))
+    study = read_study(folder)
+    for verdict in study.verdicts:
+        if verdict.outcome != "not asked":
+            console.print(f"{verdict.claim_id} {verdict.outcome:13s} {verdict.claim}", highlight=False, markup=False)
     seconds: dict[str, float] = {}
     supervised = sampled = 0
-    records = [seed.record for run in read_study(folder).runs for seed in run.seeds if seed.record is not None]
+    records = [seed.record for run in study.runs for seed in run.seeds if seed.record is not None]
     for record in records:
         supervised += record.num_supervised_tokens
         sampled += record.num_sampled_tokens

@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-Outcome = Literal["supported", "not supported", "cannot tell"]
+Outcome = Literal["supported", "not supported", "cannot tell", "not asked"]
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 
 

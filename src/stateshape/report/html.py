@@ -67,7 +67,8 @@ class VerdictView(NamedTuple):
 def render_page(study: StudyFiles, *, plots: Plots, all_tables: Tables) -> str:
     """The whole page as text. The same study gives the same page."""
     plan = study.plan
-    outcomes: list[str] = [verdict.outcome for verdict in study.verdicts]
+    asked = [verdict for verdict in study.verdicts if verdict.outcome != "not asked"]
+    outcomes: list[str] = [verdict.outcome for verdict in asked]
     context = {
         "plan": plan,
         "comparison": study.comparison,
@@ -76,7 +77,8 @@ def render_page(study: StudyFiles, *, plots: Plots, all_tables: Tables) -> str:
         "date": _date(study),
         "num_trained": sum(files.is_trained for files in study.runs),
         "tally": [(*OUTCOMES[outcome], outcome, outcomes.count(outcome)) for outcome in OUTCOMES],
-        "verdicts": [_verdict_view(verdict) for verdict in study.verdicts],
+        "verdicts": [_verdict_view(verdict) for verdict in asked],
+        "not_asked": [verdict for verdict in study.verdicts if verdict.outcome == "not asked"],
         "plots": plots,
         "tables": all_tables,
         "shares": [share_table(run) for run in supervision_shares(study)],

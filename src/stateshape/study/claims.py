@@ -46,6 +46,7 @@ class Part:
     test: str
     threshold: float = 0.0
     lacks: str | None = None  # why there is no effect, in words
+    is_planned: bool = True  # whether the study plans the runs
     bootstrap: tuple[float, float] | None = None
     weights: Mapping[str, float] = field(default_factory=dict)  # of runs, for scores of evaluated items; else empty
     tasks: tuple[str, ...] = ()
@@ -63,6 +64,10 @@ class Claim:
 
     def groups(self) -> list[list[Part]]:
         return self.ways or [self.parts]
+
+    def is_asked(self) -> bool:
+        """Whether the study plans what the claim rests on: all parts of at least one group."""
+        return any(all(part.is_planned for part in group) for group in self.groups())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,6 +105,7 @@ class Cast:
             test=found.test,
             threshold=threshold,
             lacks=lacks,
+            is_planned=not absent,
             bootstrap=found.bootstrap,
             weights={} if absent else named,
             tasks=tuple(tasks),

@@ -35,7 +35,7 @@ SETS: Mapping[str, tuple[str, ...]] = {
     "drift and locality": (DRIFT, *LOCALITY),
     # known only where there is a teacher: fewer runs
     "drift, locality and recoverability": (DRIFT, *LOCALITY, "teacher_recoverability"),
-    "update norm": ("update_norm",),  # a control: says how much was changed, and nothing of where
+    "update norm": ("update_frobenius",),  # a control: says how much was changed, and nothing of where
 }
 GAINS = (("drift and locality", "drift"), ("forward KL on the new task", "drift"))
 PENALTIES = np.logspace(-3, 3, 13)  # of standardised predictors, per run: from none to all shrunk away

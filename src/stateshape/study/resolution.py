@@ -101,12 +101,12 @@ def _rounded(number: float) -> int:
 def resolvable(
     plan: PlanRecord, *, rate: float = RATE, rho: float = CORRELATION_OF_ITEMS, seed_sd: float = SEED_SD
 ) -> list[Resolvable]:
-    """One row for each effect of each claim that rests on evaluated items, at Holm's first level for their number.
+    """One row for each effect on evaluated items of each claim the plan asks about, at Holm's first level for their number.
 
     Noise of a contrast sum_r w_r score_r: of n items, p (1-p) ((1 - rho) sum_r w_r^2 + rho (sum_r w_r)^2) / n, of the mean
     of T tasks the sum of that over T^2; of a training seed, seed_sd^2 times the sum of w_r^2 over trained runs.
     """
-    claims = all_claims(StudyScores(plan=plan, scores={}, drift={}, missing=[]))
+    claims = [claim for claim in all_claims(StudyScores(plan=plan, scores={}, drift={}, missing=[])) if claim.is_asked()]
     parts = {(claim.claim_id, part.key): part for claim in claims for group in claim.groups() for part in group}
     known = {key: part for key, part in parts.items() if part.tasks}
     alpha = ALPHA / max(1, len({part.key for part in known.values() if part.weights}))

@@ -7,7 +7,8 @@ The rule, in plain words. Each claim is broken into effects that it says lie abo
 * An effect fails if its interval lies wholly below the threshold and its adjusted p-value is below .05.
 * Otherwise it is open. It is also open with fewer than 3 training seeds (one run says nothing about a rerun) or fewer
   than 50 items, and where a run is missing.
-* Supported: all effects hold. Not supported: at least one fails. Cannot tell: anything else.
+* Supported: all effects hold. Not supported: at least one fails. Cannot tell: anything else. Not asked: the study plans no
+  run that plays a part in the claim; its effects are then not among those adjusted for either.
 * P4 asks for one pair of runs that drift alike and forget differently: it is supported if all effects of one pair hold;
   not supported if in every pair one fails.
 Beside each effect stands what this size could have seen, and for an open one what would decide it (resolution.py).
@@ -34,6 +35,7 @@ _LEAD: dict[Outcome, str] = {
     "supported": "Supported",
     "not supported": "Not supported",
     "cannot tell": "Cannot tell",
+    "not asked": "Not asked",
 }
 
 
@@ -44,9 +46,9 @@ def verdicts(study: StudyScores | Path, *, roles: Mapping[str, str] | None = Non
     Raises: BadInput naming a role or run that does not exist.
     """
     claims = all_claims(load_study(study) if isinstance(study, Path) else study, roles)
-    adjusted = _adjusted(claims)
+    adjusted = _adjusted([claim for claim in claims if claim.is_asked()])
     alpha = ALPHA / max(1, len(adjusted))  # of Holm's first and hardest test
-    return [_verdict(claim, adjusted, alpha) for claim in claims]
+    return [_verdict(claim, adjusted, alpha) if claim.is_asked() else _not_asked(claim) for claim in claims]
 
 
 def _adjusted(claims: list[Claim]) -> dict[str, float]:
@@ -72,6 +74,12 @@ def _verdict(claim: Claim, adjusted: Mapping[str, float], alpha: float) -> Verdi
         sentence=f"{_LEAD[outcome]}: {words}.",
         evidence=evidence,
     )
+
+
+def _not_asked(claim: Claim) -> Verdict:
+    lacks = dict.fromkeys(part.lacks for group in claim.groups() for part in group if not part.is_planned)
+    sentence = f"{_LEAD['not asked']}: {'; '.join(lack for lack in lacks if lack)}."
+    return Verdict(claim_id=claim.claim_id, claim=claim.text, outcome="not asked", sentence=sentence, evidence=[])
 
 
 def _evidence(part: Part, adjusted: Mapping[str, float], alpha: float, *, is_shown: bool) -> Evidence:
