@@ -3,7 +3,8 @@
 Rows are sorted once along each direction; a permutation only says which of the sorted values belong to which side, and a
 resample how often each occurs. Source: Bonneel et al. 2015 (doi:10.1007/s10851-014-0506-3).
 
-Suffixes: M rows of a side, N rows of both, D features, L directions, B permutations, C resamples, K the two orders p.
+Suffixes: M rows of a side, N rows of both, T of all permutations, D features, L directions, B permutations, C resamples,
+K the two orders p.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def sliced_wassersteins(
 ) -> SlicedWasserstein:
     """SW_p = (mean_l W_p^p)^(1/p) along seeded directions l; see distances.sliced_wasserstein.
 
-    Cost: L (B + C) passes over the rows of both sides, about 4 ns a row and pass.
+    Cost: L (B + C) passes over the rows of both sides, about 3 ns a row and pass.
     """
     directions_DL = random_directions(pair.x_MD.shape[1], seed=seed, num_projections=num_projections)
     x_LM, y_LM = _projected(pair.x_MD, directions_DL), _projected(pair.y_MD, directions_DL)
@@ -69,10 +70,10 @@ def _permuted_costs(
     order_N = np.argsort(values_N)
     values_N = values_N[order_N]
     is_x_N, prompt_N = order_N < len(x_M), np.tile(prompt_M, 2)[order_N]
-    is_first_BN = is_swapped_BP[:, prompt_N] ^ is_x_N
-    # every row has M values on either side: their places, in order, are the two sorted samples
-    first, second = (values_N[np.flatnonzero(is_in) % len(values_N)] for is_in in (is_first_BN, ~is_first_BN))
-    return _costs(first, second, size=len(x_M))
+    is_first_T = (is_swapped_BP[:, prompt_N] ^ is_x_N).ravel()
+    values_T = np.tile(values_N, len(is_swapped_BP))
+    # every permutation has M values on either side: picked in order, they are the two sorted samples
+    return _costs(np.compress(is_first_T, values_T), np.compress(~is_first_T, values_T), size=len(x_M))
 
 
 def _resampled_costs(
