@@ -43,9 +43,16 @@ def test_teachers_come_first_and_settings_are_merged(tmp_path: Path) -> None:
     assert (tutor.lr, tutor.steps, tutor.lora.rank, tutor.lora.alpha) == (5e-4, 2, 4, 8.0)
 
 
-def test_seeds_do_not_change_the_plan(tmp_path: Path) -> None:
-    more = GOOD + "seeds: [0, 1]\n"
-    assert planned(GOOD, tmp_path).sha256 == planned(more, tmp_path).sha256
+@pytest.mark.parametrize(
+    "more", ["seeds: [0, 1]", "notes: why", "roles: {sft_stress: tutor}", "contrasts: [[tutor, student]]"]
+)
+def test_what_is_done_stays_the_same_plan(more: str, tmp_path: Path) -> None:
+    assert planned(GOOD, tmp_path).sha256 == planned(GOOD + more + "\n", tmp_path).sha256
+
+
+def test_what_is_done_otherwise_is_another_plan(tmp_path: Path) -> None:
+    others = [GOOD.replace("lr: 5e-4", "lr: 6e-4"), GOOD.replace("limit: 8}", "limit: 9}"), GOOD + "drift: {cuts: 1}\n"]
+    assert len({planned(text, tmp_path).sha256 for text in (GOOD, *others)}) == 4
 
 
 @pytest.mark.parametrize(
