@@ -54,7 +54,10 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
-    """`parts` must all hold. `ways`, if given, instead: each is a set of parts, and one way that holds is enough."""
+    """`parts` must all hold. `ways`, if given, instead: each is a set of parts, and one way that holds is enough.
+
+    Ways that rest on runs the study does not plan are left out, unless none is left.
+    """
 
     claim_id: str
     text: str
@@ -63,7 +66,8 @@ class Claim:
     shown: list[Part] = field(default_factory=list)  # evidence that is reported and decides nothing
 
     def groups(self) -> list[list[Part]]:
-        return self.ways or [self.parts]
+        planned = [way for way in self.ways if all(part.is_planned for part in way)]
+        return planned or self.ways or [self.parts]
 
     def is_asked(self) -> bool:
         """Whether the study plans what the claim rests on: all parts of at least one group."""
