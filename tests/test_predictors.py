@@ -7,7 +7,7 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import LeaveOneGroupOut
 from sklearn.preprocessing import StandardScaler
 
-from stateshape.core.files import read_json, write_jsonl
+from stateshape.core.files import write_jsonl
 from stateshape.core.records import LocalityRecord
 from stateshape.study.plan import make_plan, read_study
 from stateshape.study.predictors import (
@@ -16,7 +16,6 @@ from stateshape.study.predictors import (
     LOCALITY,
     PENALTIES,
     SETS,
-    PredictorReport,
     PredictorRow,
     correlation,
     forgetting_by_seed,
@@ -25,7 +24,6 @@ from stateshape.study.predictors import (
     predictor_rows,
     r2_gain,
     ridge_heldout,
-    write_predictors,
 )
 from stateshape.study.scores import load_study
 from synthetic_study import write_synthetic_study
@@ -174,8 +172,7 @@ def test_reading_a_study(tmp_path):
     )
     assert row.forgetting == pytest.approx(np.mean(base) - np.mean(post))
     assert forgetting_by_seed(study, "rl")[1] == row.forgetting
-    report = write_predictors(folder)
-    assert read_json(folder / "predictors.json", PredictorReport) == report
+    report = predictor_report(study.plan.study, predictor_rows(study))
     assert all(score.r2.value is None and "expected at least 20" in score.r2.note for score in report.scores)
 
 

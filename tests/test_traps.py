@@ -1,12 +1,16 @@
 """Traps that public trainers fell into, and that no one module owns: each test fails if the trap is fallen into here."""
 
+import dataclasses
+import math
+
 import peft
 import pytest
 import torch
 
 import tiny
 from loss_table import LN2, P, batch, credit, response, table_of
-from stateshape.core.method import Draw
+from stateshape.core import tensors
+from stateshape.core.method import Draw, terms_of
 from stateshape.core.signals import MatchDistribution
 from stateshape.core.states import Origin, pack
 from stateshape.core.tensors import row_sums
@@ -16,6 +20,8 @@ from stateshape.policy.open import Resolved
 from stateshape.policy.policy import Policy
 from stateshape.policy.settings import ModelSettings
 from stateshape.recipes.grpo import GRPO
+from stateshape.recipes.names import BUILT_IN
+from stateshape.recipes.recipe import fields_of, recipe_class
 from stateshape.sampling.local import LocalSampler
 from stateshape.sampling.settings import SamplingSettings
 from stateshape.signals.preference import DatasetPreference, RewardPreference
@@ -23,6 +29,8 @@ from stateshape.signals.reference import StayClose
 from stateshape.signals.reward import GroupReward
 from stateshape.states.rollouts import Rollouts
 from stateshape.study import doctor
+from stateshape.train.settings import TrainSettings
+from stateshape.train.step import accumulate, draw_states, read_signals, train_step
 from tiny import row
 
 ITEMS = {item.item_id: item for item in tiny.task().train}
@@ -57,6 +65,63 @@ def test_trap_generation_dominates_the_step(num_samples):
     assert costs["sampling"].tokens == sum(map(len, prompts)) + sum(n - 1 for n in written)
 
 
+@pytest.mark.parametrize("is_bridged", [False, True])
+def test_trap_generation_without_kv_cache_under_checkpointing(is_bridged, monkeypatch):
+    """trl's gkd: a model that was told to checkpoint gradients is sampled with the cache all the same, token by token."""
+    prompts, settings = [[5, 9, 13, 2, 30, 41], [7, 8, 3]], dataclasses.replace(SETTINGS, num_samples=2)
+
+    def sample(shared):
+        shared.is_plain_decoder = not is_bridged
+        return LocalSampler().sample(tiny.teacher(shared), prompts, settings, seed=6)
+
+    plain, checkpointing, seen = tiny.weights(), tiny.weights(), []
+    checkpointing.model.gradient_checkpointing_enable()
+    forward_pass = checkpointing.forward_pass
+
+    def spied():
+        forward = forward_pass()
+        return lambda ids_N, *more: seen.append(len(ids_N)) or forward(ids_N, *more)
+
+    monkeypatch.setattr(checkpointing, "forward_pass", spied)
+    made = sample(checkpointing)
+    assert made == sample(plain)
+    assert sum(seen) == sum(map(len, prompts)) + sum(len(completion.ids) - 1 for completion in made)
+
+
+def test_trap_top_p_changes_q_k_the_models_generation_config_is_not_asked():
+    """Instruct models come with top-p, top-k, a temperature and a penalty of their own: q_k is the softmax all the same."""
+    shared = tiny.weights()
+    policy = tiny.teacher(shared)
+    made = LocalSampler().sample(policy, [[5, 9], [7]], SETTINGS, seed=1)
+    shared.model.generation_config.update(do_sample=True, top_p=0.1, top_k=1, temperature=0.2, repetition_penalty=9.0)
+    assert LocalSampler().sample(policy, [[5, 9], [7]], SETTINGS, seed=1) == made
+
+
+class OtherEngine:
+    """Says of every token that it is exp(shift) times as likely as it is."""
+
+    def __init__(self, shift):
+        self.shift = shift
+
+    def sample(self, policy, prompts, settings, *, seed, progress=None):
+        made = LocalSampler().sample(policy, prompts, settings, seed=seed)
+        return [one._replace(logps=[logp + self.shift for logp in one.logps]) for one in made]
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.1, -0.3])
+def test_trap_sampler_and_trainer_disagree_another_engine_shows_in_the_ratio(shift):
+    """trl#4772, #6789: the log-probs of the engine that wrote a token are kept, and a step tells how far off they are."""
+    shared = tiny.weights()
+    learner = tiny.learner(shared, size=0.1)
+    parts = dataclasses.replace(tiny.parts(tiny.teacher(shared)), sampler=OtherEngine(shift))
+    method = GRPO(group=4, rollout_tokens=8).build(parts)
+    method = dataclasses.replace(method, signal=dataclasses.replace(method.signal, reward=length))
+    optimiser = torch.optim.SGD(learner.parameters(), lr=0.0)
+    stats = train_step(method, learner, optimiser, DRAW, TrainSettings(lora=tiny.LORA)).stats
+    assert stats["ratio"] == pytest.approx(math.exp(-shift), abs=1e-4)
+    assert (stats["frac_clipped"] > 0) == (shift == -0.3)  # a ratio of 1.35 is over 1.2 where A > 0; .90 is inside
+
+
 def test_trap_lora_merge_to_sync_weights():
     """trl#5975, #3466: the base's bits stay, whoever is active, in bf16 too, where merging and taking back would show."""
     shared = tiny.weights(dtype=torch.bfloat16)
@@ -86,6 +151,56 @@ def test_trap_lora_dropout_makes_an_on_policy_ratio_other_than_one(is_bridged, t
         signal = GroupReward(reward=length).read(policy, rollouts(policy), DRAW)
         ratio_N = PolicyGradient().total(policy, signal).per_token["ratio"]
         torch.testing.assert_close(ratio_N, torch.ones_like(ratio_N), rtol=0, atol=1e-4)
+
+
+# Masking
+
+# replay reads what another recipe drew
+RECIPES = [name for name in BUILT_IN if name != "replay"]
+SHORT = {"teacher": "t", "rollout_tokens": 8, "max_new_tokens": 6, "samples": 6}
+
+
+def read(name, folder):
+    """The learner, and what the recipe reads of one step on all items: (term, signal) by name. Rows end soon, pad is EOS."""
+    shared = tiny.weights(pad_is_eos=True)
+    shared.model.generation_config.eos_token_id = [tiny.EOS, *range(2, 8)]
+    learner, parts = tiny.learner(shared, size=0.1), tiny.parts(tiny.teacher(shared), folder=folder)
+    recipe = recipe_class(name)
+    choices = {key: value for key, value in SHORT.items() if key in fields_of(recipe)}
+    terms = terms_of(recipe(**choices).build(parts))
+    signals = read_signals(terms, learner, draw_states(terms, learner, DRAW._replace(item_ids=parts.item_ids)))
+    return learner, {key: (terms[key], signal) for key, signal in signals.items()}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_trap_prompt_tokens_in_the_loss_or_end_tokens_left_out(name, tmp_path):
+    """trl#6357, #2058: in every recipe a row is supervised from some token of its response to its last, EOS included."""
+    learner, found = read(name, tmp_path)
+    num_ended = num_rows = 0
+    for _, signal in found.values():
+        for made, supervised_T in zip(signal.states.trajectories(), signal.supervise_BT, strict=True):
+            places = supervised_T.nonzero()[:, 0].tolist()
+            if not places:
+                continue  # a row that a filter left out, or without an answer
+            assert places == list(range(places[0], len(made.ids)))
+            assert places[0] >= made.prompt_length > 0
+            has_ended = made.finish in ("eos", "dataset")
+            assert (made.ids[-1] in learner.eos_ids) == has_ended
+            num_rows, num_ended = num_rows + 1, num_ended + has_ended
+    assert num_ended > 0
+    assert num_rows > 3
+
+
+@pytest.mark.parametrize(("name", "policies"), [("sft", 1), ("opd", 2), ("grpo", 1), ("dpo", 1)])
+def test_trap_full_vocabulary_logits_of_prompts(name, policies, tmp_path, monkeypatch):
+    """ms-swift#7295, trl#2255: the head sees what is supervised, once for each policy that the loss compares; no prompts."""
+    learner, found = read(name, tmp_path)
+    (term, signal) = found[""]
+    seen, plain = [], tensors.logits_of
+    monkeypatch.setattr(tensors, "logits_of", lambda *given: seen.append(len(given[0])) or plain(*given))
+    accumulate(term, learner, signal, 60)
+    assert sum(seen) == policies * int(signal.supervise_BT.sum())
+    assert len(seen) > policies  # several chunks
 
 
 # A teacher of another kind

@@ -13,17 +13,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy.stats import rankdata
 
-from stateshape.core.files import write_json
 from stateshape.core.predictor_records import By, Correlation, Gain, HeldoutScore, PredictorReport, PredictorRow
 from stateshape.core.records import Estimate
 from stateshape.study.paired import BASE, StudyScores
-from stateshape.study.scores import load_study
 
 Statistic = Callable[[np.ndarray], np.ndarray]  # [R, G] how often each configuration was drawn -> [R] values
 DRIFT = "mmd2_unbiased"
@@ -51,14 +48,6 @@ class Heldout(NamedTuple):
 
 
 # Reading
-
-
-def write_predictors(study_dir: Path) -> PredictorReport:
-    """Reads the study's folder and writes predictors.json into it."""
-    study = load_study(study_dir)
-    report = predictor_report(study.plan.study, predictor_rows(study))
-    write_json(study_dir / "predictors.json", report)
-    return report
 
 
 def predictor_rows(study: StudyScores) -> list[PredictorRow]:

@@ -106,7 +106,9 @@ def resolvable(
     Noise of a contrast sum_r w_r score_r: of n items, p (1-p) ((1 - rho) sum_r w_r^2 + rho (sum_r w_r)^2) / n, of the mean
     of T tasks the sum of that over T^2; of a training seed, seed_sd^2 times the sum of w_r^2 over trained runs.
     """
-    claims = [claim for claim in all_claims(StudyScores(plan=plan, scores={}, drift={}, missing=[])) if claim.is_asked()]
+    claims = [
+        claim for claim in all_claims(StudyScores(plan=plan, scores={}, drift={}, missing=[])) if claim.is_asked()
+    ]
     parts = {(claim.claim_id, part.key): part for claim in claims for group in claim.groups() for part in group}
     known = {key: part for key, part in parts.items() if part.tasks}
     alpha = ALPHA / max(1, len({part.key for part in known.values() if part.weights}))
