@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from stateshape.core.records import Estimate
 from stateshape.report import text
@@ -50,6 +51,7 @@ def rows_only(axes: Axes, count: int) -> None:
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="x", labelsize=7.5)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.grid(visible=True, axis="x")
 
 
