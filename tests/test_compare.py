@@ -253,7 +253,7 @@ def rewrite(path, **changes):
     path.write_text(json.dumps(value | changes))
 
 
-def test_runs_of_other_models_tokenizers_and_drift_are_refused(tmp_path):
+def test_trap_fragile_forgetting_claims_other_models_tokenizers_and_drift_are_refused(tmp_path):
     folder = write_synthetic_study(tmp_path, seeds=(0,), num_items=20, rates=TWO)
     base, post = (folder / f"runs/{run}/seed0" for run in TWO)
     good = (post / "run.json").read_text()

@@ -146,7 +146,7 @@ def test_no_positions_give_an_empty_value_that_keeps_the_graph():
     assert head.grad is not None and not head.grad.any()
 
 
-def test_a_seed_depends_on_run_purpose_and_step_and_not_on_the_global_generator():
+def test_trap_irreproducible_a_seed_depends_on_run_purpose_and_step_alone():
     seeds = [seed_for(*parts) for parts in itertools.product((0, 1), ("order", "cut"), (0, 1, 10))]
     assert len(set(seeds)) == 12
     assert all(0 <= seed < 2**63 for seed in seeds)

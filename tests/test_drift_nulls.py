@@ -336,7 +336,7 @@ def test_rows_of_one_prompt_are_not_independent_and_the_null_knows():
     assert np.mean(np.array(alone) < 0.05) > 0.3
 
 
-def test_the_paired_prompt_trap():
+def test_trap_paired_prompts_hide_drift():
     """Same prompts on both sides, features that prompts dominate, no drift: the textbook estimators fall far below what
     they are without drift, and a real drift hides; leaving out pairs of one prompt gives 0, and the null finds the drift."""
     textbook, ours, biased_values = [], [], []

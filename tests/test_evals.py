@@ -115,7 +115,7 @@ def slow_logp(policy: Policy, prompt: str, option: str) -> float:
 
 @pytest.mark.parametrize("batch_tokens", [1, 60, 100_000])
 @pytest.mark.parametrize("bos", [False, True])
-def test_scores_equal_a_slow_loop_for_any_batching(batch_tokens: int, bos: bool) -> None:
+def test_trap_left_padding_scores_equal_a_slow_loop_for_any_batching(batch_tokens: int, bos: bool) -> None:
     policy = tiny_policy(bos=bos)
     for task in (choice_task(worded_items(), "mc1"), choice_task(lettered_items(), "acc")):
         rows = score_choices(policy, task, batch_tokens=batch_tokens)
@@ -334,7 +334,7 @@ def test_generated_rows(policy: Policy) -> None:
     assert rows[0].gold == "5"
 
 
-def test_greedy_generation_ignores_batching_and_follows_the_argmax(policy: Policy) -> None:
+def test_trap_left_padding_greedy_generation_ignores_batching(policy: Policy) -> None:
     task = problems(5)
     rows = generate_and_grade(policy, task, batch_rows=2)
     assert [row.completion for row in rows] == [row.completion for row in generate_and_grade(policy, task)]

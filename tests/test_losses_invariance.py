@@ -212,7 +212,7 @@ def test_chunks_agree_in_fp32_too(name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_padding_changes_nothing(name):
+def test_trap_padding_changes_no_gradient(name):
     """More padding, with any token ids in it, is the same batch."""
     learner, teacher = world()
     states = mixed_states()
@@ -254,7 +254,7 @@ def test_a_batch_is_the_sum_of_its_rows(name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_any_number_of_processes_gives_the_same_gradient(name):
+def test_trap_wrong_denominator_any_number_of_processes_gives_the_same_gradient(name):
     """Each process sums over its rows and divides by the count of all: the gradients add up."""
     learner, teacher = world()
     signal = signal_for(name, mixed_states(), teacher)

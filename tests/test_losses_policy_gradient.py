@@ -17,7 +17,7 @@ from tiny import row
 # Options of the policy gradient
 
 
-def test_dr_grpo_divides_by_rows_times_the_longest_completion():
+def test_trap_length_bias_dr_grpo_divides_by_rows_times_the_longest_completion():
     signal = credit([[-LN2, -4 * LN2, -4 * LN2], [-2 * LN2]], [1.0, -2.0])
     loss = PolicyGradient(normalise="constant", max_tokens=16)
     value = loss.total(table_of(P), signal)

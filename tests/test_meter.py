@@ -198,7 +198,7 @@ def settings(steps: int) -> TrainSettings:
     return TrainSettings(lr=1e-3, steps=steps, batch_prompts=2, lora=tiny.LORA)
 
 
-def test_a_step_tells_its_phases() -> None:
+def test_trap_generation_dominates_the_step_its_phases_are_told() -> None:
     weights = tiny.weights()
     policy = tiny.learner(weights)
     method = OPD(teacher="t", rollout_tokens=4, positions="last").build(tiny.parts(tiny.teacher(weights)))

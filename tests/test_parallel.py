@@ -12,6 +12,7 @@ import torch
 from stateshape.core.files import BadInput
 from stateshape.study.parallel import run_parallel
 from stateshape.study.progress import Silent
+from stateshape.study.queue import RunDied
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ def note(folder: Path, run, seed):
     began = time.time()
     if run.name == "broken":
         raise BadInput("broken: got nothing; expected something")
+    if run.name == "mad":
+        raise RunDied("training diverged at step 3")
     if run.name == "dead":
         os._exit(9)
     time.sleep(0.2)
@@ -65,6 +68,27 @@ def test_a_run_that_fails_stops_the_others_with_its_own_line(tmp_path):
     with pytest.raises(BadInput, match="broken: got nothing"):
         run_parallel(partial(opened, tmp_path), [spec("broken"), spec("late", "broken")], [0], 2, Silent())
     assert not (tmp_path / "late0").exists()
+
+
+class Said(Silent):
+    def __init__(self):
+        self.lines = []
+
+    def say(self, text):
+        self.lines.append(text)
+
+
+def test_the_others_go_on_without_a_run_that_diverged(tmp_path):
+    said = Said()
+    runs = [spec("mad"), spec("pupil", "mad"), spec("its_pupil", "pupil"), spec("other")]
+    run_parallel(partial(opened, tmp_path), runs, [0], 2, said)
+    assert [path.name for path in tmp_path.iterdir()] == ["other0"]
+    dead = [line for line in said.lines if "died" in line]
+    assert dead == [
+        "mad, seed 0: died; training diverged at step 3",
+        "pupil, seed 0: died; it needs mad",
+        "its_pupil, seed 0: died; it needs pupil",
+    ]
 
 
 def test_a_process_that_dies_is_told_of(tmp_path):

@@ -68,7 +68,7 @@ def spy_on(monkeypatch, owner, name, seen):
 @pytest.mark.parametrize(("num_samples", "batch_rows", "num_slots"), [(1, 256, 6), (1, 3, 3), (8, 16, 16), (8, 1, 8)])
 @pytest.mark.parametrize("burst", [1, 3])
 @pytest.mark.parametrize("is_bridged", [False, True])
-def test_greedy_equals_a_loop_without_a_cache(monkeypatch, is_bridged, burst, num_samples, batch_rows, num_slots):
+def test_trap_generation_without_kv_cache_equals_it(monkeypatch, is_bridged, burst, num_samples, batch_rows, num_slots):
     of = policy(is_bridged=is_bridged)
     of.eos_ids = (*of.eos_ids, *of.encode("b"))  # what several of the rows write at different depths
     moves, prefills, steps = [], [], []
@@ -95,7 +95,7 @@ def test_greedy_equals_a_loop_without_a_cache(monkeypatch, is_bridged, burst, nu
 
 
 @pytest.mark.parametrize("batch_rows", [1, 2, 5, 256])
-def test_greedy_rows_do_not_depend_on_their_batch(batch_rows):
+def test_trap_left_padding_greedy_rows_do_not_depend_on_their_batch(batch_rows):
     of = policy()
     alone = [sample(of, [ids], temperature=0.0)[0].ids for ids in prompts(of)]
     together = sample(of, temperature=0.0, num_samples=2, batch_rows=batch_rows)

@@ -120,7 +120,7 @@ def test_few_distinct_columns_and_plain_index_draws_have_one_law():
     assert np.cov(counted.T) == pytest.approx(np.cov(scores, ddof=0) / 300, abs=1e-4)
 
 
-def test_hierarchical_bootstrap_sees_the_seeds():
+def test_trap_fragile_forgetting_claims_the_bootstrap_sees_the_seeds():
     # items of a seed all agree: item resampling alone would give an interval of width 0
     differences = np.repeat([[-0.1], [0.1], [0.3]], 50, axis=1)
     result = hierarchical_bootstrap(differences, 0)
@@ -196,7 +196,7 @@ def test_the_interval_and_its_test_agree():
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.9, 1.0])
-def test_three_seeds_cover_what_they_say(share):
+def test_trap_fragile_forgetting_claims_three_seeds_cover_what_they_say(share):
     """share: of the mean's variance, what is training seeds. Of the bootstrap's 95% intervals 75 to 95% hold the truth."""
     generator = np.random.default_rng(6)
     num_trials, num_items, num_seeds = 1500, 60, 3

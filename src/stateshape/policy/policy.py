@@ -29,6 +29,7 @@ class Policy:
         self.tokenizer = weights.tokenizer
         self.device = weights.device
         self.eos_ids = end_ids(weights)
+        self.bos_id: int | None = self.tokenizer.bos_token_id
         self.pad_id: int = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.eos_ids[0]
         self.max_positions: int | None = getattr(weights.config, "max_position_embeddings", None)
 
@@ -80,8 +81,10 @@ class Policy:
         return self.weights.trainable_parameters(self.adapter)
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Ids of a prompt, with the tokenizer's own BOS if it has the habit of adding one; never an EOS."""
+        """Ids of a prompt, with the tokenizer's own BOS if it adds one and the text brings none; never an EOS."""
         ids = self.tokenizer(text)["input_ids"]
+        if self.bos_id is not None and ids[:2] == [self.bos_id] * 2:
+            ids = ids[1:]
         return ids[:-1] if ids and len(ids) > 1 and ids[-1] in self.eos_ids else ids
 
     def encode(self, text: str) -> list[int]:

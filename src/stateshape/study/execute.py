@@ -25,6 +25,7 @@ from stateshape.study.measuring import evaluations, measure_drift, measured, rol
 from stateshape.study.parallel import run_parallel
 from stateshape.study.plan import BASE, Plan, RunSpec
 from stateshape.study.progress import Reporter, Silent
+from stateshape.study.queue import Queue, RunDied
 from stateshape.study.training import LEARNER, train_one
 from stateshape.train.loop import finish
 
@@ -71,9 +72,16 @@ def execute(
         worker = partial(open_worker, plan, folder, data_dir)
         run_parallel(worker, plan.runs, plan.file.seeds, jobs, reporter)
         return
-    for seed in plan.file.seeds:
-        for spec in plan.runs:
+    queue = Queue(plan.runs, plan.file.seeds, reporter)
+    while queue.waiting:
+        spec, seed = queue.ready()[0]
+        queue.begin(spec, seed)
+        try:
             run_one(bench, spec, seed)
+        except RunDied as error:
+            queue.died(spec, seed, error)
+        else:
+            queue.done(spec, seed)
 
 
 def fitting_jobs(plan: Plan, weights: SharedWeights) -> int:

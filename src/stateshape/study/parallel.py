@@ -20,6 +20,7 @@ import torch
 from stateshape.core.files import BadInput
 from stateshape.study.plan import RunSpec
 from stateshape.study.progress import Reporter
+from stateshape.study.queue import Queue, RunDied
 
 OpenWorker = Callable[[], Callable[[RunSpec, int], None]]
 """Called once in each process: loads what runs share, and gives what does one of them. Must be picklable."""
@@ -28,12 +29,13 @@ _run: Callable[[RunSpec, int], None]
 
 
 def run_parallel(open_worker: OpenWorker, runs: list[RunSpec], seeds: list[int], jobs: int, reporter: Reporter) -> None:
-    """Does every run for every seed, those that others name first. Raises what a run raised; the others are stopped then."""
-    waiting = [(spec, seed) for seed in seeds for spec in runs]
-    names = {spec.name for spec in runs}
+    """Does every run for every seed, those that others name first.
+
+    The others go on without a run that died. Raises whatever else a run raised; the others are stopped then.
+    """
+    queue = Queue(runs, seeds, reporter)
     running: dict[Future[None], tuple[RunSpec, int]] = {}
-    done: set[tuple[str, int]] = set()
-    total, tick = len(waiting), reporter.track(f"runs, {jobs} at a time", "runs")
+    tick = reporter.track(f"runs, {jobs} at a time", "runs")
     pool = ProcessPoolExecutor(
         jobs,
         mp_context=multiprocessing.get_context("spawn"),  # a fork would inherit torch's threads as they stand
@@ -41,28 +43,27 @@ def run_parallel(open_worker: OpenWorker, runs: list[RunSpec], seeds: list[int],
         initargs=(open_worker, max(1, torch.get_num_threads() // jobs), os.getpid()),
     )
     try:
-        while waiting or running:
-            ready = [
-                (spec, seed)
-                for spec, seed in waiting
-                if all((name, seed) in done for name in spec.needs() if name in names)
-            ]
-            for spec, seed in ready[: jobs - len(running)]:
-                waiting.remove((spec, seed))
+        while queue.waiting or running:
+            for spec, seed in queue.ready()[: jobs - len(running)]:
+                queue.begin(spec, seed)
                 running[pool.submit(_work, spec, seed)] = spec, seed
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 spec, seed = running.pop(future)
-                future.result()
-                done.add((spec.name, seed))
-                reporter.say(f"{spec.label}, seed {seed}: done, {len(done)} of {total}")
-                tick(len(done), total)
+                try:
+                    future.result()
+                except RunDied as error:
+                    queue.died(spec, seed, error)
+                else:
+                    queue.done(spec, seed)
+                    reporter.say(f"{spec.label}, seed {seed}: done, {queue.num_over} of {queue.num_runs}")
+                tick(queue.num_over, queue.num_runs)
     except BrokenProcessPool:
         raise BadInput(
             f"jobs: got {jobs} runs at a time, and one of the processes died (out of memory?); expected room for all; "
             "use a smaller --jobs, and the same command goes on"
         ) from None
     finally:
-        if waiting or running:
+        if queue.waiting or running:
             for child in multiprocessing.active_children():
                 child.terminate()  # every file is whole at any time, so a run can be cut off anywhere
         pool.shutdown(cancel_futures=True)

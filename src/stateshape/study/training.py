@@ -21,6 +21,7 @@ from stateshape.record.writer import StateWriter
 from stateshape.study.bench import Bench
 from stateshape.study.claim import claim_run
 from stateshape.study.plan import BASE, RunSpec
+from stateshape.study.queue import RunDied
 from stateshape.train.data import draw_for
 from stateshape.train.loop import carried_adapters, train
 from stateshape.train.operators import step_operators
@@ -69,7 +70,7 @@ def train_one(bench: Bench, spec: RunSpec, seed: int, folder: Path) -> RunRecord
             draw = draw_for(item_ids, batch=spec.train.batch_prompts, step=0, seed=seed)
             bench.operators[spec.name] = step_operators(method, learner, draw, spec.train)
     except TrainingDiverged as error:
-        raise BadInput(f"{folder}: training diverged at {error}") from None
+        raise RunDied(f"{folder}: training diverged at {error}") from None
     except (RuntimeError, SafetensorError) as error:
         if not any(sign in str(error) for sign in FULL_DISK):
             raise
