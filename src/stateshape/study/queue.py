@@ -1,4 +1,4 @@
-"""Which runs of a study can begin: those whose teachers and states are there. A run that died takes those that need it with it."""
+"""Which runs of a study can begin: those whose teachers and states are there. One that died takes those that need it along."""
 
 from __future__ import annotations
 
