@@ -115,6 +115,21 @@ def test_each_item_is_taught_by_the_teacher_of_its_tag():
         taught(parts, "even=a,third=b", lambda teacher: None)
 
 
+def test_terms_with_prompts_of_their_own_have_chance_of_their_own():
+    """Else row i of every tag would be sampled with the same random numbers."""
+    learner, parts = world()
+    same = [dataclasses.replace(item, prompt="a+1=") for item in parts.task.train]
+    parts = dataclasses.replace(parts, task=dataclasses.replace(parts.task, train=tuple(same)))
+    method = OPD(teacher="even=a,odd=b", rollout_tokens=8).build(parts)
+    even, odd = (one.states.trajectories() for one in draw_states(method.terms, learner, DRAW).values())
+    assert all(a.ids != b.ids for a, b in zip(even, odd, strict=True))
+
+
+def test_a_path_that_is_there_is_no_list_of_teachers(tmp_path):
+    (tmp_path / "lr=1e-4").mkdir()
+    assert teachers_of(f"{tmp_path}/lr=1e-4") == {"": f"{tmp_path}/lr=1e-4"}
+
+
 # Budgets
 
 

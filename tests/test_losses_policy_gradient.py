@@ -161,6 +161,10 @@ def test_the_exact_kl_adds_its_own_value_and_gradient(ratio):
     (expected,) = torch.autograd.grad(wanted, learner.logits_BTV)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(both.per_token["mass"], expected[before(supervise_BT)].abs().sum(-1) / 2)
+    padded = dataclasses.replace(spoken.reference, head_VD=torch.cat([torch.eye(5), torch.ones(3, 5)]).double())
+    wider = dataclasses.replace(spoken, reference=padded)  # a model family pads its vocabulary, each size to its own
+    again = PolicyGradient(**shared, kl_coefficient=0.5, kl_estimator="exact").total(learner, wider)
+    assert again.total.item() == pytest.approx(both.total.item(), rel=1e-12)
 
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3", "exact"])

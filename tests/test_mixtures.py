@@ -1,6 +1,7 @@
 """Schedules, mixtures of writers with their realised shares, and states that are kept beyond their step."""
 
 import random
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
@@ -33,9 +34,11 @@ def test_schedules_by_hand(schedule, expected):
 
 
 def test_a_schedule_of_your_own(tmp_path):
-    (tmp_path / "mine.py").write_text("def half(step, steps): return step / steps\ndef odd(step, steps): return 2\n")
+    (tmp_path / "mine.py").write_text(
+        "def half(step, steps): return step / steps\ndef odd(step, steps): return 2\ndef none(*_): pass\n"
+    )
     assert Schedule(kind=f"{tmp_path / 'mine.py'}:half").at(3, 6) == 0.5
-    with pytest.raises(BadInput, match=r"gave 2\.0 at step 1; expected a share between 0 and 1"):
+    with pytest.raises(BadInput, match=r"gave 2 at step 1; expected a share between 0 and 1"):
         Schedule(kind=f"{tmp_path / 'mine.py'}:odd").at(1, 6)
 
 
@@ -186,6 +189,48 @@ def test_frozen_and_shuffled_prefixes():
         other = own[(k + 1) % len(own)]
         assert row.ids == [*own[k].ids[: own[k].prompt_length], *other.ids[other.prompt_length :]]
         assert set(row.logps) == {None}
+
+
+def test_shuffled_prefixes_are_of_other_prompts():
+    learner = tiny.learner(tiny.weights(), size=0.3)
+    parts = tiny.parts(learner)
+
+    def rows(prefixes, draw):
+        settings = parts.sampling(6, samples=3)
+        source = Rollouts(items=parts.items, sampler=parts.sampler, settings=settings, prefixes=prefixes)
+        return source.draw(learner, draw).trajectories()
+
+    own = rows("refreshed", DRAW)
+    for k, row in enumerate(rows("shuffled", DRAW)):
+        other = own[(k + 3) % len(own)]
+        assert other.item_id != row.item_id
+        assert row.ids[row.prompt_length :] == other.ids[other.prompt_length :]
+    with pytest.raises(BadInput, match="prefixes: got 'shuffled' and a step with one prompt"):
+        rows("shuffled", DRAW._replace(item_ids=DRAW.item_ids[:1]))
+
+
+def test_a_stop_that_two_writers_wrote_together_ends_the_row():
+    """Token by token, a stop text of several tokens is seldom written in one turn."""
+    shared = tiny.weights()
+    learner, teacher = tiny.learner(shared), tiny.teacher(shared)
+    parts = tiny.parts(teacher)
+
+    def rows(stops):
+        settings = replace(parts.sampling(32, samples=8), stops=stops)
+        source = TeacherOrLearner(
+            items=parts.items, sampler=parts.sampler, settings=settings, teacher=teacher, unit="token",
+            beta=Schedule(value=0.5),
+        )  # fmt: skip
+        return source.draw(learner, DRAW).trajectories()
+
+    texts = [learner.decode(row.response) for row in rows(())]
+    pieces = Counter(text[i : i + 3] for text in texts for i in range(len(text) - 2))
+    stop = pieces.most_common(1)[0][0]
+    found = [row for row in rows((stop,)) if stop in learner.decode(row.response)]
+    assert len(found) >= 2
+    for row in found:
+        assert row.finish == "stop"
+        assert stop not in learner.decode(row.response[:-1]), "nothing is written behind it"
 
 
 # Kept

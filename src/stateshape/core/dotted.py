@@ -19,7 +19,7 @@ def load_object(path: str, *, what: str) -> Any:
         found: Any = module_of(module_name)
         for part in name.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError, OSError, SyntaxError, ValueError) as error:
+    except (ImportError, AttributeError, OSError, SyntaxError, TypeError, ValueError) as error:
         raise BadInput(
             f"{what}: got {path!r}, which can't be imported ({error}); expected package.module:Name or file.py:Name"
         ) from None

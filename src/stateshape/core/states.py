@@ -70,6 +70,11 @@ class Trajectory:
     def prompt_length(self) -> int:
         return sum(origin == Origin.PROMPT for origin in self.origins)
 
+    @property
+    def response(self) -> list[int]:
+        """The ids behind the prompt."""
+        return self.ids[self.prompt_length :]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class States:

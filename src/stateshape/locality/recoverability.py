@@ -74,7 +74,7 @@ def graded_teacher(signal: Signal, decode: Callable[[list[int]], str], grader: G
         return made
     for row in signal.states.trajectories():
         at = taken_over_at(row)
-        verdict = None if at is None else grader(row.item_id, decode(row.ids[row.prompt_length :]))
+        verdict = None if at is None else grader(row.item_id, decode(row.response))
         if at is not None and verdict is not None:
             made.append(Graded(prefix_fraction(row, at), verdict))
     return made

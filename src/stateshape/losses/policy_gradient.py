@@ -189,7 +189,8 @@ class PolicyGradient:
             raise ValueError(
                 "kl_estimator: got 'exact' without the reference's hidden states; expected them in the signal"
             )
-        reference_head_VD, temperature = reference.head_VD, self.temperature
+        size = min(head_VD.shape[0], reference.head_VD.shape[0])  # a model family pads its vocabulary
+        reference_head_VD, temperature = reference.head_VD[:size], self.temperature
 
         def chunk(
             logits_nV: Tensor, reference_nD: Tensor, targets_n: Tensor, pull_n: Tensor, coefficient_n: Tensor
@@ -204,7 +205,7 @@ class PolicyGradient:
         targets_N = signal.states.ids_BT[signal.supervise_BT]
         coefficient_N = self.kl_coefficient * weight_N
         rows = reference.hidden_ND, targets_N, pull_N, coefficient_N
-        value_N, mass_N, kl_N = by_chunk(chunk, hidden_ND, head_VD, *rows, with_mass=True)
+        value_N, mass_N, kl_N = by_chunk(chunk, hidden_ND, head_VD[:size], *rows, with_mass=True)
         return total.detach() + value_N.sum(), mass_N, kl_N
 
 

@@ -12,6 +12,7 @@ import torch
 from stateshape.core.files import BadInput
 from stateshape.policy.bridge import run_transformers
 from stateshape.policy.decoder import ForwardPass, join_weights, read_decoder
+from stateshape.policy.settings import LoraSettings
 from stateshape.policy.tree_attention import TreeAttention, lay_out
 
 if TYPE_CHECKING:
@@ -41,6 +42,16 @@ def check_attention(weights: SharedWeights) -> None:
         raise BadInput(
             f"model: got {weights.source!r}, which has layers of {', '.join(others)}; expected full attention in every "
             "layer; use another model"
+        )
+
+
+def check_targets(weights: SharedWeights, lora: LoraSettings) -> None:
+    """Each of an adapter's targets must name layers of the model; peft passes over those that do not. Raises BadInput."""
+    layers = {name for name, module in weights.model.named_modules() if isinstance(module, torch.nn.Linear)}
+    last = sorted({name.rpartition(".")[2] for name in layers} - {"lm_head", "base_layer", *weights.adapters})
+    if odd := [one for one in lora.targets if not any(f".{name}".endswith(f".{one}") for name in layers)]:
+        raise BadInput(
+            f"lora.targets: got {odd[0]!r}, which names no linear layer of {weights.source}; expected some of {', '.join(last)}"
         )
 
 

@@ -157,12 +157,19 @@ def policy_on(weights: SharedWeights, resolved: Resolved, adapter_name: str) -> 
 def open_beside(weights: SharedWeights, source: str, settings: ModelSettings, *, adapter_name: str) -> Policy:
     """A frozen policy next to loaded weights: on them if it shares their base, else on its own, checked."""
     resolved = resolve(source)
-    if resolved.model == weights.source:
+    if is_same_model(resolved.model, weights.source):
         return policy_on(weights, resolved, adapter_name)
     other = policy_on(open_weights(resolved.model, settings), resolved, adapter_name)
     check_same_vocabulary(weights, other.weights)
     other.weights.meter = weights.meter
     return other
+
+
+def is_same_model(one: str, other: str) -> bool:
+    """The same name, or two spellings of one folder."""
+    return one == other or (
+        Path(one).is_dir() and Path(other).is_dir() and Path(one).resolve() == Path(other).resolve()
+    )
 
 
 def check_same_vocabulary(learner: SharedWeights, teacher: SharedWeights) -> None:

@@ -18,7 +18,7 @@ from stateshape.core.method import Combination, Composition, Method, Term
 from stateshape.core.records import MethodRecord
 from stateshape.policy.policy import Policy
 from stateshape.recipes.names import BUILT_IN
-from stateshape.sampling.settings import Sampler, SamplingSettings
+from stateshape.sampling.settings import Sampler, SamplingSettings, check_sampling
 from stateshape.states.rollouts import PrefixCut, Prefixes, Rollouts
 from stateshape.tasks.items import GenerationItem
 from stateshape.tasks.task import GenerationTask
@@ -81,6 +81,9 @@ class LearnerRollouts:
     temperature: float = 1.0
     """Temperature of the rollouts."""
 
+    def __post_init__(self) -> None:
+        check_sampling(rollout_tokens=self.rollout_tokens, samples=self.samples, temperature=self.temperature)
+
     def rollouts(self, parts: Parts, *, cut: PrefixCut | None = None, prefixes: Prefixes = "refreshed") -> Rollouts:
         return Rollouts(
             items=parts.items,
@@ -118,7 +121,7 @@ def taught(parts: Parts, teacher: str, build: Callable[[Policy], Method]) -> Met
 
 def teachers_of(teacher: str) -> dict[str, str]:
     """Tag -> where that teacher stands; the tag is empty where one teacher teaches all. Raises BadInput."""
-    if "=" not in teacher:
+    if "=" not in teacher or Path(teacher).exists():
         return {"": teacher}
     pairs = [pair.partition("=") for pair in teacher.split(",")]
     tags = [tag.strip() for tag, _, _ in pairs]
@@ -136,10 +139,14 @@ def recipe_class(name: str) -> type[Recipe]:
         raise BadInput(
             f"recipe: got {name!r}; expected one of {', '.join(BUILT_IN)}, or package.module:Class, file.py:Class of your own"
         )
-    found = load_object(path, what="recipe")
+    found: Any = load_object(path, what="recipe")
     known = getattr(found, "compositions", None)
     if not known or not all(isinstance(one, Composition) for one in known) or not hasattr(found, "build"):
         raise BadInput(f"recipe: got {name!r}, which has no `compositions` and `build`; see docs/recipes.md")
+    if not hasattr(found, "__dataclass_fields__"):
+        raise BadInput(f"recipe: got {name!r}, which is no dataclass; its fields are its flags; see docs/recipes.md")
+    if lacking := [field for field in ("needs", "source") if not hasattr(found, field)]:
+        raise BadInput(f"recipe: got {name!r}, which has no `{lacking[0]}`; see docs/recipes.md")
     return found
 
 

@@ -64,6 +64,7 @@ WRITER: dict[str, Origin] = {
     "reward-filter": Origin.LEARNER,
     "preference": Origin.LEARNER,
 }
+WEIGHED = ("teacher-log-prob", "reward")  # by the log-prob each token was sampled at
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,13 +114,18 @@ class Replay:
         recorded = Recording(Path(self.states))
         term = recorded.chosen_term(self.term)
         writer = WRITER.get(self.signal)
-        found = {origin for origins in recorded.rows(0, term)["origins"].to_pylist() for origin in origins}
+        found = recorded.writers(term)
         if writer is not None and int(writer) not in found:
-            others = sorted(Origin(origin).name.lower() for origin in found - {int(Origin.PROMPT)})
+            others = sorted(Origin(origin).name.lower() for origin in found.keys() - {int(Origin.PROMPT)})
             raise BadInput(
                 f"signal: got {self.signal}, but {self.states} recorded no token that was written by the "
                 f"{writer.name.lower()}, only by: {', '.join(others)}; use states of another run, or a teacher's "
                 "distribution or continuation"
+            )
+        if self.signal in WEIGHED and not found[Origin.LEARNER]:
+            raise BadInput(
+                f"signal: got {self.signal}, which weighs tokens by the log-prob they were sampled at, but {self.states} "
+                "recorded some without (their prompts were exchanged); use another signal, or states of another run"
             )
 
     def build(self, parts: Parts) -> Method:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from stateshape.core.dotted import load_object
 from stateshape.core.files import BadInput
 from stateshape.recipes.recipe import Parts
@@ -17,9 +19,17 @@ def reward_of(name: str, parts: Parts) -> Reward:
     if ":" not in name:
         raise BadInput(f"reward: got {name!r}; expected {EXACT_ANSWER}, or file.py:name of a function")
     own = load_object(name, what="reward")
+    if not callable(own):
+        raise BadInput(f"reward: got {name!r}, which is no function; expected one of (item, text, finish)")
 
     def reward(item_id: str, text: str, finish: str) -> float | None:
         value = own(parts.items[item_id], text, finish)
-        return None if value is None else float(value)
+        if value is None:
+            return None
+        if not isinstance(value, (int, float)) or math.isinf(value):
+            raise BadInput(
+                f"reward: {name!r} gave {value!r} for {item_id}; expected a finite number, or None for no grade"
+            )
+        return float(value)
 
     return reward

@@ -37,6 +37,13 @@ class SDFT(LearnerRollouts):
             raise BadInput(f"ema_rate: got {self.ema_rate}; expected a number between 0 and 1")
         if "{prompt}" not in self.template or "{solution}" not in self.template:
             raise BadInput(f"template: got {self.template!r}; expected a text with {{prompt}} and {{solution}}")
+        try:
+            self.template.format(prompt="", solution="")
+        except (LookupError, ValueError, AttributeError) as error:
+            raise BadInput(
+                f"template: got {self.template!r} ({error}); expected no braces but {{prompt}} and {{solution}}; write "
+                "{{ for one"
+            ) from None
 
     def build(self, parts: Parts) -> Method:
         return Method(

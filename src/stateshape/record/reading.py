@@ -77,6 +77,19 @@ class Recording:
             self._held = (part.path, read_part(part.path))  # the next step is most often in the same part
         return self._held[1].filter((pc.field("step") == step) & (pc.field("term") == term)).sort_by("row")
 
+    def writers(self, term: str) -> dict[int, bool]:
+        """By who wrote tokens of this term, whether the log-prob of each is known."""
+        found: dict[int, bool] = {}
+        for part in self.parts:
+            table = read_part(part.path, ["term", "origins", "behaviour_logp"]).filter(pc.field("term") == term)
+            origins = pc.list_flatten(table["origins"])
+            logps = pc.list_flatten(table["behaviour_logp"])
+            is_known = pc.and_kleene(pc.is_valid(logps), pc.invert(pc.is_nan(logps)))
+            for origin in pc.unique(origins).to_pylist():
+                all_known = pc.all(is_known.filter(pc.equal(origins, origin))).as_py()
+                found[origin] = found.get(origin, True) and bool(all_known)
+        return found
+
     def item_ids(self, term: str) -> list[tuple[str, ...]]:
         """The prompts of each step, as it drew them: one item id a group, in order."""
         groups: list[dict[int, str]] = [{} for _ in range(self.num_steps)]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
+from stateshape.core.files import BadInput
 from stateshape.policy.policy import Policy
 
 Finish = Literal["eos", "stop", "length"]
@@ -21,6 +23,20 @@ class SamplingSettings:
     num_samples: int = 1  # per prompt
     stops: tuple[str, ...] = ()  # texts that end a row when they appear in its completion
     batch_rows: int = 256
+
+    def __post_init__(self) -> None:
+        check_sampling(max_new_tokens=self.max_new_tokens, num_samples=self.num_samples, temperature=self.temperature)
+        if "" in self.stops:
+            raise BadInput("stops: got an empty text, which every completion holds; expected texts that end a row")
+
+
+def check_sampling(**fields: float) -> None:
+    """Temperatures are finite and not negative, counts at least 1. Raises BadInput by the names given."""
+    for name, value in fields.items():
+        if name.endswith("temperature") and not 0 <= value < math.inf:
+            raise BadInput(f"{name}: got {value}; expected 0 (greedy) or more")
+        if not name.endswith("temperature") and value < 1:
+            raise BadInput(f"{name}: got {value}; expected 1 or more")
 
 
 class Completion(NamedTuple):

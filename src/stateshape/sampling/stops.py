@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stateshape.policy.policy import Policy
-from stateshape.sampling.settings import Finish
+from stateshape.sampling.settings import Completion, Finish
 
 TAIL_TOKENS = 16  # how far back a stop text may begin; texts of up to about this many tokens are found
 
@@ -36,3 +36,12 @@ class StopWatch:
             if any(stop in tail for stop in self.stops):
                 return "stop"
         return None
+
+
+def ended_across(watch: StopWatch, before: Sequence[int], part: Completion) -> Completion:
+    """A completion up to where it ends a stop text that began in the response before it, which its sampler did not see."""
+    tail = list(before[-TAIL_TOKENS:])
+    for n in range(1, min(len(part.ids), TAIL_TOKENS) + 1) if tail else ():
+        if watch.ending([*tail, *part.ids[:n]]) == "stop":
+            return Completion(part.ids[:n], part.logps[:n], "stop")
+    return part

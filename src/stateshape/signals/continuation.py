@@ -19,6 +19,7 @@ from stateshape.core.signals import Imitate
 from stateshape.core.states import Origin, States, pack
 from stateshape.policy.policy import Policy
 from stateshape.sampling.settings import Sampler, SamplingSettings
+from stateshape.sampling.stops import StopWatch, ended_across
 
 Accept = Callable[[str, str], bool]  # item id, text of the whole response
 
@@ -61,9 +62,11 @@ def continued(
 ) -> Imitate:
     """Rows with the writer's tokens behind them, and these tokens supervised."""
     rows = states.trajectories()
-    written = sampler.sample(
+    sampled = sampler.sample(
         writer, [row.ids for row in rows], settings, seed=seed_for(draw.seed, "continuation", draw.step)
     )
+    watch = StopWatch(writer, settings.stops)
+    written = [ended_across(watch, row.response, part) for row, part in zip(rows, sampled, strict=True)]
     extended = [
         row.extended(part.ids, origin, logps=part.logps, finish=part.finish)
         for row, part in zip(rows, written, strict=True)
@@ -72,7 +75,7 @@ def continued(
     position_T = torch.arange(joined.ids_BT.shape[1], device=joined.ids_BT.device)
     is_new_BT = (position_T >= states.lengths_B[:, None]) & (position_T < joined.lengths_B[:, None])
     if accept is not None:
-        texts = [writer.decode(row.ids[row.prompt_length :]) for row in extended]
+        texts = [writer.decode(row.response) for row in extended]
         is_right = [accept(row.item_id, text) for row, text in zip(extended, texts, strict=True)]
         is_new_BT &= torch.tensor(is_right, device=is_new_BT.device)[:, None]
     return Imitate(states=joined, supervise_BT=is_new_BT)

@@ -40,7 +40,7 @@ class Demonstrated:
         for row, marks in zip(states.trajectories(), supervise_BT.tolist(), strict=True):
             item = self.items[row.item_id]
             shown = self.template.format(prompt=item.prompt, solution=(item.completion or "").strip())
-            prompt, response = learner.encode_prompt(shown), row.ids[row.prompt_length :]
+            prompt, response = learner.encode_prompt(shown), row.response
             shift = len(prompt) - row.prompt_length
             rows.append([*prompt, *response])
             places.append([t + shift - 1 for t, is_supervised in enumerate(marks) if is_supervised])

@@ -48,9 +48,18 @@ class Cut:
 
     def applied(self, policy: Policy, rows: Sequence[Trajectory], items: Items, rng: random.Random) -> list[Trajectory]:
         """Each row up to its cut. `policy`: whose uncertainty counts."""
+        if not rows:
+            return []
         kept = self.function()(policy, rows, items, rng)
         if len(kept) != len(rows):
             raise BadInput(f"cut.at: {self.at!r} gave {len(kept)} cuts for {len(rows)} rows; expected one a row")
+        for row, keep in zip(rows, kept, strict=True):
+            length = len(row.ids) - row.prompt_length
+            if not isinstance(keep, int) or not 0 <= keep < max(length, 1):
+                raise BadInput(
+                    f"cut.at: {self.at!r} kept {keep!r} of {length} tokens of {row.item_id}; expected a whole number from 0 to "
+                    f"{max(length - 1, 0)}: behind the last token nothing is left to continue"
+                )
         return [row.cut(row.prompt_length + keep) for row, keep in zip(rows, kept, strict=True)]
 
     def function(self) -> CutFunction:
@@ -72,7 +81,7 @@ class Cut:
         """The state before the token whose distribution has the largest entropy."""
         kept = []
         for entropies in response_entropies(policy, rows):
-            low = int(self.low * len(entropies))
+            low = min(int(self.low * len(entropies)), max(len(entropies) - 1, 0))
             high = max(low + 1, int(self.high * len(entropies)))
             window = entropies[low:high]
             kept.append(low + max(range(len(window)), key=lambda i: window[i]) if window else 0)
@@ -83,7 +92,7 @@ class Cut:
     ) -> list[int]:
         kept = []
         for row in rows:
-            response = row.ids[row.prompt_length :]
+            response = row.response
             wrong = first_error(policy.decode(response), items[row.item_id].gold)
             fallback = self.share_of(len(response), rng)
             kept.append(fallback if wrong is None else tokens_before(policy, response, wrong))

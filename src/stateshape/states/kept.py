@@ -49,10 +49,12 @@ class Aggregated:
     kind: ClassVar[StateKind] = "mixture"
 
     def draw(self, learner: Policy, draw: Draw) -> States:
-        fresh = self.source.draw(learner, draw).trajectories()
-        keep(self.folder / FOLDER / f"step-{draw.step}.jsonl", fresh)
+        path = self.folder / FOLDER / f"step-{draw.step}.jsonl"
+        if not path.exists():
+            keep(path, self.source.draw(learner, draw).trajectories())
+        num_rows = len(read_jsonl(path, Trajectory))
         rng = random.Random(seed_for(draw.seed, "aggregated", draw.step))
-        places = [(rng.randint(0, draw.step), k) for k in range(len(fresh))]
+        places = [(rng.randint(0, draw.step), k) for k in range(num_rows)]
         rows = {step: read_jsonl(self.folder / FOLDER / f"step-{step}.jsonl", Trajectory) for step, _ in places}
         chosen = [rng.choice(rows[step]) for step, _ in places]
         return pack([replace(row, group=k) for k, row in enumerate(chosen)], device=learner.device)

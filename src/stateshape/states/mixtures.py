@@ -15,7 +15,8 @@ from stateshape.core.method import Draw, StateKind
 from stateshape.core.seeds import seed_for
 from stateshape.core.states import Origin, States, Trajectory, pack
 from stateshape.policy.policy import Policy
-from stateshape.sampling.settings import Sampler, SamplingSettings
+from stateshape.sampling.settings import Completion, Sampler, SamplingSettings
+from stateshape.sampling.stops import StopWatch, ended_across
 from stateshape.states.cuts import Items
 from stateshape.states.dataset import solved
 from stateshape.states.rollouts import PrefixCut, sampled
@@ -130,7 +131,7 @@ def written_in_turns(
             mine = [k for k, plan in waiting.items() if plan[0][0] == who]
             if not mine:
                 continue
-            longest = max(waiting[k][0][1] for k in mine)
+            longest, watch = max(waiting[k][0][1] for k in mine), StopWatch(writer, settings.stops)
             parts = sampler.sample(
                 writer,
                 [made[k].ids for k in mine],
@@ -139,10 +140,11 @@ def written_in_turns(
             )
             for k, part in zip(mine, parts, strict=True):
                 size = waiting[k].pop(0)[1]
-                is_whole = len(part.ids) <= size
-                finish = part.finish if is_whole else "length"
-                made[k] = made[k].extended(part.ids[:size], who, logps=part.logps[:size], finish=finish)
-                if finish != "length" or not waiting[k]:
+                if len(part.ids) > size:
+                    part = Completion(part.ids[:size], part.logps[:size], "length")
+                part = ended_across(watch, made[k].response, part)
+                made[k] = made[k].extended(part.ids, who, logps=part.logps, finish=part.finish)
+                if part.finish != "length" or not waiting[k]:
                     del waiting[k]
         num_round += 1
     return made

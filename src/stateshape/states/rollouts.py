@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
+from stateshape.core.files import BadInput
 from stateshape.core.method import Draw, StateKind
 from stateshape.core.seeds import seed_for
 from stateshape.core.states import Origin, States, Trajectory, pack
@@ -102,8 +103,14 @@ def rollout(
 def exchanged(rows: Sequence[Trajectory]) -> list[Trajectory]:
     """Each row's prompt with the response of the row after it (the last: of the first), whose log-probs no longer hold."""
     made = []
-    for row, other in zip(rows, [*rows[1:], *rows[:1]], strict=True):
-        response = other.ids[other.prompt_length :]
+    shift = sum(row.group == rows[0].group for row in rows)
+    if shift == len(rows):
+        raise BadInput(
+            f"prefixes: got 'shuffled' and a step with one prompt ({rows[0].item_id}); expected two or more to exchange "
+            "between; use a larger batch_prompts"
+        )
+    for row, other in zip(rows, [*rows[shift:], *rows[:shift]], strict=True):
+        response = other.response
         prompt = row.cut(row.prompt_length)
         origins = other.origins[other.prompt_length :]
         made.append(

@@ -51,9 +51,9 @@ class Schedule:
             return 1.0 if iteration == 0 else self.value**iteration
         if self.kind == "linear":
             return self.value + (self.end - self.value) * step / max(1, num_steps - 1)
-        share = float(load_object(self.kind, what="schedule kind")(step, num_steps))
-        if not 0 <= share <= 1:
+        share = load_object(self.kind, what="schedule kind")(step, num_steps)
+        if not isinstance(share, (int, float)) or not 0 <= share <= 1:
             raise BadInput(
                 f"schedule kind: {self.kind!r} gave {share} at step {step}; expected a share between 0 and 1"
             )
-        return share
+        return float(share)

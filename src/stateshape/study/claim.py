@@ -6,10 +6,11 @@ from pathlib import Path
 
 from stateshape.core.files import BadInput, check_output, plain, read_json, write_json
 from stateshape.core.records import PlanRecord, RunRecord
+from stateshape.policy.checks import check_targets
 from stateshape.policy.open import check_teacher
 from stateshape.policy.policy import Policy
 from stateshape.recipes.names import BUILT_IN
-from stateshape.recipes.recipe import Need, Parts
+from stateshape.recipes.recipe import Need, Parts, teachers_of
 from stateshape.recipes.replay import Replay
 from stateshape.record.reading import Recording
 from stateshape.sampling.local import LocalSampler
@@ -56,12 +57,25 @@ def check_training(spec: RunSpec, target: GenerationTask) -> None:
 
 def check_build(spec: RunSpec, target: GenerationTask) -> None:
     """Builds a built-in recipe once, its teachers policies that hold no model, for what its parts refuse. Raises BadInput."""
-    if spec.recipe_name not in BUILT_IN or "states" in spec.sources:
+    if spec.recipe_name not in BUILT_IN:
         return
     nobody = Policy.__new__(Policy)
-    parts = Parts(task=target, sampler=LocalSampler(), teacher=lambda source: nobody)
+
+    def teacher(source: str) -> Policy:
+        if list(teachers_of(source)) != [""]:
+            raise BadInput(
+                f"{spec.name}: got several teachers or references, {source!r}; recipe {spec.recipe_name} takes one"
+            )
+        return nobody
+
+    parts = Parts(task=target, sampler=LocalSampler(), teacher=teacher)
+    recipe = spec.recipe()
     try:
-        spec.recipe().build(parts)
+        if isinstance(recipe, Replay):  # its states may not be there yet
+            recipe.loss()
+            recipe.signal_source(parts)
+        else:
+            recipe.build(parts)
     except BadInput:
         raise
     except ValueError as error:
@@ -122,6 +136,7 @@ def claim_run(bench: Bench, spec: RunSpec, seed: int, folder: Path) -> RunRecord
     path = folder / "run.json"
     record = run_record(bench, spec, seed)
     if not path.exists():
+        check_targets(bench.weights, spec.train.lora)
         write_json(path, record)
         return record
     begun = read_json(path, RunRecord)

@@ -108,10 +108,14 @@ class RunSpec(NamedTuple):
     name: str
     label: str
     recipe_name: str
-    recipe_class: type[Recipe]
     settings: dict[str, Json]  # the recipe's fields but the sources
     sources: dict[str, str]  # by field: another run, "base", a folder or a hub id
     train: TrainSettings
+    given_class: type[Recipe] | None = None  # of a recipe object; other processes find the class by its name
+
+    @property
+    def recipe_class(self) -> type[Recipe]:
+        return self.given_class or recipe_class(self.recipe_name)
 
     @property
     def teacher(self) -> str | None:
@@ -119,7 +123,10 @@ class RunSpec(NamedTuple):
 
     def named(self) -> dict[str, list[str]]:
         """By field, the runs, folders and models it names: a teacher's text may name several."""
-        return {name: list(teachers_of(text).values()) for name, text in self.sources.items()}
+        return {
+            name: list(teachers_of(text).values()) if name == "teacher" else [text]
+            for name, text in self.sources.items()
+        }
 
     def needs(self) -> list[str]:
         """All it names."""
@@ -130,6 +137,8 @@ class RunSpec(NamedTuple):
         where = stands or (lambda source: source)
         found = {
             name: ",".join(f"{tag}={where(one)}" if tag else where(one) for tag, one in teachers_of(text).items())
+            if name == "teacher"
+            else where(text)
             for name, text in self.sources.items()
         }
         return parse(self.settings | found, self.recipe_class, where=f"runs.{self.name}.with")
@@ -147,6 +156,11 @@ class UniqueKeys(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise BadInput(
+                    f"line {key.start_mark.line + 1}: got a list or mapping as a key; expected a name; put a text with braces "
+                    "in quotation marks"
+                )
             if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
                 raise BadInput(
                     f"line {key.start_mark.line + 1}: got {key.value!r} twice; expected each key once; rename one"
@@ -251,7 +265,6 @@ def run_spec(name: str, choice: RunChoice, shared: dict[str, Json]) -> RunSpec:
         name=name,
         label=choice.label or name,
         recipe_name=choice.recipe,
-        recipe_class=found,
         settings={key: value for key, value in choice.settings.items() if key not in sources},
         sources=sources,
         train=parse(merged(shared, choice.train), TrainSettings, where=f"runs.{name}.train"),
@@ -274,7 +287,7 @@ def check_budget(spec: RunSpec) -> None:
 def given_sources(name: str, choice: RunChoice, recipe: type[Recipe]) -> dict[str, str]:
     """The fields that name policies and states. Raises BadInput where one is missing or not the recipe's."""
     given: dict[str, Json] = {"teacher": choice.teacher, "states": choice.states}
-    given |= {key: value for key, value in choice.settings.items() if key == "reference"}
+    given |= {key: value for key, value in choice.settings.items() if key in SOURCES}
     fields = fields_of(recipe)
     for key, value in given.items():
         is_needed = key in fields and fields[key].default is MISSING

@@ -51,11 +51,13 @@ def train_single(
     settings = parse(plain(settings), TrainSettings, where="command line")  # flags may be nan or inf
     fields = plain(recipe)
     sources = {key: fields.pop(key) for key in SOURCES if fields.get(key) is not None}
+    # a folder called like the recipe is not this run itself
+    sources = {key: str(Path(text).absolute()) if text == name else text for key, text in sources.items()}
     resolve(model)
     file = StudyFile(
         study=name, model=model, target=TaskChoice(task=task_name), retention=[], runs={}, model_settings=model_settings
     )
-    spec = RunSpec(name, name, name, type(recipe), fields, sources, settings)
+    spec = RunSpec(name, name, name, fields, sources, settings, type(recipe))
     plan = Plan(file=file, runs=[spec], sha256="")
     check_budget(spec)
     check_sources(plan, spec, task)

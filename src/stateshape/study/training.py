@@ -14,8 +14,9 @@ from stateshape.core.method import Combination, Method, terms_of
 from stateshape.core.records import RunRecord
 from stateshape.core.seeds import seed_for
 from stateshape.locality.watch import LocalityWatch
-from stateshape.policy.open import open_beside, resolve
+from stateshape.policy.open import open_beside, policy_on, resolve
 from stateshape.policy.policy import Policy
+from stateshape.policy.weights import SharedWeights
 from stateshape.recipes.recipe import Parts, teachers_of
 from stateshape.record.writer import StateWriter
 from stateshape.study.bench import Bench
@@ -123,12 +124,18 @@ def place_of(bench: Bench, seed: int, source: str) -> str:
 
 
 def teacher_loader(bench: Bench, loaded: list[str]) -> Callable[[str], Policy]:
-    """Loads frozen teachers beside the learner; adapter names taken are added to `loaded`."""
+    """Loads frozen teachers beside the learner, each base once; adapter names taken on the learner's are added to `loaded`."""
+    others: dict[str, SharedWeights] = {}
 
     def load(source: str) -> Policy:
-        name = f"{TEACHER}{len(loaded)}"  # a source that is asked for twice is loaded twice
+        resolved, name = resolve(source), f"{TEACHER}{len(loaded)}"
+        if resolved.model in others:
+            weights = others[resolved.model]
+            return policy_on(weights, resolved, f"{TEACHER}{len(weights.adapters)}")
         policy = open_beside(bench.weights, source, bench.plan.file.model_settings, adapter_name=name)
-        if policy.weights is bench.weights and resolve(source).adapter is not None:
+        if policy.weights is not bench.weights:
+            others[resolved.model] = policy.weights
+        elif resolved.adapter is not None:
             loaded.append(name)
         return policy
 

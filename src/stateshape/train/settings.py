@@ -9,6 +9,8 @@ from typing import Literal
 from stateshape.core.files import BadInput
 from stateshape.policy.settings import LoraSettings
 
+MAX_EPOCHS = 1_000_000
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainSettings:
@@ -51,6 +53,10 @@ class TrainSettings:
                 raise BadInput(f"{name}: got {getattr(self, name)}; expected a number above 0")
         if self.states_mb < 0:
             raise BadInput(f"states_mb: got {self.states_mb}; expected a number of megabytes, or 0 to keep none")
+        if self.weight_decay < 0:
+            raise BadInput(f"weight_decay: got {self.weight_decay}; expected 0 or more")
+        if self.epochs is not None and self.epochs > MAX_EPOCHS:
+            raise BadInput(f"epochs: got {self.epochs}; expected at most {MAX_EPOCHS:,}")
         for name in ("epochs", "steps", "chunk_tokens", "supervised_per_step"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise BadInput(f"{name}: got {getattr(self, name)}; expected a number above 0, or none")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stateshape.core.method import Combination, Draw, Method, Term, terms_of
 from stateshape.core.records import PhaseCost
-from stateshape.core.seeds import generator_for
+from stateshape.core.seeds import generator_for, seed_for
 from stateshape.core.signals import Credit, Signal
 from stateshape.core.states import States, chunks
 from stateshape.policy.flops import activation_bytes
@@ -114,14 +114,18 @@ class Drawn(NamedTuple):
 
 @torch.no_grad()
 def draw_states(terms: Mapping[str, Term], learner: Policy, draw: Draw) -> dict[str, Drawn]:
-    """Where. A term none of whose prompts are in the draw has no states."""
+    """Where. A term none of whose prompts are in the draw has no states.
+
+    Terms that take prompts of their own have chance of their own; those that share a source and its prompts share the states.
+    """
     made: dict[tuple[int, tuple[str, ...]], States] = {}
     drawn: dict[str, Drawn] = {}
     for name, term in terms.items():
         ids = tuple(item_id for item_id in draw.item_ids if term.takes is None or term.takes(item_id))
         if not ids:
             continue
-        own, source = draw._replace(item_ids=ids), term.method.states
+        seed = draw.seed if term.takes is None else seed_for(draw.seed, f"term {name}")
+        own, source = draw._replace(item_ids=ids, seed=seed), term.method.states
         key = (id(source), ids)
         if key not in made:
             made[key] = source.draw(learner, own)
