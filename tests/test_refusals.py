@@ -129,6 +129,8 @@ def test_a_replay_is_built_before_its_states_are_there(tmp_path):
 def test_targets_that_name_no_layer():
     shared = tiny.weights()
     check_targets(shared, LoraSettings())
+    tiny.learner(shared)
+    check_targets(shared, LoraSettings())  # also once adapters lie around the layers
     with pytest.raises(BadInput, match=r"lora\.targets: got 'query', .*; expected some of .*q_proj"):
         check_targets(shared, replace(LoraSettings(), targets=("q_proj", "query")))
 

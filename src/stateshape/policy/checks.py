@@ -47,8 +47,9 @@ def check_attention(weights: SharedWeights) -> None:
 
 def check_targets(weights: SharedWeights, lora: LoraSettings) -> None:
     """Each of an adapter's targets must name layers of the model; peft passes over those that do not. Raises BadInput."""
-    layers = {name for name, module in weights.model.named_modules() if isinstance(module, torch.nn.Linear)}
-    last = sorted({name.rpartition(".")[2] for name in layers} - {"lm_head", "base_layer", *weights.adapters})
+    linear = [name for name, module in weights.model.named_modules() if isinstance(module, torch.nn.Linear)]
+    layers = {name.removesuffix(".base_layer") for name in linear if ".lora_" not in name}  # peft wraps what it adapts
+    last = sorted({name.rpartition(".")[2] for name in layers} - {"lm_head"})
     if odd := [one for one in lora.targets if not any(f".{name}".endswith(f".{one}") for name in layers)]:
         raise BadInput(
             f"lora.targets: got {odd[0]!r}, which names no linear layer of {weights.source}; expected some of {', '.join(last)}"
