@@ -166,7 +166,7 @@ def training_row(name: str, build: Build, model: str, scale: Scale, peak: float)
         if step >= 0:
             results.append(result)
             seconds.append(took)
-    lengths = [length for result in results for length in result.signal.states.lengths_B.tolist()]
+    lengths = [length for result in results for length in result.signals[""].states.lengths_B.tolist()]
     supervised = sum(result.num_supervised for result in results)
     phases = {key: sum(result.seconds[key] for result in results) for key in results[0].seconds}
     costly = ("signal", "training") if name == "opd" else ("training",)
