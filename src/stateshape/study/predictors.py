@@ -32,6 +32,8 @@ SETS: Mapping[str, tuple[str, ...]] = {
     "drift and locality": (DRIFT, *LOCALITY),
     # known only where there is a teacher: fewer runs
     "drift, locality and recoverability": (DRIFT, *LOCALITY, "teacher_recoverability"),
+    # measured where forgetting is, without answers; added after the first study had been seen
+    "forward KL on retention prompts": ("forward_kl_retention_nats",),
     "update norm": ("update_frobenius",),  # a control: says how much was changed, and nothing of where
 }
 GAINS = (("drift and locality", "drift"), ("forward KL on the new task", "drift"))
