@@ -18,7 +18,7 @@ class LocalitySettings:
     every: int | None = None
     """Steps between probes. Default: 9 probes a run, or fewer, so that they put less than a tenth of the run's tokens
     through the models."""
-    prompts: int = 8
+    prompts: int = 6
     """Held-out prompts, retention prompts and training rows that a probe looks at, of each so many."""
     max_new_tokens: int = 96
     """Longest fresh rollout, and longest continuation of a training state, in tokens."""
