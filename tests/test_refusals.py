@@ -4,6 +4,7 @@ import math
 import pickle
 import random
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -14,6 +15,7 @@ from stateshape.policy.checks import check_targets
 from stateshape.policy.open import is_same_model
 from stateshape.policy.settings import LoraSettings
 from stateshape.recipes.opd import OPD
+from stateshape.recipes.opd_sft import OPDPlusSFT
 from stateshape.recipes.recipe import recipe_class
 from stateshape.recipes.rewards import reward_of
 from stateshape.recipes.sdft import SDFT
@@ -41,9 +43,10 @@ def test_sampling_that_is_none(fields, message):
 
 
 @pytest.mark.parametrize("field", ["rollout_tokens", "samples"])
-def test_a_recipe_names_its_own_field(field):
+@pytest.mark.parametrize("make", [partial(OPD, teacher="t"), partial(OPDPlusSFT, teacher="t"), SDFT])
+def test_a_recipe_names_its_own_field(make, field):
     with pytest.raises(BadInput, match=f"{field}: got 0; expected 1 or more"):
-        OPD(teacher="t", **{field: 0})
+        make(**{field: 0})
 
 
 def test_training_that_is_none():
@@ -81,6 +84,18 @@ def test_a_reward_that_is_no_number(value, tmp_path):
         reward_of(f"{tmp_path / 'own.py'}:number", tiny.parts(None))
     with pytest.raises(BadInput, match=r"reward: got '\.:x', which can't be imported"):
         reward_of(".:x", tiny.parts(None))
+
+
+def test_numbers_of_numpy_and_torch_are_numbers(tmp_path):
+    own = "import numpy, torch\ndef reward(item, text, finish): return {}(0.5)\n"
+    for name in ("numpy.float32", "torch.tensor"):
+        file = tmp_path / f"{name.replace('.', '_')}.py"
+        file.write_text(own.format(name))
+        assert reward_of(f"{file}:reward", tiny.parts(None))("item0", "text", "eos") == 0.5
+    (tmp_path / "cut.py").write_text("import numpy\ndef cut(policy, rows, items, rng): return numpy.array([2])\n")
+    row = tiny.row([3], [5] * 4, Origin.LEARNER)
+    (made,) = Cut(at=f"{tmp_path / 'cut.py'}:cut").applied(None, [row], {}, random.Random(0))
+    assert made.response == [5, 5]
 
 
 def test_a_schedule_that_gives_nothing(tmp_path):

@@ -37,6 +37,7 @@ class OPDPlusSFT(LearnerRollouts):
     """Weight of the fine-tuning, which is divided by its own count of tokens."""
 
     def __post_init__(self) -> None:
+        LearnerRollouts.__post_init__(self)
         if not 0 < self.sft_share < 1:
             raise BadInput(
                 f"sft_share: got {self.sft_share}; expected a share between 0 and 1; for all of one use opd or sft"

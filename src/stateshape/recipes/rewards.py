@@ -26,10 +26,14 @@ def reward_of(name: str, parts: Parts) -> Reward:
         value = own(parts.items[item_id], text, finish)
         if value is None:
             return None
-        if not isinstance(value, (int, float)) or math.isinf(value):
+        try:
+            number = float(value)  # numpy's and torch's scalars are numbers too
+        except (TypeError, ValueError):
+            number = math.inf
+        if math.isinf(number):
             raise BadInput(
                 f"reward: {name!r} gave {value!r} for {item_id}; expected a finite number, or None for no grade"
             )
-        return float(value)
+        return number
 
     return reward

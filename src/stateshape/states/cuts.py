@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 
@@ -55,7 +56,7 @@ class Cut:
             raise BadInput(f"cut.at: {self.at!r} gave {len(kept)} cuts for {len(rows)} rows; expected one a row")
         for row, keep in zip(rows, kept, strict=True):
             length = len(row.ids) - row.prompt_length
-            if not isinstance(keep, int) or not 0 <= keep < max(length, 1):
+            if not isinstance(keep, Integral) or not 0 <= keep < max(length, 1):  # numpy's integers too
                 raise BadInput(
                     f"cut.at: {self.at!r} kept {keep!r} of {length} tokens of {row.item_id}; expected a whole number from 0 to "
                     f"{max(length - 1, 0)}: behind the last token nothing is left to continue"

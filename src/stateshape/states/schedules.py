@@ -52,7 +52,7 @@ class Schedule:
         if self.kind == "linear":
             return self.value + (self.end - self.value) * step / max(1, num_steps - 1)
         share = load_object(self.kind, what="schedule kind")(step, num_steps)
-        if not isinstance(share, (int, float)) or not 0 <= share <= 1:
+        if share is None or not 0 <= share <= 1:
             raise BadInput(
                 f"schedule kind: {self.kind!r} gave {share} at step {step}; expected a share between 0 and 1"
             )

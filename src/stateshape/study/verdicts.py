@@ -7,8 +7,8 @@ The rule, in plain words. Each claim is broken into effects that it says lie abo
 * An effect fails if its interval lies wholly below the threshold and its adjusted p-value is below .05.
 * Otherwise it is open. It is also open with fewer than 3 training seeds (one run says nothing about a rerun) or fewer
   than 50 items, and where a run is missing.
-* Supported: all effects hold. Not supported: at least one fails. Cannot tell: anything else. Not asked: the study plans no
-  run that plays a part in the claim; its effects are then not among those adjusted for either.
+* Supported: all effects hold. Not supported: at least one fails. Cannot tell: anything else. Not asked: the study does
+  not plan every run that the claim rests on; its effects are then not among those adjusted for either.
 * P4 asks for one pair of runs that drift alike and forget differently: it is supported if all effects of one pair hold;
   not supported if in every pair one fails.
 Beside each effect stands what this size could have seen, and for an open one what would decide it (resolution.py).
