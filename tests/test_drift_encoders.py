@@ -9,7 +9,7 @@ import torch
 import tiny
 from stateshape.core.files import BadInput
 from stateshape.drift import encoders
-from stateshape.drift.encoders import HiddenStates, SentenceEncoder
+from stateshape.drift.encoders import HiddenStates, Remembering, SentenceEncoder
 from stateshape.drift.measure import measure
 from stateshape.drift.state_map import state_map
 from stateshape.drift.states import PrefixStates, Rollouts
@@ -55,6 +55,31 @@ def test_an_encoder_adds_its_own_set_centred_and_scaled_on_the_base():
     assert record.distances["letters_c2st_auc"].value > 0.8
     assert "letters_jaccard" not in record.distances
     assert 0.5 < record.median_distances["letters_"] < 2  # the base's mean squared length is 1
+
+
+def test_the_last_samples_are_not_encoded_again_and_others_are():
+    asked = []
+
+    class Lengths:
+        features = "lengths"
+
+        def encode(self, states):
+            asked.append(states)
+            return np.array([[len(text)] for text in states.responses], np.float32)
+
+    def sample(*texts):
+        return PrefixStates(responses=list(texts), states=[f"?{text}" for text in texts], prompt_ids=["p"] * len(texts))
+
+    encoder = Remembering(Lengths())
+    base_a, base_b = sample("a", "abc"), sample("ab")
+    for run in (sample("abcd"), sample("abcde")):
+        assert encoder.encode(base_a).tolist() == [[1], [3]]
+        assert encoder.encode(base_b).tolist() == [[2]]
+        assert encoder.encode(run).tolist() == [[len(run.responses[0])]]
+    assert asked == [base_a, base_b, sample("abcd"), sample("abcde")]
+    with pytest.raises(ValueError, match="read-only"):
+        encoder.encode(base_a)[0] = 0
+    assert encoder.features == "lengths"
 
 
 def test_without_the_library_the_error_names_the_extra(monkeypatch):

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 # Logits held at a time, in elements: a CPU's cache holds a few MiB of them, a GPU wants tall products.
 CHUNK_ELEMENTS = {"cpu": 2**19, "cuda": 2**26}
-MIN_CHUNK_ROWS = 160  # each chunk reads the whole head once (2 V D bytes and up): fewer rows would wait for memory
+MIN_CHUNK_ROWS = 96  # each chunk reads the whole head once (2 V D bytes and up): fewer rows would wait for memory
 
 
 LOG2_E = 1 / math.log(2)

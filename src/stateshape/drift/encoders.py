@@ -8,13 +8,18 @@ Suffixes: N states, D features.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from jaxtyping import Float
 
 from stateshape.core.files import BadInput
+from stateshape.drift.rulers import Encoder
 from stateshape.drift.states import PrefixStates
 from stateshape.policy.policy import Policy
+
+Texts = tuple[str, ...]
 
 CHUNK_TOKENS = 8192  # a pass's tokens, counted without what rows share
 
@@ -66,3 +71,21 @@ class SentenceEncoder:
 
     def encode(self, states: PrefixStates) -> Float[np.ndarray, "N D"]:
         return np.asarray(self._model.encode(states.responses, show_progress_bar=False), np.float32)
+
+
+class Remembering:
+    """An encoder that keeps what it made last: a study compares run after run with the same two samples of the base."""
+
+    def __init__(self, encoder: Encoder, num_kept: int = 3) -> None:
+        def encode(responses: Texts, states: Texts, prompt_ids: Texts) -> Float[np.ndarray, "N D"]:
+            made_ND = encoder.encode(
+                PrefixStates(responses=list(responses), states=list(states), prompt_ids=list(prompt_ids))
+            )
+            made_ND.setflags(write=False)
+            return made_ND
+
+        self.features = encoder.features
+        self._encode = lru_cache(maxsize=num_kept)(encode)
+
+    def encode(self, states: PrefixStates) -> Float[np.ndarray, "N D"]:
+        return self._encode(tuple(states.responses), tuple(states.states), tuple(states.prompt_ids))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from stateshape.core.files import BadInput
 from stateshape.core.records import OperatorCost
+from stateshape.drift.rulers import Encoder
 from stateshape.locality.base import Compared
 from stateshape.policy.policy import Policy
 from stateshape.policy.weights import SharedWeights
@@ -15,6 +16,7 @@ from stateshape.sampling.local import LocalSampler
 from stateshape.sampling.settings import Sampler
 from stateshape.study.plan import Plan, StudyFile, TaskChoice
 from stateshape.study.progress import Reporter
+from stateshape.study.rollouts import encoders_of
 from stateshape.tasks.load import load_task
 from stateshape.tasks.task import GenerationTask, Task
 
@@ -56,6 +58,11 @@ class Bench:
             settings=settings,
             seed=0,
         )
+
+    @cached_property
+    def encoders(self) -> dict[str, Encoder]:
+        """What drift looks at besides words."""
+        return encoders_of(self.plan.file.drift, Policy(self.weights, None))
 
     @property
     def tasks(self) -> list[Task]:

@@ -13,7 +13,7 @@ from stateshape.evals.evaluate import evaluate, read_summaries, summarise, write
 from stateshape.policy.policy import Policy
 from stateshape.study.bench import Bench
 from stateshape.study.plan import BASE
-from stateshape.study.rollouts import encoders_of, read_rollouts, sample_rollouts, write_rollouts
+from stateshape.study.rollouts import read_rollouts, sample_rollouts, write_rollouts
 from stateshape.tasks.task import Task
 
 Part = tuple[str, Callable[[], None]]  # the phase it belongs to, and the work
@@ -66,6 +66,6 @@ def measure_drift(bench: Bench, folder: Path, seed: int) -> None:
         task=bench.target.name,
         seed=0,
         num_cuts=bench.plan.file.drift.cuts,
-        encoders=encoders_of(bench.plan.file.drift, Policy(bench.weights, None)),
+        encoders=bench.encoders,
     )
     write_json(folder / "drift.json", record)

@@ -12,7 +12,7 @@ from pathlib import Path
 from stateshape.core.files import read_jsonl, write_jsonl
 from stateshape.core.records import StateSample
 from stateshape.core.seeds import seed_for
-from stateshape.drift.encoders import HiddenStates, SentenceEncoder
+from stateshape.drift.encoders import HiddenStates, Remembering, SentenceEncoder
 from stateshape.drift.rulers import Encoder
 from stateshape.drift.states import Rollouts
 from stateshape.policy.policy import Policy
@@ -58,8 +58,12 @@ def sample_rollouts(
 
 def encoders_of(choice: DriftChoice, base: Policy) -> dict[str, Encoder]:
     """What states are compared by besides their words."""
-    found: dict[str, Encoder] = {"hidden": HiddenStates(base)} if choice.hidden else {}
-    return found | ({"encoder": SentenceEncoder(choice.encoder)} if choice.encoder else {})
+    found: dict[str, Encoder] = {}
+    if choice.hidden:
+        found["hidden"] = Remembering(HiddenStates(base))
+    if choice.encoder:
+        found["encoder"] = Remembering(SentenceEncoder(choice.encoder))
+    return found
 
 
 def write_rollouts(folder: Path, pieces: list[PiecesRecord], samples: list[StateSample], *, name: str) -> None:
