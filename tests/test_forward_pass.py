@@ -1,6 +1,7 @@
 """Our forward passes over prefix trees against transformers' and peft's own, row by row, in values and gradients."""
 
 import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ import transformers as hf
 import tiny
 from stateshape.core.files import BadInput
 from stateshape.core.prefix_tree import prefix_tree
-from stateshape.policy import tree_attention
+from stateshape.policy import decoder, tree_attention
 from stateshape.policy.policy import Policy
-from stateshape.policy.settings import LoraSettings
+from stateshape.policy.settings import LoraSettings, ModelSettings
 from stateshape.policy.tree_attention import lay_out
-from stateshape.policy.weights import SharedWeights
+from stateshape.policy.weights import SharedWeights, load_weights
 from stateshape.sampling.local import LocalSampler
 from stateshape.sampling.settings import SamplingSettings
 
@@ -426,3 +427,27 @@ def test_an_adapter_that_is_more_than_an_addition_is_refused(choices, message, t
     with pytest.raises(BadInput, match=message):
         shared.load_adapter("odd", tmp_path)
     assert tiny.is_same(tiny.base_snapshot(shared), before)
+
+
+def test_compiled_layers_give_the_same_values_and_gradients(monkeypatch, tmp_path):
+    """Traced as for a GPU; what is left out, for its minute, is writing machine code."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    plain = tiny.weights(dtype=torch.float64)
+    plain.model.save_pretrained(tmp_path)
+    plain.tokenizer.save_pretrained(tmp_path)
+    decoder.compiled_halves.cache_clear()
+    found = []
+    for is_compiled in (False, True):
+        shared = load_weights(str(tmp_path), ModelSettings(dtype="float32", compile=is_compiled))
+        tiny.learner(shared, size=0.1)
+        learner = Policy(shared, "learner", is_trainable=True)
+        values, gradients = values_and_gradients(ours(learner, bushy_rows()), shared.model)
+        with torch.no_grad():
+            frozen = ours(Policy(shared, None), bushy_rows())
+        found.append((values, gradients, frozen))
+    decoder.compiled_halves.cache_clear()
+    (values, gradients, frozen), (c_values, c_gradients, c_frozen) = found
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert not torch._dynamo.utils.counters["graph_break"]
+    assert max(difference(c_values, values), difference(c_frozen, frozen)) <= 1e-5
+    assert gradient_difference(c_gradients, gradients) <= 1e-5

@@ -11,7 +11,8 @@ Suffixes: N token, D width, H query heads, G key-value heads, E head width, R ra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -94,6 +95,45 @@ class Layer(NamedTuple):
     down: Linears
 
 
+def before_attention(
+    layer: Layer, x_ND: Tensor, cos_N1E: Tensor, turned_N1E: Tensor, head_width: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries [N, H, E], keys and values [N, G, E] of the tokens' states."""
+    h_ND = layer.before_attention(x_ND)
+    q_NHE, k_NGE, v_NGE = (part.unflatten(-1, (-1, head_width)) for part in layer.qkv(h_ND))
+    if layer.q_norm is not None and layer.k_norm is not None:
+        q_NHE, k_NGE = layer.q_norm(q_NHE), layer.k_norm(k_NGE)
+    return rotate(q_NHE, cos_N1E, turned_N1E), rotate(k_NGE, cos_N1E, turned_N1E), v_NGE
+
+
+def after_attention(layer: Layer, x_ND: Tensor, attended_ND: Tensor) -> Tensor:
+    """The states [N, D] behind the layer."""
+    x_ND = x_ND + layer.o(attended_ND)[0]
+    gate_NO, up_NO = layer.gate_up(layer.before_mlp(x_ND))
+    return x_ND + layer.down(F.silu(gate_NO) * up_NO)[0]
+
+
+class Halves(NamedTuple):
+    """What a layer does on both sides of attention."""
+
+    before: Callable[..., tuple[Tensor, Tensor, Tensor]] = before_attention
+    after: Callable[..., Tensor] = after_attention
+
+
+PLAIN = Halves()
+
+
+@cache
+def compiled_halves() -> Halves:
+    """The same with its small operations fused, for any number of tokens and all layers; compiled when first called.
+
+    Each kind of call is compiled by itself: with gradients or without, each rank, no adapter, a single token. There are a
+    dozen, and behind the limit torch would fall back silently.
+    """
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    return Halves(torch.compile(before_attention, dynamic=True), torch.compile(after_attention, dynamic=True))
+
+
 LINEARS = ("qkv", "o", "gate_up", "down")
 FIXED_ROTARY = ("default", "linear", "llama3", "yarn")  # kinds whose angles do not depend on how long the row is
 
@@ -108,23 +148,18 @@ class Decoder(NamedTuple):
     table: tuple[Tensor, Tensor] | None  # angles of the positions from 0 on, where they are looked up
     head_width: int
     scale: float  # of query-key products
+    halves: Halves = PLAIN
 
     def __call__(self, ids_N: Tensor, position_N: Tensor, attend: Attend, wanted_M: Tensor | None = None) -> Tensor:
         """Last hidden states [N, D], after the last norm; [M, D] of the wanted tokens where those are given."""
         x_ND = F.embedding(ids_N, self.embedding_VD)
         cos_N1E, turned_N1E = self.angles(position_N)
         for number, layer in enumerate(self.layers):
-            h_ND = layer.before_attention(x_ND)
-            q_NHE, k_NGE, v_NGE = (part.unflatten(-1, (-1, self.head_width)) for part in layer.qkv(h_ND))
-            if layer.q_norm is not None and layer.k_norm is not None:
-                q_NHE, k_NGE = layer.q_norm(q_NHE), layer.k_norm(k_NGE)
-            q_NHE, k_NGE = rotate(q_NHE, cos_N1E, turned_N1E), rotate(k_NGE, cos_N1E, turned_N1E)
+            q_NHE, k_NGE, v_NGE = self.halves.before(layer, x_ND, cos_N1E, turned_N1E, self.head_width)
             attended_ND = attend(number, q_NHE, k_NGE, v_NGE, self.scale).flatten(1)
             if number + 1 == len(self.layers) and wanted_M is not None:  # nobody reads the others from here on
                 x_ND, attended_ND = take(x_ND, wanted_M), take(attended_ND, wanted_M)
-            x_ND = x_ND + layer.o(attended_ND)[0]
-            gate_NO, up_NO = layer.gate_up(layer.before_mlp(x_ND))
-            x_ND = x_ND + layer.down(F.silu(gate_NO) * up_NO)[0]
+            x_ND = self.halves.after(layer, x_ND, attended_ND)
         return self.last_norm(x_ND)
 
     def angles(self, position_N: Tensor) -> tuple[Tensor, Tensor]:
@@ -183,7 +218,7 @@ def join_weights(body: Any) -> None:
                 module.weight.data = part
 
 
-def read_decoder(body: Any, adapter: str | None, *, trainable: bool) -> Decoder:
+def read_decoder(body: Any, adapter: str | None, *, trainable: bool, halves: Halves = PLAIN) -> Decoder:
     """Views on a transformers model body after join_weights. Raises AttributeError where it is not built like this."""
 
     def linears(*modules: Any) -> Linears:
@@ -227,6 +262,7 @@ def read_decoder(body: Any, adapter: str | None, *, trainable: bool) -> Decoder:
         table=None,
         head_width=body.layers[0].self_attn.head_dim,
         scale=body.layers[0].self_attn.scaling,
+        halves=halves,
     )
 
 

@@ -22,6 +22,9 @@ class ModelSettings:
     """auto: bfloat16 on a GPU, float32 on a CPU."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Off unless you asked for it."""
+    compile: bool = False
+    """Fuse a layer's small operations by torch.compile, which takes about a minute at first. Meant for a GPU: on a CPU it
+    brought nothing (LOG.md). Models that run through transformers' own code stay as they are."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

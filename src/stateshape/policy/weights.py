@@ -23,14 +23,14 @@ from stateshape.core.files import BadInput
 from stateshape.core.meter import Meter
 from stateshape.policy.bridge import run_transformers
 from stateshape.policy.checks import check_attention, check_passes, is_plain_lora
-from stateshape.policy.decoder import Attend, ForwardPass, read_decoder
+from stateshape.policy.decoder import PLAIN, Attend, ForwardPass, Halves, compiled_halves, read_decoder
 from stateshape.policy.settings import LoraSettings, ModelSettings, resolve_device, resolve_dtype
 
 
 class SharedWeights:
     """A causal LM with named LoRA adapters, at most one of them active."""
 
-    def __init__(self, model: Any, tokenizer: Any, *, source: str) -> None:
+    def __init__(self, model: Any, tokenizer: Any, *, source: str, halves: Halves = PLAIN) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         tokenizer.clean_up_tokenization_spaces = False  # text is shown as it was written
@@ -42,6 +42,7 @@ class SharedWeights:
         self._active: tuple[str | None, bool] = (None, False)
         self._peft: peft.PeftModel | None = None
         self.meter = Meter(self.device)
+        self._halves = halves
         check_attention(self)
         self.is_plain_decoder, self.cache_shapes = check_passes(self)
 
@@ -61,7 +62,7 @@ class SharedWeights:
         """What `run` calls, under the active adapter: worth holding on to where it is called for every token."""
         adapter, trainable = self._active
         if self.is_plain(adapter):
-            return read_decoder(self.body, adapter, trainable=trainable)
+            return read_decoder(self.body, adapter, trainable=trainable, halves=self._halves)
         return partial(run_transformers, self.body)
 
     def is_plain(self, adapter: str | None) -> bool:
@@ -202,4 +203,5 @@ def load_weights(source: str, settings: ModelSettings) -> SharedWeights:
             f"model: got {source!r}, which could not be loaded ({reason}); expected a folder with config.json, "
             "safetensors and a tokenizer, a GGUF folder, a run folder, 'embedded', or a hub id that can be reached"
         ) from None
-    return SharedWeights(model.to(device), tokenizer, source=source)
+    halves = compiled_halves() if settings.compile else PLAIN
+    return SharedWeights(model.to(device), tokenizer, source=source, halves=halves)

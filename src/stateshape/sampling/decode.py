@@ -47,6 +47,8 @@ class Decoding:
         )
         self.turn = torch.zeros(1, dtype=torch.int64, device=device)
         self.graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
+        # one after another, and nothing inside is read later: they may use the same memory
+        self.pool = torch.cuda.graph_pool_handle() if self.is_gpu else None
 
     def run(self, num_rows: int, width: int) -> tuple[list[list[int]], list[list[float]]]:
         """The next `burst` tokens of the first rows and their log-probs, [K][R]. `width`: places in use before it."""
@@ -114,7 +116,7 @@ class Decoding:
             before = [buffer.clone() for buffer in changed]
             self.step(rows, places)  # kernels are chosen and workspaces made outside the recording
             recorded = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(recorded):
+            with torch.cuda.graph(recorded, pool=self.pool):
                 self.step(rows, places)
             for buffer, value in zip(changed, before, strict=True):
                 buffer.copy_(value)
