@@ -248,7 +248,8 @@ def study(
     """Run a whole study: train, evaluate, measure drift, compare, report. Running it again resumes.
 
     Args:
-        preset_or_file: quickstart, smoke, same_states, same_signal, same_signal_far, controls, predictors, paper, laptop, or YAML.
+        preset_or_file: A YAML file, or a preset: quickstart, smoke, laptop, paper, controls, predictors,
+            same_states, same_signal, same_signal_far.
         out: The study's folder. Needed unless --dry-run.
         seeds: Training seeds, separated by commas. Default: the study's own.
         model: Another base than the study's: a folder or a hub id.
