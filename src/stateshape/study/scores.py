@@ -116,7 +116,7 @@ def _progress(folder: Path, record: RunRecord) -> str:
         return f"trained {record.num_steps} steps, not all is evaluated"
     path = folder / "metrics.jsonl"
     done = sum(1 for _ in iter_jsonl(path)) if path.exists() else 0
-    return f"it stopped after {done} steps" if done else "no step is there"
+    return f"it stopped after {done} step{'s' if done > 1 else ''}" if done else "no step is there"
 
 
 def _must_agree(path: Path, values: dict[str, Json], known: _Known) -> None:
