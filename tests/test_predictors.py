@@ -102,8 +102,8 @@ def test_what_a_second_set_adds():
 def test_seeds_of_a_configuration_know_each_other():
     """Forgetting belongs to the configuration and to no predictor: five predictors tell configurations apart, so leaving out
     one run at a time looks like prediction, and leaving out configurations does not."""
-    rows = made_rows(lambda v, e: 0.0, configurations=7, rng_seed=3)
-    own = dict(zip((f"c{i}" for i in range(7)), np.random.default_rng(4).normal(size=7)))
+    rows = made_rows(lambda v, e: 0.0, configurations=8, rng_seed=3)
+    own = dict(zip((f"c{i}" for i in range(8)), np.random.default_rng(4).normal(size=8)))
     rows = [PredictorRow(run=r.run, seed=r.seed, forgetting=own[r.run], values=r.values) for r in rows]
     by_run = heldout_r2(rows, NAMES, by="run").estimate.value
     by_configuration = heldout_r2(rows, NAMES, by="configuration").estimate.value
@@ -119,10 +119,12 @@ def test_missing_predictors_are_counted_and_few_runs_say_so():
     assert (found.num_left_out, found.estimate.n_items) == (6, 24)
     few = heldout_r2([*lacking, *rows[6:20]], NAMES, by="run")
     assert few.estimate.value is None and few.p is None
-    assert few.estimate.note == "14 runs of 5 configurations (6 more lack a predictor); expected at least 20 of 4"
-    five = heldout_r2(made_rows(lambda v, e: v[DRIFT] + e, configurations=5, seeds=4), SETS["drift"], by="run")
-    assert five.estimate.value is not None and five.estimate.lo is None
-    assert five.estimate.note == "5 configurations, fewer than 6: no interval"
+    assert few.estimate.note == "14 runs of 5 configurations (6 more lack a predictor); expected at least 20 of 8"
+    five = made_rows(lambda v, e: v[DRIFT] + e, configurations=5, seeds=4)
+    assert heldout_r2(five, SETS["drift"], by="run").estimate.value is None
+    correlated = correlation(five, DRIFT, kind="Pearson").value
+    assert correlated.value is not None and correlated.lo is None
+    assert correlated.note == "5 configurations, fewer than 6: no interval"
 
 
 def test_correlations_are_scipys():

@@ -68,7 +68,7 @@ def test_drift_that_explains_forgetting_speaks_against_p4(tmp_path):
     correlation, heldout = found["P4"].evidence[-2:]
     assert correlation.label.startswith("Spearman")
     assert (correlation.effect.n_items, correlation.state, correlation.p_holm) == (18, "shown", None)
-    assert "18 runs of 6 configurations; expected at least 20 of 4" in heldout.effect.note
+    assert "18 runs of 6 configurations; expected at least 20 of 8" in heldout.effect.note
 
 
 def test_less_forgetting_with_more_drift_supports_p4(tmp_path):

@@ -22,7 +22,7 @@ from stateshape.core.records import (
     RunContrast,
 )
 from stateshape.study.paired import BASE, StudyScores, contrast, retention, score_estimate, secondary_differences
-from stateshape.study.predictors import MIN_RUNS, predictor_report, predictor_rows
+from stateshape.study.predictors import predictor_report, predictor_rows, too_few
 from stateshape.study.scores import load_study
 from stateshape.study.verdicts import verdicts
 
@@ -38,9 +38,11 @@ def write_comparison(study_dir: Path) -> Comparison:
     comparison = compare_scores(study)
     write_json(study_dir / "comparison.json", comparison)
     write_json(study_dir / "verdicts.json", verdicts(study))
-    rows = predictor_rows(study)
-    if len(rows) >= MIN_RUNS:
-        write_json(study_dir / "predictors.json", predictor_report(study.plan.study, rows))
+    rows, path = predictor_rows(study), study_dir / "predictors.json"
+    if too_few(rows) is None:
+        write_json(path, predictor_report(study.plan.study, rows))
+    else:
+        path.unlink(missing_ok=True)  # of an earlier reading, with more runs
     return comparison
 
 

@@ -38,7 +38,8 @@ SETS: Mapping[str, tuple[str, ...]] = {
 }
 GAINS = (("drift and locality", "drift"), ("forward KL on the new task", "drift"))
 PENALTIES = np.logspace(-3, 3, 13)  # of standardised predictors, per run: from none to all shrunk away
-MIN_RUNS, MIN_CONFIGURATIONS = 20, 4  # fewer tell nothing of a regression
+MIN_RUNS, MIN_CONFIGURATIONS = 20, 8  # a line through fewer goes anywhere beyond them: R^2 of -100 was seen with 6
+MIN_CORRELATED = 4  # configurations
 MIN_CLUSTERS = 6  # configurations for a bootstrap interval: fewer have too few distinct resamples
 NUM_PERMUTATIONS, NUM_RESAMPLES = 999, 5_000
 
@@ -115,7 +116,7 @@ def heldout_r2(rows: Sequence[PredictorRow], predictors: Sequence[str], *, by: B
     """
     known = [row for row in rows if all(name in row.values for name in predictors)]
     num_left_out = len(rows) - len(known)
-    if (note := _too_few(known, num_left_out)) is not None:
+    if (note := too_few(known, num_left_out)) is not None:
         return Heldout(_nothing(note), None, num_left_out)
     errors_NR, totals_NR = _squared_errors(known, predictors, by=by, with_permutations=True)
     values_R = 1 - errors_NR.sum(axis=0) / totals_NR.sum(axis=0)
@@ -127,7 +128,7 @@ def heldout_r2(rows: Sequence[PredictorRow], predictors: Sequence[str], *, by: B
 def r2_gain(rows: Sequence[PredictorRow], larger: Sequence[str], smaller: Sequence[str], *, by: By) -> Estimate:
     """heldout_r2 of `larger` minus that of `smaller`, on the runs that have the predictors of both."""
     known = [row for row in rows if all(name in row.values for name in (*larger, *smaller))]
-    if (note := _too_few(known, len(rows) - len(known))) is not None:
+    if (note := too_few(known, len(rows) - len(known))) is not None:
         return _nothing(note)
     errors = [_squared_errors(known, names, by=by, with_permutations=False) for names in (larger, smaller)]
     columns = [errors[1][0][:, 0] - errors[0][0][:, 0], errors[0][1][:, 0]]
@@ -144,7 +145,7 @@ def correlation(
     Ranks are those among all runs, also in a resample.
     """
     known = [row for row in rows if predictor in row.values]
-    note = _too_few(known, len(rows) - len(known), min_runs=min_runs)
+    note = too_few(known, len(rows) - len(known), min_runs=min_runs, min_configurations=MIN_CORRELATED)
     x_N, y_N = (np.array(v) for v in ([row.values[predictor] for row in known], [row.forgetting for row in known]))
     if note is None and (np.ptp(x_N) == 0 or np.ptp(y_N) == 0):
         note = "predictor or forgetting does not vary"
@@ -283,14 +284,21 @@ def _is_flat(values: Sequence[float]) -> bool:
     return len(values) > 1 and np.ptp(values) == 0
 
 
-def _too_few(rows: Sequence[PredictorRow], num_left_out: int, *, min_runs: int = MIN_RUNS) -> str | None:
+def too_few(
+    rows: Sequence[PredictorRow],
+    num_left_out: int = 0,
+    *,
+    min_runs: int = MIN_RUNS,
+    min_configurations: int = MIN_CONFIGURATIONS,
+) -> str | None:
+    """What is lacking for anything to be said of so few runs; None if nothing is."""
     num_configurations = len({row.run for row in rows})
-    if len(rows) >= min_runs and num_configurations >= MIN_CONFIGURATIONS:
+    if len(rows) >= min_runs and num_configurations >= min_configurations:
         return None
     lacking = f" ({num_left_out} more lack a predictor)" if num_left_out else ""
     return (
         f"{len(rows)} runs of {num_configurations} configurations{lacking}; expected at least {min_runs} of "
-        f"{MIN_CONFIGURATIONS}"
+        f"{min_configurations}"
     )
 
 
