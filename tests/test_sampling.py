@@ -6,11 +6,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from scipy.stats import chisquare
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import tiny
 from stateshape.core.tensors import token_logp
 from stateshape.policy.policy import Policy
-from stateshape.sampling import local
+from stateshape.sampling import decode, local
 from stateshape.sampling.decode import Decoding
 from stateshape.sampling.local import LocalSampler
 from stateshape.sampling.settings import SamplingSettings
@@ -358,3 +360,82 @@ def test_without_stop_texts_nothing_is_decoded():
     stop = StopWatch(SimpleNamespace(eos_ids=(9,), decode=refuse), ())
     assert stop.ending([1, 2]) is None
     assert stop.ending([1, 9]) == "eos"
+
+
+class Recording(TorchDispatchMode):
+    """A CUDA graph on a CPU: the operations of one run, done again on the same tensors, whatever Python would do by then."""
+
+    def __init__(self):
+        super().__init__()
+        self.done = []
+
+    def __call__(self, step):
+        made = Recording()
+        with made:
+            step()
+        return made
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        self.done.append((function, args, kwargs or {}, out))
+        return out
+
+    def replay(self):
+        for function, args, kwargs, out in self.done:
+            for old, new in zip(tree_leaves(out), tree_leaves(function(*args, **kwargs)), strict=True):
+                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """Sampling as on a GPU, with recorded steps; the list of buffers that were made."""
+    for module in (decode, local):
+        monkeypatch.setattr(module, "is_recorded", lambda device: True)
+    monkeypatch.setattr(decode, "Recorder", Recording)
+    monkeypatch.setattr(decode, "ROW_STEP", 4)
+    for module in (decode, local):
+        monkeypatch.setattr(module, "PLACE_STEP", 16)
+    made = []
+    spy_on(monkeypatch, Decoding, "__init__", made)
+    return made
+
+
+def test_recorded_steps_write_what_plain_ones_write(recorded, monkeypatch):
+    of = policy()
+    other = tiny.adapter(of.weights, "two", seed=8, size=0.2)
+    sampler = LocalSampler(burst=3)
+    given = SamplingSettings(max_new_tokens=10, num_samples=3, stops=("q1", "\n"))
+    calls = [  # policy, prompts, seed, settings; and whether the buffers of the call before are used again
+        (of, prompts(of), 1, given, False),
+        (of, prompts(of), 2, given, True),
+        (other, prompts(of)[:3], 3, given, True),  # another adapter, fewer rows
+        (of, prompts(of), 4, dataclasses.replace(given, max_new_tokens=6), True),
+        (of, prompts(of), 5, dataclasses.replace(given, temperature=0.7), False),
+        (of, [list(range(2, 40)), *prompts(of)], 6, given, False),  # no room for so long a prompt
+        (Policy(of.weights, None), prompts(of), 7, given, False),  # nothing to write the adapter over
+    ]
+    found, kept = [], []
+    for who, rows, seed, settings, _ in calls:
+        num_made = len(recorded)
+        found.append(sampler.sample(who, rows, settings, seed=seed))
+        kept.append(len(recorded) == num_made)
+    assert kept == [is_kept for *_, is_kept in calls]
+    assert sampler._kept is not None
+    assert 1 < len(sampler._kept.graphs) < 10  # by shape, not by step
+    monkeypatch.undo()
+    for rows_found, (who, rows, seed, settings, _) in zip(found, calls, strict=True):
+        assert_same_rows(rows_found, LocalSampler(burst=1).sample(who, rows, settings, seed=seed))
+    assert found[0] != found[1]
+
+
+@pytest.mark.parametrize("is_bridged", [False, True])
+def test_recorded_steps_are_the_slow_loops_at_temperature_0(recorded, is_bridged):
+    of = policy(is_bridged=is_bridged)
+    of.eos_ids = (*of.eos_ids, *of.encode("b"))
+    sampler = LocalSampler(burst=4)
+    settings = SamplingSettings(max_new_tokens=16, temperature=0.0, stops=("q1",), batch_rows=5)
+    slow = [slow_greedy(of, ids, 16, stops=("q1",)) for ids in prompts(of)]
+    for _ in range(2):
+        assert [(c.ids, c.finish) for c in sampler.sample(of, prompts(of), settings, seed=0)] == slow
+    assert len(recorded) == (2 if is_bridged else 1)  # other models' own code may ask the host in between: not recorded

@@ -11,6 +11,9 @@ Suffixes: C row of the result, R row in use, S step, K step of a burst.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -23,17 +26,37 @@ from stateshape.sampling.slots import Slots
 ROW_STEP, PLACE_STEP = 16, 128  # what a GPU's shapes are rounded up to
 
 
+def is_recorded(device: torch.device) -> bool:
+    """Whether our own decoder's steps are recorded: where starting an operation takes longer than running it."""
+    return device.type == "cuda"
+
+
+class Recorder:
+    """Records steps as CUDA graphs. They are run one after another and leave nothing behind, so they share their memory."""
+
+    def __init__(self) -> None:
+        self.pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, step: Callable[[], None]) -> torch.cuda.CUDAGraph:
+        recorded = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(recorded, pool=self.pool):
+            step()
+        return recorded
+
+
 class Decoding:
     """The buffers of one call of the sampler, and the step on them."""
 
     def __init__(
         self, forward: ForwardPass, head_VD: Tensor, slots: Slots, uniform_CS: Tensor, *, temperature: float, burst: int
     ) -> None:
-        self.is_gpu = head_VD.device.type == "cuda"
-        # what is recorded reads the adapter where it lies: a copy of its own, that the next call's is written over
-        self.forward = forward.with_own_adapter() if self.is_gpu and isinstance(forward, Decoder) else forward
-        if isinstance(self.forward, Decoder):
-            self.forward = self.forward.with_table(slots.num_places)
+        self.recorder: Recorder | None = None
+        self.forward = forward
+        if isinstance(forward, Decoder):
+            self.forward = forward.with_table(slots.num_places)
+            if is_recorded(head_VD.device):
+                # what is recorded reads the adapter where it lies: a copy of its own, that the next call's is written over
+                self.recorder, self.forward = Recorder(), self.forward.with_own_adapter()
         self.head_VD, self.slots, self.uniform_CS, self.temperature = head_VD, slots, uniform_CS, temperature
         self.burst = burst
         size, device = slots.num_slots, head_VD.device
@@ -47,19 +70,17 @@ class Decoding:
         )
         self.turn = torch.zeros(1, dtype=torch.int64, device=device)
         self.graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
-        # one after another, and nothing inside is read later: they may use the same memory
-        self.pool = torch.cuda.graph_pool_handle() if self.is_gpu else None
 
     def run(self, num_rows: int, width: int) -> tuple[list[list[int]], list[list[float]]]:
         """The next `burst` tokens of the first rows and their log-probs, [K][R]. `width`: places in use before it."""
         rows, places = num_rows, width + self.burst
-        if self.is_gpu:
+        if self.recorder:
             rows, places = round_up(rows, ROW_STEP), round_up(places, PLACE_STEP)
         rows, places = min(rows, self.slots.num_slots), min(places, self.slots.num_places)
         self.turn.zero_()
         for _ in range(self.burst):
-            if self.is_gpu:
-                self.graph(rows, places).replay()
+            if self.recorder:
+                self.graph(rows, places, self.recorder).replay()
             else:
                 self.step(rows, places)
         return self.tokens_KR[:, :num_rows].tolist(), self.logps_KR[:, :num_rows].tolist()
@@ -109,15 +130,13 @@ class Decoding:
         for buffer in (self.token_R, self.position_R, self.number_R, self.step_R):
             buffer[target] = buffer[source]
 
-    def graph(self, rows: int, places: int) -> torch.cuda.CUDAGraph:
+    def graph(self, rows: int, places: int, recorder: Recorder) -> torch.cuda.CUDAGraph:
         """The step at this shape, recorded. Recording runs it, so what it changes is put back."""
         if (rows, places) not in self.graphs:
             changed = (self.token_R, self.position_R, self.step_R, self.turn, self.tokens_KR, self.logps_KR)
             before = [buffer.clone() for buffer in changed]
             self.step(rows, places)  # kernels are chosen and workspaces made outside the recording
-            recorded = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(recorded, pool=self.pool):
-                self.step(rows, places)
+            recorded = recorder(partial(self.step, rows, places))
             for buffer, value in zip(changed, before, strict=True):
                 buffer.copy_(value)
             self.graphs[rows, places] = recorded

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from stateshape.policy.policy import Policy
 from stateshape.policy.tree_attention import TreeAttention, lay_out
-from stateshape.sampling.decode import PLACE_STEP, Decoding, round_up
+from stateshape.sampling.decode import PLACE_STEP, Decoding, is_recorded, round_up
 from stateshape.sampling.settings import Completion, Finish, Progress, SamplingSettings
 from stateshape.sampling.slots import Slots
 from stateshape.sampling.stops import StopWatch
@@ -75,7 +75,7 @@ class LocalSampler:
             return self._kept
         self._kept = None  # its memory is given back first
         places = longest + settings.max_new_tokens
-        if policy.device.type == "cuda":
+        if is_recorded(policy.device):
             places = round_up(places, PLACE_STEP)
         num_slots = max(settings.num_samples, min(len(uniform_CS), affordable_rows(policy, places, settings)))
         slots = Slots(
@@ -87,7 +87,7 @@ class LocalSampler:
         )
         burst = self.burst or BURST.get(policy.device.type, 1)
         made = Decoding(forward, policy.head_VD, slots, uniform_CS, temperature=settings.temperature, burst=burst)
-        if policy.device.type == "cuda":
+        if made.recorder:
             self._kept = made
         return made
 
