@@ -105,19 +105,20 @@ def sampling(model: str, scale: Scale) -> list[Row]:
         # in order of length, as Generate puts them: a measurement's lengths belong to its prompts
         prompts = sorted((policy.encode_prompt(item.prompt) for item in task.train[: num_rows // GROUP]), key=len)
         settings = SamplingSettings(max_new_tokens=scale.new_tokens, num_samples=GROUP, batch_rows=num_rows)
-        engines: dict[str, Any] = {
-            f"ours{', compiled' if is_compiled else ''}": Ours(ours, prompts, settings)
+        engines: dict[str, Callable[[], Any]] = {
+            f"ours{', compiled' if is_compiled else ''}": partial(Ours, ours, prompts, settings)
             for is_compiled, ours in policies.items()
         }
         for cache in ("dynamic", "static"):
-            engines[f"generate, {cache} cache"] = Generate(
-                network, policy, prompts, group=GROUP, new_tokens=scale.new_tokens, batch_rows=num_rows, cache=cache
-            )
-        for name, engine in engines.items():
+            engines[f"generate, {cache} cache"] = partial(
+                Generate,
+                network, policy, prompts, group=GROUP, new_tokens=scale.new_tokens, batch_rows=num_rows, cache=cache,
+            )  # fmt: skip
+        for name, make in engines.items():
+            free()  # of what the engine before held
             row: Row = {"engine": name, "rows": num_rows, "new_tokens": scale.new_tokens, "group": GROUP}
             try:
-                engine(-1)
-                found = [engine(repeat) for repeat in range(3)]
+                found = three_repeats(make)
             except Exception as error:  # a static cache may fail to compile here; the others still count
                 rows.append(row | {"error": f"{type(error).__name__}: {str(error)[:300]}"})
                 continue
@@ -134,8 +135,14 @@ def sampling(model: str, scale: Scale) -> list[Row]:
                     "copy_bandwidth_gb_per_s": bandwidth / 1e9,
                 }
             )
-            free()
     return rows
+
+
+def three_repeats(make: Callable[[], Any]) -> list[Any]:
+    """An engine's measurements after a first run that warms it up; the engine and what it holds are gone then."""
+    engine = make()
+    engine(-1)
+    return [engine(repeat) for repeat in range(3)]
 
 
 def training(model: str, scale: Scale) -> list[Row]:

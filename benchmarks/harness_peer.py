@@ -4,7 +4,7 @@ Both sides tokenise inside the timed part, on the same fp32 base. The harness's 
 of one token share the forward pass of their prompt. It is called through `loglikelihood` with the requests its tasks
 would make, because the tasks themselves read the hub.
 
-One repeat by default: the peer takes about an hour for all of TruthfulQA on two cores. Its batch size: of a few, the
+One repeat by default: the peer takes about an hour for all of TruthfulQA on a core. Its batch size: of a few, the
 fastest on a spread of items is timed. Its "auto" is not tried: it looks for the largest batch that an accelerator's
 memory takes at the model's full length, which on a CPU is the machine's end. The harness holds the logits of a whole
 batch, so long prompts allow small batches only.

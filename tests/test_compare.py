@@ -305,7 +305,9 @@ def test_one_seed_says_that_its_interval_is_over_items(tmp_path):
 
 def test_write_comparison_round_trips(tmp_path):
     folder = write_synthetic_study(tmp_path, seeds=(0,), num_items=20, missing=["rl"])
+    (folder / "predictors.json").write_text("of an earlier reading, with more runs")
     comparison = write_comparison(folder)
+    assert not (folder / "predictors.json").exists()
     assert read_json(folder / "comparison.json", Comparison) == comparison
     assert [v.claim_id for v in read_json(folder / "verdicts.json", list[Verdict])] == [
         *("P1", "P2", "P3", "P4"),

@@ -14,6 +14,8 @@ from stateshape.drift.measure import measure
 from stateshape.drift.state_map import state_map
 from stateshape.drift.states import PrefixStates, Rollouts
 from stateshape.policy.policy import Policy
+from stateshape.study.plan import DriftChoice
+from stateshape.study.rollouts import encoders_of
 
 STATES = PrefixStates(
     responses=["3 so", "3 so 4", "a", ""],
@@ -80,6 +82,11 @@ def test_the_last_samples_are_not_encoded_again_and_others_are():
     with pytest.raises(ValueError, match="read-only"):
         encoder.encode(base_a)[0] = 0
     assert encoder.features == "lengths"
+
+
+def test_what_a_study_looks_at_is_remembered():
+    found = encoders_of(DriftChoice(hidden=True), Policy(tiny.weights(), None))
+    assert {name: type(encoder) for name, encoder in found.items()} == {"hidden": Remembering}
 
 
 def test_without_the_library_the_error_names_the_extra(monkeypatch):

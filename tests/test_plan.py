@@ -44,7 +44,14 @@ def test_teachers_come_first_and_settings_are_merged(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "more", ["seeds: [0, 1]", "notes: why", "roles: {sft_stress: tutor}", "contrasts: [[tutor, student]]"]
+    "more",
+    [
+        "seeds: [0, 1]",
+        "notes: why",
+        "roles: {sft_stress: tutor}",
+        "contrasts: [[tutor, student]]",
+        "model_settings: {compile: true}",
+    ],
 )
 def test_what_is_done_stays_the_same_plan(more: str, tmp_path: Path) -> None:
     assert planned(GOOD, tmp_path).sha256 == planned(GOOD + more + "\n", tmp_path).sha256

@@ -413,3 +413,16 @@ def test_report_never_imports_a_model_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_tables_and_plots_of_an_earlier_report_go(study: Path) -> None:
+    old = [study / "tables" / "old.md", study / "plots" / "old.svg"]
+    for path in old:
+        path.write_text("of an earlier report")
+    kept = {
+        path: path.read_bytes() for part in ("tables", "plots") for path in (study / part).iterdir() if path not in old
+    }
+    write_report(study)
+    assert not any(path.exists() for path in old)
+    assert kept.keys() == {path for part in ("tables", "plots") for path in (study / part).iterdir()}
+    assert {"verdicts.svg", "verdicts.png", "contrasts.md"} & {path.name for path in kept}

@@ -104,7 +104,7 @@ def test_an_old_folder_says_what_it_lacks_and_is_not_called_broken(tmp_path: Pat
         assert f"No {file}: SFT, mild; OPD from the mild teacher." in shown
         assert f"{file}: no such file" not in shown
     assert "No state_map.json with points." in shown
-    assert "No predictors.json." in shown
+    assert "No predictors.json: it takes at least 20 trained runs of 8 configurations." in shown
     assert "No drift.json" not in shown
 
 

@@ -362,6 +362,9 @@ def test_without_stop_texts_nothing_is_decoded():
     assert stop.ending([1, 9]) == "eos"
 
 
+ASKING_THE_HOST = {torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.masked_select}
+
+
 class Recording(TorchDispatchMode):
     """A CUDA graph on a CPU: the operations of one run, done again on the same tensors, whatever Python would do by then."""
 
@@ -376,6 +379,7 @@ class Recording(TorchDispatchMode):
         return made
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert function.overloadpacket not in ASKING_THE_HOST, f"{function} can't be recorded"
         out = function(*args, **(kwargs or {}))
         self.done.append((function, args, kwargs or {}, out))
         return out
@@ -411,9 +415,9 @@ def test_recorded_steps_write_what_plain_ones_write(recorded, monkeypatch):
         (of, prompts(of), 2, given, True),
         (other, prompts(of)[:3], 3, given, True),  # another adapter, fewer rows
         (of, prompts(of), 4, dataclasses.replace(given, max_new_tokens=6), True),
-        (of, prompts(of), 5, dataclasses.replace(given, temperature=0.7), False),
-        (of, [list(range(2, 40)), *prompts(of)], 6, given, False),  # no room for so long a prompt
-        (Policy(of.weights, None), prompts(of), 7, given, False),  # nothing to write the adapter over
+        (of, [list(range(2, 40)), *prompts(of)[1:]], 5, given, False),  # no room for so long a prompt
+        (of, prompts(of), 6, dataclasses.replace(given, temperature=0.7), False),
+        (Policy(of.weights, None), prompts(of), 7, dataclasses.replace(given, temperature=0.7), False),  # no adapter
     ]
     found, kept = [], []
     for who, rows, seed, settings, _ in calls:

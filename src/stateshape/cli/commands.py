@@ -78,7 +78,7 @@ def train(
         seed: Decides data order, adapter initialisation and sampling.
         data: Folder with the official data files; default: $STATESHAPE_DATA, else the hub.
         settings: Optimiser, batch, length.
-        model_settings: Device, dtype.
+        model_settings: Device, dtype, compile.
         profile: Print where time and memory went, and write profile.json; runs one step more, without its update.
         quiet: Say nothing while working.
         json_events: Say what happens as JSON lines on stderr.

@@ -72,7 +72,7 @@ def check_passes(weights: SharedWeights) -> tuple[bool, CacheShapes]:
     foreign = False
     try:
         join_weights(weights.body)
-        plain, shapes = compare(weights, read_decoder(weights.body, None, trainable=False))
+        plain, shapes = compare(weights, read_decoder(weights.body, None, trainable=False, halves=weights.halves))
         if plain <= PROBE_TOLERANCE[weights.dtype]:
             return True, shapes
     except FOREIGN:

@@ -128,7 +128,7 @@ def compiled_halves() -> Halves:
     """The same with its small operations fused, for any number of tokens and all layers; compiled when first called.
 
     Each kind of call is compiled by itself: with gradients or without, each rank, no adapter, a single token. There are a
-    dozen, and behind the limit torch would fall back silently.
+    dozen, and beyond the limit torch would run the rest as they are.
     """
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     return Halves(torch.compile(before_attention, dynamic=True), torch.compile(after_attention, dynamic=True))
@@ -234,8 +234,8 @@ def read_decoder(body: Any, adapter: str | None, *, trainable: bool, halves: Hal
         plain = Linears(together([base.weight for base in bases]), bias_O, sizes, None, (), ())
         if adapter is None or not any(adapter in getattr(module, "lora_A", ()) for module in modules):
             return plain
-        halves = [_lora(module, base.weight, adapter, trainable=trainable) for module, base in zip(modules, bases)]
-        a_RIs, b_ROs, scales = zip(*halves, strict=True)
+        adapters = [_lora(module, base.weight, adapter, trainable=trainable) for module, base in zip(modules, bases)]
+        a_RIs, b_ROs, scales = zip(*adapters, strict=True)
         return plain._replace(a_RI=torch.cat(a_RIs) if len(a_RIs) > 1 else a_RIs[0], b_ROs=b_ROs, scales=scales)
 
     def norm(module: Any) -> Norm:

@@ -42,7 +42,7 @@ class SharedWeights:
         self._active: tuple[str | None, bool] = (None, False)
         self._peft: peft.PeftModel | None = None
         self.meter = Meter(self.device)
-        self._halves = halves
+        self.halves = halves
         check_attention(self)
         self.is_plain_decoder, self.cache_shapes = check_passes(self)
 
@@ -62,7 +62,7 @@ class SharedWeights:
         """What `run` calls, under the active adapter: worth holding on to where it is called for every token."""
         adapter, trainable = self._active
         if self.is_plain(adapter):
-            return read_decoder(self.body, adapter, trainable=trainable, halves=self._halves)
+            return read_decoder(self.body, adapter, trainable=trainable, halves=self.halves)
         return partial(run_transformers, self.body)
 
     def is_plain(self, adapter: str | None) -> bool:

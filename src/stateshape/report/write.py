@@ -28,12 +28,21 @@ def write_report(study_dir: Path) -> Path:
         write_table(study_dir / "tables", table)
     for table in tables.raw:
         write_text(study_dir / "tables" / f"{table.name}.csv", render_csv(table))
+    _forget_others(study_dir / "tables", [table.name for table in (*tables.for_files(), *tables.raw)])
     for plot in plots.all():
         write_text(study_dir / "plots" / f"{plot.name}.svg", plot.svg)
         _write_bytes(study_dir / "plots" / f"{plot.name}.png", plot.png)
+    _forget_others(study_dir / "plots", [plot.name for plot in plots.all()])
     path = study_dir / "report.html"
     write_text(path, render_page(study, plots=plots, all_tables=tables))
     return path
+
+
+def _forget_others(folder: Path, names: list[str]) -> None:
+    """Removes tables or plots of an earlier report that this one has not."""
+    for path in folder.glob("*.*"):
+        if path.stem not in names:
+            path.unlink()
 
 
 def _write_bytes(path: Path, data: bytes) -> None:

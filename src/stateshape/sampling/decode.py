@@ -1,8 +1,8 @@
 """One decoding step for every row in use, on tensors that stay where they are: so that a GPU can replay it as a graph.
 
 The step reads its tokens, positions and counts from buffers, writes the drawn tokens behind one another and moves on by
-itself: `burst` steps need no word from the host. On a GPU rows and width are rounded up, so that few graphs are enough,
-and a graph is recorded the first time a shape is met; on a CPU shapes are exact and nothing is recorded.
+itself: `burst` steps need no word from the host. For our own decoder on a GPU rows and width are rounded up, so that few
+graphs are enough, and a graph is recorded the first time a shape is met; elsewhere shapes are exact and nothing is recorded.
 
 Floor of a step at R rows: 2 P R FLOPs for P weights on a CPU; on a GPU the bytes of weights and cache in use.
 
@@ -54,7 +54,8 @@ class Decoding:
         self.forward = forward
         if isinstance(forward, Decoder):
             self.forward = forward.with_table(slots.num_places)
-            if is_recorded(head_VD.device):
+            # without a table the rotary asks the host how long the rows are, which can't be recorded
+            if self.forward.table is not None and is_recorded(head_VD.device):
                 # what is recorded reads the adapter where it lies: a copy of its own, that the next call's is written over
                 self.recorder, self.forward = Recorder(), self.forward.with_own_adapter()
         self.head_VD, self.slots, self.uniform_CS, self.temperature = head_VD, slots, uniform_CS, temperature
@@ -74,12 +75,12 @@ class Decoding:
     def run(self, num_rows: int, width: int) -> tuple[list[list[int]], list[list[float]]]:
         """The next `burst` tokens of the first rows and their log-probs, [K][R]. `width`: places in use before it."""
         rows, places = num_rows, width + self.burst
-        if self.recorder:
+        if self.recorder is not None:
             rows, places = round_up(rows, ROW_STEP), round_up(places, PLACE_STEP)
         rows, places = min(rows, self.slots.num_slots), min(places, self.slots.num_places)
         self.turn.zero_()
         for _ in range(self.burst):
-            if self.recorder:
+            if self.recorder is not None:
                 self.graph(rows, places, self.recorder).replay()
             else:
                 self.step(rows, places)
@@ -131,7 +132,7 @@ class Decoding:
             buffer[target] = buffer[source]
 
     def graph(self, rows: int, places: int, recorder: Recorder) -> torch.cuda.CUDAGraph:
-        """The step at this shape, recorded. Recording runs it, so what it changes is put back."""
+        """The step at this shape, recorded. It is run once before, so what it changes is put back."""
         if (rows, places) not in self.graphs:
             changed = (self.token_R, self.position_R, self.step_R, self.turn, self.tokens_KR, self.logps_KR)
             before = [buffer.clone() for buffer in changed]

@@ -32,7 +32,8 @@ REFILL_SHARE = 1 / 8  # of the slots must be free before waiting prompts enter: 
 class LocalSampler:
     """The default engine: the same weights and the same arithmetic as the trainer's.
 
-    On a GPU it holds on to its cache and recorded steps, which the next call with the same model uses again.
+    Where steps are recorded (our own decoder on a GPU) it holds on to its cache and its recorded steps, which the next call
+    with the same model uses again.
     """
 
     def __init__(self, *, burst: int | None = None) -> None:
@@ -69,7 +70,7 @@ class LocalSampler:
         return run.completions
 
     def decoding(self, policy: Policy, settings: SamplingSettings, *, longest: int, uniform_CS: Tensor) -> Decoding:
-        """Buffers with room for the call: those of the last one where they fit (GPU), else new ones."""
+        """Buffers with room for the call: those of the last one where they were kept and fit, else new ones."""
         forward = policy.weights.forward_pass()
         if self._kept is not None and self._kept.take_on(forward, uniform_CS, settings, longest=longest):
             return self._kept
@@ -87,7 +88,7 @@ class LocalSampler:
         )
         burst = self.burst or BURST.get(policy.device.type, 1)
         made = Decoding(forward, policy.head_VD, slots, uniform_CS, temperature=settings.temperature, burst=burst)
-        if made.recorder:
+        if made.recorder is not None:
             self._kept = made
         return made
 

@@ -244,11 +244,13 @@ def check_runs_named(file: StudyFile) -> None:
 def plan_sha256(file: StudyFile, specs: list[RunSpec]) -> str:
     """Of what is done, not of how it is written (5e-4 and 0.0005 are one plan) or how its results are read and called.
 
-    Left out: seeds, labels, notes, roles and contrasts. They may change in a folder that the plan has begun.
+    Left out: seeds, labels, notes, roles, contrasts, and whether layers are compiled. They may change in a folder that the
+    plan has begun.
     """
     runs = {spec.name: [spec.recipe_name, plain(spec.recipe()), plain(spec.train)] for spec in specs}
     done = replace(file, seeds=[], train={}, runs={}, notes="", roles={}, contrasts=[])
     meaning = {**plain(done), "runs": runs}
+    del meaning["model_settings"]["compile"]
     return sha256_text(json.dumps(meaning, sort_keys=True))
 
 

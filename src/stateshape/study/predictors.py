@@ -38,7 +38,7 @@ SETS: Mapping[str, tuple[str, ...]] = {
 }
 GAINS = (("drift and locality", "drift"), ("forward KL on the new task", "drift"))
 PENALTIES = np.logspace(-3, 3, 13)  # of standardised predictors, per run: from none to all shrunk away
-MIN_RUNS, MIN_CONFIGURATIONS = 20, 8  # a line through fewer goes anywhere beyond them: R^2 of -100 was seen with 6
+MIN_RUNS, MIN_CONFIGURATIONS = 20, 8  # fewer tell nothing of a regression: with 6 configurations, R^2 of -100 was seen
 MIN_CORRELATED = 4  # configurations
 MIN_CLUSTERS = 6  # configurations for a bootstrap interval: fewer have too few distinct resamples
 NUM_PERMUTATIONS, NUM_RESAMPLES = 999, 5_000
@@ -291,7 +291,7 @@ def too_few(
     min_runs: int = MIN_RUNS,
     min_configurations: int = MIN_CONFIGURATIONS,
 ) -> str | None:
-    """What is lacking for anything to be said of so few runs; None if nothing is."""
+    """Why these runs are too few for a statement; None if they are enough."""
     num_configurations = len({row.run for row in rows})
     if len(rows) >= min_runs and num_configurations >= min_configurations:
         return None
