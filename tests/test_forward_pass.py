@@ -454,3 +454,17 @@ def test_compiled_layers_give_the_same_values_and_gradients(monkeypatch, tmp_pat
     assert not torch._dynamo.utils.counters["graph_break"]
     assert max(difference(c_values, values), difference(c_frozen, frozen)) <= 1e-5
     assert gradient_difference(c_gradients, gradients) <= 1e-5
+
+
+def test_compile_without_a_compiler_is_refused_and_no_other_pass_taken(monkeypatch, tmp_path):
+    def fail(graph, inputs):
+        raise RuntimeError("no compiler")
+
+    plain = tiny.weights()
+    plain.model.save_pretrained(tmp_path)
+    plain.tokenizer.save_pretrained(tmp_path)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=fail))
+    decoder.compiled_halves.cache_clear()
+    with pytest.raises(BadInput, match=r"compile: got true, but torch\.compile fails here .*; leave compile out"):
+        load_weights(str(tmp_path), ModelSettings(dtype="float32", compile=True))
+    decoder.compiled_halves.cache_clear()

@@ -416,9 +416,9 @@ def test_report_never_imports_a_model_library() -> None:
 
 
 def test_tables_and_plots_of_an_earlier_report_go(study: Path) -> None:
-    old = [study / "tables" / "old.md", study / "plots" / "old.svg"]
-    for path in old:
-        path.write_text("of an earlier report")
+    old, own = [study / "tables" / "old.md", study / "plots" / "old.svg"], study / "tables" / "notes.txt"
+    for path in (*old, own):
+        path.write_text("of an earlier report, or the reader's own")
     kept = {
         path: path.read_bytes() for part in ("tables", "plots") for path in (study / part).iterdir() if path not in old
     }

@@ -13,7 +13,7 @@ import tyro
 from stateshape.core.files import BadInput, check_output, plain
 
 if TYPE_CHECKING:
-    from stateshape.core.records import OperatorCost, PhaseCost
+    from stateshape.core.records import DriftRecord, OperatorCost, PhaseCost
     from stateshape.policy.settings import ModelSettings
     from stateshape.recipes.recipe import Recipe
     from stateshape.train.settings import TrainSettings
@@ -220,6 +220,11 @@ def drift(
     if json_output:
         print(json.dumps(plain(record), indent=1))
         return
+    print_drift(record)
+
+
+def print_drift(record: DriftRecord) -> None:
+    """A line for each distance: its value and interval, its null, and the reference against itself."""
     print(f"{record.num_states} states a side from {record.num_prompts} prompts of {record.task}; {record.features}")
     heads = ("value", "95% from", "to", "null mean", "null sd", "z", "p", "A vs A")
     print(f"{'distance':28s}" + "".join(f"{head:>11s}" for head in heads))

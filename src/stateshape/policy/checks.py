@@ -11,7 +11,7 @@ import torch
 
 from stateshape.core.files import BadInput
 from stateshape.policy.bridge import run_transformers
-from stateshape.policy.decoder import ForwardPass, join_weights, read_decoder
+from stateshape.policy.decoder import PLAIN, ForwardPass, join_weights, read_decoder
 from stateshape.policy.settings import LoraSettings
 from stateshape.policy.tree_attention import TreeAttention, lay_out
 
@@ -72,11 +72,14 @@ def check_passes(weights: SharedWeights) -> tuple[bool, CacheShapes]:
     foreign = False
     try:
         join_weights(weights.body)
-        plain, shapes = compare(weights, read_decoder(weights.body, None, trainable=False, halves=weights.halves))
-        if plain <= PROBE_TOLERANCE[weights.dtype]:
-            return True, shapes
+        plain, shapes = compare(weights, read_decoder(weights.body, None, trainable=False))
+        is_plain = plain <= PROBE_TOLERANCE[weights.dtype]
     except FOREIGN:
-        pass
+        is_plain = False
+    if is_plain:
+        if weights.halves is not PLAIN:
+            check_compiled(weights)
+        return True, shapes
     try:
         worst, shapes = compare(weights, partial(run_transformers, weights.body))
     except ValueError as error:
@@ -92,6 +95,22 @@ def check_passes(weights: SharedWeights) -> tuple[bool, CacheShapes]:
             "logits that are hidden states times the head matrix (no bias, scale or soft cap); use another model"
         )
     return False, shapes
+
+
+def check_compiled(weights: SharedWeights) -> None:
+    """Compiled layers must compile here, and give the same logits. Raises BadInput."""
+    try:
+        worst, _ = compare(weights, read_decoder(weights.body, None, trainable=False, halves=weights.halves))
+    except RuntimeError as error:
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise BadInput(
+            f"compile: got true, but torch.compile fails here ({reason}); expected a compiler that works; leave compile out"
+        ) from None
+    if not worst <= PROBE_TOLERANCE[weights.dtype]:
+        raise BadInput(
+            f"compile: got true, but compiled layers give other logits (relative difference {worst:.2g}); expected the "
+            "model's own; leave compile out"
+        )
 
 
 def compare(weights: SharedWeights, forward: ForwardPass) -> tuple[float, CacheShapes]:

@@ -19,6 +19,8 @@ from stateshape.report.tables import write_table, write_tables
 def write_report(study_dir: Path) -> Path:
     """Returns the path of report.html. A partial study gives a report that says what is missing.
 
+    Tables and plots that an earlier report left in tables/ and plots/, and this one does not make, are removed.
+
     Raises: BadInput if plan.json is missing or unreadable.
     """
     study = read_study(study_dir)
@@ -28,20 +30,20 @@ def write_report(study_dir: Path) -> Path:
         write_table(study_dir / "tables", table)
     for table in tables.raw:
         write_text(study_dir / "tables" / f"{table.name}.csv", render_csv(table))
-    _forget_others(study_dir / "tables", [table.name for table in (*tables.for_files(), *tables.raw)])
+    _forget_others(study_dir / "tables", (".csv", ".md", ".tex"), [t.name for t in (*tables.for_files(), *tables.raw)])
     for plot in plots.all():
         write_text(study_dir / "plots" / f"{plot.name}.svg", plot.svg)
         _write_bytes(study_dir / "plots" / f"{plot.name}.png", plot.png)
-    _forget_others(study_dir / "plots", [plot.name for plot in plots.all()])
+    _forget_others(study_dir / "plots", (".svg", ".png"), [plot.name for plot in plots.all()])
     path = study_dir / "report.html"
     write_text(path, render_page(study, plots=plots, all_tables=tables))
     return path
 
 
-def _forget_others(folder: Path, names: list[str]) -> None:
-    """Removes tables or plots of an earlier report that this one has not."""
-    for path in folder.glob("*.*"):
-        if path.stem not in names:
+def _forget_others(folder: Path, suffixes: tuple[str, ...], names: list[str]) -> None:
+    """Removes tables or plots of an earlier report that this one has not; files of other kinds stay."""
+    for path in folder.glob("*"):
+        if path.suffix in suffixes and path.stem not in names:
             path.unlink()
 
 
