@@ -1,5 +1,7 @@
 # Everything runs in .venv, which is made on first use and refreshed when the dependencies change.
+# TORCH=cpu, default or auto decides which build of torch that takes: see scripts/install.sh.
 PYTHON ?= python3
+TORCH ?= auto
 SEEDS ?= 0,1,2
 OUT ?= studies/quickstart
 MODEL ?= embedded
@@ -8,35 +10,41 @@ STAGE ?=
 BIN := .venv/bin
 # Threads that share cores with other work sleep at barriers instead of spinning.
 export GOMP_SPINCOUNT ?= 5000
-INSTALLED := .venv/.installed
+INSTALL := PYTHON="$(PYTHON)" TORCH="$(TORCH)" scripts/install.sh .venv
+DEPENDENCIES := pyproject.toml constraints.txt scripts/install.sh
 
 .PHONY: study test check bench bench-gpu clean
 
-study: $(INSTALLED)  ## the embedded study: seven rows, three seeds (SEEDS=0 for one)
+study: .venv/.installed  ## the embedded study: seven rows, three seeds (SEEDS=0 for one)
 	$(BIN)/stateshape study quickstart --out $(OUT) --seeds $(SEEDS)
 
-test: $(INSTALLED) check  ## checks and tests
+test: .venv/.installed-dev check  ## checks and tests
 	$(BIN)/python -m pytest -n 2
 
-check: $(INSTALLED)  ## format, lint, types, import rules
+check: .venv/.installed-dev  ## format, lint, types, import rules
 	$(BIN)/ruff format --check -q src tests benchmarks
 	$(BIN)/ruff check -q src tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(INSTALLED)  ## side by side with peers (BENCH="sampling grpo" for some, MODEL=FOLDER for another model than the embedded)
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
+bench: .venv/.installed-bench  ## side by side with peers (BENCH="sampling grpo" for some, MODEL=FOLDER for another model than the embedded)
 	$(BIN)/python -m benchmarks.run $(BENCH) --model $(MODEL)
 
-bench-gpu: $(INSTALLED)  ## on a GPU: STAGE=sampling, training, peers or study; each fits into ten minutes
+bench-gpu: .venv/.installed  ## on a GPU: STAGE=sampling, training, peers or study; each fits into ten minutes
 	$(BIN)/python -m benchmarks.gpu $(STAGE) --model $(MODEL)
 
-$(INSTALLED): pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q --upgrade pip
-	$(BIN)/python -m pip install -q -c constraints.txt torch
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,gguf]'
-	touch $(INSTALLED)
+# A study needs neither linters nor test oracles nor peers.
+.venv/.installed: $(DEPENDENCIES)
+	@$(INSTALL) ""
+	@touch $@
+
+.venv/.installed-dev: $(DEPENDENCIES)
+	@$(INSTALL) dev,gguf
+	@touch $@ .venv/.installed
+
+.venv/.installed-bench: $(DEPENDENCIES)
+	@$(INSTALL) dev,gguf,bench
+	@touch $@ .venv/.installed
 
 clean:
 	rm -rf .venv studies build dist
