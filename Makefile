@@ -5,6 +5,7 @@ TORCH ?= auto
 SEEDS ?= 0,1,2
 OUT ?= studies/quickstart
 MODEL ?= embedded
+NAME ?=
 BENCH ?=
 STAGE ?=
 BIN := .venv/bin
@@ -13,7 +14,7 @@ export GOMP_SPINCOUNT ?= 5000
 INSTALL := PYTHON="$(PYTHON)" TORCH="$(TORCH)" scripts/install.sh .venv
 DEPENDENCIES := pyproject.toml constraints.txt scripts/install.sh
 
-.PHONY: study test check bench bench-gpu clean
+.PHONY: study test check results bench bench-gpu clean
 
 study: .venv/.installed  ## the embedded study: seven rows, three seeds (SEEDS=0 for one)
 	$(BIN)/stateshape study quickstart --out $(OUT) --seeds $(SEEDS)
@@ -26,6 +27,9 @@ check: .venv/.installed-dev  ## format, lint, types, import rules
 	$(BIN)/ruff check -q src tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+results: .venv/.installed  ## a study of results/ again, with its report: NAME=controls
+	$(BIN)/python scripts/results.py $(NAME)
 
 bench: .venv/.installed-bench  ## side by side with peers (BENCH="sampling grpo" for some, MODEL=FOLDER for another model than the embedded)
 	$(BIN)/python -m benchmarks.run $(BENCH) --model $(MODEL)
