@@ -25,6 +25,7 @@ from stateshape.policy.bridge import run_transformers
 from stateshape.policy.checks import check_attention, check_passes, is_plain_lora
 from stateshape.policy.decoder import PLAIN, Attend, ForwardPass, Halves, compiled_halves, read_decoder
 from stateshape.policy.fingerprint import weights_sha256
+from stateshape.policy.rotary import hold_angles
 from stateshape.policy.settings import LoraSettings, ModelSettings, resolve_device, resolve_dtype
 
 
@@ -44,6 +45,7 @@ class SharedWeights:
         self._peft: peft.PeftModel | None = None
         self.meter = Meter(self.device)
         self.halves = halves
+        self.row_limit = hold_angles(self.body)  # rows beyond it are refused (policy/policy.py)
         check_attention(self)
         self.is_plain_decoder, self.cache_shapes = check_passes(self)
 
