@@ -52,6 +52,30 @@ def check_attention(weights: SharedWeights) -> None:
         )
 
 
+def check_tokens(weights: SharedWeights) -> None:
+    """Every token must have a row in the embedding and in the head. Raises BadInput with those that have none."""
+    num_rows = min(len(weights.model.get_input_embeddings().weight), len(weights.head_VD))
+    beyond = sorted((token, text) for text, token in weights.tokenizer.get_vocab().items() if token >= num_rows)
+    if beyond:
+        token, text = beyond[0]
+        raise BadInput(
+            f"model: got {weights.source!r}, whose tokenizer has tokens without a row in the embedding ({len(beyond)} of "
+            f"them, first {text!r} with id {token}); expected ids below {num_rows:,}; resize the embedding (transformers' "
+            "resize_token_embeddings) and train it, or take the tokens out"
+        )
+
+
+def check_numbers(weights: SharedWeights) -> None:
+    """Every weight must be a finite number in the dtype it is held in. Raises BadInput with the first that is not."""
+    for name, parameter in weights.model.named_parameters():
+        # one pass over memory and no copy; a sum of finite numbers may overflow, so that is looked at again
+        if parameter.is_floating_point() and not parameter.sum(dtype=torch.float32).isfinite() and not parameter.isfinite().all():
+            raise BadInput(
+                f"model: got {weights.source!r}, whose tensor {name} holds a value that is no finite number in "
+                f"{name_of(weights.dtype)}; expected finite weights; use an unbroken copy, or another --dtype"
+            )
+
+
 def check_targets(weights: SharedWeights, lora: LoraSettings) -> None:
     """Each of an adapter's targets must name layers of the model; peft passes over those that do not. Raises BadInput."""
     linear = [name for name, module in weights.model.named_modules() if isinstance(module, torch.nn.Linear)]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from stateshape.core.files import BadInput
 from stateshape.core.meter import Meter
 from stateshape.policy.bridge import run_transformers
-from stateshape.policy.checks import check_attention, check_passes, is_plain_lora
+from stateshape.policy.checks import check_attention, check_numbers, check_passes, check_tokens, is_plain_lora
 from stateshape.policy.decoder import PLAIN, Attend, ForwardPass, Halves, compiled_halves, read_decoder
 from stateshape.policy.fingerprint import weights_sha256
 from stateshape.policy.rotary import hold_angles
@@ -47,6 +47,8 @@ class SharedWeights:
         self.halves = halves
         self.row_limit = hold_angles(self.body)  # rows beyond it are refused (policy/policy.py)
         check_attention(self)
+        check_tokens(self)
+        check_numbers(self)
         self.is_plain_decoder, self.cache_shapes = check_passes(self)
 
     @property
