@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 import transformers as hf
 from torch import nn
 
@@ -196,7 +195,9 @@ def test_a_model_of_few_positions_is_no_reason(num_positions):
 def test_a_model_with_a_weight_that_is_no_number_is_refused(value):
     model = model_of(QWEN2)
     model.model.layers[1].mlp.down_proj.weight.data[0, 0] = value
-    with pytest.raises(BadInput, match=r"'tiny', whose tensor model\.layers\.1\.mlp\.down_proj\.weight .* no finite number"):
+    with pytest.raises(
+        BadInput, match=r"'tiny', whose tensor model\.layers\.1\.mlp\.down_proj\.weight .* no finite number"
+    ):
         shared_of(model)
 
 
@@ -252,7 +253,7 @@ def test_angles_that_depend_on_the_longest_row_are_right_up_to_the_boundary_and_
     expected = logits_alone(BY_LENGTH[name], row[:32])
     for _ in range(2):  # also when longer rows have been asked for
         assert (logits(policy, row[:32]) - expected).abs().max() <= 1e-5 * expected.abs().max()
-        with pytest.raises(BadInput, match="row of 33 tokens .* beyond 32 positions depend on the longest row"):
+        with pytest.raises(BadInput, match=r"row of 33 tokens .* beyond 32 positions depend on the longest row"):
             policy.hidden_at([row[:5], row], [[0], [0]])
     settings = SamplingSettings(max_new_tokens=6, temperature=0.0)
     with pytest.raises(BadInput, match="row of 33 tokens"):

@@ -54,6 +54,11 @@ def check_attention(weights: SharedWeights) -> None:
 
 def check_tokens(weights: SharedWeights) -> None:
     """Every token must have a row in the embedding and in the head. Raises BadInput with those that have none."""
+    if not weights.tokenizer("a 1", add_special_tokens=False)["input_ids"]:
+        raise BadInput(
+            f"model: got {weights.source!r}, whose tokenizer makes no tokens of a text; expected its tokenizer.json (or "
+            "tokenizer.model) beside the weights; copy it there"
+        )
     num_rows = min(len(weights.model.get_input_embeddings().weight), len(weights.head_VD))
     beyond = sorted((token, text) for text, token in weights.tokenizer.get_vocab().items() if token >= num_rows)
     if beyond:
@@ -69,18 +74,31 @@ def check_numbers(weights: SharedWeights) -> None:
     """Every weight must be a finite number in the dtype it is held in. Raises BadInput with the first that is not."""
     for name, parameter in weights.model.named_parameters():
         # one pass over memory and no copy; a sum of finite numbers may overflow, so that is looked at again
-        if parameter.is_floating_point() and not parameter.sum(dtype=torch.float32).isfinite() and not parameter.isfinite().all():
+        if (
+            parameter.is_floating_point()
+            and not parameter.sum(dtype=torch.float32).isfinite()
+            and not parameter.isfinite().all()
+        ):
             raise BadInput(
                 f"model: got {weights.source!r}, whose tensor {name} holds a value that is no finite number in "
                 f"{name_of(weights.dtype)}; expected finite weights; use an unbroken copy, or another --dtype"
             )
 
 
+def linear_layers(weights: SharedWeights) -> set[str]:
+    """Names of the base's linear layers, whether an adapter wraps them or not."""
+    linear = [name for name, module in weights.model.named_modules() if isinstance(module, torch.nn.Linear)]
+    return {name.removesuffix(".base_layer") for name in linear if ".lora_" not in name}
+
+
+def linear_names(weights: SharedWeights) -> list[str]:
+    """What an adapter can name as its targets: the last parts of those, without the head's."""
+    return sorted({name.rpartition(".")[2] for name in linear_layers(weights)} - {"lm_head"})
+
+
 def check_targets(weights: SharedWeights, lora: LoraSettings) -> None:
     """Each of an adapter's targets must name layers of the model; peft passes over those that do not. Raises BadInput."""
-    linear = [name for name, module in weights.model.named_modules() if isinstance(module, torch.nn.Linear)]
-    layers = {name.removesuffix(".base_layer") for name in linear if ".lora_" not in name}  # peft wraps what it adapts
-    last = sorted({name.rpartition(".")[2] for name in layers} - {"lm_head"})
+    layers, last = linear_layers(weights), linear_names(weights)
     if not last and any(isinstance(module, Conv1D) for module in weights.model.modules()):
         raise BadInput(
             f"model: got {weights.source!r}, whose layers are Conv1D, as GPT-2 has them; expected linear layers, which "
