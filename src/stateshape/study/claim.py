@@ -7,7 +7,7 @@ from pathlib import Path
 from stateshape.core.files import BadInput, check_output, plain, read_json, write_json
 from stateshape.core.records import PlanRecord, RunRecord
 from stateshape.policy.checks import check_targets
-from stateshape.policy.open import check_teacher
+from stateshape.policy.open import check_teacher, is_same_model
 from stateshape.policy.policy import Policy
 from stateshape.recipes.names import BUILT_IN
 from stateshape.recipes.recipe import Need, Parts, teachers_of
@@ -142,7 +142,7 @@ def claim_run(bench: Bench, spec: RunSpec, seed: int, folder: Path) -> RunRecord
     begun = read_json(path, RunRecord)
     for field_name in ("seed", "model", "task", "teacher", "settings"):
         got, there = plain(getattr(record, field_name)), plain(getattr(begun, field_name))
-        if got != there:
+        if got != there and not (field_name in ("model", "teacher") and is_same_model(there, got)):
             raise BadInput(
                 f"out: {folder} holds a run with another {field_name} ({first_difference(there, got)}); give --out another "
                 "folder, or delete this one to start again"

@@ -15,7 +15,7 @@ import torch
 from stateshape.core.files import BadInput, read_json, write_json
 from stateshape.core.records import RunRecord
 from stateshape.core.seeds import seed_for
-from stateshape.policy.open import open_weights, resolve
+from stateshape.policy.open import open_weights, resolve_base
 from stateshape.policy.policy import Policy
 from stateshape.policy.weights import SharedWeights
 from stateshape.study.bench import Bench, Operators, load_tasks
@@ -52,7 +52,7 @@ def execute(
     claim_folder(folder, plan)
     target, retention = load_tasks(plan.file, data_dir)
     check_data(folder, [target, *retention])
-    resolve(plan.file.model)
+    resolve_base(plan.file.model)
     for spec in plan.runs:
         check_training(spec, target)
         check_sources(plan, spec, target)
