@@ -51,8 +51,14 @@ class Bench:
         ]
         return Compared(
             base=base,
-            new_task=[base.encode_prompt(item.prompt) for item in self.target.test[: settings.prompts]],
-            retention=[base.encode_prompt(text) for text in spread_over(questions, settings.prompts)],
+            new_task=[
+                base.fitted(base.encode_prompt(item.prompt), behind=settings.max_new_tokens)
+                for item in self.target.test[: settings.prompts]
+            ],
+            retention=[
+                base.fitted(base.encode_prompt(text), behind=settings.retention_tokens)
+                for text in spread_over(questions, settings.prompts)
+            ],
             sampler=self.sampler,
             stops=self.target.stops,
             settings=settings,
