@@ -69,8 +69,8 @@ def score_choices(
         num_done += len(batch)
         if progress:
             progress(num_done, len(sequences))
-    for item, values in zip(task.items, logps):
-        check_finite(policy, task.name, item.item_id, values)
+    for item, scored in zip(task.items, logps):
+        check_finite(policy, task.name, item.item_id, scored)
     truncated = {sequence.item for sequence in sequences if sequence.is_truncated}
     if truncated:
         LOGGER.warning(

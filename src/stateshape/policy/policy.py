@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -97,7 +97,10 @@ class Policy:
 
     def encode_prompt(self, text: str) -> list[int]:
         """Ids of a prompt, with the tokenizer's own BOS if it adds one and the text brings none; never an EOS."""
-        return self._bare(self.tokenizer(text)["input_ids"])
+        return self._bare(self._encoded(text))
+
+    def _encoded(self, texts: Any) -> Any:
+        return self.tokenizer(texts, verbose=False)["input_ids"]  # of lengths we say more than transformers does
 
     def _bare(self, ids: list[int]) -> list[int]:
         if self.bos_id is not None and ids[:2] == [self.bos_id] * 2:
@@ -116,8 +119,8 @@ class Policy:
         """
         if not pairs:
             return []
-        prompts = self.tokenizer([prompt for prompt, _ in pairs])["input_ids"]
-        wholes = self.tokenizer([prompt + text for prompt, text in pairs])["input_ids"]
+        prompts = self._encoded([prompt for prompt, _ in pairs])
+        wholes = self._encoded([prompt + text for prompt, text in pairs])
         made = []
         for (_, text), prompt, whole in zip(pairs, map(self._bare, prompts), map(self._bare, wholes), strict=True):
             is_split = whole[: len(prompt)] == prompt

@@ -61,8 +61,8 @@ def _check_texts(policy: Policy, rows: Sequence[tuple[GenerationItem, Joined]]) 
         if ends := set(one.text) & set(policy.eos_ids):
             end = policy.tokenizer.convert_ids_to_tokens(min(ends))
             raise BadInput(
-                f"solution: got the model's end token {end!r} in a text of {item.item_id}; expected none, since one is added at "
-                "the end; remove it"
+                f"solution: got the model's end token {end!r} in a text of {item.item_id}; expected none, since one is added "
+                "at the end; remove it"
             )
     limit = policy.max_positions
     long = [(item.item_id, len(one.text) + 1) for item, one in rows if limit is not None and len(one.text) + 1 >= limit]

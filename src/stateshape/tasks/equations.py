@@ -1,8 +1,8 @@
 """Reads the arithmetic that stands in a text: where an equation stands, and whether it holds.
 
 Numbers: 12, 1,234, 0.05, .5, $4, 20%, 1/3, the mixed 1 1/2. Operators: + - * / x × · ÷ and brackets, 2(3 + 4). A chain
-`a = b = c` is compared side by side; a running total (`2 + 3 = 5 + 1 = 6`) is right where the next side begins with the value so
-far.
+`a = b = c` is compared side by side; a running total (`2 + 3 = 5 + 1 = 6`) is right where the next side begins with the
+value so far.
 
 Where a text can be read in two ways (1 1/2 as a mixed number or as a 1 before a half, 20% as 0.2 or as 20, a hyphen as a
 minus or as a list's mark, 6 / 1/3 from the left or by a third), an equation holds if it holds in one of them. What can't be

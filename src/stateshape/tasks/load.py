@@ -65,6 +65,12 @@ def load_task(
     return replace(task, max_new_tokens=max_new_tokens)
 
 
+def check_evaluable(task: Task) -> None:
+    """Whether there is an item to evaluate. Raises BadInput."""
+    if isinstance(task, GenerationTask) and not task.test:
+        raise BadInput(f'{task.name}: got no test rows; expected some; rows without "split": "train" are test rows')
+
+
 def _known(name: str, data_dir: Path | None, *, shots: int, limit: int | None) -> Task:
     if name in EMBEDDED:
         return _embedded(name, shots=shots, limit=limit)

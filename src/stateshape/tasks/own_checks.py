@@ -21,6 +21,14 @@ class Read(NamedTuple):
     split: str
     item: GenerationItem
 
+    @property
+    def line(self) -> str:
+        return line_of(self.where)
+
+
+def line_of(where: str) -> str:
+    return f"line {where.rpartition(':')[2]}"
+
 
 def generation_notes(rows: Sequence[Read], grade: Callable[[str, GenerationItem], Grades]) -> list[str]:
     made = [
@@ -42,7 +50,7 @@ def _wrong_solutions(rows: Sequence[Read], grade: Callable[[str, GenerationItem]
         return ""
     row, strict = wrong[0]
     return (
-        f"solution: {len(wrong)} of {len(solved)} are graded wrong by this task's own grader ({row.where} is the first: it "
+        f"solution: {len(wrong)} of {len(solved)} are graded wrong by this task's own grader ({row.line} is the first: it "
         f"reads {shown(strict.prediction)}, the answer is {shown(row.item.gold)}); mend them, or drop these rows"
     )
 
@@ -53,7 +61,7 @@ def _equal_pairs(rows: Sequence[Read]) -> str:
     if not equal:
         return ""
     return (
-        f"rejected: {len(equal)} of {len(pairs)} are the same text as their solution ({equal[0].where} is the first), which "
+        f"rejected: {len(equal)} of {len(pairs)} are the same text as their solution ({equal[0].line} is the first), which "
         "teaches no preference"
     )
 
@@ -65,8 +73,8 @@ def _shared_prompts(rows: Sequence[Read]) -> str:
     if not shared:
         return ""
     return (
-        f"prompt: {len(shared)} of {len(test)} test prompts are also training prompts ({shared[0].where} is the first); a score "
-        "on them is no score on unseen problems"
+        f"prompt: {len(shared)} of {len(test)} test prompts are also training prompts ({shared[0].line} is the first); "
+        "a score on them is no score on unseen problems"
     )
 
 
@@ -76,8 +84,8 @@ def _twofold_prompts(rows: Sequence[Read]) -> str:
     if not odd:
         return ""
     return (
-        f"answer: {len(odd)} rows give a prompt of an earlier row another answer ({odd[0].where} is the first); one of the two "
-        "is wrong"
+        f"answer: {len(odd)} of {len(rows)} rows ask what an earlier row asks and give another answer ({odd[0].line} is the "
+        "first); at most one of the two is right"
     )
 
 
@@ -87,7 +95,7 @@ def _returns(rows: Sequence[Read]) -> str:
     if not odd:
         return ""
     return (
-        f"prompt: {len(odd)} of {len(rows)} rows hold Windows line ends (\\r\\n), which are kept ({odd[0].where} is the "
+        f"prompt: {len(odd)} of {len(rows)} rows hold Windows line ends (\\r\\n), which are kept ({odd[0].line} is the "
         "first); write \\n if the model should not read them"
     )
 
@@ -99,8 +107,8 @@ def choice_notes(items: Sequence[tuple[str, ChoiceItem]]) -> list[str]:
         return []
     where, _, (right, wrong) = beaten[0]
     return [
-        f"options: {len(beaten)} of {len(items)} right options begin with a wrong one ({where} is the first: {shown(right)} "
-        f"and {shown(wrong)}); summed log-probs favour the shorter of the two; reword them"
+        f"options: {len(beaten)} of {len(items)} right options begin with a wrong one ({line_of(where)} is the first: "
+        f"{shown(right)} and {shown(wrong)}); summed log-probs favour the shorter of the two; reword them"
     ]
 
 

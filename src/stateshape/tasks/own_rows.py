@@ -118,9 +118,8 @@ def _checked(row: dict[str, Any], *, where: str) -> dict[str, Any]:
     """The row without its nulls, its labels as texts. What the parser would turn into a text in silence is refused."""
     for key, value in row.items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise BadInput(
-                f"{where}: {key}: got {value}, a gap in the table it comes from; expected a value; fill it in or leave it out"
-            )
+            fix = "fill it in, or drop the row" if key in ("prompt", "answer") else "fill it in, or leave it out"
+            raise BadInput(f"{where}: {key}: got {value}, a gap in the table it comes from; expected a value; {fix}")
     for key in ("prompt", "answer"):
         _check_there(row, key, where=where)
     given = {key: value for key, value in row.items() if value is not None}
