@@ -10,7 +10,9 @@ import tiny
 from stateshape.core.files import BadInput
 from stateshape.core.states import Origin, pack
 from stateshape.states.cuts import Cut, OneState, response_entropies
+from stateshape.tasks.equations import equations
 from stateshape.tasks.items import GenerationItem
+from stateshape.tasks.load import load_task
 from stateshape.tasks.steps import first_error, value_of
 
 
@@ -166,3 +168,12 @@ def test_a_cut_of_your_own(tmp_path):
         Cut(at=f"{tmp_path / 'short.py'}:one").applied(None, rows, {}, random.Random(0))
     with pytest.raises(BadInput, match="can't be imported"):
         Cut(at=f"{tmp_path / 'mine.py'}:third").applied(None, rows, {}, random.Random(0))
+
+
+def test_every_worked_solution_of_the_embedded_world_is_read():
+    """No error in a right one; in a wrong one the last equation, or the answer."""
+    for item in load_task("arithmetic").train:
+        assert first_error(item.completion, item.gold) is None, item.completion
+        place = first_error(item.rejected, item.gold)
+        last = max(found.start for found in equations(item.rejected))
+        assert place in (last, item.rejected.index("####")), item.rejected

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from pathlib import Path
 
 import pytest
 
@@ -116,6 +117,7 @@ def test_a_point_in_front_is_part_of_the_number():
         ("#### 7", "3 + 4 = 7", " 3 + 4 = 7\n#### 7"),
         ("so\n#### 7", "3 + 4 = 7", " 3 + 4 = 7\n#### 7"),
         ("7\r\n", "3 + 4 = 7\r\n", " 3 + 4 = 7\n#### 7"),
+        ("I think it is 7.", "I think it is 7.", " I think it is 7."),
     ],
 )
 def test_a_given_solution_is_graded_right(tmp_path, caplog, answer, solution, completion):
@@ -198,8 +200,8 @@ def test_options_and_solutions_behind_a_template(tmp_path):
 
 def test_a_file_may_have_settings(tmp_path):
     settings = {"settings": {"delimiter": "", "stops": ["\n\n"], "max_new_tokens": 9}}
-    task = load(tmp_path, settings, {**SUM, "solution": "7"}, {"prompt": "Capital?", "answer": "Paris"})
-    assert (task.stops, task.max_new_tokens, task.train[0].completion) == (("\n\n",), 9, "7\n#### 7")
+    task = load(tmp_path, settings, {**SUM, "solution": "so 7"}, {"prompt": "Capital?", "answer": "Paris"})
+    assert (task.stops, task.max_new_tokens, task.train[0].completion) == (("\n\n",), 9, "so 7\n#### 7")
     assert task.test[0].item_id == "mine/3", "items are still named by their line"
     assert task.grade("Paris\n\nQ: and Spain?", task.test[0]).strict.is_correct
     assert not task.grade("Paris Question: ?", task.test[0]).strict.is_correct, (
@@ -298,6 +300,31 @@ def test_other_formats_are_named(tmp_path, row, message):
     told = refusal(tmp_path, row)
     assert message in told
     assert "docs/tasks.md" in told
+
+
+CONVERTED = {
+    "gsm8k": {"question": "3+4?", "answer": "3+4=7\n#### 7"},
+    "alpaca": {"instruction": "Add.", "input": "3 and 4", "output": "7"},
+    "messages": {"messages": [{"role": "user", "content": "3+4?"}, {"role": "assistant", "content": "7"}]},
+    "sharegpt": {"conversations": [{"from": "human", "value": "3+4?"}, {"from": "gpt", "value": "7"}]},
+    "arc": {"question": "3+4?", "choices": {"text": ["6", "7"], "label": ["A", "B"]}, "answerKey": "B"},
+    "preferences": {"prompt": "3+4?", "chosen": "7", "rejected": "8"},
+}
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_the_lines_that_convert_other_formats(tmp_path, caplog, name):
+    page = (Path(__file__).parents[1] / "docs" / "tasks.md").read_text(encoding="utf-8")
+    namespace: dict = {}
+    exec(page.partition("```python\n")[2].partition("```")[0], namespace)
+    (tmp_path / "theirs.jsonl").write_text(json.dumps(CONVERTED[name]) + "\n", encoding="utf-8")
+    namespace["convert"](tmp_path / "theirs.jsonl", tmp_path / "ours.jsonl", namespace[name])
+    task = load_task(str(tmp_path / "ours.jsonl"))
+    assert not caplog.text
+    if name == "arc":
+        assert task.items[0].is_true == (False, True)
+    else:
+        assert task.test[0].gold == "7"
 
 
 def test_prompts_that_are_seen_twice_are_counted(tmp_path, caplog):

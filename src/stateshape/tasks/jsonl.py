@@ -154,10 +154,12 @@ def _generation_item(
 
 
 def _with_answer(solution: str, answer: str) -> str:
-    """The solution with its `#### answer`, which the strict grader reads, where it does not end in one.
+    """The solution with its `#### answer`, which the strict grader reads, where it does not end in one or is the answer itself.
 
     A "####" with more text behind its line is a heading.
     """
+    if normalise(solution) == normalise(answer):
+        return solution
     there = marked_answer(solution)
     if there.line and (there.line == there.behind or normalise(there.behind) == normalise(answer)):
         return solution
