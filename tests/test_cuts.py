@@ -10,7 +10,9 @@ import tiny
 from stateshape.core.files import BadInput
 from stateshape.core.states import Origin, pack
 from stateshape.states.cuts import Cut, OneState, response_entropies
+from stateshape.tasks.equations import equations
 from stateshape.tasks.items import GenerationItem
+from stateshape.tasks.load import load_task
 from stateshape.tasks.steps import first_error, value_of
 
 
@@ -91,6 +93,50 @@ def test_the_entropy_cut_hands_over_at_the_most_uncertain_token():
         ("no equation, no answer", "5", None),
         ("1,000 - 1 = 999\n#### 999", "999", None),
         ("5/0 = 3\n#### 5", "5", None),  # nothing can be said
+        # numbers as people write them
+        ("7 * 0.05 = 0.35", "7", None),
+        ("10 * 0.05 = 5", "5", "10 * 0.05"),
+        ("1.005 + 100.005 = 101.01", "0", None),
+        (".5 * 4 = 2, .85 + .15 = 1", "2", None),
+        (".5 * 4 = 3", "2", ".5 * 4"),
+        ("1 1/2 * 4 = 6, 1 1/2 + 2 1/4 = 3 3/4", "6", None),
+        ("In week 2 3/4 = 0.75 of it", "6", None),
+        ("1 1/2 * 4 = 7", "6", "1 1/2"),
+        ("12 x 1 and 1/4 = 15", "15", None),
+        ("50 * 20% = 10, 20/50*100 = 40%", "10", None),
+        ("50 * 20% = 11", "10", "50 * 20%"),
+        ("30 + 15 = 3:45, 10:00 - 2 = 8", "0", None),
+        ("1,5 + 2 = 3,5", "0", None),  # a decimal comma is not read
+        # the right side may be an expression, and a chain may be a running total
+        ("20 / 60 = 1/3", "7", None),
+        ("20 / 60 = 1/4", "7", "20 / 60"),
+        ("6 + 3 * 2 = 6 + 6 = 12", "12", None),
+        ("6 + 3 * 2 = 6 + 6 = 13", "13", "6 + 6"),
+        ("3 * 4\n= 12\n= 13", "12", "12"),
+        ("2(3 + 4) = 14, 35(2/5) = 14", "14", None),
+        ("2(3 + 4) = 15", "14", "2(3"),
+        ("25 / 1/3 = 75 and 6 / 2 / 3 = 1", "75", None),
+        ("2,430 – (1,250 + 850) = 330", "330", None),
+        # rounded in the last decimal that is printed, and no further
+        ("100 / 3 = 33.3, 22 / 7 = 3.142", "33", None),
+        ("100 / 3 = 33.5", "33", "100 / 3"),
+        ("1.5 + 1.5 = 3.1", "3", "1.5 + 1.5"),
+        # what can't be read is no error
+        ("3x-5=16, 13x = 260, 2x + 3 = 9, 100/5 = 5A/5", "20", None),
+        ("35 questions x 2/5 = 14, 6 pens - 2 = 4, Day 1 = 5, weeks 1-2 = 96", "14", None),
+        ("2^3 = 9, \\frac{1}{2} = 3, $100 000 x 10/100 = $10,000", "9", None),
+        ("- 3 + 4 = 7\n* 2 + 2 = 4\n1) 12 * 2 = 24 (3 + 4 = 7)", "7", None),
+        ("- 3 + 4 = 8\n", "7", "- 3"),
+        ("1) 12 * 2 = 25", "7", "12 * 2"),
+        ("**3 + 4 = 8**", "7", "3 + 4"),
+        ("(" * 5000 + "1 = 2", "7", None),
+        ("9" * 5000 + " + 1 = 2", "7", None),
+        # the final answer
+        ("#### Step 1\n3+4=7\n#### 7", "7", None),
+        ("#### 1. Add\n3+4=7\n#### 8", "7", "#### 8"),
+        ("half\n#### 1/2", "1/2", None),
+        ("half\n#### 50%", "50", None),
+        ("seven\n#### 7.0", "7", None),
     ],
 )
 def test_the_first_error_is_the_first_equation_that_does_not_hold(text, gold, at):
@@ -122,3 +168,12 @@ def test_a_cut_of_your_own(tmp_path):
         Cut(at=f"{tmp_path / 'short.py'}:one").applied(None, rows, {}, random.Random(0))
     with pytest.raises(BadInput, match="can't be imported"):
         Cut(at=f"{tmp_path / 'mine.py'}:third").applied(None, rows, {}, random.Random(0))
+
+
+def test_every_worked_solution_of_the_embedded_world_is_read():
+    """No error in a right one; in a wrong one the last equation, or the answer."""
+    for item in load_task("arithmetic").train:
+        assert first_error(item.completion, item.gold) is None, item.completion
+        place = first_error(item.rejected, item.gold)
+        last = max(found.start for found in equations(item.rejected))
+        assert place in (last, item.rejected.index("####")), item.rejected

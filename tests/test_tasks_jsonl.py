@@ -114,7 +114,7 @@ def test_malformed_generation_rows(tmp_path: Path, bad: object, message: str) ->
         ),
         ({"prompt": "p", "options": ["a", "b"], "answer": -1}, "mine.jsonl:3: answer: got -1"),
         ({"prompt": "p", "options": ["a", "b"], "answer": "a"}, "mine.jsonl:3: answer: got 'a'"),
-        ({"prompt": "p", "options": ["a", "b"], "answer": []}, "mine.jsonl:3: answer: got None"),
+        ({"prompt": "p", "options": ["a", "b"], "answer": []}, r"mine.jsonl:3: answer: got \[\]"),
         ({"prompt": "p", "options": ["a", 3], "answer": 0}, "mine.jsonl:3: options: got 3"),
         ({"prompt": "p", "options": ["a", "b"], "answer": 0, "split": "train"}, "mine.jsonl:3: .*split"),
     ],

@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 
 from stateshape.tasks import gsm8k
+from stateshape.tasks.equations import equations
 from stateshape.tasks.load import load_task
+from stateshape.tasks.steps import first_error
 from stateshape.tasks.task import ChoiceTask, GenerationTask
 
 pytestmark = pytest.mark.skipif(
@@ -152,3 +154,11 @@ def test_mmlu_prompts_are_the_harness_s(subject: str) -> None:
         assert shot.prompt == config["description"] + examples + text
         assert plain.options == tuple(f" {letter}" for letter in letters)
         assert plain.is_true.index(True) == doc["answer"]
+
+
+def test_gold_solutions_are_graded_right_and_their_equations_are_read() -> None:
+    """Of 7,473 solutions fewer than 60 hold a false equation: slips of the data (10 x .5 = 10), and a few odd spellings."""
+    task = generation("gsm8k")
+    assert all(task.grade(item.completion or "", item).strict.is_correct for item in (*task.train, *task.test))
+    assert sum(first_error(item.completion or "", item.gold) is not None for item in task.train) < 60
+    assert sum(len(list(equations(item.completion or ""))) for item in task.train) > 19_000

@@ -30,9 +30,17 @@ def open_policy(source: str, settings: ModelSettings | None = None) -> Policy:
     return open_policy_from(source, settings or ModelSettings())
 
 
-def load_task(name: str, *, data_dir: PathLike | None = None, limit: int | None = None, shots: int = 0) -> Task:
+def load_task(
+    name: str,
+    *,
+    data_dir: PathLike | None = None,
+    limit: int | None = None,
+    shots: int = 0,
+    max_new_tokens: int | None = None,
+) -> Task:
     """gsm8k, truthfulqa, mmlu (official files in `data_dir`, else the hub), arithmetic, facts, exam, or a .jsonl file."""
-    return load_task_from(name, data_dir=None if data_dir is None else Path(data_dir), limit=limit, shots=shots)
+    folder = None if data_dir is None else Path(data_dir)
+    return load_task_from(name, data_dir=folder, limit=limit, shots=shots, max_new_tokens=max_new_tokens)
 
 
 def evaluate(policy: Policy, task: Task) -> list[EvalRow]:

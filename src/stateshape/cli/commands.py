@@ -112,6 +112,7 @@ def evaluate(
     data: str | None = None,
     limit: int | None = None,
     shots: int = 0,
+    max_new_tokens: int | None = None,
     device: str = "auto",
     dtype: str = "auto",
     profile: bool = False,
@@ -127,6 +128,7 @@ def evaluate(
         data: Folder with the official data files; default: $STATESHAPE_DATA, else the hub.
         limit: Number of items: the first N; for exams N stratified by subject. Default: all.
         shots: Worked examples in the prompt.
+        max_new_tokens: Longest completion, in tokens. Default: the task's own (docs/tasks.md).
         device: auto, cpu, cuda, cuda:N.
         dtype: auto, float32, bfloat16, float16.
         profile: Print where time and memory went, and write evals/<task>.profile.json; evaluates a few items again.
@@ -137,10 +139,11 @@ def evaluate(
     from stateshape.evals.evaluate import evaluate as evaluate_task
     from stateshape.evals.evaluate import summarise, write_evaluation
     from stateshape.policy.open import open_policy
-    from stateshape.tasks.load import load_task
+    from stateshape.tasks.load import check_evaluable, load_task
 
     check_output(Path(out) / "evals")
-    chosen = load_task(task, data_dir=data_folder(data), limit=limit, shots=shots)
+    chosen = load_task(task, data_dir=data_folder(data), limit=limit, shots=shots, max_new_tokens=max_new_tokens)
+    check_evaluable(chosen)
     policy = open_policy(source, model_settings_from(device, dtype))
     reporter = reporter_for(quiet=quiet, json_events=json_events)
     costs: dict[str, PhaseCost] = {}

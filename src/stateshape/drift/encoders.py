@@ -36,8 +36,9 @@ class HiddenStates:
         """The prompt is context and not averaged. A prefix that decodes to no text is seen at the prompt's last token."""
         rows, places = [], []
         for response, state in zip(states.responses, states.states):
-            prompt = self._policy.encode_prompt(state[: len(state) - len(response)])
-            ids = [*prompt, *self._policy.encode(response)]
+            (joined,) = self._policy.encode_joined([(state[: len(state) - len(response)], response)])
+            prompt = self._policy.fitted(joined.prompt, behind=len(joined.text))
+            ids = [*prompt, *joined.text]
             rows.append(ids)
             places.append(range(min(len(prompt), len(ids) - 1), len(ids)))
         made, first, size = [], 0, 0

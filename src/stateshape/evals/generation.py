@@ -11,6 +11,7 @@ import logging
 
 from stateshape.core.files import BadInput, sha256_text
 from stateshape.core.records import EvalRow
+from stateshape.evals.finite import check_finite
 from stateshape.policy.policy import Policy
 from stateshape.sampling.local import LocalSampler
 from stateshape.sampling.settings import Completion, Sampler, SamplingSettings
@@ -35,6 +36,8 @@ def generate_and_grade(
     )
     prompts = _prompts(policy, task)
     completions = (sampler or LocalSampler()).sample(policy, prompts, settings, seed=GREEDY_SEED, progress=progress)
+    for item, made in zip(task.test, completions, strict=True):
+        check_finite(policy, task.name, item.item_id, made.logps)
     return [_row(policy, task, item, made) for item, made in zip(task.test, completions, strict=True)]
 
 
@@ -46,12 +49,12 @@ def _prompts(policy: Policy, task: GenerationTask) -> list[list[int]]:
     if room < 1:
         raise BadInput(
             f"{task.name}: max_new_tokens: got {task.max_new_tokens}; expected fewer than the model's "
-            f"{policy.max_positions} positions; use a model with more"
+            f"{policy.max_positions} positions; give --max-new-tokens fewer, or use a model with more"
         )
     num_cut = sum(len(ids) > room for ids in prompts)
     if num_cut:
         LOGGER.warning("%s: %d of %d prompts lost tokens on the left to fit", task.name, num_cut, len(prompts))
-    return [ids[-room:] for ids in prompts]
+    return [policy.fitted(ids, behind=task.max_new_tokens) for ids in prompts]
 
 
 def _row(policy: Policy, task: GenerationTask, item: GenerationItem, made: Completion) -> EvalRow:

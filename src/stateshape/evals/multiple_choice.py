@@ -1,7 +1,8 @@
 """Multiple choice by log-probability: each option is scored as the continuation of its prompt, in nats, summed.
 
 Texts become tokens as in lm-evaluation-harness: trailing blanks of the prompt move to the option, prompt and option are
-encoded together, and the option's tokens are those after as many as the prompt alone has. A sequence longer than the
+encoded together, and the option's tokens are those after as many as the prompt alone has. Differs: a line's end stays with
+the prompt (a chat template's last token), where the harness scores it with every option. A sequence longer than the
 model's positions loses tokens on the left; the row's score "left_truncated" is then 1.
 
 An option is a row of its own; rows that begin alike share their beginning in one forward pass (core/prefix_tree.py): a
@@ -29,6 +30,7 @@ from stateshape.core.files import BadInput, sha256_text
 from stateshape.core.prefix_tree import common_length
 from stateshape.core.records import EvalRow
 from stateshape.core.tensors import token_logp
+from stateshape.evals.finite import check_finite
 from stateshape.policy.policy import Policy
 from stateshape.tasks.items import ChoiceItem
 from stateshape.tasks.task import ChoiceTask, Progress
@@ -67,6 +69,8 @@ def score_choices(
         num_done += len(batch)
         if progress:
             progress(num_done, len(sequences))
+    for item, scored in zip(task.items, logps):
+        check_finite(policy, task.name, item.item_id, scored)
     truncated = {sequence.item for sequence in sequences if sequence.is_truncated}
     if truncated:
         LOGGER.warning(
@@ -77,8 +81,8 @@ def score_choices(
 
 
 def split_tokens(policy: Policy, prompt: str, option: str) -> tuple[list[int], list[int]]:
-    """Ids of the prompt and of the option after it (the harness's _encode_pair)."""
-    bare = prompt.rstrip()
+    """Ids of the prompt and of the option after it (the harness's _encode_pair, but for a line's end)."""
+    bare = prompt.rstrip(" \t")
     context = policy.encode_prompt(bare)
     whole = policy.encode_prompt(bare + prompt[len(bare) :] + option)
     return context, whole[len(context) :]

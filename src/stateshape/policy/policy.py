@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +17,14 @@ from stateshape.core.files import BadInput
 from stateshape.policy.flops import Flops, flops_of
 from stateshape.policy.tree_attention import TreeAttention, lay_out
 from stateshape.policy.weights import SharedWeights
+
+
+class Joined(NamedTuple):
+    """A prompt's ids and those of a text behind it. is_split: no token reaches across the two."""
+
+    prompt: list[int]
+    text: list[int]
+    is_split: bool
 
 
 class Policy:
@@ -56,6 +65,12 @@ class Policy:
     def hidden_at(self, rows: Sequence[Sequence[int]], places: Sequence[Sequence[int] | np.ndarray]) -> Tensor:
         """Last hidden states [N, D] of each row at its places, in order. Rows without places are not among `rows`."""
         asked = [np.asarray(at) for at in places if len(at)]
+        longest = max(map(len, rows), default=0)
+        if self.max_positions is not None and longest > self.max_positions:
+            raise BadInput(
+                f"{self.weights.source}: got a row of {longest} tokens; expected at most the model's {self.max_positions} "
+                "positions; shorten the prompts or what is written behind them, or use a model with more"
+            )
         if not rows:
             made_ND = self.head_VD.new_zeros(0, self.head_VD.shape[1])
             return made_ND.requires_grad_(self.is_trainable and torch.is_grad_enabled())
@@ -98,14 +113,46 @@ class Policy:
 
     def encode_prompt(self, text: str) -> list[int]:
         """Ids of a prompt, with the tokenizer's own BOS if it adds one and the text brings none; never an EOS."""
-        ids = self.tokenizer(text)["input_ids"]
+        return self._bare(self._encoded(text))
+
+    def _encoded(self, texts: Any) -> Any:
+        return self.tokenizer(texts, verbose=False)["input_ids"]  # of lengths we say more than transformers does
+
+    def _bare(self, ids: list[int]) -> list[int]:
         if self.bos_id is not None and ids[:2] == [self.bos_id] * 2:
             ids = ids[1:]
         return ids[:-1] if ids and len(ids) > 1 and ids[-1] in self.eos_ids else ids
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text that follows other text: no special tokens are added."""
+        """Ids of a text by itself: no special tokens are added. Of a text behind a prompt: see encode_joined."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def encode_joined(self, pairs: Sequence[tuple[str, str]]) -> list[Joined]:
+        """Prompts with a text behind each: its ids are those behind the prompt's in the encoding of both.
+
+        A tokenizer that puts a blank before every text (Llama-2's) would begin a text encoded alone with one too many. Where a
+        token reaches across the two, the text is encoded alone: the prompt's ids stay those that are sampled from.
+        """
+        if not pairs:
+            return []
+        prompts = self._encoded([prompt for prompt, _ in pairs])
+        wholes = self._encoded([prompt + text for prompt, text in pairs])
+        made = []
+        for (_, text), prompt, whole in zip(pairs, map(self._bare, prompts), map(self._bare, wholes), strict=True):
+            is_split = whole[: len(prompt)] == prompt
+            made.append(Joined(prompt, whole[len(prompt) :] if is_split else self.encode(text), is_split))
+        return made
+
+    def fitted(self, prompt: list[int], *, behind: int) -> list[int]:
+        """The prompt's ids with room for so many tokens behind them: a longer prompt loses tokens on the left."""
+        if self.max_positions is None:
+            return prompt
+        if behind >= self.max_positions:
+            raise BadInput(
+                f"{self.weights.source}: got {behind} tokens behind a prompt; expected fewer than the model's "
+                f"{self.max_positions} positions; ask for fewer new tokens, shorten the solutions, or use a model with more"
+            )
+        return prompt[-(self.max_positions - behind) :]
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from stateshape.core.files import BadInput
 from stateshape.policy.policy import Policy
 from stateshape.policy.tree_attention import TreeAttention, lay_out
 from stateshape.sampling.decode import PLACE_STEP, Decoding, is_recorded, round_up
@@ -54,14 +55,20 @@ class LocalSampler:
         """See Sampler. What a row becomes depends on its prompt, its number and the seed, not on the rows beside it."""
         if not prompts:
             return []
-        policy.check_length(max(map(len, prompts)) + settings.max_new_tokens)
+        longest = max(map(len, prompts))
+        policy.check_length(longest + settings.max_new_tokens)
+        if policy.max_positions is not None and longest >= policy.max_positions:
+            raise BadInput(
+                f"{policy.weights.source}: got a prompt of {longest} tokens; expected fewer than the model's "
+                f"{policy.max_positions} positions; shorten it, or use a model with more"
+            )
         policy.activate()
         num_rows = len(prompts) * settings.num_samples
         generator = torch.Generator(device=policy.device).manual_seed(seed)
         uniform_CS = torch.rand(
             num_rows, settings.max_new_tokens, generator=generator, device=policy.device, dtype=torch.float64
         )
-        decoding = self.decoding(policy, settings, longest=max(map(len, prompts)), uniform_CS=uniform_CS)
+        decoding = self.decoding(policy, settings, longest=longest, uniform_CS=uniform_CS)
         run = _Run(policy, prompts, settings, decoding)
         while run.rows or run.waiting:
             run.admit()
@@ -181,7 +188,8 @@ class _Run:
                 row.ids.append(token)
                 row.logps.append(logp)
                 row.ending = self.watch.ending(row.ids)
-                if row.ending is None and len(row.ids) == self.settings.max_new_tokens:
+                is_full = len(row.ids) == self.settings.max_new_tokens or row.length == self.policy.max_positions
+                if row.ending is None and is_full:
                     row.ending = "length"
 
     def leave(self) -> None:

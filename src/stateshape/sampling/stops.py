@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from stateshape.policy.policy import Policy
 from stateshape.sampling.settings import Completion, Finish
 
-TAIL_TOKENS = 16  # how far back a stop text may begin; texts of up to about this many tokens are found
+TAIL_TOKENS = 16  # how far back a stop text may begin, at least
 
 
 class StopWatch:
@@ -16,6 +16,7 @@ class StopWatch:
     def __init__(self, policy: Policy, stops: tuple[str, ...]) -> None:
         self.policy = policy
         self.stops = stops
+        self.tail_tokens = max(TAIL_TOKENS, *(len(stop.encode()) + 1 for stop in stops)) if stops else TAIL_TOKENS
         self.eos_ids = frozenset(policy.eos_ids)
         self.last_characters = frozenset(stop[-1] for stop in stops)
         self._may_complete: dict[int, bool] = {}
@@ -32,7 +33,7 @@ class StopWatch:
             # U+FFFD: a piece of a character, which may be the end of a stop text's last one
             self._may_complete[token] = "\ufffd" in text or any(c in text for c in self.last_characters)
         if self._may_complete[token]:
-            tail = self.policy.decode(ids[-TAIL_TOKENS:])
+            tail = self.policy.decode(ids[-self.tail_tokens :])
             if any(stop in tail for stop in self.stops):
                 return "stop"
         return None
@@ -40,8 +41,8 @@ class StopWatch:
 
 def ended_across(watch: StopWatch, before: Sequence[int], part: Completion) -> Completion:
     """A completion up to where it ends a stop text that began in the response before it, which its sampler did not see."""
-    tail = list(before[-TAIL_TOKENS:])
-    for n in range(1, min(len(part.ids), TAIL_TOKENS) + 1) if tail else ():
+    tail = list(before[-watch.tail_tokens :])
+    for n in range(1, min(len(part.ids), watch.tail_tokens) + 1) if tail else ():
         if watch.ending([*tail, *part.ids[:n]]) == "stop":
             return Completion(part.ids[:n], part.logps[:n], "stop")
     return part

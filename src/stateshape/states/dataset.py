@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,6 +13,7 @@ from stateshape.core.states import Origin, States, Trajectory, pack
 from stateshape.policy.policy import Policy
 from stateshape.states.cuts import Items
 from stateshape.states.rollouts import PrefixCut
+from stateshape.tasks.items import GenerationItem
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +43,7 @@ class DatasetPairs:
         for group, item_id in enumerate(draw.item_ids):
             item = self.items[item_id]
             assert item.completion is not None and item.rejected is not None, item_id
-            rows += [written(learner, item_id, item.prompt, text, group) for text in (item.completion, item.rejected)]
+            rows += written(learner, item, [item.preferred or item.completion, item.rejected], group)
         return pack(rows, device=learner.device)
 
 
@@ -49,18 +51,22 @@ def solved(policy: Policy, items: Items, item_id: str, group: int) -> Trajectory
     """A prompt with its worked solution."""
     item = items[item_id]
     assert item.completion is not None, item_id
-    return written(policy, item_id, item.prompt, item.completion, group)
+    return written(policy, item, [item.completion], group)[0]
 
 
-def written(policy: Policy, item_id: str, prompt_text: str, completion_text: str, group: int) -> Trajectory:
-    """The two texts are tokenised apart, as they are sampled."""
-    prompt = policy.encode_prompt(prompt_text)
-    completion = [*policy.encode(completion_text), policy.eos_ids[0]]
-    return Trajectory(
-        item_id=item_id,
-        ids=[*prompt, *completion],
-        origins=[*([Origin.PROMPT] * len(prompt)), *([Origin.DATASET] * len(completion))],
-        logps=[None] * (len(prompt) + len(completion)),
-        finish="dataset",
-        group=group,
-    )
+def written(policy: Policy, item: GenerationItem, texts: Sequence[str], group: int) -> list[Trajectory]:
+    """The item's prompt with each of the texts and an end token behind it; the prompt is the same in every row."""
+    joined = policy.encode_joined([(item.prompt, text) for text in texts])
+    completions = [[*one.text, policy.eos_ids[0]] for one in joined]
+    prompt = policy.fitted(joined[0].prompt, behind=max(map(len, completions)))
+    return [
+        Trajectory(
+            item_id=item.item_id,
+            ids=[*prompt, *completion],
+            origins=[*([Origin.PROMPT] * len(prompt)), *([Origin.DATASET] * len(completion))],
+            logps=[None] * (len(prompt) + len(completion)),
+            finish="dataset",
+            group=group,
+        )
+        for completion in completions
+    ]

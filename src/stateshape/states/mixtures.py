@@ -74,6 +74,7 @@ class TeacherOrLearner:
         rows = []
         for group, item_id in enumerate(draw.item_ids):
             prompt = learner.encode_prompt(self.items[item_id].prompt)
+            prompt = learner.fitted(prompt, behind=self.settings.max_new_tokens + 1)
             bare = Trajectory(
                 item_id=item_id,
                 ids=prompt,

@@ -76,7 +76,8 @@ def sampled(
     writer: Policy, origin: Origin, items: Items, sampler: Sampler, settings: SamplingSettings, draw: Draw
 ) -> list[Trajectory]:
     """num_samples rows a prompt of the draw, in one group each."""
-    prompts = [writer.encode_prompt(items[item_id].prompt) for item_id in draw.item_ids]
+    behind = settings.max_new_tokens + 1  # another policy may go on where the last token stands
+    prompts = [writer.fitted(writer.encode_prompt(items[item_id].prompt), behind=behind) for item_id in draw.item_ids]
     purpose = "rollouts" if origin == Origin.LEARNER else "teacher rollouts"
     completions = sampler.sample(writer, prompts, settings, seed=seed_for(draw.seed, purpose, draw.step))
     return [

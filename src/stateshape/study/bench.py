@@ -17,7 +17,7 @@ from stateshape.sampling.settings import Sampler
 from stateshape.study.plan import Plan, StudyFile, TaskChoice
 from stateshape.study.progress import Reporter
 from stateshape.study.rollouts import encoders_of
-from stateshape.tasks.load import load_task
+from stateshape.tasks.load import check_evaluable, load_task
 from stateshape.tasks.task import GenerationTask, Task
 
 Operators = dict[str, dict[str, list[OperatorCost]]]  # by run and phase
@@ -51,8 +51,14 @@ class Bench:
         ]
         return Compared(
             base=base,
-            new_task=[base.encode_prompt(item.prompt) for item in self.target.test[: settings.prompts]],
-            retention=[base.encode_prompt(text) for text in spread_over(questions, settings.prompts)],
+            new_task=[
+                base.fitted(base.encode_prompt(item.prompt), behind=settings.max_new_tokens)
+                for item in self.target.test[: settings.prompts]
+            ],
+            retention=[
+                base.fitted(base.encode_prompt(text), behind=settings.retention_tokens)
+                for text in spread_over(questions, settings.prompts)
+            ],
             sampler=self.sampler,
             stops=self.target.stops,
             settings=settings,
@@ -78,7 +84,15 @@ def load_tasks(file: StudyFile, data_dir: Path | None) -> tuple[GenerationTask, 
     """The study's tasks. Raises BadInput if the target is not a task that is answered in free text."""
 
     def load(choice: TaskChoice) -> Task:
-        return load_task(choice.task, data_dir=data_dir, limit=choice.limit, shots=choice.shots)
+        task = load_task(
+            choice.task,
+            data_dir=data_dir,
+            limit=choice.limit,
+            shots=choice.shots,
+            max_new_tokens=choice.max_new_tokens,
+        )
+        check_evaluable(task)
+        return task
 
     target = load(file.target)
     if not isinstance(target, GenerationTask):

@@ -5,6 +5,7 @@ A finished part is a file that exists; every file appears whole. Compares nothin
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -94,6 +95,9 @@ def fitting_jobs(plan: Plan, weights: SharedWeights) -> int:
 
 def open_worker(plan: Plan, folder: Path, data_dir: Path | None) -> Callable[[RunSpec, int], None]:
     """What a process of its own needs to do runs of the study."""
+    logging.getLogger("stateshape.tasks").setLevel(
+        logging.ERROR
+    )  # the study's process has said what is odd about the data
     target, retention = load_tasks(plan.file, data_dir)
     weights = open_weights(plan.file.model, plan.file.model_settings)
     bench = Bench(plan=plan, folder=folder, weights=weights, target=target, retention=retention, reporter=Silent())

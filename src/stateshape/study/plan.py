@@ -43,6 +43,8 @@ class TaskChoice:
     task: str
     limit: int | None = None
     shots: int = 0
+    max_new_tokens: int | None = None
+    """Longest evaluated completion. Default: the task's own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -245,12 +247,15 @@ def plan_sha256(file: StudyFile, specs: list[RunSpec]) -> str:
     """Of what is done, not of how it is written (5e-4 and 0.0005 are one plan) or how its results are read and called.
 
     Left out: seeds, labels, notes, roles, contrasts, and whether layers are compiled. They may change in a folder that the
-    plan has begun.
+    plan has begun. So are lengths of completions that are the tasks' own: plans of before they could be chosen stay the same.
     """
     runs = {spec.name: [spec.recipe_name, plain(spec.recipe()), plain(spec.train)] for spec in specs}
     done = replace(file, seeds=[], train={}, runs={}, notes="", roles={}, contrasts=[])
     meaning = {**plain(done), "runs": runs}
     del meaning["model_settings"]["compile"]
+    for choice in (meaning["target"], *meaning["retention"]):
+        if choice["max_new_tokens"] is None:
+            del choice["max_new_tokens"]
     return sha256_text(json.dumps(meaning, sort_keys=True))
 
 

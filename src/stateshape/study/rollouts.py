@@ -44,7 +44,7 @@ def sample_rollouts(
 ) -> tuple[list[PiecesRecord], list[StateSample]]:
     """One rollout a prompt, as pieces and as readable samples."""
     items = drift_items(task, choice)
-    prompts = [policy.encode_prompt(item.prompt) for item in items]
+    prompts = [policy.fitted(policy.encode_prompt(item.prompt), behind=choice.max_new_tokens) for item in items]
     settings = SamplingSettings(max_new_tokens=choice.max_new_tokens, temperature=choice.temperature, stops=task.stops)
     completions = sampler.sample(policy, prompts, settings, seed=seed_for(seed, "drift"), progress=tick)
     pieces, samples = [], []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -19,6 +20,7 @@ from stateshape.policy.policy import Policy
 from stateshape.policy.weights import SharedWeights
 from stateshape.recipes.recipe import Parts, teachers_of
 from stateshape.record.writer import StateWriter
+from stateshape.states.fit import fit_notes
 from stateshape.study.bench import Bench
 from stateshape.study.claim import claim_run
 from stateshape.study.plan import BASE, RunSpec
@@ -29,6 +31,7 @@ from stateshape.train.operators import step_operators
 from stateshape.train.step import TrainingDiverged
 from stateshape.train.watch import Watch
 
+LOGGER = logging.getLogger(__name__)
 LEARNER, TEACHER = "learner", "teacher"
 # torch and safetensors do not report a write that failed as OSError
 FULL_DISK = ("PytorchStreamWriter", "unexpected pos", "No space left on device")
@@ -56,6 +59,7 @@ def train_one(bench: Bench, spec: RunSpec, seed: int, folder: Path) -> RunRecord
         )
         beside += carried_adapters(method)
         learner = Policy(bench.weights, LEARNER, is_trainable=True)
+        say_what_fits(bench, learner, item_ids, method)
         tick = bench.reporter.track(f"train {spec.name}", "steps", bench.weights.meter)
         progress = train(
             method,
@@ -91,6 +95,18 @@ def train_one(bench: Bench, spec: RunSpec, seed: int, folder: Path) -> RunRecord
     ).measured(progress.costs)
     write_json(folder / "run.json", trained)
     return trained
+
+
+def say_what_fits(bench: Bench, learner: Policy, item_ids: tuple[str, ...], method: Method | Combination) -> None:
+    """One line each for prompts that are cut and the like. Raises BadInput for items that can't be trained on."""
+    sources = [term.method.states for term in terms_of(method).values()]
+    chosen = set(item_ids)
+    try:
+        notes = fit_notes(learner, [item for item in bench.target.train if item.item_id in chosen], sources)
+    except BadInput as error:
+        raise BadInput(f"{bench.target.name}: {error}") from None
+    for note in notes:
+        LOGGER.warning("%s: %s", bench.target.name, note)
 
 
 def watches_of(bench: Bench, spec: RunSpec, method: Method | Combination, folder: Path, seed: int) -> list[Watch]:

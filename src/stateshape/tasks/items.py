@@ -1,7 +1,7 @@
 """The two shapes a task item can have: generate-and-grade, and choose-among-options.
 
 Knows nothing of models, tokenizers or files. Text conventions: a prompt has no trailing space; a completion and an
-option start with the delimiter (one space) that joins them to the prompt, so `prompt + option` is the scored text.
+option start with the delimiter (most often one space) that joins them to the prompt, so `prompt + option` is the scored text.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 class GenerationItem:
     """One problem answered in free text. `completion` is a worked solution (None where the data has none).
 
-    rejected: a worse solution, for preferences. tag: what kind of problem it is, where teachers are chosen by kind.
+    rejected: a worse solution, for preferences. preferred: the text it is set beside, where that is not the completion.
+    tag: what kind of problem it is, where teachers are chosen by kind.
     """
 
     item_id: str
@@ -21,6 +22,7 @@ class GenerationItem:
     gold: str
     completion: str | None = None
     rejected: str | None = None
+    preferred: str | None = None
     tag: str | None = None
 
 

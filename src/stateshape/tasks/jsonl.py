@@ -1,80 +1,76 @@
-"""Your own task from one JSONL file: problems answered in free text, or multiple-choice questions.
+"""Your own task from one JSONL file: problems answered in free text, or multiple-choice questions. The contract: docs/tasks.md.
 
 Free text:        {"prompt": "...", "answer": "42"}             optional: solution, rejected (a worse
                                                                 one), tag, id, split ("train" | "test")
 Multiple choice:  {"prompt": "...", "options": ["a", "b"], "answer": 0}    answer: an index or a list of them, from 0
                                                                 optional: id, subject
+Before them:      {"settings": {"delimiter": "", "stops": ["\\n\\n"], "max_new_tokens": 64}}    each may be left out
 
 The first row decides which of the two the file is. Rows without a split are test rows: they are evaluated and never
-trained on. A prompt's trailing blanks are dropped and completions and options start with one blank, so do not write it.
-Free text is cut where GSM8K's is. Knows nothing of models or tokenizers.
+trained on. Knows nothing of models or tokenizers.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from stateshape.core.files import BadInput, iter_jsonl, parse, sha256_file
+from stateshape.core.files import BadInput, iter_jsonl, sha256_file
 from stateshape.tasks import gsm8k
-from stateshape.tasks.items import ChoiceItem, GenerationItem, Grade
-from stateshape.tasks.task import ChoiceTask, GenerationTask, Grades, Task, acc_chance
+from stateshape.tasks.items import ChoiceItem, GenerationItem
+from stateshape.tasks.joining import default_delimiter, option_behind, prompt_text, text_behind
+from stateshape.tasks.own_checks import Read, check_ids, choice_notes, generation_notes
+from stateshape.tasks.own_grading import grade, marked_answer, normalise
+from stateshape.tasks.own_rows import PAGE, FileSettings, choice_row, generation_row, settings_row, shown
+from stateshape.tasks.task import ChoiceTask, GenerationTask, Task, acc_chance
 
-OPTIONAL_TEXTS = ("solution", "rejected", "tag")  # null says the same as leaving them out
-NUMBER = re.compile(r"-?\$?[0-9][0-9,]*(\.[0-9]+)?\.?")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GenerationRow:
-    prompt: str
-    answer: str
-    solution: str | None = None
-    rejected: str | None = None
-    tag: str | None = None
-    id: str | None = None
-    split: Literal["train", "test"] = "test"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ChoiceRow:
-    prompt: str
-    options: list[str]
-    answer: list[int]
-    id: str | None = None
-    subject: str = ""
-    split: Literal["test"] = field(default="test")  # multiple choice is never trained on
+Rows = list[tuple[str, dict[str, Any]]]  # where (file:line), row
+MAX_NEW_TOKENS = 256
+END_TEXT = re.compile(r"(</s>|<eos>|<end_of_turn>|<\|[^<>|\s]+\|>)\s*$")  # ends of text as models write them
 
 
 def read_jsonl_task(path: Path, *, limit: int | None = None) -> Task:
     """The file's name without .jsonl names the task. `limit`: the first test rows. BadInput names file and line."""
-    rows = list(iter_jsonl(path))
+    rows = [(f"{path}:{number}", row) for number, row in iter_jsonl(path)]
+    settings = FileSettings()
+    if rows and isinstance(rows[0][1], dict) and "settings" in rows[0][1]:
+        (where, first), *rows = rows
+        settings = settings_row(first, where=where)
     if not rows:
-        raise BadInput(f"{path}: got no rows; expected at least one JSON object a line; see the documentation of tasks")
+        raise BadInput(f"{path}: got no rows; expected at least one JSON object a line; {PAGE}")
     is_choice = isinstance(rows[0][1], dict) and "options" in rows[0][1]
+    for where, row in rows:
+        _check_shape(row, is_choice, where=where)
     name, digest = path.name.removesuffix(".jsonl"), sha256_file(path)
-    where = {number: f"{path}:{number}" for number, _ in rows}
-    for number, row in rows:
-        _check_shape(row, is_choice, where=where[number])
     if is_choice:
-        items = tuple(_choice_item(row, name=name, number=number, where=where[number]) for number, row in rows)
-        _check_ids([item.item_id for item in items], path=path)
-        return _choice_task(name, items[:limit], digest)
-    found = [_generation_item(row, name=name, number=number, where=where[number]) for number, row in rows]
-    _check_ids([item.item_id for _, item in found], path=path)
-    return GenerationTask(
-        name=name,
-        label=name,
-        train=tuple(item for split, item in found if split == "train"),
-        test=tuple(item for split, item in found if split == "test")[:limit],
-        grade=grade,
-        data_sha256=digest,
-        stops=gsm8k.STOPS,
-    )
+        return _choice_task(rows, settings, name=name, digest=digest, limit=limit)
+    return _generation_task(rows, settings, name=name, digest=digest, limit=limit)
 
 
-def _choice_task(name: str, items: tuple[ChoiceItem, ...], digest: str) -> ChoiceTask:
+def _check_shape(row: Any, is_choice: bool, *, where: str) -> None:
+    if not isinstance(row, dict) or not row:
+        raise BadInput(f"{where}: got {str(row)[:60]!r}; expected an object with 'prompt' and 'answer'; {PAGE}")
+    if "settings" in row:
+        raise BadInput(f"{where}: settings: got them in a later row; expected them in the first; move it up")
+    if ("options" in row) != is_choice:
+        here, there = ("has no", "has") if is_choice else ("has", "has no")
+        raise BadInput(f"{where}: options: this row {here} options and the first row {there}; use one file per shape")
+
+
+# Multiple choice
+
+
+def _choice_task(rows: Rows, settings: FileSettings, *, name: str, digest: str, limit: int | None) -> ChoiceTask:
+    for key in ("stops", "max_new_tokens"):
+        if getattr(settings, key) is not None:
+            raise BadInput(
+                f"{rows[0][0]}: settings: {key}: got it for multiple choice; expected it for free text; drop it"
+            )
+    found = [(where, _choice_item(row, settings.delimiter, name=name, where=where)) for where, row in rows]
+    check_ids([(where, item.item_id) for where, item in found])
+    items = tuple(item for _, item in found)[:limit]
     return ChoiceTask(
         name=name,
         label=name,
@@ -84,116 +80,119 @@ def _choice_task(name: str, items: tuple[ChoiceItem, ...], digest: str) -> Choic
         chance=acc_chance(items),
         data_sha256=digest,
         is_lettered=all(re.fullmatch(r" ?[A-Z]", option) for item in items for option in item.options),
+        notes=tuple(choice_notes(found)),
     )
 
 
-def _check_shape(row: Any, is_choice: bool, *, where: str) -> None:
-    if not isinstance(row, dict) or not row:
-        raise BadInput(f"{where}: got {str(row)[:60]!r}; expected an object with 'prompt' and 'answer'")
-    if ("options" in row) != is_choice:
-        here, there = ("has no", "has") if is_choice else ("has", "has no")
-        raise BadInput(f"{where}: options: this row {here} options and the first row {there}; use one file per shape")
-    for key in ("prompt", "answer"):
-        value = row.get(key)
-        if value is None or (isinstance(value, str) and not value.strip()):
-            raise BadInput(f"{where}: {key}: got {value!r}; expected it in every row, not empty; add it")
-    for key in (
-        "prompt",
-        "solution",
-        "rejected",
-        "tag",
-        "subject",
-        "id",
-    ):  # the parser would turn anything into text, None too
-        value = row.get(key, "")
-        if not isinstance(value, str) and not (value is None and key in OPTIONAL_TEXTS):
-            raise BadInput(f"{where}: {key}: got {value!r}; expected a text; put it in quotation marks")
-
-
-def _check_ids(ids: list[str], *, path: Path) -> None:
-    seen: set[str] = set()
-    for item_id in ids:
-        if item_id in seen:
-            raise BadInput(
-                f"{path}: id: got {item_id!r} twice; expected each once, since rows are paired by it; rename one"
-            )
-        seen.add(item_id)
-
-
-def _generation_item(row: dict[str, Any], *, name: str, number: int, where: str) -> tuple[str, GenerationItem]:
-    answer = row["answer"]
-    if isinstance(answer, bool) or not isinstance(answer, str | int | float):
-        raise BadInput(f"{where}: answer: got {answer!r}; expected a text or a number (options are missing?)")
-    parsed = parse({**row, "answer": str(answer)}, GenerationRow, where=where)
-    mark = f"\n{gsm8k.ANSWER_MARK} {parsed.answer.strip()}"
-    solution = parsed.solution.strip() if parsed.solution else None
-    if solution is not None and gsm8k.ANSWER_MARK not in solution:
-        solution += mark  # what the strict grader reads must be in the text a model is trained on
-    return parsed.split, GenerationItem(
-        item_id=parsed.id or f"{name}/{number}",
-        prompt=parsed.prompt.rstrip(" "),
-        gold=normalise(answer_part(parsed.answer)),
-        completion=f" {solution}" if solution else None,
-        rejected=f" {parsed.rejected.strip()}" if parsed.rejected and parsed.rejected.strip() else None,
-        tag=parsed.tag,
-    )
-
-
-def _choice_item(row: dict[str, Any], *, name: str, number: int, where: str) -> ChoiceItem:
-    marks = row["answer"] if isinstance(row["answer"], list) else [row["answer"]]
-    num_options = len(row["options"]) if isinstance(row["options"], list) else 0
-    if num_options < 2:
-        raise BadInput(f"{where}: options: got {str(row['options'])[:60]!r}; expected a list of at least two texts")
-    for option in row["options"]:
-        if not isinstance(option, str) or not option.strip():
-            raise BadInput(f"{where}: options: got {option!r} among them; expected texts, not empty")
-    for mark in marks or [None]:
-        if isinstance(mark, bool) or not isinstance(mark, int) or not 0 <= mark < num_options:
-            raise BadInput(
-                f"{where}: answer: got {mark!r}; expected an index from 0 to {num_options - 1}, or a list of them"
-            )
-    parsed = parse({**row, "answer": marks}, ChoiceRow, where=where)
+def _choice_item(row: dict[str, Any], delimiter: str | None, *, name: str, where: str) -> ChoiceItem:
+    parsed = choice_row(row, where=where)
+    prompt = prompt_text(parsed.prompt)
+    between = default_delimiter(prompt) if delimiter is None else delimiter
+    options = tuple(option_behind(option, between) for option in parsed.options)
+    if len(set(options)) < len(options) or len({option[0].isspace() for option in options}) > 1:
+        raise BadInput(
+            f"{where}: options: got some that begin with a blank and some that do not ({shown(parsed.options)}); expected all "
+            "alike, or the blank would decide; write them without"
+        )
     return ChoiceItem(
-        item_id=parsed.id or f"{name}/{number}",
-        prompt=parsed.prompt.rstrip(" "),
-        options=tuple(option if option[0].isspace() else f" {option}" for option in parsed.options),
-        is_true=tuple(i in parsed.answer for i in range(num_options)),
+        item_id=parsed.id or f"{name}/{where.rpartition(':')[2]}",
+        prompt=prompt,
+        options=options,
+        is_true=tuple(i in parsed.answer for i in range(len(options))),
         subject=parsed.subject,
     )
 
 
-# Grading
+# Free text
 
 
-def normalise(text: str) -> str:
-    """Numbers without ",", "$" and a trailing "."; other texts lower-case, blanks collapsed, outer .,;:!?"' dropped."""
-    collapsed = " ".join(text.split())
-    if NUMBER.fullmatch(collapsed):
-        return gsm8k.clean_number(collapsed)
-    return collapsed.casefold().strip(" .,;:!?\"'")
-
-
-def answer_part(text: str) -> str:
-    """The line after the last "####"; the whole text where there is none."""
-    before, mark, after = text.rpartition(gsm8k.ANSWER_MARK)
-    return (after.strip().splitlines() or [""])[0] if mark else before + after
-
-
-def grade(completion: str, item: GenerationItem) -> Grades:
-    """Exact match of normalised texts (see normalise).
-
-    strict: the line after "####", or the whole completion where it has none. flexible: for a numeric answer the last
-    number of the completion; for any other the line after "####", or the completion's last line.
-    """
-    text = gsm8k.cut(completion)
-    part = answer_part(text)
-    strict = normalise(part) or None
-    if NUMBER.fullmatch(item.gold):
-        flexible = gsm8k.last_number(text)
-    else:
-        flexible = normalise((part.strip().splitlines() or [""])[-1]) or None
-    return Grades(
-        strict=Grade(prediction=strict, is_correct=strict == item.gold),
-        flexible=Grade(prediction=flexible, is_correct=flexible == item.gold),
-        text=text,
+def _generation_task(
+    rows: Rows, settings: FileSettings, *, name: str, digest: str, limit: int | None
+) -> GenerationTask:
+    stops = gsm8k.STOPS if settings.stops is None else tuple(settings.stops)
+    found = [_generation_item(row, settings.delimiter, stops, name=name, where=where) for where, row in rows]
+    check_ids([(read.where, read.item.item_id) for read in found])
+    own_grade = partial(grade, stops=stops)
+    return GenerationTask(
+        name=name,
+        label=name,
+        train=tuple(read.item for read in found if read.split == "train"),
+        test=tuple(read.item for read in found if read.split == "test")[:limit],
+        grade=own_grade,
+        data_sha256=digest,
+        stops=stops,
+        max_new_tokens=MAX_NEW_TOKENS if settings.max_new_tokens is None else settings.max_new_tokens,
+        notes=tuple(generation_notes(found, own_grade)),
     )
+
+
+def _generation_item(
+    row: dict[str, Any], delimiter: str | None, stops: tuple[str, ...], *, name: str, where: str
+) -> Read:
+    parsed = generation_row(row, where=where)
+    answer = marked_answer(parsed.answer).behind or parsed.answer.strip()
+    gold = normalise(answer)
+    _check_answer(answer, stops, where=where)
+    prompt = prompt_text(parsed.prompt)
+    between = default_delimiter(prompt) if delimiter is None else delimiter
+    solution, rejected = (
+        text_behind(text, between) if text and text.strip() else None for text in (parsed.solution, parsed.rejected)
+    )
+    _check_ends(solution, rejected, where=where)
+    if solution is not None and rejected is not None:
+        _check_pair(solution, rejected, where=where)
+    item = GenerationItem(
+        item_id=parsed.id or f"{name}/{where.rpartition(':')[2]}",
+        prompt=prompt,
+        gold=gold,
+        completion=None if solution is None else _with_answer(solution, answer),
+        rejected=rejected,
+        preferred=solution if rejected is not None else None,
+        tag=parsed.tag,
+    )
+    return Read(where, parsed.split, item)
+
+
+def _with_answer(solution: str, answer: str) -> str:
+    """The solution with its `#### answer`, which the strict grader reads, where it does not end in one or is the answer itself.
+
+    A "####" with more text behind its line is a heading.
+    """
+    if normalise(solution) == normalise(answer):
+        return solution
+    there = marked_answer(solution)
+    if there.line and (there.line == there.behind or normalise(there.behind) == normalise(answer)):
+        return solution
+    return f"{solution}\n{gsm8k.ANSWER_MARK} {answer}"
+
+
+def _check_answer(answer: str, stops: tuple[str, ...], *, where: str) -> None:
+    if gsm8k.ANSWER_MARK in answer:
+        raise BadInput(
+            f"{where}: answer: got {shown(answer)}, with nothing behind its {gsm8k.ANSWER_MARK}; expected the answer; add it"
+        )
+    for stop in stops:
+        if stop in answer:
+            raise BadInput(
+                f"{where}: answer: got {shown(answer)}, which holds the stop text {stop!r}; expected none, since completions "
+                f'end there; give the file stops of its own: a first row {{"settings": {{"stops": [...]}}}}; {PAGE}'
+            )
+
+
+def _check_ends(solution: str | None, rejected: str | None, *, where: str) -> None:
+    for key, text in (("solution", solution), ("rejected", rejected)):
+        if text is not None and (end := END_TEXT.search(text)):
+            raise BadInput(
+                f"{where}: {key}: got {end[1]!r} at its end; expected none, since the model's own end token is added; remove it"
+            )
+
+
+def _check_pair(solution: str, rejected: str, *, where: str) -> None:
+    """Nothing is added to a pair: what only one side has is what is preferred. So the mark stands in both or in neither."""
+    has, other = (gsm8k.ANSWER_MARK in text for text in (solution, rejected))
+    if has != other:
+        with_, without = ("solution", "rejected") if has else ("rejected", "solution")
+        raise BadInput(
+            f"{where}: {without}: got no {gsm8k.ANSWER_MARK} and {with_!r} has one; expected it in both or in neither, or the "
+            "pair is about the mark; add it, or take it away"
+        )

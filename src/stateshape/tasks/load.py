@@ -7,6 +7,8 @@ Knows where tasks come from, and nothing of models.
 from __future__ import annotations
 
 import difflib
+import logging
+from dataclasses import replace
 from pathlib import Path
 
 from stateshape.core.files import BadInput
@@ -15,20 +17,30 @@ from stateshape.tasks.gsm8k import read_gsm8k
 from stateshape.tasks.hub import hub_task
 from stateshape.tasks.jsonl import read_jsonl_task
 from stateshape.tasks.mmlu import read_mmlu
-from stateshape.tasks.task import Task
+from stateshape.tasks.task import GenerationTask, Task
 from stateshape.tasks.truthfulqa import read_truthfulqa
 
+LOGGER = logging.getLogger(__name__)
 OFFICIAL = ("gsm8k", "truthfulqa", "mmlu")
 EMBEDDED = ("arithmetic", "facts", "exam")
 WITHOUT_SHOTS = ("truthfulqa", "facts")  # TruthfulQA's primer is part of its definition
 
 
-def load_task(name: str, *, data_dir: Path | None = None, limit: int | None = None, shots: int = 0) -> Task:
+def load_task(
+    name: str,
+    *,
+    data_dir: Path | None = None,
+    limit: int | None = None,
+    shots: int = 0,
+    max_new_tokens: int | None = None,
+) -> Task:
     """Args:
         data_dir: holds gsm8k/, truthfulqa/, mmlu/ with the datasets' own files. None: read from the hub.
         limit: evaluated items. The first ones of gsm8k, truthfulqa, arithmetic, facts and .jsonl; stratified by subject
             for mmlu and exam. Training items are never cut.
         shots: answered examples before each evaluated question (gsm8k, arithmetic, mmlu, exam).
+        max_new_tokens: longest evaluated completion. Default: the task's own.
+    Warns of what is odd about the data.
     Raises: BadInput for an unknown name, bad numbers, or data that is missing or malformed.
     """
     is_own = name.endswith(".jsonl")
@@ -39,8 +51,27 @@ def load_task(name: str, *, data_dir: Path | None = None, limit: int | None = No
     if shots < 0 or (shots > 0 and (is_own or name in WITHOUT_SHOTS)):
         highest = "0 for this task: write examples into the prompts" if is_own else "0 for this task"
         raise BadInput(f"shots: got {shots} for {name}; expected {'0 or more' if shots < 0 else highest}")
-    if is_own:
-        return read_jsonl_task(Path(name), limit=limit)
+    if max_new_tokens is not None and max_new_tokens < 1:
+        raise BadInput(f"max_new_tokens: got {max_new_tokens}; expected 1 or more, or none for the task's own")
+    task = read_jsonl_task(Path(name), limit=limit) if is_own else _known(name, data_dir, shots=shots, limit=limit)
+    for note in task.notes:
+        LOGGER.warning("%s: %s", name, note)
+    if max_new_tokens is None:
+        return task
+    if not isinstance(task, GenerationTask):
+        raise BadInput(
+            f"max_new_tokens: got {max_new_tokens} for {name}, which is multiple choice; expected none; drop it"
+        )
+    return replace(task, max_new_tokens=max_new_tokens)
+
+
+def check_evaluable(task: Task) -> None:
+    """Whether there is an item to evaluate. Raises BadInput."""
+    if isinstance(task, GenerationTask) and not task.test:
+        raise BadInput(f'{task.name}: got no test rows; expected some; rows without "split": "train" are test rows')
+
+
+def _known(name: str, data_dir: Path | None, *, shots: int, limit: int | None) -> Task:
     if name in EMBEDDED:
         return _embedded(name, shots=shots, limit=limit)
     return hub_task(name, shots=shots, limit=limit) if data_dir is None else _files(name, data_dir, shots, limit)

@@ -38,6 +38,7 @@ class GenerationTask:
     metric: Literal["strict", "flexible"] = "strict"
     metrics: tuple[str, ...] = ("strict", "flexible", "truncated")
     chance: float = 0.0  # free text cannot be guessed blindly
+    notes: tuple[str, ...] = ()  # what is odd about the data, a sentence each
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +53,7 @@ class ChoiceTask:
     chance: float
     data_sha256: str
     is_lettered: bool = False  # the options are letters that stand for choices written in the prompt
+    notes: tuple[str, ...] = ()
 
 
 Task = GenerationTask | ChoiceTask

@@ -1,0 +1,83 @@
+"""Whether a run's training items fit its model, said before the first step: lengths, end tokens, tokens across prompt and text.
+
+A prompt that leaves no room for what is written behind it loses tokens on the left (Policy.fitted), as in evaluation. Knows
+states by what they are made from, not what is learned from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from stateshape.core.files import BadInput
+from stateshape.core.method import StateSource
+from stateshape.policy.policy import Joined, Policy
+from stateshape.states.dataset import DatasetPairs, DatasetStates
+from stateshape.tasks.items import GenerationItem
+
+
+def fit_notes(policy: Policy, items: Sequence[GenerationItem], sources: Sequence[StateSource[Any]]) -> list[str]:
+    """What becomes of some of the items, a sentence each. Raises BadInput for items that can't be trained on."""
+    bare = [getattr(source, "source", source) for source in sources]  # of states that are kept
+    num_sampled = max((one.settings.max_new_tokens + 1 for one in bare if hasattr(one, "settings")), default=0)
+    asked = [(item, text) for item in items for text in _texts(item, bare) or _unless_short(policy, item, num_sampled)]
+    joined = policy.encode_joined([(item.prompt, text) for item, text in asked])
+    rows = [(item, one) for (item, _), one in zip(asked, joined, strict=True)]
+    _check_texts(policy, rows)
+    cut = _ids([item for item, one in rows if _is_cut(policy, one, num_sampled)])
+    across = _ids([item for item, one in rows if not one.is_split])
+    notes = []
+    if cut:
+        notes.append(
+            f"prompt: {len(cut)} of {len(items)} training prompts leave no room for what is written behind them within the "
+            f"model's {policy.max_positions:,} positions, and lose tokens on the left ({cut[0]} is the first)"
+        )
+    if across:
+        notes.append(
+            f"solution: in {len(across)} of {len(items)} training items a token of this tokenizer reaches from the prompt into "
+            f"the solution ({across[0]} is the first); there the two are encoded apart"
+        )
+    return notes
+
+
+def _texts(item: GenerationItem, sources: Sequence[object]) -> list[str]:
+    """What the dataset's own states write behind the prompt."""
+    found: list[str | None] = []
+    if any(isinstance(source, DatasetStates) for source in sources):
+        found.append(item.completion)
+    if any(isinstance(source, DatasetPairs) for source in sources):
+        found += [item.preferred or item.completion, item.rejected]
+    return [text for text in found if text]
+
+
+def _unless_short(policy: Policy, item: GenerationItem, num_sampled: int) -> list[str]:
+    """An empty text where the prompt may be too long: a token is a byte at least."""
+    most = len(item.prompt.encode()) + 2 + num_sampled
+    return [""] if num_sampled and policy.max_positions is not None and most > policy.max_positions else []
+
+
+def _check_texts(policy: Policy, rows: Sequence[tuple[GenerationItem, Joined]]) -> None:
+    for item, one in rows:
+        if ends := set(one.text) & set(policy.eos_ids):
+            end = policy.tokenizer.convert_ids_to_tokens(min(ends))
+            raise BadInput(
+                f"solution: got the model's end token {end!r} in a text of {item.item_id}; expected none, since one is added "
+                "at the end; remove it"
+            )
+    limit = policy.max_positions
+    long = [(item.item_id, len(one.text) + 1) for item, one in rows if limit is not None and len(one.text) + 1 >= limit]
+    if long:
+        raise BadInput(
+            f"solution: got {len(long)} that leave no room for a prompt ({long[0][0]} is the first, {long[0][1]:,} tokens); "
+            f"expected fewer than the model's {limit:,} positions; shorten or drop them, or use a model with more"
+        )
+
+
+def _is_cut(policy: Policy, one: Joined, num_sampled: int) -> bool:
+    behind = max(num_sampled, len(one.text) + 1)
+    return policy.max_positions is not None and len(one.prompt) + behind > policy.max_positions
+
+
+def _ids(items: Sequence[GenerationItem]) -> list[str]:
+    """Their ids, each once, in order."""
+    return list(dict.fromkeys(item.item_id for item in items))

@@ -1,0 +1,132 @@
+"""What is odd about a user's own data but can be worked with: one sentence each, with a count and the first case.
+
+Knows rows and items, not files or models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from stateshape.core.files import BadInput
+from stateshape.tasks.items import ChoiceItem, GenerationItem
+from stateshape.tasks.own_rows import shown
+from stateshape.tasks.task import Grades
+
+
+class Read(NamedTuple):
+    """An item, its split and where it stands (file:line)."""
+
+    where: str
+    split: str
+    item: GenerationItem
+
+    @property
+    def line(self) -> str:
+        return line_of(self.where)
+
+
+def line_of(where: str) -> str:
+    return f"line {where.rpartition(':')[2]}"
+
+
+def generation_notes(rows: Sequence[Read], grade: Callable[[str, GenerationItem], Grades]) -> list[str]:
+    made = [
+        _wrong_solutions(rows, grade),
+        _equal_pairs(rows),
+        _shared_prompts(rows),
+        _twofold_prompts(rows),
+        _returns(rows),
+    ]
+    return [note for note in made if note]
+
+
+def _wrong_solutions(rows: Sequence[Read], grade: Callable[[str, GenerationItem], Grades]) -> str:
+    """Solutions that the task's own grader calls wrong: they teach what is not rewarded."""
+    solved = [row for row in rows if row.item.completion is not None]
+    graded = [(row, grade(row.item.completion or "", row.item).strict) for row in solved]
+    wrong = [(row, strict) for row, strict in graded if not strict.is_correct]
+    if not wrong:
+        return ""
+    row, strict = wrong[0]
+    return (
+        f"solution: {len(wrong)} of {len(solved)} are graded wrong by this task's own grader ({row.line} is the first: it "
+        f"reads {shown(strict.prediction)}, the answer is {shown(row.item.gold)}); mend them, or drop these rows"
+    )
+
+
+def _equal_pairs(rows: Sequence[Read]) -> str:
+    pairs = [row for row in rows if row.item.rejected is not None]
+    equal = [row for row in pairs if row.item.rejected == row.item.preferred]
+    if not equal:
+        return ""
+    return (
+        f"rejected: {len(equal)} of {len(pairs)} are the same text as their solution ({equal[0].line} is the first), which "
+        "teaches no preference"
+    )
+
+
+def _shared_prompts(rows: Sequence[Read]) -> str:
+    trained = {row.item.prompt for row in rows if row.split == "train"}
+    test = [row for row in rows if row.split == "test"]
+    shared = [row for row in test if row.item.prompt in trained]
+    if not shared:
+        return ""
+    return (
+        f"prompt: {len(shared)} of {len(test)} test prompts are also training prompts ({shared[0].line} is the first); "
+        "a score on them is no score on unseen problems"
+    )
+
+
+def _twofold_prompts(rows: Sequence[Read]) -> str:
+    golds: dict[str, str] = {}
+    odd = [row for row in rows if golds.setdefault(row.item.prompt, row.item.gold) != row.item.gold]
+    if not odd:
+        return ""
+    return (
+        f"answer: {len(odd)} of {len(rows)} rows ask what an earlier row asks and give another answer ({odd[0].line} is the "
+        "first); at most one of the two is right"
+    )
+
+
+def _returns(rows: Sequence[Read]) -> str:
+    """Windows line ends inside texts: a model reads and learns them."""
+    odd = [row for row in rows if "\r" in row.item.prompt + (row.item.completion or "") + (row.item.rejected or "")]
+    if not odd:
+        return ""
+    return (
+        f"prompt: {len(odd)} of {len(rows)} rows hold Windows line ends (\\r\\n), which are kept ({odd[0].line} is the "
+        "first); write \\n if the model should not read them"
+    )
+
+
+def choice_notes(items: Sequence[tuple[str, ChoiceItem]]) -> list[str]:
+    """items: each with where it stands."""
+    beaten = [(where, item, pair) for where, item in items if (pair := _always_beaten(item))]
+    if not beaten:
+        return []
+    where, _, (right, wrong) = beaten[0]
+    return [
+        f"options: {len(beaten)} of {len(items)} right options begin with a wrong one ({line_of(where)} is the first: "
+        f"{shown(right)} and {shown(wrong)}); summed log-probs favour the shorter of the two; reword them"
+    ]
+
+
+def _always_beaten(item: ChoiceItem) -> tuple[str, str] | None:
+    """The first right option and the wrong one it begins with, where this is so of all right ones."""
+    right = [option for option, is_true in zip(item.options, item.is_true) if is_true]
+    wrong = [option for option, is_true in zip(item.options, item.is_true) if not is_true]
+    found = [next(((r, w) for w in wrong if r.startswith(w)), None) for r in right]
+    return found[0] if all(found) else None
+
+
+def check_ids(found: Sequence[tuple[str, str]]) -> None:
+    """found: where, id. Raises BadInput if two are the same."""
+    seen: dict[str, str] = {}
+    for where, item_id in found:
+        if item_id in seen:
+            raise BadInput(
+                f"{where}: id: got {shown(item_id)} twice (also {seen[item_id]}); expected each once, since rows are paired by "
+                "it; rename one"
+            )
+        seen[item_id] = where
