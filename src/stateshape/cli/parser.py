@@ -16,6 +16,7 @@ from stateshape.cli import commands
 from stateshape.cli.power_command import power
 from stateshape.cli.states_command import states
 from stateshape.core.files import BadInput
+from stateshape.core.wording import shown
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "methods": commands.methods,
@@ -40,7 +41,7 @@ def train_overview(recipe: tyro.conf.Positional[str]) -> None:
     Args:
         recipe: One of those that `stateshape methods` shows, or package.module:Class, file.py:Class of your own.
     """
-    raise BadInput(f"recipe: got {recipe!r}; expected it right after train: stateshape train RECIPE --model M ...")
+    raise BadInput(f"recipe: got {shown(recipe)}; expected it right after train: stateshape train RECIPE --model M ...")
 
 
 COMMANDS["train"] = train_overview
@@ -54,7 +55,7 @@ def run(args: Sequence[str]) -> None:
     if args and not args[0].startswith("-") and args[0] not in COMMANDS:
         near = difflib.get_close_matches(args[0], COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else "see stateshape --help"
-        raise BadInput(f"command: got {args[0]!r}; expected one of {', '.join(sorted(COMMANDS))}; {hint}")
+        raise BadInput(f"command: got {shown(args[0])}; expected one of {', '.join(sorted(COMMANDS))}; {hint}")
     if len(args) > 1 and args[0] == "train" and not args[1].startswith("-"):
         from stateshape.cli.train_command import train_command
 

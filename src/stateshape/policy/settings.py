@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from stateshape.core.files import BadInput
+from stateshape.core.limits import check_most
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -44,6 +45,7 @@ class LoraSettings:
                 f"lora: got rank {self.rank}, alpha {self.alpha}, {len(self.targets)} targets; expected rank >= 1, "
                 "alpha > 0 and at least one target"
             )
+        check_most("lora.", rank=self.rank, alpha=self.alpha)
 
 
 def resolve_device(name: str) -> torch.device:

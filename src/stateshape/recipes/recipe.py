@@ -6,6 +6,7 @@ The command line's flags, a study file's fields and the documentation are made f
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -121,7 +122,7 @@ def taught(parts: Parts, teacher: str, build: Callable[[Policy], Method]) -> Met
 
 def teachers_of(teacher: str) -> dict[str, str]:
     """Tag -> where that teacher stands; the tag is empty where one teacher teaches all. Raises BadInput."""
-    if "=" not in teacher or Path(teacher).exists():
+    if "=" not in teacher or os.path.exists(teacher):
         return {"": teacher}
     pairs = [pair.partition("=") for pair in teacher.split(",")]
     tags = [tag.strip() for tag, _, _ in pairs]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from functools import cached_property
@@ -116,7 +117,7 @@ class RecordedRun(NamedTuple):
 
 def recorded_runs(folder: Path) -> list[RecordedRun]:
     """A run's states, or those of all runs of a study that have any. Raises BadInput where there are none."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise BadInput(f"states: got {str(folder)!r}, which is no folder; expected a run's or a study's")
     if parts_of(folder / FOLDER) or not (folder / "runs").is_dir():
         return [RecordedRun(None, None, Recording(folder))]

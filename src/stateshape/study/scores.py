@@ -6,6 +6,7 @@ otherwise. Said in `missing` and left out: runs that are not there or died. Comp
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,7 +72,7 @@ def load_study(study_dir: Path) -> StudyScores:
 def _read_run(folder: Path, run: str, seed: int, study: StudyScores, known: _Known) -> None:
     for task in study.tasks():
         path = folder / "evals" / f"{task.name}.jsonl"
-        if not path.exists():
+        if not os.path.exists(path):
             study.missing.append(f"{run}, seed {seed}: no rows for {task.name} ({path.name})")
             continue
         rows = _aligned(path, task, known.tasks)
@@ -80,9 +81,9 @@ def _read_run(folder: Path, run: str, seed: int, study: StudyScores, known: _Kno
         for name, values in beside.items():
             per_task: dict[str, SeedScores] = study.secondary[run].setdefault(task.name, {})
             per_task.setdefault(name, {})[seed] = values
-    if (folder / "drift.json").exists():
+    if os.path.exists(folder / "drift.json"):
         study.drift[run][seed] = _drift(folder / "drift.json", known)
-    if (folder / "locality.jsonl").exists():
+    if os.path.exists(folder / "locality.jsonl"):
         records = read_jsonl(folder / "locality.jsonl", LocalityRecord)
         if records:
             study.locality[run][seed] = max(records, key=lambda record: record.step)
@@ -96,7 +97,7 @@ def _finished(study_dir: Path, run: str, plan: PlanRecord, known: _Known, missin
     for seed in plan.seeds:
         folder = study_dir / "runs" / run / f"seed{seed}"
         path = folder / "run.json"
-        if not path.exists():
+        if not os.path.exists(path):
             absent.append(seed)
             continue
         record = read_json(path, RunRecord)
@@ -115,7 +116,7 @@ def _progress(folder: Path, record: RunRecord) -> str:
     if record.num_steps:
         return f"trained {record.num_steps} steps, not all is evaluated"
     path = folder / "metrics.jsonl"
-    done = sum(1 for _ in iter_jsonl(path)) if path.exists() else 0
+    done = sum(1 for _ in iter_jsonl(path)) if os.path.exists(path) else 0
     return f"it stopped after {done} step{'s' if done > 1 else ''}" if done else "no step is there"
 
 
@@ -172,7 +173,7 @@ def _drift(path: Path, known: _Known) -> DriftRecord:
 
 def _rewards_were_alike(path: Path) -> bool:
     """Whether a run by reward never saw two different rewards in a group."""
-    if not path.exists():
+    if not os.path.exists(path):
         return False
     shares = []
     for number, value in iter_jsonl(path):

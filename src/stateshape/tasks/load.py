@@ -10,6 +10,7 @@ import difflib
 from pathlib import Path
 
 from stateshape.core.files import BadInput
+from stateshape.core.limits import check_most
 from stateshape.tasks.embedded import arithmetic_task, exam_task, facts_task
 from stateshape.tasks.gsm8k import read_gsm8k
 from stateshape.tasks.hub import hub_task
@@ -39,6 +40,7 @@ def load_task(name: str, *, data_dir: Path | None = None, limit: int | None = No
     if shots < 0 or (shots > 0 and (is_own or name in WITHOUT_SHOTS)):
         highest = "0 for this task: write examples into the prompts" if is_own else "0 for this task"
         raise BadInput(f"shots: got {shots} for {name}; expected {'0 or more' if shots < 0 else highest}")
+    check_most(limit=limit, shots=shots)
     if is_own:
         return read_jsonl_task(Path(name), limit=limit)
     if name in EMBEDDED:
