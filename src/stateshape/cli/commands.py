@@ -12,7 +12,7 @@ import tyro
 
 from stateshape.core.files import BadInput, check_output, plain
 from stateshape.core.limits import check_most
-from stateshape.core.wording import shown
+from stateshape.core.wording import MAX_PATH, shown
 
 if TYPE_CHECKING:
     from stateshape.core.records import DriftRecord, OperatorCost, PhaseCost
@@ -30,7 +30,8 @@ def data_folder(given: str | None) -> Path | None:
         return None
     if not os.path.isdir(chosen):  # unlike Path.is_dir, also False for a name that is too long
         raise BadInput(
-            f"data: got {shown(chosen)}, which is not a folder; expected one that holds gsm8k/, truthfulqa/, mmlu/"
+            f"data: got {shown(chosen, limit=MAX_PATH)}, which is not a folder; expected one that holds "
+            "gsm8k/, truthfulqa/, mmlu/"
         )
     return Path(chosen)
 
@@ -322,7 +323,7 @@ def embedded(
     from stateshape.embedded.train import DEFAULT_SEED, DEFAULT_STEPS, train_base
 
     if what != "train":
-        raise BadInput(f"embedded: got {what!r}; expected train")
+        raise BadInput(f"embedded: got {shown(what)}; expected train")
     for name, value in (("steps", steps), ("threads", threads)):
         if value is not None and value < 1:
             raise BadInput(f"{name}: got {value}; expected a number above 0")

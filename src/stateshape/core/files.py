@@ -28,6 +28,7 @@ from stateshape.core.decoding import json_value, read_text
 from stateshape.core.wording import MAX_SHOWN, BadInput, printable, shown
 
 T = TypeVar("T")
+MAX_PROBLEMS = 250  # characters: of several faults those are told that fit; one always is
 MAX_INT = 10**30  # of any whole number in a record: counts of floating-point operations come nearest, far below
 
 
@@ -159,7 +160,10 @@ def parse(value: object, kind: type[T], *, where: str) -> T:
         return converter().structure(value, kind)
     except (cattrs.BaseValidationError, cattrs.StructureHandlerNotFoundError, ValueError, TypeError) as error:
         found = cattrs.transform_error(error, path="", format_exception=_reason)[:3]
-        raise BadInput(f"{where}: {'; '.join(map(_field_first, found))}") from None
+        problems = [_field_first(problem) for problem in found]
+        while len(problems) > 1 and sum(map(len, problems)) > MAX_PROBLEMS:
+            problems.pop()
+        raise BadInput(f"{where}: {'; '.join(problems)}") from None
 
 
 def _reason(error: BaseException, _: object) -> str:
@@ -240,6 +244,13 @@ def iter_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(io.StringIO(read_text(path), newline=None), 1):
         if line.strip():
             yield number, json_value(line, where=f"{path}:{number}")
+
+
+def drop_cut_off_line(path: Path) -> None:
+    """Removes what stands behind the last line break: a write that was cut off, perhaps inside a character."""
+    data = path.read_bytes()
+    if not data.endswith(b"\n"):
+        path.write_bytes(data[: data.rfind(b"\n") + 1])
 
 
 def read_jsonl(path: Path, kind: type[T]) -> list[T]:

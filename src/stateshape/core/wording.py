@@ -10,6 +10,7 @@ import reprlib
 
 MAX_LINE = 600  # characters of a whole message: the longest of our own lists all recipes, in fewer than 500
 MAX_SHOWN = 60  # characters of a value inside a message
+MAX_PATH = 200  # of a path, which is to be found again
 TAIL = 200  # characters kept of the end of a line that is cut: what was expected stands there
 MAX_DIGITS = 40  # of a whole number that is shown as it is
 
@@ -46,10 +47,7 @@ def shown(value: object, *, limit: int = MAX_SHOWN) -> str:
     """The value as Python writes it, cut to `limit` characters; of a nested one only the outer levels."""
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 3 * MAX_DIGITS:
         return f"a whole number of about {value.bit_length() * 3 // 10:,} digits"
-    if isinstance(value, str):
-        text = repr(value[: limit + 1])
-    else:
-        text = _SHORT.repr(value)
+    text = repr(value[: limit + 1]) if isinstance(value, str) else _SHORT.repr(value)
     return printable(text if len(text) <= limit else f"{text[: limit - 3]}...")
 
 

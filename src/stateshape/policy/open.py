@@ -18,7 +18,7 @@ from huggingface_hub import constants as hub
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from stateshape.core.files import BadInput, read_json
-from stateshape.core.wording import shown
+from stateshape.core.wording import MAX_PATH, shown
 from stateshape.embedded import base_folder
 from stateshape.policy.policy import Policy
 from stateshape.policy.settings import ModelSettings
@@ -73,7 +73,7 @@ def field_of(path: Path, name: str) -> str:
     value = read_json(path, dict[str, Any]).get(name)
     if not isinstance(value, str):
         raise BadInput(
-            f"{path}: {name}: got {value!r}; expected the base model's name; give the folder of a run or adapter"
+            f"{path}: {name}: got {shown(value)}; expected the base model's name; give the folder of a run or adapter"
         )
     return value
 
@@ -89,8 +89,8 @@ def check_hub_id(source: str) -> None:
     if near or not is_id:
         hint = "; did you mean embedded?" if near else ""
         raise BadInput(
-            f"model: got {shown(source)}, which does not exist; expected a model, run or adapter folder, 'embedded' or a hub "
-            f"id like owner/name{hint}"
+            f"model: got {shown(source, limit=MAX_PATH)}, which does not exist; expected a model, run or adapter folder, "
+            f"'embedded' or a hub id like owner/name{hint}"
         )
 
 

@@ -17,6 +17,7 @@ from stateshape.core.dotted import load_object
 from stateshape.core.files import BadInput
 from stateshape.core.method import Combination, Composition, Method, Term
 from stateshape.core.records import MethodRecord
+from stateshape.core.wording import shown
 from stateshape.policy.policy import Policy
 from stateshape.recipes.names import BUILT_IN
 from stateshape.sampling.settings import Sampler, SamplingSettings, check_sampling
@@ -128,7 +129,7 @@ def teachers_of(teacher: str) -> dict[str, str]:
     tags = [tag.strip() for tag, _, _ in pairs]
     if not all(tag and source.strip() for tag, (_, _, source) in zip(tags, pairs)) or len(set(tags)) < len(tags):
         raise BadInput(
-            f"teacher: got {teacher!r}; expected one teacher, or tag=teacher,tag=teacher with different tags"
+            f"teacher: got {shown(teacher)}; expected one teacher, or tag=teacher,tag=teacher with different tags"
         )
     return {tag: source.strip() for tag, (_, _, source) in zip(tags, pairs)}
 
@@ -138,7 +139,8 @@ def recipe_class(name: str) -> type[Recipe]:
     path = BUILT_IN.get(name, name)
     if ":" not in path:
         raise BadInput(
-            f"recipe: got {name!r}; expected one of {', '.join(BUILT_IN)}, or package.module:Class, file.py:Class of your own"
+            f"recipe: got {shown(name)}; expected one of {', '.join(BUILT_IN)}, or package.module:Class, "
+            "file.py:Class of your own"
         )
     found: Any = load_object(path, what="recipe")
     known = getattr(found, "compositions", None)

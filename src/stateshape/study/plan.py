@@ -21,13 +21,13 @@ from dataclasses import MISSING, dataclass, field, replace
 from importlib.resources import files
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from stateshape.core.decoding import read_text
 from stateshape.core.files import BadInput, parse, plain, sha256_text
 from stateshape.core.limits import check_most
 from stateshape.core.records import Json
-from stateshape.core.wording import MAX_SHOWN, shown
+from stateshape.core.wording import MAX_PATH, MAX_SHOWN, shown
 from stateshape.locality.settings import LocalitySettings
 from stateshape.policy.settings import ModelSettings
 from stateshape.recipes.recipe import Recipe, fields_of, made_of_by, recipe_class, teachers_of
@@ -173,7 +173,8 @@ def read_study(preset_or_file: str) -> StudyFile:
             near = difflib.get_close_matches(preset_or_file, presets(), n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise BadInput(
-                f"study: got {shown(preset_or_file)}; expected one of {', '.join(presets())}, or a YAML file{hint}"
+                f"study: got {shown(preset_or_file, limit=MAX_PATH)}; expected one of {', '.join(presets())}, "
+                f"or a YAML file{hint}"
             )
         text = read_text(path)
     value = read_yaml(text, where=preset_or_file)
@@ -238,7 +239,8 @@ def run_spec(name: str, choice: RunChoice, shared: dict[str, Json]) -> RunSpec:
         raise BadInput("runs.base: the untrained base is always part of a study; leave it out or rename the run")
     if not RUN_NAME.fullmatch(name) or len(name) > MOST_CHARACTERS:
         raise BadInput(
-            f"runs.{name[:MAX_SHOWN]}: got {shown(name)}; expected up to {MOST_CHARACTERS} letters, digits, '_', '-' and '.': it names a folder; rename it"
+            f"runs.{name[:MAX_SHOWN]}: got {shown(name)}; expected up to {MOST_CHARACTERS} letters, digits, "
+            "'_', '-' and '.': it names a folder; rename it"
         )
     found = recipe_class(choice.recipe)
     sources = given_sources(name, choice, found)
@@ -320,6 +322,6 @@ def check_names(spec: RunSpec, specs: dict[str, RunSpec]) -> None:
             near = difflib.get_close_matches(source, specs, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise BadInput(
-                f"runs.{spec.name}.{key}: got {shown(source)}; expected another run ({', '.join(specs)}), base, a folder or a hub "
-                f"id like owner/name{hint}"
+                f"runs.{spec.name}.{key}: got {shown(source, limit=MAX_PATH)}; expected another run ({', '.join(specs)}), "
+                f"base, a folder or a hub id like owner/name{hint}"
             )

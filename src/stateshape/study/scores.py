@@ -24,6 +24,7 @@ from stateshape.core.records import (
     StepRecord,
     TaskRecord,
 )
+from stateshape.core.wording import shown
 from stateshape.study.paired import BASE, SeedScores, StudyScores
 from stateshape.study.secondary import secondary_scores
 
@@ -127,8 +128,8 @@ def _must_agree(path: Path, values: dict[str, Json], known: _Known) -> None:
         first, expected = known.runs.setdefault(name, (path, values[name]))
         if values[name] != expected:
             raise BadInput(
-                f"{path} and {first}: {name.removesuffix('_sha256')}: got {values[name]!r} and {expected!r}; expected the "
-                "same in a study; compare runs of one base only"
+                f"{path} and {first}: {name.removesuffix('_sha256')}: got {shown(values[name])} and {shown(expected)}; "
+                "expected the same in a study; compare runs of one base only"
             )
 
 
@@ -167,7 +168,7 @@ def _drift(path: Path, known: _Known) -> DriftRecord:
     for name in ("task", "features", "num_prompts"):
         got, wanted = getattr(record, name), getattr(expected, name)
         if got != wanted:
-            raise BadInput(f"{path} and {first}: {name}: got {got!r} and {wanted!r}; cannot compare drift")
+            raise BadInput(f"{path} and {first}: {name}: got {shown(got)} and {shown(wanted)}; cannot compare drift")
     return record
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from stateshape.core.files import BadInput
 from stateshape.core.limits import check_most
+from stateshape.core.wording import shown
 from stateshape.tasks.embedded import arithmetic_task, exam_task, facts_task
 from stateshape.tasks.gsm8k import read_gsm8k
 from stateshape.tasks.hub import hub_task
@@ -52,7 +53,7 @@ def _unknown(name: str) -> str:
     names = OFFICIAL + EMBEDDED
     near = difflib.get_close_matches(name.lower(), names, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    return f"task: got {name!r}; expected one of {', '.join(names)}, or a path ending in .jsonl{hint}"
+    return f"task: got {shown(name)}; expected one of {', '.join(names)}, or a path ending in .jsonl{hint}"
 
 
 def _embedded(name: str, *, shots: int, limit: int | None) -> Task:

@@ -77,7 +77,7 @@ def _question(row: object, *, where: str) -> RawQuestion:
 
 def _targets(row: Mapping[str, object], key: str, *, where: str) -> dict[str, bool]:
     value = row.get(key)
-    if not isinstance(value, dict) or not set(value.values()) <= {0, 1}:
+    if not isinstance(value, dict) or not all(mark in (0, 1) for mark in value.values()):
         raise BadInput(f"{where}: {key}: got {str(value)[:60]!r}; expected answers with 1 (true) or 0")
     return {str(answer): bool(mark) for answer, mark in value.items()}
 
