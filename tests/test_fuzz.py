@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import random
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -39,8 +40,8 @@ from stateshape.study.plan import make_plan, read_study
 from stateshape.tasks.load import load_task
 from synthetic_study import write_synthetic_study
 
-SHARES = {"study": 30, "task": 20, "record": 25, "flags": 15, "states": 10}  # of a hundred cases
-CASES = os.environ.get("STATESHAPE_FUZZ", "3000")
+SHARES = {"study": 30, "task": 30, "record": 15, "flags": 20, "states": 5}  # of a hundred cases
+CASES = os.environ.get("STATESHAPE_FUZZ", "2000")
 Case = Callable[[random.Random], hostile.End]
 
 STUDY = """\
@@ -135,7 +136,7 @@ def record(home: Path) -> Case:
     folder = write_synthetic_study(
         home / "study",
         seeds=(0, 1),
-        num_items=6,
+        num_items=4,
         rates=dict.fromkeys(("base", "sft_mild", "opd_mild"), (0.5, 0.5, 0.5)),
     )
     write_comparison(folder)
@@ -301,6 +302,7 @@ def run_cases(kind: str, case: Case) -> None:
     asked, _, seed = CASES.partition("/")
     seeds = [int(seed)] * (asked == kind) if seed else range(int(CASES) * SHARES[kind] // 100)
     ends: Counter[str] = Counter()
+    began = time.process_time()
     found: list[str] = []
     for number in seeds:
         end = case(random.Random(f"{kind}/{number}"))
@@ -310,7 +312,7 @@ def run_cases(kind: str, case: Case) -> None:
             found.append(f"STATESHAPE_FUZZ={kind}/{number}: {end.told}")
         if os.environ.get("STATESHAPE_FUZZ_SHOW"):
             print(number, *end)
-    print(kind, dict(ends))
+    print(kind, dict(ends), f"{time.process_time() - began:.0f} s of CPU")
     assert not found, f"{len(found)} of {len(seeds)}:\n" + "\n".join(found[:40])
 
 
