@@ -80,7 +80,7 @@ def test_what_is_done_otherwise_is_another_plan(tmp_path: Path) -> None:
         ("recipe: sft", "recipe: opd, teacher: student", "circle: student -> tutor -> student"),
         ("task: facts", "task: arithmetic", "got task arithmetic twice"),
         ("study: tiny", "study: tiny\nseeds: [0, 0]", "seeds: got [0, 0]"),
-        ("study: tiny", "study: tiny\nseeds: 012", "seeds: got 10; expected a list"),
+        ("study: tiny", "study: tiny\nseeds: [012]", "line 2: got 012, which some read as octal"),
         ("study: tiny", "study: tiny\nseeds: [one]", "seeds[0]: got 'one'"),
         ("study: tiny", "study: tiny\nseeds: []", "seeds: got []"),
         ("study: tiny", "study: tiny\nseeds: [-1]", "seeds: got [-1]"),

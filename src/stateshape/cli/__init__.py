@@ -10,6 +10,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from stateshape.core.wording import BadInput, one_line, shown
+
 EXIT_BAD_INPUT = 2
 # How often an OpenMP thread looks before it sleeps at a barrier. The default looks about 300,000 times: two processes that
 # share two cores then hold each other up by a factor of 60; at this value neither that nor a lone process loses speed.
@@ -17,17 +19,16 @@ GOMP_SPINCOUNT = "5000"
 EXIT_INTERRUPTED = 130
 OF_THE_DISK = (
     errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
-    errno.ENAMETOOLONG, errno.EFBIG,
+    errno.ENAMETOOLONG, errno.EFBIG, errno.ELOOP,
 )  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code. A user's mistake is one line on stderr and code 2."""
-    from stateshape.core.files import BadInput
-
     os.environ.setdefault("GOMP_SPINCOUNT", GOMP_SPINCOUNT)  # read when torch loads its OpenMP library
     args = list(sys.argv[1:] if argv is None else argv)
     try:
+        check_arguments(args)
         from stateshape.cli.parser import run
 
         run(args)
@@ -45,9 +46,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno not in OF_THE_DISK:
             raise
         where = f" at {error.filename}" if error.filename else ""
-        print(f"stateshape: {error.strerror}{where}; the same command goes on once that is mended", file=sys.stderr)
+        line = one_line(f"{error.strerror}{where}; the same command goes on once that is mended")
+        print(f"stateshape: {line}", file=sys.stderr)
         return EXIT_BAD_INPUT
     return 0
+
+
+def check_arguments(args: Sequence[str]) -> None:
+    """Every argument is text: bytes that are no UTF-8 would fail where they are first written. Raises BadInput."""
+    for number, arg in enumerate(args, 1):
+        if "\0" in arg or any("\ud800" <= c <= "\udfff" for c in arg):
+            raise BadInput(f"argument {number}: got {shown(arg)}; expected UTF-8 text without NUL characters")
 
 
 def entry() -> None:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from stateshape.core.files import BadInput, check_output, plain
+from stateshape.core.limits import check_most
+from stateshape.core.wording import MAX_PATH, shown
 
 if TYPE_CHECKING:
     from stateshape.core.records import DriftRecord, OperatorCost, PhaseCost
@@ -26,12 +28,12 @@ def data_folder(given: str | None) -> Path | None:
     chosen = given or os.environ.get(DATA_VARIABLE)
     if chosen is None:
         return None
-    folder = Path(chosen)
-    if not folder.is_dir():
+    if not os.path.isdir(chosen):  # unlike Path.is_dir, also False for a name that is too long
         raise BadInput(
-            f"data: got {chosen!r}, which is not a folder; expected one that holds gsm8k/, truthfulqa/, mmlu/"
+            f"data: got {shown(chosen, limit=MAX_PATH)}, which is not a folder; expected one that holds "
+            "gsm8k/, truthfulqa/, mmlu/"
         )
-    return folder
+    return Path(chosen)
 
 
 def methods(json_output: Annotated[bool, tyro.conf.arg(name="json")] = False) -> None:
@@ -304,6 +306,7 @@ def doctor(
     """
     from stateshape.study.doctor import examine
 
+    check_most(rank=rank)
     for line in examine(model, teacher, settings=model_settings_from(device, dtype), rank=rank):
         print(line)
 
@@ -323,10 +326,11 @@ def embedded(
     from stateshape.embedded.train import DEFAULT_SEED, DEFAULT_STEPS, train_base
 
     if what != "train":
-        raise BadInput(f"embedded: got {what!r}; expected train")
+        raise BadInput(f"embedded: got {shown(what)}; expected train")
     for name, value in (("steps", steps), ("threads", threads)):
         if value is not None and value < 1:
             raise BadInput(f"{name}: got {value}; expected a number above 0")
+        check_most(**{name: value})
     folder = Path(out)
     check_output(folder)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "training.json").exists():  # it will be replaced

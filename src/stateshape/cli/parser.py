@@ -16,6 +16,8 @@ from stateshape.cli import commands
 from stateshape.cli.power_command import power
 from stateshape.cli.states_command import states
 from stateshape.core.files import BadInput
+from stateshape.core.wording import one_line as bounded
+from stateshape.core.wording import shown
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "methods": commands.methods,
@@ -31,6 +33,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
 DESCRIPTION = "Where does a post-training signal land? Train, measure and compare methods by the states they supervise."
 
 
+MAX_REASON = 300  # characters of what tyro says: it repeats the arguments
+RULE = re.compile(r"-{3,}")  # as tyro draws it where the output is not UTF-8
+
 MARKERS = (tyro.conf.HelptextFromCommentsOff,)
 
 
@@ -40,7 +45,7 @@ def train_overview(recipe: tyro.conf.Positional[str]) -> None:
     Args:
         recipe: One of those that `stateshape methods` shows, or package.module:Class, file.py:Class of your own.
     """
-    raise BadInput(f"recipe: got {recipe!r}; expected it right after train: stateshape train RECIPE --model M ...")
+    raise BadInput(f"recipe: got {shown(recipe)}; expected it right after train: stateshape train RECIPE --model M ...")
 
 
 COMMANDS["train"] = train_overview
@@ -54,7 +59,7 @@ def run(args: Sequence[str]) -> None:
     if args and not args[0].startswith("-") and args[0] not in COMMANDS:
         near = difflib.get_close_matches(args[0], COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else "see stateshape --help"
-        raise BadInput(f"command: got {args[0]!r}; expected one of {', '.join(sorted(COMMANDS))}; {hint}")
+        raise BadInput(f"command: got {shown(args[0])}; expected one of {', '.join(sorted(COMMANDS))}; {hint}")
     if len(args) > 1 and args[0] == "train" and not args[1].startswith("-"):
         from stateshape.cli.train_command import train_command
 
@@ -96,10 +101,11 @@ def parsed(parse: Callable[[], Callable[[], None]], *, prog: str) -> Callable[[]
 def one_line(box: str) -> str:
     """The reason from tyro's framed text: what stands above its first rule, and the nearest flag."""
     lines = [line.strip(" │╭╮╰╯─") for line in re.sub("\x1b\\[[0-9;]*m", "", box).splitlines()]
-    lines = lines[1:]  # the title
+    lines = ["" if RULE.fullmatch(line) else line for line in lines[1:]]  # behind the title
     rule = lines.index("") if "" in lines else len(lines)
     reason = " ".join(lines[:rule])
     near = next(
         (line.split()[0] for at, line in enumerate(lines[1:]) if lines[at].startswith("Perhaps you meant")), None
     )
+    reason = bounded(reason, limit=MAX_REASON)
     return f"{reason}; did you mean {near}?" if near else reason

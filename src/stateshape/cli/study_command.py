@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from rich.table import Table
 
 from stateshape.core.files import BadInput, read_json
 from stateshape.core.records import Comparison, PlannedRun, PlanRecord, TaskRecord
+from stateshape.core.wording import shown
 
 if TYPE_CHECKING:
     from stateshape.study.execute import Operators
@@ -85,7 +87,7 @@ def parse_seeds(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise BadInput(f"seeds: got {text!r}; expected whole numbers separated by commas, like 0,1,2") from None
+        raise BadInput(f"seeds: got {shown(text)}; expected whole numbers separated by commas, like 0,1,2") from None
 
 
 def write_results(folder: Path) -> Path:
@@ -93,7 +95,7 @@ def write_results(folder: Path) -> Path:
     from stateshape.report.write import write_report
     from stateshape.study.compare import write_comparison
 
-    if not (folder / "plan.json").exists():
+    if not os.path.exists(folder / "plan.json"):
         raise BadInput(f"study: {folder} holds no plan.json; expected the folder of a study")
     write_comparison(folder)
     return write_report(folder)

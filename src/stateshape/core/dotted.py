@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from stateshape.core.files import BadInput
+from stateshape.core.wording import one_line, shown
 
 
 def load_object(path: str, *, what: str) -> Any:
@@ -19,9 +20,10 @@ def load_object(path: str, *, what: str) -> Any:
         found: Any = module_of(module_name)
         for part in name.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError, OSError, SyntaxError, TypeError, ValueError) as error:
+    except Exception as error:  # a user's own file may raise anything
         raise BadInput(
-            f"{what}: got {path!r}, which can't be imported ({error}); expected package.module:Name or file.py:Name"
+            f"{what}: got {shown(path)}, which can't be imported ({one_line(str(error), limit=200)}); expected "
+            "package.module:Name or file.py:Name"
         ) from None
     return found
 

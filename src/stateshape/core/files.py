@@ -1,7 +1,8 @@
 """Reading and writing record files: JSON at the folder's edge, typed inside. Torch-free.
 
 Writes are atomic (temporary file, then rename): a reader or a killed run never sees half a file. A malformed file is
-reported with its path and line. Does not know what the records mean.
+reported with its path and line; what is read into text and JSON is decided in decoding.py, what a message shows in
+wording.py. Does not know what the records mean.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import dataclasses
 import difflib
 import functools
 import hashlib
+import io
 import json
 import math
 import os
@@ -22,11 +24,12 @@ import cattrs
 from cattrs.cols import list_structure_factory
 from cattrs.gen import make_dict_structure_fn, mapping_structure_factory
 
+from stateshape.core.decoding import json_value, read_text
+from stateshape.core.wording import MAX_SHOWN, BadInput, printable, shown
+
 T = TypeVar("T")
-
-
-class BadInput(ValueError):
-    """A user's mistake, as one clear line. The command line prints it and exits with code 2."""
+MAX_PROBLEMS = 250  # characters: of several faults those are told that fit; one always is
+MAX_INT = 10**30  # of any whole number in a record: counts of floating-point operations come nearest, far below
 
 
 @functools.cache
@@ -57,7 +60,7 @@ def _mapping_hook(kind: type[Any], made: cattrs.Converter) -> Callable[[object, 
 
     def hook(value: object, _: Any) -> Any:
         if not isinstance(value, dict):
-            raise ValueError(f"got {_shown(value)}; expected a mapping with {names}")
+            raise ValueError(f"got {shown(value)}; expected a mapping with {names}")
         return structure(value, kind)  # type: ignore[call-arg, arg-type]
 
     return hook
@@ -68,7 +71,7 @@ def _keyed_hook(kind: type[Any], made: cattrs.Converter) -> Callable[[object, An
 
     def hook(value: object, _: Any) -> Any:
         if not isinstance(value, dict):
-            raise ValueError(f"got {_shown(value)}; expected a mapping")
+            raise ValueError(f"got {shown(value)}; expected a mapping")
         return structure(value, kind)
 
     return hook
@@ -81,11 +84,11 @@ def _rows_hook(origin: type, kind: type[Any], made: cattrs.Converter) -> Callabl
 
     def hook(value: object, _: Any) -> Any:
         if not isinstance(value, list | tuple):  # a text would be taken apart into its characters
-            raise ValueError(f"got {_shown(value)}; expected a list")
+            raise ValueError(f"got {shown(value)}; expected a list")
         if structure is not None:
             return origin(structure(value, kind))
         if len(value) != len(inner):
-            raise ValueError(f"got {_shown(value)}; expected a list of {len(inner)}")
+            raise ValueError(f"got {shown(value)}; expected a list of {len(inner)}")
         return origin(made.structure(part, type_) for part, type_ in zip(value, inner))
 
     return hook
@@ -97,28 +100,44 @@ def _structure_optional(hook: Callable[[object, Any], Any], value: object, _: An
 
 def _structure_json(value: object, kind: Any) -> Any:
     if get_origin(kind) is dict and not isinstance(value, dict):
-        raise ValueError(f"got {_shown(value)}; expected a mapping")
+        raise ValueError(f"got {shown(value)}; expected a mapping")
     return value
 
 
 def _structure_literal(value: object, kind: Any) -> Any:
     if value not in get_args(kind):
-        raise ValueError(f"got {_shown(value)}; expected one of {', '.join(map(str, get_args(kind)))}")
+        raise ValueError(f"got {shown(value)}; expected one of {', '.join(map(str, get_args(kind)))}")
     return value
 
 
 def _structure_bool(value: object, _: Any) -> bool:
     if isinstance(value, bool):
         return value
-    raise ValueError(f"got {_shown(value)}; expected true or false")
+    raise ValueError(f"got {shown(value)}; expected true or false")
 
 
 def _structure_int(value: object, _: Any) -> int:
-    if isinstance(value, int | float | str) and not isinstance(value, bool):
+    number = _whole_number(value)
+    if number is None:
+        raise ValueError(f"got {shown(value)}; expected a whole number")
+    if abs(number) > MAX_INT:
+        raise ValueError(f"got {shown(value)}; expected a whole number of at most {MAX_INT:.0e}")
+    return number
+
+
+def _whole_number(value: object) -> int | None:
+    """None where it is none. 1e3 and "1.0e+3" are: YAML 1.1 reads the one as a text, the other as a float."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    with contextlib.suppress(ValueError, OverflowError):
+        if isinstance(value, int) or int(value) == value:
+            return int(value)
+    if isinstance(value, str):
         with contextlib.suppress(ValueError, OverflowError):
-            if isinstance(value, str) or int(value) == value:
-                return int(value)
-    raise ValueError(f"got {_shown(value)}; expected a whole number")
+            return int(value)
+        with contextlib.suppress(ValueError, OverflowError):
+            return _whole_number(float(value))
+    return None
 
 
 def _structure_float(value: object, _: Any) -> float:
@@ -126,18 +145,13 @@ def _structure_float(value: object, _: Any) -> float:
         with contextlib.suppress(ValueError, OverflowError):
             if math.isfinite(number := float(value)):
                 return number
-    raise ValueError(f"got {_shown(value)}; expected a number")
+    raise ValueError(f"got {shown(value)}; expected a number")
 
 
 def _structure_str(value: object, _: Any) -> str:
     if isinstance(value, str | int | float) and not isinstance(value, bool):
         return str(value)
-    raise ValueError(f"got {_shown(value)}; expected a text; put it in quotation marks")
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    raise ValueError(f"got {shown(value)}; expected a text; put it in quotation marks")
 
 
 def parse(value: object, kind: type[T], *, where: str) -> T:
@@ -146,7 +160,10 @@ def parse(value: object, kind: type[T], *, where: str) -> T:
         return converter().structure(value, kind)
     except (cattrs.BaseValidationError, cattrs.StructureHandlerNotFoundError, ValueError, TypeError) as error:
         found = cattrs.transform_error(error, path="", format_exception=_reason)[:3]
-        raise BadInput(f"{where}: {'; '.join(map(_field_first, found))}") from None
+        problems = [_field_first(problem) for problem in found]
+        while len(problems) > 1 and sum(map(len, problems)) > MAX_PROBLEMS:
+            problems.pop()
+        raise BadInput(f"{where}: {'; '.join(problems)}") from None
 
 
 def _reason(error: BaseException, _: object) -> str:
@@ -154,10 +171,11 @@ def _reason(error: BaseException, _: object) -> str:
         return "is missing; expected it here"
     if isinstance(error, cattrs.ForbiddenExtraKeysError):
         fields = [field.name for field in dataclasses.fields(error.cl)] if dataclasses.is_dataclass(error.cl) else []
-        unknown = sorted(map(str, error.extra_fields))
+        unknown = sorted(printable(str(name)[:MAX_SHOWN]) for name in error.extra_fields)
         near = difflib.get_close_matches(unknown[0], fields, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        return f"unknown field {', '.join(unknown)}; expected {', '.join(fields)}{hint}"
+        others = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+        return f"unknown field {', '.join(unknown[:3])}{others}; expected {', '.join(fields)}{hint}"
     return str(error)
 
 
@@ -218,30 +236,21 @@ def _line(record: object) -> str:
 
 
 def read_json(path: Path, kind: type[T]) -> T:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: not valid JSON: {error}") from None
-    return parse(value, kind, where=str(path))
+    return parse(json_value(read_text(path), where=str(path)), kind, where=str(path))
 
 
 def iter_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yields (line number, value); blank lines are skipped. Raises BadInput with file and line."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                try:
-                    yield number, json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise BadInput(f"{path}:{number}: not valid JSON: {error.msg} at column {error.colno}") from None
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: not UTF-8 text: {error}") from None
+    """Yields (line number, value); blank lines are skipped. Raises BadInput with file, line and field."""
+    for number, line in enumerate(io.StringIO(read_text(path), newline=None), 1):
+        if line.strip():
+            yield number, json_value(line, where=f"{path}:{number}")
+
+
+def drop_cut_off_line(path: Path) -> None:
+    """Removes what stands behind the last line break: a write that was cut off, perhaps inside a character."""
+    data = path.read_bytes()
+    if not data.endswith(b"\n"):
+        path.write_bytes(data[: data.rfind(b"\n") + 1])
 
 
 def read_jsonl(path: Path, kind: type[T]) -> list[T]:

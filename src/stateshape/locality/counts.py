@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from stateshape.core.files import read_jsonl, write_jsonl
+from stateshape.core.files import drop_cut_off_line, read_jsonl, write_jsonl
 from stateshape.core.records import LocalityRecord
 from stateshape.locality.recoverability import GradeCounts
 from stateshape.locality.supervision import NUM_CELLS, Tally
@@ -53,9 +53,7 @@ def kept(path: Path, kind: type[Record], num_done: int) -> list[Record]:
     """The records of the first `num_done` steps; what a killed run wrote after them is removed from the file."""
     if not path.exists():
         return []
-    text = path.read_text(encoding="utf-8")
-    if not text.endswith("\n"):  # a write that was cut off
-        path.write_text(text[: text.rfind("\n") + 1], encoding="utf-8")
+    drop_cut_off_line(path)
     records = [record for record in read_jsonl(path, kind) if record.step < num_done]
     write_jsonl(path, records)
     return records

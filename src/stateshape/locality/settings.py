@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from stateshape.core.files import BadInput
+from stateshape.core.limits import check_most
 
 SHARE = 0.1  # of the tokens that a run puts through its models, for probes
 MOST_PROBES = 9  # the first, the last, and as many between as tell a trend
@@ -32,6 +33,7 @@ class LocalitySettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise BadInput(f"locality.{name}: got {value}; expected 1 or more")
+            check_most("locality.", **{name: value})
 
 
 def interval(*, num_steps: int, step_tokens: int, probe_tokens: int) -> int:

@@ -15,8 +15,10 @@ from urllib.parse import urlsplit
 
 import transformers
 from huggingface_hub import constants as hub
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from stateshape.core.files import BadInput, read_json
+from stateshape.core.wording import MAX_PATH, shown
 from stateshape.embedded import base_folder
 from stateshape.policy.adapter_files import CONFIG, check_adapter
 from stateshape.policy.policy import Policy
@@ -37,7 +39,7 @@ def resolve(source: str) -> Resolved:
     folder = Path(source)
     if source == EMBEDDED:
         return Resolved(source, None)
-    if not folder.exists():
+    if not os.path.exists(source):  # unlike Path.exists, also False for a name that is too long
         check_hub_id(source)
         return Resolved(source, None)
     if not folder.is_dir():
@@ -102,7 +104,7 @@ def field_of(path: Path, name: str) -> str:
     value = read_json(path, dict[str, Any]).get(name)
     if not isinstance(value, str):
         raise BadInput(
-            f"{path}: {name}: got {value!r}; expected the base model's name; give the folder of a run or adapter"
+            f"{path}: {name}: got {shown(value)}; expected the base model's name; give the folder of a run or adapter"
         )
     return value
 
@@ -110,12 +112,16 @@ def field_of(path: Path, name: str) -> str:
 def check_hub_id(source: str) -> None:
     """A name that is no folder must at least look like a hub id. Raises BadInput."""
     near = difflib.get_close_matches(source, [EMBEDDED], n=1)
-    is_path = source.startswith((".", "/", "~")) or source.count("/") > 1
-    if near or is_path or not source.strip():
+    try:
+        validate_repo_id(source)
+        is_id = not source.startswith("~")
+    except HFValidationError:
+        is_id = False
+    if near or not is_id:
         hint = "; did you mean embedded?" if near else ""
         raise BadInput(
-            f"model: got {source!r}, which does not exist; expected a model, run or adapter folder, 'embedded' or a hub "
-            f"id like owner/name{hint}"
+            f"model: got {shown(source, limit=MAX_PATH)}, which does not exist; expected a model, run or adapter folder, "
+            f"'embedded' or a hub id like owner/name{hint}"
         )
 
 
@@ -125,17 +131,17 @@ def stay_offline_without_network() -> None:
         os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
     ):
         return
-    address = urlsplit(hub.ENDPOINT)
     try:
+        address = urlsplit(hub.ENDPOINT)
         port = address.port or (80 if address.scheme == "http" else 443)
         socket.create_connection((address.hostname or "", port), timeout=HUB_TIMEOUT_S).close()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: the address in HF_ENDPOINT is none
         hub.HF_HUB_OFFLINE = True
 
 
 def open_weights(model: str, settings: ModelSettings) -> SharedWeights:
     """Base weights by name. `source` stays what the user wrote."""
-    if model != EMBEDDED and not Path(model).exists():
+    if model != EMBEDDED and not os.path.exists(model):
         check_hub_id(model)
         stay_offline_without_network()
     weights = load_weights(str(base_folder()) if model == EMBEDDED else model, settings)
@@ -156,7 +162,7 @@ def check_teacher(model: str, teacher: str, settings: ModelSettings) -> None:
 def vocabulary(model: str, settings: ModelSettings) -> dict[str, int] | None:
     """Token to id; None where only loading the weights will tell (a GGUF folder)."""
     folder = base_folder() if model == EMBEDDED else Path(model)
-    if not folder.exists():
+    if not os.path.exists(folder):
         stay_offline_without_network()
     elif not (folder / "tokenizer.json").exists():
         return None

@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 
 from stateshape.core.files import BadInput
+from stateshape.core.limits import check_most
+from stateshape.core.wording import shown
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -44,6 +46,7 @@ class LoraSettings:
                 f"lora: got rank {self.rank}, alpha {self.alpha}, {len(self.targets)} targets; expected rank >= 1, "
                 "alpha > 0 and at least one target"
             )
+        check_most("lora.", rank=self.rank, alpha=self.alpha)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -52,7 +55,7 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise BadInput(f"device: got {name!r}; expected auto, cpu, cuda or cuda:N") from None
+        raise BadInput(f"device: got {shown(name)}; expected auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise BadInput(f"device: got {name!r}, but torch sees no CUDA device; use --device cpu")
     return device

@@ -6,6 +6,7 @@ The command line's flags, a study file's fields and the documentation are made f
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +17,7 @@ from stateshape.core.dotted import load_object
 from stateshape.core.files import BadInput
 from stateshape.core.method import Combination, Composition, Method, Term
 from stateshape.core.records import MethodRecord
+from stateshape.core.wording import shown
 from stateshape.policy.policy import Policy
 from stateshape.recipes.names import BUILT_IN
 from stateshape.sampling.settings import Sampler, SamplingSettings, check_sampling
@@ -121,13 +123,13 @@ def taught(parts: Parts, teacher: str, build: Callable[[Policy], Method]) -> Met
 
 def teachers_of(teacher: str) -> dict[str, str]:
     """Tag -> where that teacher stands; the tag is empty where one teacher teaches all. Raises BadInput."""
-    if "=" not in teacher or Path(teacher).exists():
+    if "=" not in teacher or os.path.exists(teacher):
         return {"": teacher}
     pairs = [pair.partition("=") for pair in teacher.split(",")]
     tags = [tag.strip() for tag, _, _ in pairs]
     if not all(tag and source.strip() for tag, (_, _, source) in zip(tags, pairs)) or len(set(tags)) < len(tags):
         raise BadInput(
-            f"teacher: got {teacher!r}; expected one teacher, or tag=teacher,tag=teacher with different tags"
+            f"teacher: got {shown(teacher)}; expected one teacher, or tag=teacher,tag=teacher with different tags"
         )
     return {tag: source.strip() for tag, (_, _, source) in zip(tags, pairs)}
 
@@ -137,7 +139,8 @@ def recipe_class(name: str) -> type[Recipe]:
     path = BUILT_IN.get(name, name)
     if ":" not in path:
         raise BadInput(
-            f"recipe: got {name!r}; expected one of {', '.join(BUILT_IN)}, or package.module:Class, file.py:Class of your own"
+            f"recipe: got {shown(name)}; expected one of {', '.join(BUILT_IN)}, or package.module:Class, "
+            "file.py:Class of your own"
         )
     found: Any = load_object(path, what="recipe")
     known = getattr(found, "compositions", None)

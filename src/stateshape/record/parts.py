@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,12 +18,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stateshape.core.files import BadInput
+from stateshape.core.wording import one_line, shown
 from stateshape.record.schema import SCHEMA
 
 BLOCK_STEPS = 64  # steps of a merged part
 ROW_GROUP_TOKENS = 2**20  # what is decoded at a time: some MB
-NAME = re.compile(r"steps-(\d+)-(\d+)\.parquet")
+NAME = re.compile(r"steps-(\d{6,9})-(\d{6,9})\.parquet")
 FLOATS = [f"{field.name}.list.element" for field in SCHEMA if field.type == pa.list_(pa.float32())]
+EVERY_TOKEN = ("ids", "origins", "behaviour_logp", "supervised")
+EVERY_ROW = (*EVERY_TOKEN, "step", "term", "row", "item_id", "group", "prompt_length", "finish")
 DICTIONARY = [
     f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name
     for field in SCHEMA
@@ -55,10 +59,48 @@ def parts_of(folder: Path) -> list[Part]:
 
 
 def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Raises BadInput where the file is damaged, or holds other columns or steps than its name and the schema say."""
+    check_part(path)
+    with reading(path):
+        table = pq.read_table(path, columns=columns, partitioning=None)
+    check_rows(path, table)
+    return table
+
+
+def check_rows(path: Path, table: pa.Table) -> None:
+    """Nothing is missing that every row has, and what goes with the tokens is as long as they are. Raises BadInput."""
+    for name in (name for name in EVERY_ROW if name in table.column_names):
+        if table[name].null_count:
+            raise BadInput(f"{path}: {name}: got a row without it; expected it in every row; use the run's own file")
+    lengths = [pc.list_value_length(table[name]) for name in EVERY_TOKEN if name in table.column_names]
+    for other in lengths[1:]:
+        if not other.equals(lengths[0]):
+            raise BadInput(f"{path}: got a row with {' or '.join(EVERY_TOKEN)} of other lengths; expected one a token")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns what Arrow says of a damaged file into BadInput. A file that is gone stays FileNotFoundError."""
     try:
-        return pq.read_table(path, columns=columns, partitioning=None)
-    except pa.ArrowInvalid as error:
-        raise BadInput(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
+        yield
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, MemoryError, OverflowError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"{path}: not a readable Parquet file ({one_line(reason, limit=120)})") from None
+
+
+def check_part(path: Path) -> None:
+    """Whether it is a Parquet file with the columns of a part, as its end says. Raises BadInput."""
+    with reading(path):
+        found = pq.read_schema(path)
+    for wanted in SCHEMA:
+        at = found.get_field_index(wanted.name)
+        if at < 0 or found.field(at).type != wanted.type:
+            got = "no such column" if at < 0 else str(found.field(at).type)
+            raise BadInput(
+                f"{path}: {wanted.name}: got {shown(got)}; expected {wanted.type}, as a run records it; use the run's own file"
+            )
 
 
 def write_part(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:

@@ -15,7 +15,8 @@ import pyarrow.dataset as ds
 from pyarrow.fs import LocalFileSystem
 
 from stateshape.core.files import BadInput
-from stateshape.record.parts import read_part, tokens_in
+from stateshape.core.wording import one_line
+from stateshape.record.parts import check_part, read_part, tokens_in
 from stateshape.record.reading import RecordedRun, has_same_vocabulary, recorded_runs
 from stateshape.record.schema import ORIGINS, SCHEMA
 from stateshape.record.text import open_decoder
@@ -35,6 +36,8 @@ class StatesView:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.runs: list[RecordedRun] = recorded_runs(folder)
+        for part in (part for run in self.runs for part in run.recording.parts):
+            check_part(part.path)
         self.is_study = self.runs[0].run is not None
         self.connection = duckdb.connect()
         self.connection.register("states", dataset_of(self.runs, is_study=self.is_study))
@@ -60,7 +63,8 @@ class StatesView:
             return Answer([column[0] for column in answer.description], answer.fetchall())
         except duckdb.Error as error:
             reason = str(error).strip().splitlines()
-            raise BadInput(f"sql: {reason[0] if reason else type(error).__name__}; see docs/states.md") from None
+            told = one_line(reason[0] if reason else type(error).__name__, limit=300)
+            raise BadInput(f"sql: {told}; see docs/states.md") from None
 
     def _register_decode(self) -> None:
         if not has_same_vocabulary(self.runs):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from functools import cached_property
@@ -13,7 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stateshape.core.files import BadInput
-from stateshape.record.parts import Part, parts_of, read_part
+from stateshape.core.wording import MAX_PATH, shown
+from stateshape.record.parts import Part, parts_of, read_part, reading
 from stateshape.record.schema import FOLDER, Source, source_of
 
 SEED = re.compile(r"seed(\d+)")
@@ -27,7 +29,7 @@ class Recording:
         self.parts: list[Part] = parts_of(folder / FOLDER)
         if not self.parts:
             raise BadInput(
-                f"states: got {str(folder)!r}, which has no recorded states; expected a run's folder with "
+                f"states: got {shown(str(folder), limit=MAX_PATH)}, which has no recorded states; expected a run's folder with "
                 f"{FOLDER}/steps-*.parquet; train with states_mb above 0"
             )
         self._held: tuple[Path, pa.Table] | None = None
@@ -35,10 +37,8 @@ class Recording:
     @cached_property
     def source(self) -> Source:
         path = self.parts[0].path
-        try:
+        with reading(path):
             found = source_of(pq.read_schema(path))
-        except pa.ArrowInvalid as error:
-            raise BadInput(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
         if found is None:
             raise BadInput(f"{path}: got no stateshape.model in its metadata; expected states that a run recorded")
         return found
@@ -62,7 +62,7 @@ class Recording:
             raise BadInput(f"term: got none, but {self.folder} recorded several; expected one of {shown}")
         if term is not None and term not in self.terms:
             expected = f"one of {shown}" if any(self.terms) else "none: the run had one method alone"
-            raise BadInput(f"term: got {term!r}, which {self.folder} did not record; expected {expected}")
+            raise BadInput(f"term: got {shown(term)}, which {self.folder} did not record; expected {expected}")
         return self.terms[0] if term is None else term
 
     def rows(self, step: int, term: str) -> pa.Table:
@@ -116,8 +116,10 @@ class RecordedRun(NamedTuple):
 
 def recorded_runs(folder: Path) -> list[RecordedRun]:
     """A run's states, or those of all runs of a study that have any. Raises BadInput where there are none."""
-    if not folder.is_dir():
-        raise BadInput(f"states: got {str(folder)!r}, which is no folder; expected a run's or a study's")
+    if not os.path.isdir(folder):
+        raise BadInput(
+            f"states: got {shown(str(folder), limit=MAX_PATH)}, which is no folder; expected a run's or a study's"
+        )
     if parts_of(folder / FOLDER) or not (folder / "runs").is_dir():
         return [RecordedRun(None, None, Recording(folder))]
     found = []
@@ -127,8 +129,8 @@ def recorded_runs(folder: Path) -> list[RecordedRun]:
             found.append(RecordedRun(run, seed, Recording(path.parent)))
     if not found:
         raise BadInput(
-            f"states: got {str(folder)!r}, a study none of whose runs has recorded states; expected some; set states_mb "
-            "above 0 in its train settings"
+            f"states: got {shown(str(folder), limit=MAX_PATH)}, a study none of whose runs has recorded "
+            "states; expected some; set states_mb above 0 in its train settings"
         )
     return found
 

@@ -58,11 +58,20 @@ def open_with_transformers(model: str, folder: Path) -> Decoder:
     return tokenizer
 
 
+def check_row(ids: Sequence[int] | None, origins: Sequence[int] | None, supervised: Sequence[bool] | None) -> None:
+    """Raises BadInput for a row that no run records, as of a damaged file or another program's."""
+    if ids is None or origins is None or supervised is None or not len(ids) == len(origins) == len(supervised):
+        raise BadInput("states: got a row with ids, origins and supervised of other lengths; expected one each a token")
+    if not all(origin in range(len(ORIGINS)) for origin in origins) or any(token is None or token < 0 for token in ids):
+        raise BadInput(f"states: got a row with an unknown origin or token; expected origins 0 to {len(ORIGINS) - 1}")
+
+
 def spans_of(ids: Sequence[int], origins: Sequence[int], supervised: Sequence[bool], decoder: Decoder) -> list[Span]:
     """The row's text, split where the writer or the supervision changes.
 
     A span's text is what it adds to the text before it: alone, a tokenizer might drop its leading space or break a character.
     """
+    check_row(ids, origins, supervised)
     spans, before, start = [], "", 0
     for (origin, is_supervised), run in groupby(zip(origins, supervised, strict=True)):
         end = start + len(list(run))

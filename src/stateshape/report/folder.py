@@ -6,6 +6,7 @@ going: they are listed, never filled in. Only plan.json must exist. Does not kno
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -144,7 +145,7 @@ def ordered_rows(plan: PlanRecord, comparison: Comparison) -> list[RunComparison
 
 def _optional(study_dir: Path, name: str, kind: type[T], problems: list[str], *, is_expected: bool = False) -> T | None:
     path = study_dir / name
-    if not path.exists():
+    if not os.path.exists(path):
         if is_expected:
             problems.append(f"{name}: no such file")
         return None
@@ -180,7 +181,7 @@ def _run_files(study_dir: Path, run: PlannedRun, seeds: list[int], problems: lis
 
 def _rows(study_dir: Path, name: str, kind: type[T], problems: list[str]) -> list[T]:
     path = study_dir / name
-    if not path.exists():
+    if not os.path.exists(path):
         return []
     try:
         return read_jsonl(path, kind)
@@ -191,7 +192,7 @@ def _rows(study_dir: Path, name: str, kind: type[T], problems: list[str]) -> lis
 
 def _samples(study_dir: Path, name: str, problems: list[str]) -> list[StateSample]:
     path = study_dir / name
-    if not path.exists():
+    if not os.path.exists(path):
         return []
     try:
         values = list(iter_jsonl(path))

@@ -20,6 +20,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from stateshape.report.fonts import fallbacks, without_fallbacks
+
 INK, RULE, SHADE = "#1b1c1d", "#d3d4d5", "#e9eaeb"  # text and axes; grid lines; bands
 _PAGE_COLOURS = {INK: "currentColor", RULE: "var(--rule)", SHADE: "var(--shade)"}
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
@@ -33,7 +35,6 @@ _STYLE: dict[Any, Any] = {  # matplotlib types its keys one by one
     "svg.fonttype": "none",  # text stays text: searchable, and small
     "svg.hashsalt": "stateshape",  # ids follow from the content alone
     "text.parse_math": False,  # labels are the user's: a dollar sign is a dollar sign
-    "font.family": "sans-serif",
     "font.size": 9.0,
     "text.color": INK,
     "axes.edgecolor": INK,
@@ -60,6 +61,7 @@ def plot_style() -> Iterator[None]:
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
+        matplotlib.rcParams["font.family"] = ["sans-serif", *fallbacks()]
         yield
 
 
@@ -85,7 +87,7 @@ def file_svg(figure: Figure, *, title: str = "", description: str = "") -> str:
         settle(figure)
         # not savefig: it draws everything once more, to find the layout
         FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None, "Creator": None})
-    drawing = out.getvalue()
+    drawing = without_fallbacks(out.getvalue())
     start = drawing.index(">", drawing.index("<svg")) + 1
     words = [f"<{tag}>{escape(said)}</{tag}>" for tag, said in (("title", title), ("desc", description)) if said]
     return drawing[:start] + "".join(f"\n {word}" for word in words) + drawing[start:]

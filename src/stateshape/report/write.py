@@ -6,10 +6,12 @@ Every file is replaced atomically; the same records give the same bytes. Does no
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from stateshape.core.files import write_text
 from stateshape.report.contents import all_plots, all_tables
+from stateshape.report.fonts import missing_characters, note_on
 from stateshape.report.folder import read_study
 from stateshape.report.grid import render_csv
 from stateshape.report.html import render_page
@@ -25,7 +27,9 @@ def write_report(study_dir: Path) -> Path:
     """
     study = read_study(study_dir)
     write_tables(study_dir, study.plan, study.comparison)
-    tables, plots = all_tables(study), all_plots(study)
+    with missing_characters() as characters:
+        tables, plots = all_tables(study), all_plots(study)
+    study = replace(study, missing=[*study.missing, *note_on(characters)])
     for table in tables.for_files():
         write_table(study_dir / "tables", table)
     for table in tables.raw:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from stateshape.core.files import BadInput
+from stateshape.core.limits import check_most
 from stateshape.policy.policy import Policy
 
 Finish = Literal["eos", "stop", "length"]
@@ -37,6 +38,7 @@ def check_sampling(**fields: float) -> None:
             raise BadInput(f"{name}: got {value}; expected 0 (greedy) or more")
         if not name.endswith("temperature") and value < 1:
             raise BadInput(f"{name}: got {value}; expected 1 or more")
+    check_most(**fields)
 
 
 class Completion(NamedTuple):

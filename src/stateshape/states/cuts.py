@@ -21,6 +21,7 @@ from stateshape.core.dotted import load_object
 from stateshape.core.files import BadInput
 from stateshape.core.states import Trajectory, pack
 from stateshape.core.tensors import entropy
+from stateshape.core.wording import shown
 from stateshape.policy.policy import Policy
 from stateshape.tasks.items import GenerationItem
 from stateshape.tasks.steps import first_error
@@ -45,7 +46,7 @@ class Cut:
         if not 0 <= self.low <= self.high <= 1:
             raise BadInput(f"cut: got low {self.low}, high {self.high}; expected 0 <= low <= high <= 1")
         if self.at not in KINDS and ":" not in self.at:
-            raise BadInput(f"cut.at: got {self.at!r}; expected {', '.join(KINDS)}, or file.py:name of a function")
+            raise BadInput(f"cut.at: got {shown(self.at)}; expected {', '.join(KINDS)}, or file.py:name of a function")
 
     def applied(self, policy: Policy, rows: Sequence[Trajectory], items: Items, rng: random.Random) -> list[Trajectory]:
         """Each row up to its cut. `policy`: whose uncertainty counts."""

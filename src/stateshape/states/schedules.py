@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from stateshape.core.dotted import load_object
 from stateshape.core.files import BadInput
+from stateshape.core.wording import shown
 
 KINDS = ("constant", "first", "power", "linear")
 
@@ -34,7 +35,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS and ":" not in self.kind:
-            raise BadInput(f"schedule kind: got {self.kind!r}; expected {', '.join(KINDS)}, or file.py:name")
+            raise BadInput(f"schedule kind: got {shown(self.kind)}; expected {', '.join(KINDS)}, or file.py:name")
         for name in ("value", "end"):
             if not 0 <= getattr(self, name) <= 1:
                 raise BadInput(f"schedule {name}: got {getattr(self, name)}; expected a share between 0 and 1")

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from stateshape.core.files import BadInput, read_json, write_json
+from stateshape.core.limits import check_most
 from stateshape.core.records import RunRecord
 from stateshape.core.seeds import seed_for
 from stateshape.policy.open import open_weights, resolve_base
@@ -50,6 +51,7 @@ def execute(
     """
     if jobs is not None and jobs < 1:
         raise BadInput(f"jobs: got {jobs}; expected 1 or more")
+    check_most(jobs=jobs)
     claim_folder(folder, plan)
     target, retention = load_tasks(plan.file, data_dir)
     check_data(folder, [target, *retention])

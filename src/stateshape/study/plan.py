@@ -14,26 +14,30 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, field, replace
 from importlib.resources import files
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import yaml
-
+from stateshape.core.decoding import read_text
 from stateshape.core.files import BadInput, parse, plain, sha256_text
+from stateshape.core.limits import check_most
 from stateshape.core.records import Json
+from stateshape.core.wording import MAX_PATH, MAX_SHOWN, shown
 from stateshape.locality.settings import LocalitySettings
 from stateshape.policy.settings import ModelSettings
 from stateshape.recipes.recipe import Recipe, fields_of, made_of_by, recipe_class, teachers_of
+from stateshape.study.yaml_file import read_yaml
 from stateshape.train.settings import TrainSettings
 
 BASE = "base"
 SOURCES = ("teacher", "states", "reference")  # fields of recipes that name runs, folders or models
 RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+MOST_CHARACTERS = 100  # of a run's name: file systems take 255 bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +70,7 @@ class DriftChoice:
         for name in ("prompts", "cuts", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise BadInput(f"drift {name}: got {getattr(self, name)}; expected at least 1")
+            check_most("drift ", **{name: getattr(self, name)})
         if self.temperature < 0:
             raise BadInput(f"drift temperature: got {self.temperature}; expected 0 or more")
 
@@ -152,25 +157,6 @@ class Plan(NamedTuple):
     sha256: str  # of everything but the seeds: a study may be given more seeds later
 
 
-class UniqueKeys(yaml.SafeLoader):
-    """YAML whose mappings name each key once: the second of two runs of one name would silently replace the first."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise BadInput(
-                    f"line {key.start_mark.line + 1}: got a list or mapping as a key; expected a name; put a text with braces "
-                    "in quotation marks"
-                )
-            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
-                raise BadInput(
-                    f"line {key.start_mark.line + 1}: got {key.value!r} twice; expected each key once; rename one"
-                )
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep=deep)
-
-
 def presets() -> list[str]:
     return sorted(
         entry.name.removesuffix(".yaml")
@@ -185,22 +171,15 @@ def read_study(preset_or_file: str) -> StudyFile:
         text = (files("stateshape.study") / "presets" / f"{preset_or_file}.yaml").read_text(encoding="utf-8")
     else:
         path = Path(preset_or_file)
-        if not path.is_file():
+        if not os.path.isfile(path):  # unlike Path.is_file, also False for a name that is too long
             near = difflib.get_close_matches(preset_or_file, presets(), n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise BadInput(
-                f"study: got {preset_or_file!r}; expected one of {', '.join(presets())}, or a YAML file{hint}"
+                f"study: got {shown(preset_or_file, limit=MAX_PATH)}; expected one of {', '.join(presets())}, "
+                f"or a YAML file{hint}"
             )
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise BadInput(f"{path}: not UTF-8 text: {error}; expected a YAML file") from None
-    try:
-        value: Any = yaml.load(text, Loader=UniqueKeys)
-    except BadInput as error:
-        raise BadInput(f"{preset_or_file}: {error}") from None
-    except yaml.YAMLError as error:
-        raise BadInput(f"{preset_or_file}: not valid YAML: {' '.join(str(error).split())}") from None
+        text = read_text(path)
+    value = read_yaml(text, where=preset_or_file)
     if not isinstance(value, dict):
         raise BadInput(
             f"{preset_or_file}: got {type(value).__name__}; expected a mapping with study, model, target, runs"
@@ -219,9 +198,10 @@ def with_seeds(file: StudyFile, seeds: Sequence[int]) -> StudyFile:
 def make_plan(file: StudyFile) -> Plan:
     """Checks every run by building its recipe and settings, and puts teachers first."""
     if not file.seeds or len(set(file.seeds)) != len(file.seeds):
-        raise BadInput(f"seeds: got {file.seeds}; expected one or more different numbers")
+        raise BadInput(f"seeds: got {shown(file.seeds)}; expected one or more different numbers")
     if any(seed < 0 for seed in file.seeds):
-        raise BadInput(f"seeds: got {file.seeds}; expected numbers from 0")
+        raise BadInput(f"seeds: got {shown(file.seeds)}; expected numbers from 0")
+    check_most(seed=max(file.seeds))
     names = [choice.task for choice in (file.target, *file.retention)]
     if twice := [name for name in names if names.count(name) > 1]:
         raise BadInput(f"retention: got task {twice[0]} twice; expected each task once, as target or for retention")
@@ -238,9 +218,9 @@ def check_runs_named(file: StudyFile) -> None:
         *(("contrasts", c) for c in file.contrasts),
     ):
         if odd := [run for run in pair if run not in known]:
-            raise BadInput(f"{key}: got {odd[0]!r}; expected one of {', '.join(known)}")
+            raise BadInput(f"{key}: got {shown(odd[0])}; expected one of {', '.join(known)}")
     if odd_pairs := [pair for pair in file.contrasts if len(pair) != 2 or pair[0] == pair[1]]:
-        raise BadInput(f"contrasts: got {odd_pairs[0]}; expected two different runs: [first, second]")
+        raise BadInput(f"contrasts: got {shown(odd_pairs[0])}; expected two different runs: [first, second]")
 
 
 def plan_sha256(file: StudyFile, specs: list[RunSpec]) -> str:
@@ -262,9 +242,10 @@ def plan_sha256(file: StudyFile, specs: list[RunSpec]) -> str:
 def run_spec(name: str, choice: RunChoice, shared: dict[str, Json]) -> RunSpec:
     if name == BASE:
         raise BadInput("runs.base: the untrained base is always part of a study; leave it out or rename the run")
-    if not RUN_NAME.fullmatch(name):
+    if not RUN_NAME.fullmatch(name) or len(name) > MOST_CHARACTERS:
         raise BadInput(
-            f"runs.{name}: got {name!r}; expected letters, digits, '_', '-' and '.': it names a folder; rename it"
+            f"runs.{name[:MAX_SHOWN]}: got {shown(name)}; expected up to {MOST_CHARACTERS} letters, digits, "
+            "'_', '-' and '.': it names a folder; rename it"
         )
     found = recipe_class(choice.recipe)
     sources = given_sources(name, choice, found)
@@ -276,7 +257,7 @@ def run_spec(name: str, choice: RunChoice, shared: dict[str, Json]) -> RunSpec:
         sources=sources,
         train=parse(merged(shared, choice.train), TrainSettings, where=f"runs.{name}.train"),
     )
-    spec.recipe()
+    check_most(f"runs.{name}.", **plain(spec.recipe()))
     check_budget(spec)
     return spec
 
@@ -300,7 +281,7 @@ def given_sources(name: str, choice: RunChoice, recipe: type[Recipe]) -> dict[st
         is_needed = key in fields and fields[key].default is MISSING
         if (value is not None and key not in fields) or (value is None and is_needed):
             wanted = f"a {key}: another run's name, base, or a folder or model" if is_needed else f"no {key}"
-            raise BadInput(f"runs.{name}.{key}: got {value}; recipe {choice.recipe} takes {wanted}")
+            raise BadInput(f"runs.{name}.{key}: got {shown(value)}; recipe {choice.recipe} takes {wanted}")
     return {key: str(value) for key, value in given.items() if value is not None}
 
 
@@ -341,11 +322,11 @@ def check_names(spec: RunSpec, specs: dict[str, RunSpec]) -> None:
     """A source that is no run of the study must be base, embedded, a folder or a hub id. Raises BadInput."""
     for key, sources in spec.named().items():
         for source in sources:
-            if source in (BASE, "embedded", *specs) or "/" in source or Path(source).exists():
+            if source in (BASE, "embedded", *specs) or "/" in source or os.path.exists(source):
                 continue
             near = difflib.get_close_matches(source, specs, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise BadInput(
-                f"runs.{spec.name}.{key}: got {source!r}; expected another run ({', '.join(specs)}), base, a folder or a hub "
-                f"id like owner/name{hint}"
+                f"runs.{spec.name}.{key}: got {shown(source, limit=MAX_PATH)}; expected another run ({', '.join(specs)}), "
+                f"base, a folder or a hub id like owner/name{hint}"
             )

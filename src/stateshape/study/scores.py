@@ -6,6 +6,7 @@ otherwise. Said in `missing` and left out: runs that are not there or died. Comp
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from stateshape.core.records import (
     StepRecord,
     TaskRecord,
 )
+from stateshape.core.wording import shown
 from stateshape.study.paired import BASE, SeedScores, StudyScores
 from stateshape.study.secondary import secondary_scores
 
@@ -71,7 +73,7 @@ def load_study(study_dir: Path) -> StudyScores:
 def _read_run(folder: Path, run: str, seed: int, study: StudyScores, known: _Known) -> None:
     for task in study.tasks():
         path = folder / "evals" / f"{task.name}.jsonl"
-        if not path.exists():
+        if not os.path.exists(path):
             study.missing.append(f"{run}, seed {seed}: no rows for {task.name} ({path.name})")
             continue
         rows = _aligned(path, task, known.tasks)
@@ -80,9 +82,9 @@ def _read_run(folder: Path, run: str, seed: int, study: StudyScores, known: _Kno
         for name, values in beside.items():
             per_task: dict[str, SeedScores] = study.secondary[run].setdefault(task.name, {})
             per_task.setdefault(name, {})[seed] = values
-    if (folder / "drift.json").exists():
+    if os.path.exists(folder / "drift.json"):
         study.drift[run][seed] = _drift(folder / "drift.json", known)
-    if (folder / "locality.jsonl").exists():
+    if os.path.exists(folder / "locality.jsonl"):
         records = read_jsonl(folder / "locality.jsonl", LocalityRecord)
         if records:
             study.locality[run][seed] = max(records, key=lambda record: record.step)
@@ -96,7 +98,7 @@ def _finished(study_dir: Path, run: str, plan: PlanRecord, known: _Known, missin
     for seed in plan.seeds:
         folder = study_dir / "runs" / run / f"seed{seed}"
         path = folder / "run.json"
-        if not path.exists():
+        if not os.path.exists(path):
             absent.append(seed)
             continue
         record = read_json(path, RunRecord)
@@ -115,7 +117,7 @@ def _progress(folder: Path, record: RunRecord) -> str:
     if record.num_steps:
         return f"trained {record.num_steps} steps, not all is evaluated"
     path = folder / "metrics.jsonl"
-    done = sum(1 for _ in iter_jsonl(path)) if path.exists() else 0
+    done = sum(1 for _ in iter_jsonl(path)) if os.path.exists(path) else 0
     return f"it stopped after {done} step{'s' if done > 1 else ''}" if done else "no step is there"
 
 
@@ -126,8 +128,8 @@ def _must_agree(path: Path, values: dict[str, Json], known: _Known) -> None:
         first, expected = known.runs.setdefault(name, (path, values[name]))
         if values[name] != expected:
             raise BadInput(
-                f"{path} and {first}: {name.removesuffix('_sha256')}: got {values[name]!r} and {expected!r}; expected the "
-                "same in a study; compare runs of one base only"
+                f"{path} and {first}: {name.removesuffix('_sha256')}: got {shown(values[name])} and {shown(expected)}; "
+                "expected the same in a study; compare runs of one base only"
             )
 
 
@@ -166,13 +168,13 @@ def _drift(path: Path, known: _Known) -> DriftRecord:
     for name in ("task", "features", "num_prompts"):
         got, wanted = getattr(record, name), getattr(expected, name)
         if got != wanted:
-            raise BadInput(f"{path} and {first}: {name}: got {got!r} and {wanted!r}; cannot compare drift")
+            raise BadInput(f"{path} and {first}: {name}: got {shown(got)} and {shown(wanted)}; cannot compare drift")
     return record
 
 
 def _rewards_were_alike(path: Path) -> bool:
     """Whether a run by reward never saw two different rewards in a group."""
-    if not path.exists():
+    if not os.path.exists(path):
         return False
     shares = []
     for number, value in iter_jsonl(path):

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from stateshape.core.files import BadInput, check_output, parse, plain, write_json
+from stateshape.core.limits import check_most
 from stateshape.core.records import DriftRecord, RunRecord
 from stateshape.core.seeds import seed_for
 from stateshape.drift.measure import measure
@@ -48,8 +49,9 @@ def train_single(
     if folder.exists() and any(folder.iterdir()) and not (folder / "run.json").exists():
         raise BadInput(f"out: {folder} is not empty and holds no run; expected a new or empty folder, or this run's")
     task = generation_task(task_name, data_dir)
-    settings = parse(plain(settings), TrainSettings, where="command line")  # flags may be nan or inf
     fields = plain(recipe)
+    check_most(seed=seed, **fields)
+    settings = parse(plain(settings), TrainSettings, where="command line")  # flags may be nan or inf
     sources = {key: fields.pop(key) for key in SOURCES if fields.get(key) is not None}
     # a folder called like the recipe is not this run itself
     sources = {key: str(Path(text).absolute()) if text == name else text for key, text in sources.items()}

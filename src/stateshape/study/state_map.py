@@ -6,6 +6,7 @@ the same prompts stand on all sides, and would be what is seen. Draws nothing.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -60,7 +61,9 @@ def groups_of(study_dir: Path, plan: PlanRecord) -> dict[Group, list[StateSample
     found: dict[Group, list[StateSample]] = {}
 
     def add(run: str, seed: int, kind: Kind, path: Path) -> None:
-        samples = [sample for sample in read_jsonl(path, StateSample) if response(sample)] if path.exists() else []
+        samples = (
+            [sample for sample in read_jsonl(path, StateSample) if response(sample)] if os.path.exists(path) else []
+        )
         if samples:
             found[Group(run, seed, kind)] = samples[:: -(-len(samples) // MOST)]
 

@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from stateshape.core.files import BadInput
+from stateshape.core.limits import check_most
+from stateshape.core.wording import shown
 from stateshape.tasks.embedded import arithmetic_task, exam_task, facts_task
 from stateshape.tasks.gsm8k import read_gsm8k
 from stateshape.tasks.hub import hub_task
@@ -51,6 +53,7 @@ def load_task(
     if shots < 0 or (shots > 0 and (is_own or name in WITHOUT_SHOTS)):
         highest = "0 for this task: write examples into the prompts" if is_own else "0 for this task"
         raise BadInput(f"shots: got {shots} for {name}; expected {'0 or more' if shots < 0 else highest}")
+    check_most(limit=limit, shots=shots)
     if max_new_tokens is not None and max_new_tokens < 1:
         raise BadInput(f"max_new_tokens: got {max_new_tokens}; expected 1 or more, or none for the task's own")
     task = read_jsonl_task(Path(name), limit=limit) if is_own else _known(name, data_dir, shots=shots, limit=limit)
@@ -81,7 +84,7 @@ def _unknown(name: str) -> str:
     names = OFFICIAL + EMBEDDED
     near = difflib.get_close_matches(name.lower(), names, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    return f"task: got {name!r}; expected one of {', '.join(names)}, or a path ending in .jsonl{hint}"
+    return f"task: got {shown(name)}; expected one of {', '.join(names)}, or a path ending in .jsonl{hint}"
 
 
 def _embedded(name: str, *, shots: int, limit: int | None) -> Task:

@@ -11,11 +11,14 @@ from __future__ import annotations
 import csv
 import hashlib
 import heapq
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from stateshape.core.decoding import read_text
 from stateshape.core.files import BadInput, sha256_file, sha256_text
+from stateshape.core.wording import shown
 from stateshape.tasks.items import ChoiceItem
 from stateshape.tasks.task import ChoiceTask, acc_chance
 
@@ -85,16 +88,15 @@ def read_mmlu(data_dir: Path, *, shots: int = 0, limit: int | None = None) -> Ch
 def _read(path: Path) -> list[RawExam]:
     found = []
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            for number, row in enumerate(csv.reader(file), 1):
-                if len(row) != 6 or row[5] not in tuple(LETTERS):
-                    raise BadInput(
-                        f"{path}: row {number}: got {len(row)} cells ending in {row[-1:]}; expected 6: question, "
-                        "four choices, and a letter A to D"
-                    )
-                found.append(RawExam(row[0], tuple(row[1:5]), LETTERS.index(row[5])))
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file") from None
+        for number, row in enumerate(csv.reader(io.StringIO(read_text(path), newline="")), 1):
+            if len(row) != 6 or row[5] not in tuple(LETTERS):
+                raise BadInput(
+                    f"{path}: row {number}: got {len(row)} cells ending in {shown(row[-1:])}; expected 6: question, "
+                    "four choices, and a letter A to D"
+                )
+            found.append(RawExam(row[0], tuple(row[1:5]), LETTERS.index(row[5])))
+    except csv.Error as error:
+        raise BadInput(f"{path}: not valid CSV: {error}; expected the dataset's own file; fetch it again") from None
     if not found:
         raise BadInput(f"{path}: got no rows; expected at least one question; fetch the file again")
     return found

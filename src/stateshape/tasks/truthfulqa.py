@@ -9,11 +9,11 @@ Knows nothing of models or tokenizers.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from stateshape.core.decoding import json_value, read_text
 from stateshape.core.files import BadInput, sha256_file
 from stateshape.tasks.items import ChoiceItem
 from stateshape.tasks.task import ChoiceTask, mc1_chance
@@ -62,12 +62,7 @@ def truthfulqa_task(questions: Sequence[RawQuestion], *, limit: int | None, data
 def read_truthfulqa(data_dir: Path, *, limit: int | None = None) -> ChoiceTask:
     """Reads truthfulqa/mc_task.json, the dataset's own file."""
     path = data_dir / "truthfulqa" / "mc_task.json"
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: not valid JSON: {error}") from None
+    rows = json_value(read_text(path), where=str(path))
     if not isinstance(rows, list) or not rows:
         raise BadInput(f"{path}: got {type(rows).__name__} without rows; expected a list of questions")
     questions = [_question(row, where=f"{path}: question {i}") for i, row in enumerate(rows)]
@@ -82,7 +77,7 @@ def _question(row: object, *, where: str) -> RawQuestion:
 
 def _targets(row: Mapping[str, object], key: str, *, where: str) -> dict[str, bool]:
     value = row.get(key)
-    if not isinstance(value, dict) or not set(value.values()) <= {0, 1}:
+    if not isinstance(value, dict) or not all(mark in (0, 1) for mark in value.values()):
         raise BadInput(f"{where}: {key}: got {str(value)[:60]!r}; expected answers with 1 (true) or 0")
     return {str(answer): bool(mark) for answer, mark in value.items()}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from stateshape.core.files import append_jsonl, read_jsonl, write_jsonl
+from stateshape.core.files import append_jsonl, drop_cut_off_line, read_jsonl, write_jsonl
 from stateshape.core.method import Combination, Method, terms_of
 from stateshape.core.records import StateSample, StepRecord
 from stateshape.core.signals import Credit
@@ -82,9 +82,7 @@ def forget_after(folder: Path, num_done: int) -> None:
         path = folder / name
         if not path.exists():
             continue
-        text = path.read_text(encoding="utf-8")
-        if not text.endswith("\n"):  # a write that was cut off
-            path.write_text(text[: text.rfind("\n") + 1], encoding="utf-8")
+        drop_cut_off_line(path)
         records = read_jsonl(path, kind)
         write_jsonl(path, [record for record in records if record.step is not None and record.step < num_done])
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from stateshape.core.files import BadInput
+from stateshape.core.limits import check_most
 from stateshape.policy.settings import LoraSettings
 
 MAX_EPOCHS = 1_000_000
@@ -60,6 +61,8 @@ class TrainSettings:
         for name in ("epochs", "steps", "chunk_tokens", "supervised_per_step"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise BadInput(f"{name}: got {getattr(self, name)}; expected a number above 0, or none")
+        names = ("steps", "batch_prompts", "supervised_per_step", "chunk_tokens", "states_mb", "checkpoint_every")
+        check_most(**{name: getattr(self, name) for name in names})
 
     def num_items(self, available: int) -> int:
         if self.train_items is None:
