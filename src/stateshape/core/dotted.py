@@ -19,9 +19,10 @@ def load_object(path: str, *, what: str) -> Any:
         found: Any = module_of(module_name)
         for part in name.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError, OSError, SyntaxError, TypeError, ValueError) as error:
+    except (Exception, SystemExit) as error:  # a user's module may raise anything while it is imported
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise BadInput(
-            f"{what}: got {path!r}, which can't be imported ({error}); expected package.module:Name or file.py:Name"
+            f"{what}: got {path!r}, which can't be imported ({reason}); expected package.module:Name or file.py:Name"
         ) from None
     return found
 

@@ -213,7 +213,7 @@ def reward_stats(signal: Signal) -> dict[str, float | None]:
     is_told_B = ((signal.advantage_BT != 0) & signal.supervise_BT).any(1)
     flat = sum(float(not is_told_B[signal.states.group_B == group].any()) for group in groups)
     return {
-        "reward": float(signal.reward_B[known_B].mean()) if bool(known_B.any()) else None,
+        "reward": float(signal.reward_B[known_B].double().mean()) if bool(known_B.any()) else None,
         "share_zero_variance_groups": flat / max(len(groups), 1),
         "share_rewards_missing": 1 - float(known_B.float().mean()),
     }
