@@ -149,7 +149,9 @@ def test_p_is_calibrated_over_configurations():
     """Seeds are near-copies: dealing single runs anew would reject far too often, whole configurations do not."""
     small = sum(
         correlation(
-            made_rows(lambda v, e: 0.0 * e + v["locality.c2st_auc"], configurations=8, rng_seed=trial), DRIFT, kind="Pearson"
+            made_rows(lambda v, e: 0.0 * e + v["locality.c2st_auc"], configurations=8, rng_seed=trial),
+            DRIFT,
+            kind="Pearson",
         ).p
         < 0.1
         for trial in range(100)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
-import tiny
 import torch
 
+import tiny
 from stateshape.cli import main
 from stateshape.core.files import BadInput, parse, plain
 from stateshape.recipes.grpo import GRPO
@@ -15,6 +17,7 @@ from stateshape.recipes.grpo_opd import GRPOPlusOPD
 from stateshape.recipes.online_dpo import OnlineDPO
 from stateshape.recipes.rewards import reward_of
 from stateshape.signals.reward import advantages
+from stateshape.tasks.items import GenerationItem
 
 OWN = """
 import math, numpy, torch
@@ -59,8 +62,11 @@ def own(tmp_path):
     ("name", "said"),
     [
         ("two", r"which takes \(item, text\) \(too many positional arguments when given three\)"),
-        ("lists", r"which takes \(prompts, completions, \*\*kwargs\): lists, as TRL's do"),
-        ("three_lists", "lists, as TRL's do"),  # three arguments, but of another kind
+        (
+            "lists",
+            r"which takes \(prompts, completions, \*\*kwargs\): lists; .*; wrap a function of lists, such as TRL's",
+        ),
+        ("three_lists", "completion_ids, .*: lists;"),  # three arguments, but of another kind
         ("four", "missing a required argument: 'more'"),
         ("must_be_named", "missing a required.* argument: 'more'"),
         ("waits", "async or a generator"),
@@ -92,7 +98,9 @@ def test_what_can_be_called_with_three_is_taken(name, value, own):
 )
 def test_a_function_that_raises_is_one_line_with_the_item_and_the_texts_end(name, said, own):
     reward = own(name)
-    with pytest.raises(BadInput, match=f"own.py:{name}' {said}.* for item0, whose text ends in '.*no\\\\nmark'") as error:
+    with pytest.raises(
+        BadInput, match=f"own.py:{name}' {said}.* for item0, whose text ends in '.*no\\\\nmark'"
+    ) as error:
         reward("item0", "x" * 500 + " no\nmark", "length")
     assert len(str(error.value)) < 500
     assert "\n" not in str(error.value)
@@ -157,7 +165,7 @@ def test_large_rewards_are_compared_as_small_ones_are():
 def test_a_group_of_one_has_nothing_to_be_compared_with(fields):
     with pytest.raises(BadInput, match=r"group: got 1 with baseline .*; expected 2 or more"):
         GRPO(**fields)
-    with pytest.raises(BadInput, match="runs.rl.with: group: got 1"):
+    with pytest.raises(BadInput, match=r"runs\.rl\.with: group: got 1"):
         parse(fields, GRPO, where="runs.rl.with")
     GRPO(group=1, baseline="none", scale="none")
     GRPO(group=1, baseline="batch-mean")
@@ -172,7 +180,11 @@ def test_samples_that_are_compared_are_at_least_two(made):
 
 @pytest.mark.parametrize(
     ("more", "said"),
-    [(["--group", "1"], "group: got 1"), (["--reward", "OWN:two"], "reward: got"), (["--reward", "OWN:lists"], "TRL's")],
+    [
+        (["--group", "1"], "group: got 1"),
+        (["--reward", "OWN:two"], "reward: got"),
+        (["--reward", "OWN:lists"], "TRL's"),
+    ],
 )
 def test_the_command_line_refuses_before_a_model_loads(more, said, tmp_path, capsys, monkeypatch):
     def load(*given):
@@ -185,3 +197,8 @@ def test_the_command_line_refuses_before_a_model_loads(more, said, tmp_path, cap
     assert main(["train", "grpo", "--model", "embedded", "--task", "arithmetic", "--out", str(out), *more]) == 2
     assert said in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_the_documentation_names_every_field_of_an_item():
+    text = (Path(__file__).parents[1] / "docs/recipes.md").read_text(encoding="utf-8")
+    assert all(f"`item.{field.name}`" in text for field in fields(GenerationItem))

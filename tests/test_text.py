@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from tiny import row
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from stateshape.core.states import Origin
 from stateshape.record.text import added_texts, state_sample
 from stateshape.study.rollouts import token_texts
+from tiny import row
 
 
 def bytes_of(text: str) -> list[str]:
@@ -20,7 +20,9 @@ def like_llama_2() -> PreTrainedTokenizerFast:
     """A blank before every text, bytes where a character is unknown; decoding takes the first blank off again."""
     pieces = ["<unk>", "<s>", "</s>", *bytes_of("😀"), "▁", "▁a", "▁b", "▁3", "b", "3", "+"]
     made = Tokenizer(
-        models.BPE({piece: i for i, piece in enumerate(pieces)}, [], unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+        models.BPE(
+            {piece: i for i, piece in enumerate(pieces)}, [], unk_token="<unk>", byte_fallback=True, fuse_unk=True
+        )
     )
     made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     made.decoder = decoders.Sequence(
@@ -59,7 +61,13 @@ def policy(request) -> Says:
 def test_a_rollouts_pieces_keep_the_blanks_that_a_token_alone_would_lose():
     policy = Says(like_llama_2())
     made = row(policy.ids("<s>", "▁a"), policy.ids("▁b", "▁3", "+", "3", "</s>"), Origin.LEARNER)
-    assert [policy.decode([token]) for token in made.response] == ["b", "3", "+", "3", ""]  # what was written down before
+    assert [policy.decode([token]) for token in made.response] == [
+        "b",
+        "3",
+        "+",
+        "3",
+        "",
+    ]  # what was written down before
     assert token_texts(made, policy) == [" b", " 3", "+", "3", ""]
 
 
@@ -90,9 +98,7 @@ def test_a_sample_says_what_the_row_says(policy):
     """Spans add up to the row's text with its special tokens, also where a span begins with a blank or inside a character."""
     emoji = policy.tokenizer("😀", add_special_tokens=False)["input_ids"][-4:]
     half = row(policy.tokenizer("a b")["input_ids"], policy.tokenizer("a 3 3")["input_ids"] + emoji[:2], Origin.LEARNER)
-    whole = half.extended(
-        [*emoji[2:], *policy.ids("</s>")], Origin.TEACHER, logps=[None] * 3, finish="eos"
-    )
+    whole = half.extended([*emoji[2:], *policy.ids("</s>")], Origin.TEACHER, logps=[None] * 3, finish="eos")
     sample = state_sample(whole, policy, step=3, supervised=[False] * len(half.ids) + [True] * 3, reward=1.0)
     said = policy.decode(whole.ids, skip_special_tokens=False)
     assert "".join(span.text for span in sample.spans) == said

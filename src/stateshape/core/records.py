@@ -231,6 +231,7 @@ class RunRecord:
     seconds: dict[str, float] = field(default_factory=dict)  # sampling, signal, training, evaluation, drift
     peak_memory_gb: float | None = None  # the largest of the phases
     costs: dict[str, PhaseCost] = field(default_factory=dict)  # by the same phases; empty in records of older versions
+    warnings: list[str] = field(default_factory=list)  # in words, e.g. that nothing was learned, and why
 
     def measured(self, costs: dict[str, PhaseCost]) -> RunRecord:
         """The record with these costs, and what follows from them. Phases that are not among them stay as they were."""
@@ -410,6 +411,7 @@ class Comparison:
     rows: list[RunComparison]
     missing: list[str]  # runs that are not there yet, or died, in words
     contrasts: list[RunContrast] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)  # the runs' own, each with its run and seed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

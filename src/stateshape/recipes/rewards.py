@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +58,13 @@ def check_function(name: str, own: Any) -> None:
     except (TypeError, ValueError):  # some built-in functions have none
         return
     takes = f"reward: got {name!r}, which takes {signature}"
+    wrap = "wrap a function of lists, such as TRL's, as docs/recipes.md shows"
     if OF_LISTS & signature.parameters.keys():
-        raise BadInput(f"{takes}: lists, as TRL's do; {EXPECTED}; see docs/recipes.md for how to wrap it")
+        raise BadInput(f"{takes}: lists; {EXPECTED}; {wrap}")
     try:
         signature.bind("item", "text", "finish")
     except TypeError as error:
-        raise BadInput(f"{takes} ({error} when given three); {EXPECTED}; see docs/recipes.md") from None
+        raise BadInput(f"{takes} ({error} when given three); {EXPECTED}; give it these three, or {wrap}") from None
 
 
 def number_of(value: Any, name: str, item_id: str) -> float:
@@ -76,8 +76,8 @@ def number_of(value: Any, name: str, item_id: str) -> float:
     if number is None or abs(number) > LARGEST:
         shown = " ".join(repr(value).split())
         raise BadInput(
-            f"reward: {name!r} gave {shown[:SHOWN]} for {item_id}; expected a finite number, or None for no grade; the largest is "
-            "float32's, 3.4e38"
+            f"reward: {name!r} gave {shown[:SHOWN]} for {item_id}; expected a finite number, or None for no grade; the "
+            "largest is float32's, 3.4e38"
         )
     return number
 

@@ -7,8 +7,8 @@ how a text is graded: a whole answer is `Policy.decode`'s.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import accumulate, groupby
-from os.path import commonprefix
+from itertools import accumulate, groupby, takewhile
+from operator import eq
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -103,7 +103,7 @@ def added_texts(text_until: Callable[[int], str], ends: Sequence[int], *, start:
 
 def shared_length(text: str, whole: str) -> int:
     """Characters that both begin with."""
-    return len(text) if whole.startswith(text) else len(commonprefix([text, whole]))
+    return len(text) if whole.startswith(text) else sum(1 for _ in takewhile(bool, map(eq, text, whole)))
 
 
 def state_sample(
