@@ -1,12 +1,17 @@
 """What runs and studies write down, as typed records. Torch-free: reports and comparisons are made from these alone.
 
 A run folder:    run.json (RunRecord) metrics.jsonl (StepRecord) states.jsonl (StateSample) evals/<task>.jsonl (EvalRow)
-                 evals/summary.json {task: {metric: Metric}} rollouts.jsonl (StateSample) drift.json (DriftRecord) adapter/
-                 locality.jsonl (LocalityRecord) supervision.json (SupervisionMap) states/*.parquet (record/schema.py)
-                 profile.json (ProfileRecord) where it was asked for
-A study folder:  plan.json (PlanRecord) runs/<run>/seed<k>/<run folder> comparison.json (Comparison)
+                 evals/summary.json {task: {metric: Metric}} rollouts.jsonl (StateSample) rollouts_pieces.jsonl
+                 (study/rollouts.py) drift.json (DriftRecord) locality.jsonl (LocalityRecord) supervision.json (SupervisionMap)
+                 states/steps-*.parquet states/summary.json (record/schema.py) kept/*.jsonl (core.states.Trajectory)
+                 adapter/adapter_config.json adapter/adapter_model.safetensors (peft)
+  of the base:   rollouts_again.jsonl rollouts_again_pieces.jsonl
+  while it goes: checkpoint-*.pt (train/checkpoint.py) supervision.jsonl (locality/counts.py) .*.tmp
+  if asked for:  profile.json (ProfileRecord)
+A study folder:  plan.json (PlanRecord) runs/<run>/seed<k>/ (run folders) comparison.json (Comparison)
                  verdicts.json ([Verdict]) state_map.json (StateMap) predictors.json (predictor_records.py)
-                 table1.* table2.* tables/ plots/ report.html
+                 table1.* table2.* tables/* plots/* report.html profile.json (ProfileRecord)
+docs/studies.md says what each of them holds; tests/test_files_left.py holds both lists to what a study leaves.
 A missing number is None, never zero. Does not know how any number is computed.
 """
 
