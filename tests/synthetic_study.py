@@ -381,7 +381,7 @@ def predictors() -> PredictorReport:
         for name, value in r2.items()
     ]  # fmt: skip
     gain = Gain(name="drift and locality", versus="drift", by="configuration", difference=_r2(3.82))
-    value = Correlation(predictor="mmd2_unbiased", kind="Pearson", value=_r2(0.31), p=0.2)
+    value = Correlation(predictor="drift.mmd2_unbiased", kind="Pearson", value=_r2(0.31), p=0.2)
     return PredictorReport(study="synthetic", scores=scores, gains=[gain], correlations=[value], rows=[])
 
 

@@ -45,6 +45,7 @@ def note(folder: Path, run, seed):
         os._exit(9)
     time.sleep(0.2)
     (folder / f"{run.name}{seed}").write_text(f"{began} {time.time()} {torch.get_num_threads()}")
+    return ["learned nothing"] if run.name == "other" else []
 
 
 def opened(folder: Path):
@@ -77,6 +78,9 @@ class Said(Silent):
     def say(self, text):
         self.lines.append(text)
 
+    def warn(self, text):
+        self.lines.append(f"warning: {text}")
+
 
 def test_the_others_go_on_without_a_run_that_diverged(tmp_path):
     said = Said()
@@ -89,6 +93,12 @@ def test_the_others_go_on_without_a_run_that_diverged(tmp_path):
         "pupil, seed 0: died; it needs mad",
         "its_pupil, seed 0: died; it needs pupil",
     ]
+
+
+def test_a_runs_warnings_reach_the_one_who_waits(tmp_path):
+    said = Said()
+    run_parallel(partial(opened, tmp_path), [spec("other")], [0], 1, said)
+    assert "warning: other, seed 0: learned nothing" in said.lines
 
 
 def test_a_process_that_dies_is_told_of(tmp_path):

@@ -1,5 +1,7 @@
 """What predicts forgetting: planted answers, a slow nested reference on scikit-learn, and the reading of a study's folder."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.stats import pearsonr, spearmanr
@@ -7,8 +9,10 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import LeaveOneGroupOut
 from sklearn.preprocessing import StandardScaler
 
-from stateshape.core.files import write_jsonl
-from stateshape.core.records import LocalityRecord
+from stateshape.core.files import read_json, write_json, write_jsonl
+from stateshape.core.predictor_records import PredictorReport
+from stateshape.core.records import DriftRecord, DriftValue, LocalityRecord
+from stateshape.report.predictors import correlation_table, score_table
 from stateshape.study.plan import make_plan, read_study
 from stateshape.study.predictors import (
     DRIFT,
@@ -88,7 +92,7 @@ def test_a_planted_law_is_found_and_noise_is_not():
 
 
 def test_what_a_second_set_adds():
-    rows = made_rows(lambda v, e: 0.02 * v["c2st_auc"] - 0.03 * v["locality_ratio"] + 0.002 * e)
+    rows = made_rows(lambda v, e: 0.02 * v["locality.c2st_auc"] - 0.03 * v["locality.locality_ratio"] + 0.002 * e)
     gain = r2_gain(rows, SETS["drift and locality"], SETS["drift"], by="configuration")
     parts = [
         heldout_r2(rows, SETS[name], by="configuration").estimate.value for name in ("drift and locality", "drift")
@@ -145,7 +149,9 @@ def test_p_is_calibrated_over_configurations():
     """Seeds are near-copies: dealing single runs anew would reject far too often, whole configurations do not."""
     small = sum(
         correlation(
-            made_rows(lambda v, e: 0.0 * e + v["c2st_auc"], configurations=8, rng_seed=trial), DRIFT, kind="Pearson"
+            made_rows(lambda v, e: 0.0 * e + v["locality.c2st_auc"], configurations=8, rng_seed=trial),
+            DRIFT,
+            kind="Pearson",
         ).p
         < 0.1
         for trial in range(100)
@@ -161,13 +167,17 @@ def test_reading_a_study(tmp_path):
             folder / f"runs/rl/seed{seed}/locality.jsonl",
             [LocalityRecord(step=0, values={"c2st_auc": 0.5}), LocalityRecord(step=12, values=last)],
         )
+        drift = read_json(folder / f"runs/rl/seed{seed}/drift.json", DriftRecord)
+        drift.distances["c2st_auc"] = DriftValue(value=0.9, base_vs_base=0.5)
+        write_json(folder / f"runs/rl/seed{seed}/drift.json", drift)
     study = load_study(folder)
     rows = {(row.run, row.seed): row for row in predictor_rows(study)}
     assert len(rows) == 18
     row = rows["rl", 1]
-    assert row.values["reachability_gap_nats"] == 1.5 and row.values["c2st_auc"] == 0.7
-    assert "locality_ratio" not in row.values
-    assert row.values[DRIFT] == study.drift["rl"][1].distances[DRIFT].value
+    assert (row.values["drift.c2st_auc"], row.values["locality.c2st_auc"]) == (0.9, 0.7)  # two numbers, two names
+    assert row.values["locality.reachability_gap_nats"] == 1.5
+    assert "locality.locality_ratio" not in row.values
+    assert row.values[DRIFT] == study.drift["rl"][1].distances["mmd2_unbiased"].value
     base, post = (
         [study.scores[run][task][seed].mean() for task in ("truthfulqa", "mmlu")]
         for run, seed in (("base", 0), ("rl", 1))
@@ -176,6 +186,12 @@ def test_reading_a_study(tmp_path):
     assert forgetting_by_seed(study, "rl")[1] == row.forgetting
     report = predictor_report(study.plan.study, predictor_rows(study))
     assert all(score.r2.value is None and "expected at least 20" in score.r2.note for score in report.scores)
+
+
+def test_records_with_the_names_of_older_versions_are_still_shown():
+    report = read_json(Path(__file__).parents[1] / "results/predictors/predictors.json", PredictorReport)
+    assert ["c2st_auc", "Pearson"] in [[cell.text for cell in row[:2]] for row in correlation_table(report).rows]
+    assert len(score_table(report).rows) == len(report.scores)
 
 
 def test_the_preset_plans_enough_runs():

@@ -57,6 +57,9 @@ class Terminal:
     def say(self, text: str) -> None:
         self.console.print(text, markup=False)
 
+    def warn(self, text: str) -> None:
+        self.console.print(f"warning: {text}", markup=False, style="yellow", soft_wrap=True)
+
     def event(self, name: str, values: Mapping[str, object]) -> None: ...
 
     def track(self, what: str, unit: str, meter: Meter | None = None) -> Tick:
@@ -108,6 +111,9 @@ class JsonLines:
     def say(self, text: str) -> None:
         self._write({"event": "say", "text": text})
 
+    def warn(self, text: str) -> None:
+        self._write({"event": "warning", "text": text})
+
     def event(self, name: str, values: Mapping[str, object]) -> None:
         self._write({"event": name, **values})
 
@@ -128,7 +134,14 @@ class JsonLines:
         print(json.dumps(record), file=sys.stderr, flush=True)
 
 
+class Quiet(Silent):
+    """Tells nothing but warnings."""
+
+    def warn(self, text: str) -> None:
+        print(f"warning: {text}", file=sys.stderr)
+
+
 def reporter_for(*, quiet: bool, json_events: bool) -> Reporter:
     if json_events:
         return JsonLines()
-    return Silent() if quiet else Terminal()
+    return Quiet() if quiet else Terminal()

@@ -20,10 +20,10 @@ def load_object(path: str, *, what: str) -> Any:
         found: Any = module_of(module_name)
         for part in name.split("."):
             found = getattr(found, part)
-    except Exception as error:  # a user's own file may raise anything
+    except (Exception, SystemExit) as error:  # a user's module may raise anything while it is imported
+        reason = one_line(f"{type(error).__name__}: {error}", limit=200)
         raise BadInput(
-            f"{what}: got {shown(path)}, which can't be imported ({one_line(str(error), limit=200)}); expected "
-            "package.module:Name or file.py:Name"
+            f"{what}: got {shown(path)}, which can't be imported ({reason}); expected package.module:Name or file.py:Name"
         ) from None
     return found
 

@@ -12,7 +12,10 @@ By = Literal["run", "configuration"]  # what is left out at a time: a run, or al
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PredictorRow:
-    """One trained run. run: its configuration's name. values: what was measured of it; what is missing is not there."""
+    """One trained run. run: its configuration's name. values: what was measured of it; what is missing is not there.
+
+    Names begin with their file, drift. or locality.; without in records of older versions, where c2st_auc is locality's.
+    """
 
     run: str
     seed: int

@@ -1,12 +1,17 @@
 """What runs and studies write down, as typed records. Torch-free: reports and comparisons are made from these alone.
 
 A run folder:    run.json (RunRecord) metrics.jsonl (StepRecord) states.jsonl (StateSample) evals/<task>.jsonl (EvalRow)
-                 evals/summary.json {task: {metric: Metric}} rollouts.jsonl (StateSample) drift.json (DriftRecord) adapter/
-                 locality.jsonl (LocalityRecord) supervision.json (SupervisionMap) states/*.parquet (record/schema.py)
-                 profile.json (ProfileRecord) where it was asked for
-A study folder:  plan.json (PlanRecord) runs/<run>/seed<k>/<run folder> comparison.json (Comparison)
+                 evals/summary.json {task: {metric: Metric}} rollouts.jsonl (StateSample) rollouts_pieces.jsonl
+                 (study/rollouts.py) drift.json (DriftRecord) locality.jsonl (LocalityRecord) supervision.json (SupervisionMap)
+                 states/steps-*.parquet states/summary.json (record/schema.py) kept/*.jsonl (core.states.Trajectory)
+                 adapter/adapter_config.json adapter/adapter_model.safetensors (peft)
+  of the base:   rollouts_again.jsonl rollouts_again_pieces.jsonl
+  while it goes: checkpoint-*.pt (train/checkpoint.py) supervision.jsonl (locality/counts.py) .*.tmp
+  if asked for:  profile.json (ProfileRecord)
+A study folder:  plan.json (PlanRecord) runs/<run>/seed<k>/ (run folders) comparison.json (Comparison)
                  verdicts.json ([Verdict]) state_map.json (StateMap) predictors.json (predictor_records.py)
-                 table1.* table2.* tables/ plots/ report.html
+                 table1.* table2.* tables/* plots/* report.html profile.json (ProfileRecord)
+docs/studies.md says what each of them holds; tests/test_files_left.py holds both lists to what a study leaves.
 A missing number is None, never zero. Does not know how any number is computed.
 """
 
@@ -231,6 +236,7 @@ class RunRecord:
     seconds: dict[str, float] = field(default_factory=dict)  # sampling, signal, training, evaluation, drift
     peak_memory_gb: float | None = None  # the largest of the phases
     costs: dict[str, PhaseCost] = field(default_factory=dict)  # by the same phases; empty in records of older versions
+    warnings: list[str] = field(default_factory=list)  # in words, e.g. that nothing was learned, and why
 
     def measured(self, costs: dict[str, PhaseCost]) -> RunRecord:
         """The record with these costs, and what follows from them. Phases that are not among them stay as they were."""
@@ -410,6 +416,7 @@ class Comparison:
     rows: list[RunComparison]
     missing: list[str]  # runs that are not there yet, or died, in words
     contrasts: list[RunContrast] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)  # the runs' own, each with its run and seed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -45,7 +45,7 @@ def read_model(source: str, *, dtype: torch.dtype, trust_remote_code: bool) -> t
     try:
         with _quiet():
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, **token_options)
-            model, report = transformers.AutoModelForCausalLM.from_pretrained(
+            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 source, output_loading_info=True, ignore_mismatched_sizes=True, **options
             )
     except torch.OutOfMemoryError:
@@ -56,6 +56,7 @@ def read_model(source: str, *, dtype: torch.dtype, trust_remote_code: bool) -> t
             f"model: got {source!r}, which could not be loaded ({reason}); expected a folder with config.json, "
             "safetensors and a tokenizer, a GGUF folder, a run folder, 'embedded', or a hub id that can be reached"
         ) from None
+    model, report = loaded
     check_report(source, report)
     return model, tokenizer
 

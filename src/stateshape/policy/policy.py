@@ -154,8 +154,10 @@ class Policy:
             )
         return prompt[-(self.max_positions - behind) :]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        return self.tokenizer.decode(
+            list(ids), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
+        )
 
 
 def end_ids(weights: SharedWeights) -> tuple[int, ...]:

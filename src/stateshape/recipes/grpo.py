@@ -9,12 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from stateshape.core.files import BadInput
 from stateshape.core.method import Composition, Method
 from stateshape.losses.policy_gradient import KLEstimator, Normalise, PolicyGradient, Ratio
 from stateshape.recipes.recipe import Need, Parts
 from stateshape.recipes.rewards import reward_of
+from stateshape.sampling.settings import check_sampling
 from stateshape.signals.reference import StayClose
-from stateshape.signals.reward import Baseline, GroupReward, Scale, Truncated
+from stateshape.signals.reward import WITHIN_GROUP, Baseline, GroupReward, Scale, Truncated
 from stateshape.states.rollouts import Rollouts
 
 
@@ -57,6 +59,14 @@ class GRPO:
     """Longest rollout, in tokens."""
     temperature: float = 1.0
     """Temperature of sampling and of scoring."""
+
+    def __post_init__(self) -> None:
+        check_sampling(group=self.group, rollout_tokens=self.rollout_tokens, temperature=self.temperature)
+        if self.baseline in WITHIN_GROUP and self.group < 2:
+            raise BadInput(
+                f"group: got {self.group} with baseline {self.baseline!r}, by which a sample is compared with others of its "
+                "prompt; expected 2 or more, since one alone never gets a gradient; or give --baseline batch-mean"
+            )
 
     def build(self, parts: Parts) -> Method:
         return Method(

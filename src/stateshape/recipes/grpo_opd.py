@@ -8,7 +8,7 @@ from typing import ClassVar
 from stateshape.core.method import Combination, Composition, Method, Term
 from stateshape.losses.divergence import Divergence
 from stateshape.losses.policy_gradient import PolicyGradient
-from stateshape.recipes.recipe import LearnerRollouts, Need, Parts
+from stateshape.recipes.recipe import LearnerRollouts, Need, Parts, check_several
 from stateshape.recipes.rewards import reward_of
 from stateshape.signals.distribution import TeacherDistribution
 from stateshape.signals.reward import GroupReward
@@ -35,6 +35,10 @@ class GRPOPlusOPD(LearnerRollouts):
     """Weight of the distillation, which is divided by its own count of tokens."""
     reward: str = "exact-answer"
     """exact-answer: 1 if right; or file.py:name of a function (item, text, finish) -> number or None."""
+
+    def __post_init__(self) -> None:
+        LearnerRollouts.__post_init__(self)
+        check_several(self.samples, why="whose rewards are compared with each other; one alone gets no credit")
 
     def build(self, parts: Parts) -> Combination:
         states = self.rollouts(parts)

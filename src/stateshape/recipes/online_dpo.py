@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from stateshape.core.method import Composition, Method
 from stateshape.losses.preference import Preference, Shape
-from stateshape.recipes.recipe import LearnerRollouts, Need, Parts
+from stateshape.recipes.recipe import LearnerRollouts, Need, Parts, check_several
 from stateshape.recipes.rewards import reward_of
 from stateshape.signals.preference import RewardPreference
 
@@ -30,6 +30,10 @@ class OnlineDPO(LearnerRollouts):
     """What the learner is held to: base (the untrained model), a run folder or an adapter folder."""
     reward: str = "exact-answer"
     """exact-answer: 1 if right; or file.py:name of a function (item, text, finish) -> number or None."""
+
+    def __post_init__(self) -> None:
+        LearnerRollouts.__post_init__(self)
+        check_several(self.samples, why="of which the best and the worst make a pair; one alone makes none")
 
     def build(self, parts: Parts) -> Method:
         return Method(

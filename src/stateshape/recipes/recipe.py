@@ -96,6 +96,12 @@ class LearnerRollouts:
         )
 
 
+def check_several(samples: int, *, why: str) -> None:
+    """A signal that compares a prompt's samples needs two. Raises BadInput."""
+    if samples < 2:
+        raise BadInput(f"samples: got {samples}; expected 2 or more for each prompt, {why}")
+
+
 def taught(parts: Parts, teacher: str, build: Callable[[Policy], Method]) -> Method | Combination:
     """The method under one teacher, or one method a teacher where the text names several by the items' tags.
 

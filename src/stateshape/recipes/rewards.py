@@ -1,8 +1,16 @@
-"""A recipe's reward by name: the task's exact answer, or a function of the user's own."""
+"""A recipe's reward by name: the task's exact answer, or a function of the user's own, checked before and while it is called.
+
+What such a function is given and may return: docs/recipes.md. Does not know what a reward is used for.
+"""
 
 from __future__ import annotations
 
-import math
+import inspect
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from stateshape.core.dotted import load_object
 from stateshape.core.files import BadInput
@@ -10,6 +18,10 @@ from stateshape.recipes.recipe import Parts
 from stateshape.signals.reward import Reward
 
 EXACT_ANSWER = "exact-answer"
+EXPECTED = "expected a function (item, text, finish) -> number or None, called once per sample"
+OF_LISTS = {"prompts", "completions", "completion_ids"}  # parameters of TRL's reward functions
+LARGEST = float(np.finfo(np.float32).max)
+SHOWN = 60  # characters of a text or a value in a message
 
 
 def reward_of(name: str, parts: Parts) -> Reward:
@@ -19,21 +31,64 @@ def reward_of(name: str, parts: Parts) -> Reward:
     if ":" not in name:
         raise BadInput(f"reward: got {name!r}; expected {EXACT_ANSWER}, or file.py:name of a function")
     own = load_object(name, what="reward")
-    if not callable(own):
-        raise BadInput(f"reward: got {name!r}, which is no function; expected one of (item, text, finish)")
+    check_function(name, own)
 
     def reward(item_id: str, text: str, finish: str) -> float | None:
-        value = own(parts.items[item_id], text, finish)
-        if value is None:
-            return None
         try:
-            number = float(value)  # numpy's and torch's scalars are numbers too
-        except (TypeError, ValueError):
-            number = math.inf
-        if math.isinf(number):
+            value = own(parts.items[item_id], text, finish)
+        except (Exception, SystemExit) as error:  # whatever the user's code raises
             raise BadInput(
-                f"reward: {name!r} gave {value!r} for {item_id}; expected a finite number, or None for no grade"
-            )
-        return number
+                f"reward: {name!r} raised {described(error)} for {item_id}, whose text ends in {text[-SHOWN:]!r}; expected a "
+                "number, or None where it can't tell; mend the function, and the same command goes on"
+            ) from None
+        return None if value is None else number_of(value, name, item_id)
 
     return reward
+
+
+def check_function(name: str, own: Any) -> None:
+    """Whether it can be called with an item, a text and a finish reason. Raises BadInput."""
+    if not callable(own):
+        raise BadInput(f"reward: got {name!r}, which is no function; {EXPECTED}")
+    called = own if inspect.isroutine(own) else type(own).__call__
+    if inspect.iscoroutinefunction(called) or inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
+        raise BadInput(f"reward: got {name!r}, which is async or a generator; {EXPECTED}; return the number itself")
+    try:
+        signature = inspect.signature(own)
+    except (TypeError, ValueError):  # some built-in functions have none
+        return
+    takes = f"reward: got {name!r}, which takes {signature}"
+    wrap = "wrap a function of lists, such as TRL's, as docs/recipes.md shows"
+    if OF_LISTS & signature.parameters.keys():
+        raise BadInput(f"{takes}: lists; {EXPECTED}; {wrap}")
+    try:
+        signature.bind("item", "text", "finish")
+    except TypeError as error:
+        raise BadInput(f"{takes} ({error} when given three); {EXPECTED}; give it these three, or {wrap}") from None
+
+
+def number_of(value: Any, name: str, item_id: str) -> float:
+    """The value as a float; numbers of numpy and torch are numbers, too. NaN stays: a missing reward. Raises BadInput."""
+    try:
+        number = None if isinstance(value, str | bytes) else float(one_element(value))
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # torch raises RuntimeError for several elements
+        number = None
+    if number is None or abs(number) > LARGEST:
+        shown = " ".join(repr(value).split())
+        raise BadInput(
+            f"reward: {name!r} gave {shown[:SHOWN]} for {item_id}; expected a finite number, or None for no grade; the "
+            "largest is float32's, 3.4e38"
+        )
+    return number
+
+
+def one_element(value: Any) -> Any:
+    """Of an array or tensor of one element, the element."""
+    return value.item() if hasattr(value, "item") else value
+
+
+def described(error: BaseException) -> str:
+    """The error in one line, with the place where it was raised."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    reason = " ".join(str(error).split())[: 2 * SHOWN]
+    return f"{type(error).__name__}{f': {reason}' if reason else ''} ({Path(place.filename).name}:{place.lineno})"

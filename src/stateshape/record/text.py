@@ -1,26 +1,37 @@
-"""Recorded ids as text, by the tokenizer alone: no weights are loaded, and torch only for an unusual tokenizer."""
+"""Ids as text: the only place where a row is shown, or compared, in pieces.
+
+Recorded ids are read by the tokenizer alone: no weights are loaded, and torch only for an unusual tokenizer. Knows nothing of
+how a text is graded: a whole answer is `Policy.decode`'s.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Callable, Sequence
+from itertools import accumulate, groupby, takewhile
+from operator import eq
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from huggingface_hub import try_to_load_from_cache
 from tokenizers import Tokenizer
 
 from stateshape.core.files import BadInput
-from stateshape.core.records import Span
+from stateshape.core.records import Span, StateSample
 from stateshape.embedded import base_folder
 from stateshape.record.schema import ORIGINS, Source, vocabulary_sha256
+
+if TYPE_CHECKING:
+    from stateshape.core.states import Trajectory
 
 FILE = "tokenizer.json"
 
 
-class Decoder(Protocol):
-    def get_vocab(self) -> dict[str, int]: ...
+class Decodes(Protocol):
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = ...) -> str: ...
+
+
+class Decoder(Decodes, Protocol):
+    def get_vocab(self) -> dict[str, int]: ...
 
 
 def open_decoder(source: Source) -> Decoder:
@@ -66,18 +77,47 @@ def check_row(ids: Sequence[int] | None, origins: Sequence[int] | None, supervis
         raise BadInput(f"states: got a row with an unknown origin or token; expected origins 0 to {len(ORIGINS) - 1}")
 
 
-def spans_of(ids: Sequence[int], origins: Sequence[int], supervised: Sequence[bool], decoder: Decoder) -> list[Span]:
-    """The row's text, split where the writer or the supervision changes.
-
-    A span's text is what it adds to the text before it: alone, a tokenizer might drop its leading space or break a character.
-    """
+def spans_of(ids: Sequence[int], origins: Sequence[int], supervised: Sequence[bool], decoder: Decodes) -> list[Span]:
+    """The row's text, split where the writer or the supervision changes."""
     check_row(ids, origins, supervised)
-    spans, before, start = [], "", 0
-    for (origin, is_supervised), run in groupby(zip(origins, supervised, strict=True)):
-        end = start + len(list(run))
-        whole = decoder.decode(list(ids[:end]), skip_special_tokens=False)
-        is_longer = whole.startswith(before)
-        text = whole[len(before) :] if is_longer else decoder.decode(list(ids[start:end]), skip_special_tokens=False)
-        spans.append(Span(origin=ORIGINS[origin], text=text, is_supervised=is_supervised))
-        before, start = whole, end
-    return spans
+    runs = [(mark, len(list(run))) for mark, run in groupby(zip(origins, supervised, strict=True))]
+    ends = list(accumulate(length for _, length in runs))
+    texts = added_texts(lambda end: decoder.decode(ids[:end], skip_special_tokens=False), ends)
+    return [
+        Span(origin=ORIGINS[origin], text=text, is_supervised=is_supervised)
+        for ((origin, is_supervised), _), text in zip(runs, texts, strict=True)
+    ]
+
+
+def added_texts(text_until: Callable[[int], str], ends: Sequence[int], *, start: int = 0) -> list[str]:
+    """What each stretch of tokens adds to the text before it; the stretches end at `ends`, the first begins at `start`.
+
+    Joined, they are what the last prefix says behind the first, for any tokenizer. A stretch decoded alone would not do: a
+    tokenizer may drop its leading space, and a character may lie in several tokens. Such a character belongs to the
+    stretch that completes it; one that is never completed, to the stretch where its replacement sign first stands.
+
+    Args: text_until: the text of the row's first k tokens.
+    """
+    if not ends:
+        return []
+    whole = text_until(ends[-1])
+    done = shared_length(text_until(start), whole) if start else 0
+    texts = []
+    for end in ends[:-1]:
+        known = max(done, shared_length(text_until(end), whole))
+        texts.append(whole[done:known])
+        done = known
+    return [*texts, whole[done:]]
+
+
+def shared_length(text: str, whole: str) -> int:
+    """Characters that both begin with."""
+    return len(text) if whole.startswith(text) else sum(1 for _ in takewhile(bool, map(eq, text, whole)))
+
+
+def state_sample(
+    row: Trajectory, decoder: Decodes, *, step: int | None, supervised: Sequence[bool], reward: float | None = None
+) -> StateSample:
+    """A trajectory, readable."""
+    spans = spans_of(row.ids, row.origins, supervised, decoder)
+    return StateSample(item_id=row.item_id, step=step, spans=spans, finish=row.finish, reward=reward)

@@ -143,7 +143,9 @@ def _drift_cell(row: RunComparison, distance: str) -> Cell:
 def table2_notes(comparison: Comparison) -> list[str]:
     names = ", ".join(task.label for task in comparison.retention)
     chances = ", ".join(f"{task.label} {task.chance:g}" for task in tasks_of(comparison))
+    warnings = [f"Warning: {'; '.join(comparison.warnings)}."] if comparison.warnings else []
     return [
+        *warnings,
         f"[Brackets]: 95% intervals. Training seeds: {len(comparison.seeds)}. Forgetting (base minus run), retention "
         f"(run / base) and retention above chance ((run - chance) / (base - chance)) are means over {names}. "
         f"Chance: {chances}.",

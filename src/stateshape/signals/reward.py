@@ -22,12 +22,13 @@ from stateshape.policy.policy import Policy
 from stateshape.signals.reference import StayClose
 
 Baseline = Literal["group-mean", "leave-one-out", "batch-mean", "none"]
+WITHIN_GROUP: tuple[Baseline, ...] = ("group-mean", "leave-one-out")  # a row is compared with others of its prompt
 Scale = Literal["std", "none"]
 Truncated = Literal["grade", "mask", "penalise"]
 STD_EPSILON = 1e-6  # keeps a group of equal rewards at zero credit instead of 0 / 0
 TRUNCATION_PENALTY = 1.0  # off the reward of a row that ran out of tokens: arXiv:2503.14476 eq. 13 at its longest
 Reward: TypeAlias = Callable[[str, str, str], float | None]
-"""(item id, completion text, finish reason) -> reward, or None where it can't be told."""
+"""(item id, completion text, finish reason) -> reward, or None (or NaN) where it can't be told."""
 
 
 def advantages(
@@ -36,7 +37,8 @@ def advantages(
     """Reward minus its baseline, over the population standard deviation if `scale` is "std"; NaN -> 0.
 
     group-mean: the mean of the prompt's rows (GRPO, arXiv:2402.03300 section 4.1). leave-one-out: of its other rows (RLOO,
-    arXiv:2402.14740). batch-mean: of all rows. none: 0 (REINFORCE). The standard deviation is over the same rows.
+    arXiv:2402.14740). batch-mean: of all rows. none: 0 (REINFORCE). The standard deviation is over the same rows. Computed in
+    fp64: squares of large rewards are no fp32 numbers.
     """
     advantage_B = torch.zeros_like(reward_B)
     known_B = ~torch.isnan(reward_B)
@@ -45,7 +47,7 @@ def advantages(
     apart_B = torch.zeros_like(group_B) if baseline == "batch-mean" else group_B
     for group in apart_B.unique():
         member_B = (apart_B == group) & known_B
-        rewards = reward_B[member_B]
+        rewards = reward_B[member_B].double()
         if rewards.numel() == 0:
             continue
         if bool((rewards == rewards[0]).all()):
@@ -55,7 +57,7 @@ def advantages(
             centred = centred * len(rewards) / (len(rewards) - 1)  # = reward - mean of the others
         if scale == "std":
             centred = centred / (rewards.std(correction=0) + STD_EPSILON)
-        advantage_B[member_B] = centred
+        advantage_B[member_B] = centred.to(advantage_B.dtype)
     return advantage_B
 
 

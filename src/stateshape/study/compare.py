@@ -55,6 +55,7 @@ def compare_scores(study: StudyScores) -> Comparison:
         retention=study.plan.retention,
         rows=[_row(study, planned) for planned in study.plan.runs],
         missing=study.missing,
+        warnings=study.warnings,
         contrasts=[_contrast(study, first, second) for first, second in study.plan.contrasts],
     )
 

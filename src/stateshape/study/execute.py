@@ -80,11 +80,11 @@ def execute(
         spec, seed = queue.ready()[0]
         queue.begin(spec, seed)
         try:
-            run_one(bench, spec, seed)
+            warnings = run_one(bench, spec, seed)
         except RunDied as error:
             queue.died(spec, seed, error)
         else:
-            queue.done(spec, seed)
+            queue.done(spec, seed, warnings)
 
 
 def fitting_jobs(plan: Plan, weights: SharedWeights) -> int:
@@ -95,7 +95,7 @@ def fitting_jobs(plan: Plan, weights: SharedWeights) -> int:
     return torch.get_num_threads()
 
 
-def open_worker(plan: Plan, folder: Path, data_dir: Path | None) -> Callable[[RunSpec, int], None]:
+def open_worker(plan: Plan, folder: Path, data_dir: Path | None) -> Callable[[RunSpec, int], list[str]]:
     """What a process of its own needs to do runs of the study."""
     logging.getLogger("stateshape.tasks").setLevel(
         logging.ERROR
@@ -141,12 +141,12 @@ def remove_leftovers(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def run_one(bench: Bench, spec: RunSpec, seed: int) -> None:
-    """Trains and measures one run; does nothing if it is complete, resumes if it was begun."""
+def run_one(bench: Bench, spec: RunSpec, seed: int) -> list[str]:
+    """Trains and measures one run, and gives its warnings; does nothing if it is complete, resumes if it was begun."""
     folder = bench.run_folder(spec.name, seed)
     if is_complete(folder):
         finish(folder)
-        return
+        return []
     folder.mkdir(parents=True, exist_ok=True)
     bench.reporter.say(f"{spec.label}, seed {seed}")
     record = train_one(bench, spec, seed, folder)
@@ -169,3 +169,4 @@ def run_one(bench: Bench, spec: RunSpec, seed: int) -> None:
     write_json(folder / "run.json", replace(record, is_complete=True))
     finish(folder)
     bench.reporter.event("run", {"run": spec.name, "seed": seed, "seconds": record.seconds})
+    return record.warnings

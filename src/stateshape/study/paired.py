@@ -58,6 +58,7 @@ class StudyScores:
     missing: list[str]
     secondary: dict[str, dict[str, dict[str, SeedScores]]] = field(default_factory=dict)  # by run, task and name
     locality: dict[str, dict[int, LocalityRecord]] = field(default_factory=dict)  # by run and seed, after the last step
+    warnings: list[str] = field(default_factory=list)
 
     def tasks(self) -> list[TaskRecord]:
         return [self.plan.target, *self.plan.retention]

@@ -22,10 +22,11 @@ from stateshape.study.plan import RunSpec
 from stateshape.study.progress import Reporter
 from stateshape.study.queue import Queue, RunDied
 
-OpenWorker = Callable[[], Callable[[RunSpec, int], None]]
-"""Called once in each process: loads what runs share, and gives what does one of them. Must be picklable."""
+OpenWorker = Callable[[], Callable[[RunSpec, int], list[str]]]
+"""Called once in each process: loads what runs share, and gives what does one of them and returns its warnings. Must be
+picklable."""
 
-_run: Callable[[RunSpec, int], None]
+_run: Callable[[RunSpec, int], list[str]]
 
 
 def run_parallel(open_worker: OpenWorker, runs: list[RunSpec], seeds: list[int], jobs: int, reporter: Reporter) -> None:
@@ -34,7 +35,7 @@ def run_parallel(open_worker: OpenWorker, runs: list[RunSpec], seeds: list[int],
     The others go on without a run that died. Raises whatever else a run raised; the others are stopped then.
     """
     queue = Queue(runs, seeds, reporter)
-    running: dict[Future[None], tuple[RunSpec, int]] = {}
+    running: dict[Future[list[str]], tuple[RunSpec, int]] = {}
     tick = reporter.track(f"runs, {jobs} at a time", "runs")
     pool = ProcessPoolExecutor(
         jobs,
@@ -50,11 +51,11 @@ def run_parallel(open_worker: OpenWorker, runs: list[RunSpec], seeds: list[int],
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 spec, seed = running.pop(future)
                 try:
-                    future.result()
+                    warnings = future.result()
                 except RunDied as error:
                     queue.died(spec, seed, error)
                 else:
-                    queue.done(spec, seed)
+                    queue.done(spec, seed, warnings)
                     reporter.say(f"{spec.label}, seed {seed}: done, {queue.num_over} of {queue.num_runs}")
                 tick(queue.num_over, queue.num_runs)
     except BrokenProcessPool:
@@ -77,8 +78,8 @@ def _start(open_worker: OpenWorker, num_threads: int, parent: int) -> None:
     _run = open_worker()
 
 
-def _work(spec: RunSpec, seed: int) -> None:
-    _run(spec, seed)
+def _work(spec: RunSpec, seed: int) -> list[str]:
+    return _run(spec, seed)
 
 
 def _end_with(parent: int) -> None:

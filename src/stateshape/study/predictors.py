@@ -23,18 +23,19 @@ from stateshape.core.records import Estimate
 from stateshape.study.paired import BASE, StudyScores
 
 Statistic = Callable[[np.ndarray], np.ndarray]  # [R, G] how often each configuration was drawn -> [R] values
-DRIFT = "mmd2_unbiased"
-FORWARD_KL = "forward_kl_new_task_nats"
-LOCALITY = ("reachability_gap_nats", "c2st_auc", "locality_ratio")
+# A predictor is named by the file that it comes from: drift and locality both measure a `c2st_auc`, of other states.
+DRIFT = "drift.mmd2_unbiased"
+FORWARD_KL = "locality.forward_kl_new_task_nats"
+LOCALITY = ("locality.reachability_gap_nats", "locality.c2st_auc", "locality.locality_ratio")
 SETS: Mapping[str, tuple[str, ...]] = {
     "drift": (DRIFT,),
     "forward KL on the new task": (FORWARD_KL,),
     "drift and locality": (DRIFT, *LOCALITY),
     # known only where there is a teacher: fewer runs
-    "drift, locality and recoverability": (DRIFT, *LOCALITY, "teacher_recoverability"),
+    "drift, locality and recoverability": (DRIFT, *LOCALITY, "locality.teacher_recoverability"),
     # measured where forgetting is, without answers; added after the first study had been seen
-    "forward KL on retention prompts": ("forward_kl_retention_nats",),
-    "update norm": ("update_frobenius",),  # a control: says how much was changed, and nothing of where
+    "forward KL on retention prompts": ("locality.forward_kl_retention_nats",),
+    "update norm": ("locality.update_frobenius",),  # a control: says how much was changed, and nothing of where
 }
 GAINS = (("drift and locality", "drift"), ("forward KL on the new task", "drift"))
 PENALTIES = np.logspace(-3, 3, 13)  # of standardised predictors, per run: from none to all shrunk away
@@ -61,9 +62,12 @@ def predictor_rows(study: StudyScores) -> list[PredictorRow]:
             continue
         for seed, forgetting in forgetting_by_seed(study, run).items():
             drift, locality = study.drift.get(run, {}).get(seed), study.locality.get(run, {}).get(seed)
-            measured = {} if drift is None else {name: found.value for name, found in drift.distances.items()}
-            measured |= {} if locality is None else locality.values
-            values = {name: value for name, value in measured.items() if value is not None}
+            found: dict[str, float | None] = {}
+            if drift is not None:
+                found |= {f"drift.{name}": distance.value for name, distance in drift.distances.items()}
+            if locality is not None:
+                found |= {f"locality.{name}": value for name, value in locality.values.items()}
+            values = {name: value for name, value in found.items() if value is not None}
             rows.append(PredictorRow(run=run, seed=seed, forgetting=forgetting, values=values))
     return rows
 

@@ -16,6 +16,10 @@ class Reporter(Protocol):
         """One line."""
         ...
 
+    def warn(self, text: str) -> None:
+        """One line about what was done and is not as it should be."""
+        ...
+
     def track(self, what: str, unit: str, meter: Meter | None = None) -> Tick:
         """A progress bar; the tick with done == total ends it. With a meter it tells tokens a second, too."""
         ...
@@ -33,6 +37,8 @@ class Silent:
     """Tells nothing."""
 
     def say(self, text: str) -> None: ...
+
+    def warn(self, text: str) -> None: ...
 
     def track(self, what: str, unit: str, meter: Meter | None = None) -> Tick:
         return lambda done, total: None

@@ -34,9 +34,12 @@ class Queue:
     def begin(self, spec: RunSpec, seed: int) -> None:
         self.waiting.remove((spec, seed))
 
-    def done(self, spec: RunSpec, seed: int) -> None:
+    def done(self, spec: RunSpec, seed: int, warnings: Sequence[str] = ()) -> None:
+        """Repeats the run's warnings."""
         self._done.add((spec.name, seed))
         self.num_over += 1
+        for warning in warnings:
+            self._reporter.warn(f"{spec.label}, seed {seed}: {warning}")
 
     def died(self, spec: RunSpec, seed: int, error: RunDied) -> None:
         """Says so, and leaves out the runs that need it."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stateshape.core.files import BadInput, iter_jsonl, parse, read_json, read_jsonl
+from stateshape.core.files import BadInput, iter_jsonl, read_json, read_jsonl
 from stateshape.core.records import (
     DriftRecord,
     EvalRow,
@@ -21,14 +21,12 @@ from stateshape.core.records import (
     LocalityRecord,
     PlanRecord,
     RunRecord,
-    StepRecord,
     TaskRecord,
 )
 from stateshape.core.wording import shown
 from stateshape.study.paired import BASE, SeedScores, StudyScores
 from stateshape.study.secondary import secondary_scores
 
-FLAT_GROUPS = "share_zero_variance_groups"  # of train/step.py; "<term>/" stands before it in a combination
 SAME_EVERYWHERE = ("tokenizer_sha256",)  # keys of a run's provenance that all runs must share
 
 
@@ -58,7 +56,7 @@ def load_study(study_dir: Path) -> StudyScores:
     study, known = StudyScores(plan=plan, scores={}, drift={}, missing=[]), _Known()
     for run in [planned.name for planned in plan.runs]:
         study.scores[run], study.drift[run], study.secondary[run], study.locality[run] = {}, {}, {}, {}
-        for seed, folder in _finished(study_dir, run, plan, known, study.missing):
+        for seed, folder in _finished(study_dir, run, study, known):
             _read_run(folder, run, seed, study, known)
     if any(study.drift.values()):  # otherwise the study did not ask for it
         study.missing.extend(
@@ -88,12 +86,11 @@ def _read_run(folder: Path, run: str, seed: int, study: StudyScores, known: _Kno
         records = read_jsonl(folder / "locality.jsonl", LocalityRecord)
         if records:
             study.locality[run][seed] = max(records, key=lambda record: record.step)
-    if _rewards_were_alike(folder / "metrics.jsonl"):
-        study.missing.append(f"{run}, seed {seed}: no group's rewards ever differed, so the reward moved nothing")
 
 
-def _finished(study_dir: Path, run: str, plan: PlanRecord, known: _Known, missing: list[str]) -> list[tuple[int, Path]]:
-    """(seed, folder) of the runs that finished; says in `missing` which did not."""
+def _finished(study_dir: Path, run: str, study: StudyScores, known: _Known) -> list[tuple[int, Path]]:
+    """(seed, folder) of the runs that finished; says in `missing` which did not, and repeats the runs' own warnings."""
+    plan, missing = study.plan, study.missing
     found, absent = [], []
     for seed in plan.seeds:
         folder = study_dir / "runs" / run / f"seed{seed}"
@@ -103,6 +100,7 @@ def _finished(study_dir: Path, run: str, plan: PlanRecord, known: _Known, missin
             continue
         record = read_json(path, RunRecord)
         _must_agree(path, {"model": record.model, **record.provenance}, known)
+        study.warnings.extend(f"{run}, seed {seed}: {warning}" for warning in record.warnings)
         if record.is_complete:
             found.append((seed, folder))
         else:
@@ -170,14 +168,3 @@ def _drift(path: Path, known: _Known) -> DriftRecord:
         if got != wanted:
             raise BadInput(f"{path} and {first}: {name}: got {shown(got)} and {shown(wanted)}; cannot compare drift")
     return record
-
-
-def _rewards_were_alike(path: Path) -> bool:
-    """Whether a run by reward never saw two different rewards in a group."""
-    if not os.path.exists(path):
-        return False
-    shares = []
-    for number, value in iter_jsonl(path):
-        stats = parse(value, StepRecord, where=f"{path}:{number}").stats
-        shares += [share for name, share in stats.items() if name.split("/")[-1] == FLAT_GROUPS]
-    return bool(shares) and all(share == 1 for share in shares)

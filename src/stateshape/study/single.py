@@ -77,6 +77,8 @@ def train_single(
     done = replace(record, is_complete=True)
     write_json(folder / "run.json", done)
     finish(folder)
+    for warning in done.warnings:
+        reporter.warn(warning)
     return done
 
 

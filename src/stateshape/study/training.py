@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -10,9 +9,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from stateshape.core.files import BadInput, write_json
+from stateshape.core.files import BadInput, read_jsonl, write_json
 from stateshape.core.method import Combination, Method, terms_of
-from stateshape.core.records import RunRecord
+from stateshape.core.records import RunRecord, StepRecord
 from stateshape.core.seeds import seed_for
 from stateshape.locality.watch import LocalityWatch
 from stateshape.policy.open import open_beside, policy_on, resolve
@@ -26,12 +25,12 @@ from stateshape.study.claim import claim_run
 from stateshape.study.plan import BASE, RunSpec
 from stateshape.study.queue import RunDied
 from stateshape.train.data import draw_for
-from stateshape.train.loop import carried_adapters, train
+from stateshape.train.health import EARLY_STEPS, Kinds, learned_nothing, warnings_of
+from stateshape.train.loop import OnStep, carried_adapters, train
 from stateshape.train.operators import step_operators
 from stateshape.train.step import TrainingDiverged
 from stateshape.train.watch import Watch
 
-LOGGER = logging.getLogger(__name__)
 LEARNER, TEACHER = "learner", "teacher"
 # torch and safetensors do not report a write that failed as OSError
 FULL_DISK = ("PytorchStreamWriter", "unexpected pos", "No space left on device")
@@ -60,7 +59,7 @@ def train_one(bench: Bench, spec: RunSpec, seed: int, folder: Path) -> RunRecord
         beside += carried_adapters(method)
         learner = Policy(bench.weights, LEARNER, is_trainable=True)
         say_what_fits(bench, learner, item_ids, method)
-        tick = bench.reporter.track(f"train {spec.name}", "steps", bench.weights.meter)
+        kinds: Kinds = {name: term.method.signal.kind for name, term in terms_of(method).items()}
         progress = train(
             method,
             learner,
@@ -68,7 +67,7 @@ def train_one(bench: Bench, spec: RunSpec, seed: int, folder: Path) -> RunRecord
             spec.train,
             seed=seed,
             folder=folder,
-            on_step=lambda k, n, _: tick(k, n),
+            on_step=told_early(bench, spec, seed, kinds),
             watches=watches_of(bench, spec, method, folder, seed),
         )
         if bench.operators is not None and spec.name not in bench.operators:
@@ -92,6 +91,7 @@ def train_one(bench: Bench, spec: RunSpec, seed: int, folder: Path) -> RunRecord
         num_steps=progress.step,
         num_supervised_tokens=progress.num_supervised,
         num_sampled_tokens=progress.num_sampled,
+        warnings=warnings_of(read_jsonl(folder / "metrics.jsonl", StepRecord), kinds),
     ).measured(progress.costs)
     write_json(folder / "run.json", trained)
     return trained
@@ -106,7 +106,24 @@ def say_what_fits(bench: Bench, learner: Policy, item_ids: tuple[str, ...], meth
     except BadInput as error:
         raise BadInput(f"{bench.target.name}: {error}") from None
     for note in notes:
-        LOGGER.warning("%s: %s", bench.target.name, note)
+        bench.reporter.warn(f"{bench.target.name}: {note}")
+
+
+def told_early(bench: Bench, spec: RunSpec, seed: int, kinds: Kinds) -> OnStep:
+    """Moves the bar, and warns after the first few steps if there was nothing to learn from in them."""
+    tick = bench.reporter.track(f"train {spec.name}", "steps", bench.weights.meter)
+    seen: list[StepRecord] = []
+
+    def on_step(done: int, total: int, record: StepRecord) -> None:
+        tick(done, total)
+        if len(seen) == EARLY_STEPS:
+            return
+        seen.append(record)
+        nothing = learned_nothing(seen, kinds) if len(seen) == EARLY_STEPS < total else None
+        if nothing is not None:
+            bench.reporter.warn(f"{spec.label}, seed {seed}, so far ({done} of {total} steps): {nothing}")
+
+    return on_step
 
 
 def watches_of(bench: Bench, spec: RunSpec, method: Method | Combination, folder: Path, seed: int) -> list[Watch]:

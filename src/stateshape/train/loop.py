@@ -17,9 +17,9 @@ from stateshape.core.records import StateSample, StepRecord
 from stateshape.core.signals import Credit
 from stateshape.core.states import Origin, States, origin_shares
 from stateshape.policy.policy import Policy
+from stateshape.record.text import state_sample
 from stateshape.train.checkpoint import Progress, load_checkpoint, remove_checkpoints, save_checkpoint
 from stateshape.train.data import draw_for
-from stateshape.train.samples import state_sample
 from stateshape.train.settings import TrainSettings, lr_at
 from stateshape.train.step import StepResult, train_step
 from stateshape.train.watch import Watch

@@ -18,7 +18,7 @@ from torch import Tensor
 from stateshape.core.method import Combination, Draw, Method, Term, terms_of
 from stateshape.core.records import PhaseCost
 from stateshape.core.seeds import generator_for, seed_for
-from stateshape.core.signals import Credit, Signal
+from stateshape.core.signals import Credit, MatchDistribution, Signal
 from stateshape.core.states import States, chunks
 from stateshape.policy.flops import activation_bytes
 from stateshape.policy.policy import Policy
@@ -196,7 +196,7 @@ def step_stats(signals: Mapping[str, Signal], found: Mapping[str, TermSum]) -> d
     """What each term logs; in a combination under the term's name, with its loss and its own count of tokens."""
     stats: dict[str, float | None] = {}
     for name, signal in signals.items():
-        logged = reward_stats(signal) | (found[name].sums if name in found else {})
+        logged = reward_stats(signal) | truncation(signal) | (found[name].sums if name in found else {})
         if name:
             logged |= {"loss": found[name].loss if name in found else None}
             logged |= {"num_supervised": float(signal.supervise_BT.sum())}
@@ -213,7 +213,15 @@ def reward_stats(signal: Signal) -> dict[str, float | None]:
     is_told_B = ((signal.advantage_BT != 0) & signal.supervise_BT).any(1)
     flat = sum(float(not is_told_B[signal.states.group_B == group].any()) for group in groups)
     return {
-        "reward": float(signal.reward_B[known_B].mean()) if bool(known_B.any()) else None,
+        "reward": float(signal.reward_B[known_B].double().mean()) if bool(known_B.any()) else None,
         "share_zero_variance_groups": flat / max(len(groups), 1),
         "share_rewards_missing": 1 - float(known_B.float().mean()),
     }
+
+
+def truncation(signal: Signal) -> dict[str, float | None]:
+    """The share of sampled answers that ran out of tokens. Of a distribution nothing is said: its rows are cut on purpose."""
+    sampled = [finish for finish in signal.states.finishes if finish != "dataset"]
+    if isinstance(signal, MatchDistribution) or not sampled:
+        return {}
+    return {"share_truncated": sampled.count("length") / len(sampled)}
