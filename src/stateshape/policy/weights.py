@@ -8,7 +8,7 @@ Does not know what the adapters are for.
 from __future__ import annotations
 
 from copy import deepcopy
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from stateshape.core.meter import Meter
 from stateshape.policy.bridge import run_transformers
 from stateshape.policy.checks import check_attention, check_passes, is_plain_lora
 from stateshape.policy.decoder import PLAIN, Attend, ForwardPass, Halves, compiled_halves, read_decoder
+from stateshape.policy.fingerprint import weights_sha256
 from stateshape.policy.settings import LoraSettings, ModelSettings, resolve_device, resolve_dtype
 
 
@@ -53,6 +54,11 @@ class SharedWeights:
     @property
     def head_VD(self) -> Tensor:
         return self.model.get_output_embeddings().weight
+
+    @cached_property
+    def sha256(self) -> str | None:
+        """Of the base's files; None where there are none (policy/fingerprint.py)."""
+        return weights_sha256(self.source)
 
     def run(self, ids_N: Tensor, position_N: Tensor, attend: Attend, wanted_M: Tensor | None = None) -> Tensor:
         """Last hidden states of flat tokens under the active adapter, [N, D]; [M, D] where `wanted_M` says which."""
