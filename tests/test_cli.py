@@ -259,7 +259,7 @@ def test_eval_writes_rows_and_summary(run: Run, tmp_path: Path) -> None:
     rows = read_jsonl(tmp_path / "evals" / "facts.jsonl", EvalRow)
     assert len(rows) == 4
     summary = json.loads((tmp_path / "evals" / "summary.json").read_text())
-    assert set(summary["facts"]) == {"mc1", "mc2"}
+    assert set(summary["facts"]) == {"mc1", "mc2", "evaluation"}
     assert set(summary["facts"]["mc1"]) == {"value", "n", "stderr", "ci95"}
     assert summary["facts"]["mc1"]["value"] == sum(row.scores["mc1"] for row in rows) / 4
 

@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 import os
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -23,6 +24,8 @@ from cattrs.cols import list_structure_factory
 from cattrs.gen import make_dict_structure_fn, mapping_structure_factory
 
 T = TypeVar("T")
+NAME_BYTES = 255  # of one name in a path, on every file system in common use
+PATH_BYTES = 4096 - 512  # of a whole path; the rest is for what is written below it
 
 
 class BadInput(ValueError):
@@ -180,11 +183,35 @@ def plain(record: object) -> Any:
 
 def check_output(folder: Path, *, where: str = "out") -> None:
     """Whether `folder` can be made and written to, before any work is done. Raises BadInput; makes nothing."""
+    check_path(folder, where=where)
     standing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not standing.is_dir():
         raise BadInput(f"{where}: got {str(folder)!r}, but {standing} is a file; expected a folder; give another one")
     if not os.access(standing, os.W_OK | os.X_OK):
         raise BadInput(f"{where}: got {str(folder)!r}, but {standing} can't be written to; give another folder")
+
+
+def check_path(path: Path, *, where: str) -> None:
+    """Whether a file system can hold such a path, and a report can print it. Raises BadInput."""
+    text = str(path)
+    shown = _shown(text)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise BadInput(
+            f"{where}: got {shown}, which is not UTF-8; expected a name that can be printed; rename it"
+        ) from None
+    if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in text):
+        raise BadInput(f"{where}: got {shown}, which holds control characters; expected a name without; rename it")
+    longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
+    if longest > NAME_BYTES:
+        raise BadInput(
+            f"{where}: got {shown}, with a name of {longest} bytes in it; expected at most {NAME_BYTES}; give a shorter one"
+        )
+    if (whole := len(os.fsencode(path.absolute()))) > PATH_BYTES:
+        raise BadInput(
+            f"{where}: got {shown}, a path of {whole} bytes; expected at most {PATH_BYTES}; give a shorter one"
+        )
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,11 +1,13 @@
 """What runs and studies write down, as typed records. Torch-free: reports and comparisons are made from these alone.
 
 A run folder:    run.json (RunRecord) metrics.jsonl (StepRecord) states.jsonl (StateSample) evals/<task>.jsonl (EvalRow)
-                 evals/summary.json {task: {metric: Metric}} rollouts.jsonl (StateSample) drift.json (DriftRecord) adapter/
+                 evals/summary.json {task: {metric: Metric, "evaluation": EvaluationRecord}} manifest.json (manifest.py)
+                 rollouts.jsonl (StateSample) drift.json (DriftRecord) adapter/
                  locality.jsonl (LocalityRecord) supervision.json (SupervisionMap) states/*.parquet (record/schema.py)
                  profile.json (ProfileRecord) where it was asked for
 A study folder:  plan.json (PlanRecord) runs/<run>/seed<k>/<run folder> comparison.json (Comparison)
                  verdicts.json ([Verdict]) state_map.json (StateMap) predictors.json (predictor_records.py)
+                 manifest.json (manifest.py)
                  table1.* table2.* tables/ plots/ report.html
 A missing number is None, never zero. Does not know how any number is computed.
 """
@@ -27,6 +29,29 @@ class Metric:
     n: int
     stderr: float | None
     ci95: tuple[float, float] | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationRecord:
+    """Of what an evaluation is. None: not known when it was made, as where a model's files can't be read."""
+
+    model: str  # the base
+    weights_sha256: str | None  # policy/fingerprint.py
+    adapter: str | None  # its folder; None: the base alone
+    adapter_sha256: str | None
+    task: str  # as it was named: a task or the path of a file
+    data_sha256: str
+    shots: int
+    limit: int | None  # None: all items
+    num_items: int
+    max_new_tokens: int | None  # None: multiple choice
+    stops: list[str] | None
+    dtype: str | None  # None before the model is loaded
+    device: str | None
+    date: str
+    command: str
+    packages: dict[str, str | None]  # versions
+    git_revision: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
