@@ -22,7 +22,7 @@ from stateshape.study.evaluation import check_names_files, first_other, planned_
 from stateshape.tasks.load import load_task
 
 Eval = Callable[..., tuple[int, str]]
-TINY = "--lr 1e-3 --steps 1 --batch-prompts 2 --train-items 4 --lora.rank 2 --device cpu --quiet".split()
+TINY = ["--lr", "1e-3", "--steps", "1", "--batch-prompts", "2", "--train-items", "4", "--lora.rank", "2", "--quiet"]
 ROW = '{{"prompt": "3+4=", "answer": "{}", "split": "{}", "solution": "3+4={}"}}\n'
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -74,9 +73,14 @@ def test_what_is_listed_and_checked(tmp_path: Path) -> None:
 def test_a_kill_while_a_listed_file_is_rewritten_trips_nothing(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("1")
     seal(tmp_path, ["a"])
-    with pytest.raises(KeyboardInterrupt), rewriting(tmp_path, ["a"]):
-        (tmp_path / "a").write_text("2")
-        raise KeyboardInterrupt
+
+    def killed() -> None:
+        with rewriting(tmp_path, ["a"]):
+            (tmp_path / "a").write_text("2")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        killed()
     assert changes(tmp_path) == []
     with rewriting(tmp_path, ["a"]):
         (tmp_path / "a").write_text("3")

@@ -77,11 +77,8 @@ def seal(folder: Path, files: Iterable[str]) -> None:
 
 @contextlib.contextmanager
 def rewriting(folder: Path, files: Collection[str]) -> Iterator[None]:
-    """For who rewrites listed files of a folder that has a manifest."""
+    """For who writes files that are to be listed, or writes listed ones again."""
     found = read_manifest(folder)
-    if not has_manifest(folder):
-        yield
-        return
     if not found.files.keys().isdisjoint(files):
         rest = {name: entry for name, entry in found.files.items() if name not in files}
         write_json(folder / MANIFEST, replace(found, files=rest))
