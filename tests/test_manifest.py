@@ -106,7 +106,13 @@ def test_reading_reporting_and_running_again_trip_nothing(study: Path, run: Run)
         assert run("report", str(study)) == (0, "")
     for name in ("comparison.json", "verdicts.json", "report.html"):
         (study / name).unlink()
+    left = [
+        study / name for name in (".report.html.9.tmp", ".table1.csv.9.tmp", "tables/.x.md.9.tmp", "plots/.x.png.9.tmp")
+    ]
+    for path in left:  # by a report that was killed
+        path.touch()
     assert run("report", str(study)) == (0, "")
+    assert not any(path.exists() for path in left)
     yaml.write_text(TEXT + "roles: {sft_mild: tutor}\nnotes: other\n", encoding="utf-8")
     (study / "state_map.json").unlink()
     assert run("study", str(yaml), "--out", str(study), "--quiet")[0] == 0

@@ -164,7 +164,9 @@ def evaluate(
     reporter = reporter_for(quiet=quiet, json_events=json_events)
     with hold(folder):
         about = planned_evaluation(resolve(source), chosen, named=task, limit=limit, shots=shots)
-        claim_evaluation(folder, source, about, chosen.name, overwrite=overwrite, accept=accept_changes)
+        claim_evaluation(
+            folder, source, about, chosen.name, overwrite=overwrite, accept=accept_changes, say=reporter.say
+        )
         evaluate_into(
             folder,
             source,

@@ -7,6 +7,7 @@ data, shots, limit, lengths, stops and precision. Evaluates nothing.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,13 +64,20 @@ def on_machine(planned: EvaluationRecord, weights: SharedWeights) -> EvaluationR
 
 
 def claim_evaluation(
-    folder: Path, source: str, planned: EvaluationRecord, name: str, *, overwrite: bool, accept: bool
+    folder: Path,
+    source: str,
+    planned: EvaluationRecord,
+    name: str,
+    *,
+    overwrite: bool,
+    accept: bool,
+    say: Callable[[str], None],
 ) -> None:
     """Whether the evaluation of task `name` may be written to `folder`, whose lock is held. Raises BadInput."""
     check_names_files(name)
     remove_leftovers(folder / "evals")
     sealed = [*sealed_folders(source), *([folder] if has_manifest(folder) else [])]
-    check_unchanged(dict.fromkeys(path.resolve() for path in sealed), accept=accept)
+    check_unchanged(dict.fromkeys(path.resolve() for path in sealed), accept=accept, say=say)
     check_place(folder, source)
     if not overwrite:
         check_same_evaluation(folder, name, planned)

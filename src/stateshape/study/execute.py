@@ -36,7 +36,14 @@ from stateshape.study.parallel import run_parallel
 from stateshape.study.plan import BASE, Plan, RunSpec
 from stateshape.study.progress import Reporter, Silent
 from stateshape.study.queue import Queue, RunDied
-from stateshape.study.sealed import MADE_AGAIN, check_study, is_finished, unsealed_runs
+from stateshape.study.sealed import (
+    MADE_AGAIN,
+    check_record_is_there,
+    check_study,
+    is_finished,
+    run_folders,
+    unsealed_runs,
+)
 from stateshape.study.training import LEARNER, train_one
 
 PLAN = "plan.json"
@@ -83,6 +90,8 @@ def prepare(
     check_plan(folder, plan)
     remove_leftovers(folder, names=(PLAN, "profile.json", "state_map.json"))
     check_study(folder, accept=accept_changes, may_lack=MADE_AGAIN, say=reporter.say)
+    for run in run_folders(folder):
+        check_record_is_there(run)
     for old in unsealed_runs(folder):
         reporter.say(f"{old}: no manifest.json, as an earlier version left it; its files are taken as they are")
     target, retention = load_tasks(plan.file, data_dir)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from stateshape.core.files import BadInput, read_json
 from stateshape.core.locks import is_lock
-from stateshape.core.manifest import MANIFEST, changes, check_unchanged, has_manifest, seal
+from stateshape.core.manifest import MANIFEST, check_unchanged, has_manifest, seal
 from stateshape.core.records import RunRecord
 
 COMPARED = ("comparison.json", "verdicts.json", "predictors.json")  # made again by every report
@@ -67,7 +67,3 @@ def unsealed_runs(study_dir: Path) -> list[Path]:
 
 def is_finished(folder: Path) -> bool:
     return (folder / "run.json").exists() and read_json(folder / "run.json", RunRecord).is_complete
-
-
-def lost_record(folder: Path) -> bool:
-    return any(change.file == "run.json" and change.how == "gone" for change in changes(folder))
