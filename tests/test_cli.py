@@ -259,7 +259,7 @@ def test_eval_writes_rows_and_summary(run: Run, tmp_path: Path) -> None:
     rows = read_jsonl(tmp_path / "evals" / "facts.jsonl", EvalRow)
     assert len(rows) == 4
     summary = json.loads((tmp_path / "evals" / "summary.json").read_text())
-    assert set(summary["facts"]) == {"mc1", "mc2"}
+    assert set(summary["facts"]) == {"mc1", "mc2", "evaluation"}
     assert set(summary["facts"]["mc1"]) == {"value", "n", "stderr", "ci95"}
     assert summary["facts"]["mc1"]["value"] == sum(row.scores["mc1"] for row in rows) / 4
 
@@ -305,3 +305,57 @@ def test_drift_json_and_doctor(run: Run) -> None:
     assert code == 0
     assert "shares the base" in out
     assert out.endswith("ok\n")
+
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from stateshape.core.locks import hold
+with hold(Path(sys.argv[1]), name=sys.argv[2]):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("args", "lock"),
+    [
+        ("train sft --model embedded --task arithmetic --out OUT", ".lock"),
+        ("study smoke --out OUT", ".lock"),
+        ("eval embedded --task facts --out OUT", ".lock"),
+        ("embedded train --out OUT/base", ".base.lock"),
+        ("report OUT", ".report.lock"),
+    ],
+)
+def test_a_folder_that_another_process_writes_to_is_refused(
+    args: str, lock: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stateshape.policy.open.load_weights", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.chdir(tmp_path)
+    Path("OUT").mkdir()
+    if args.startswith("report"):
+        Path("OUT/plan.json").write_text("{}")
+    holder = subprocess.Popen([sys.executable, "-c", HOLDS, "OUT", lock], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        before = sorted(tmp_path.rglob("*"))
+        code, _, err = run(*args.split())
+        assert sorted(tmp_path.rglob("*")) == before
+    finally:
+        holder.kill()
+        holder.wait()
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"OUT is being written by process {holder.pid} on " in err
+
+
+@pytest.mark.parametrize("command", ["train sft --model embedded --task arithmetic", "eval embedded --task facts"])
+@pytest.mark.parametrize("out", ["", "a\nb", "a" * 300, "\udcff"])
+def test_a_folder_that_can_t_be_made_is_one_line_before_any_work(
+    command: str, out: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("stateshape.tasks.load.load_task", lambda *_, **__: pytest.fail("data was read"))
+    code, told, err = run(*command.split(), "--out", out)
+    assert (code, told, err.count("\n")) == (2, "", 1)
+    assert err.startswith("stateshape: out: got ")
+    assert list(tmp_path.iterdir()) == []

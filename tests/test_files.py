@@ -102,3 +102,29 @@ def test_output_is_checked_without_being_made(tmp_path: Path) -> None:
             check_output(bad)
     check_output(tmp_path / "new" / "folder")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("a" * 256, "a name of 256 bytes in it; expected at most 255"),
+        ("é" * 128, "a name of 256 bytes"),
+        ("/".join(["a" * 200] * 20), "a path of "),
+        ("a\udcffb", "is not UTF-8"),
+        ("a\nb", "control characters"),
+        ("a\x1b[31m", "control characters"),
+        ("a\x00b", "control characters"),
+        ("a\u2028b", "control characters"),
+    ],
+)
+def test_a_name_that_no_folder_can_or_should_have_is_one_line(name: str, wanted: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInput) as caught:
+        check_output(tmp_path / name / "below")
+    assert wanted in str(caught.value)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 400
+
+
+def test_a_folder_that_can_t_be_written_to_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)  # the tests may run as root
+    with pytest.raises(BadInput, match="can't be written to; give another folder"):
+        check_output(tmp_path / "new")

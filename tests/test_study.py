@@ -47,7 +47,12 @@ def results(folder: Path) -> dict[str, Any]:
         elif path.name == "run.json":
             dated = ("provenance", "seconds", "peak_memory_gb", "costs")
             found[name] = {key: value for key, value in json.loads(path.read_text()).items() if key not in dated}
-        elif path.stem in ("cost", "phases"):  # seconds
+        elif path.name == "summary.json" and path.parent.name == "evals":
+            entries = json.loads(path.read_text())
+            found[name] = {
+                task: {k: v for k, v in entry.items() if k != "evaluation"} for task, entry in entries.items()
+            }
+        elif path.stem in ("cost", "phases", "manifest"):  # seconds, and checksums of what holds some
             continue
         elif path.is_file() and path.name not in ("plan.json", "report.html") and path.parent.name != "plots":
             found[name] = path.read_bytes()
@@ -74,7 +79,7 @@ def test_what_a_study_leaves(done: Study) -> None:
         ("stateshape.train.loop.save_checkpoint", 2),
         ("stateshape.train.loop.append_jsonl", 6),
         ("stateshape.study.measuring.write_json", 5),
-        ("stateshape.study.execute.finish", 1),
+        ("stateshape.study.claim.finish", 1),
     ],
 )
 def test_stopped_anywhere_it_goes_on_to_the_same_results(
@@ -105,6 +110,8 @@ def test_a_cut_off_line_and_leftovers_are_mended(done: Study, tmp_path: Path) ->
     """What SIGKILL leaves: half a line of metrics, temporary files, rows without their summary."""
     file, whole = done
     out = shutil.copytree(whole, tmp_path / "out")
+    for manifest in out.glob("runs/*/seed0/manifest.json"):
+        manifest.unlink()
     run = out / "runs" / "student" / "seed0"
     record = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(record | {"is_complete": False, "num_steps": 0, "num_sampled_tokens": 0}))
@@ -144,6 +151,7 @@ def test_another_plan_or_other_data_is_refused(done: Study, tmp_path: Path, caps
     plan = json.loads((out / "plan.json").read_text())
     plan["provenance"]["data_sha256"]["facts"] = "0"
     (out / "plan.json").write_text(json.dumps(plan))
+    (out / "manifest.json").unlink()
     assert study(done[0], out) == 2
     assert "was begun with other data for facts" in capsys.readouterr().err
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from stateshape.core.files import check_output
+from stateshape.core.locks import REPORT_LOCK, hold
 from stateshape.core.records import Comparison, DriftRecord, EvalRow, RunRecord
 from stateshape.evals.evaluate import evaluate as evaluate_policy
 from stateshape.policy.open import open_policy as open_policy_from
@@ -13,7 +15,7 @@ from stateshape.policy.settings import ModelSettings
 from stateshape.recipes.recipe import Recipe, recipe_name
 from stateshape.report.write import write_report
 from stateshape.study.compare import write_comparison
-from stateshape.study.execute import execute
+from stateshape.study.execute import REPORT_S, execute
 from stateshape.study.plan import DriftChoice, StudyFile, make_plan, read_study, with_seeds
 from stateshape.study.progress import Reporter, Silent
 from stateshape.study.single import drift_between, train_single
@@ -106,18 +108,30 @@ def run_study(
     data_dir: PathLike | None = None,
     jobs: int | None = 1,
     reporter: Reporter | None = None,
+    accept_changes: bool = False,
 ) -> Comparison:
     """Runs or resumes a study (a preset's name, a YAML file, or a StudyFile) and writes its report into `out`.
 
-    `jobs`: runs at a time, each in a process of its own (so that the calling script needs `if __name__ == "__main__"`).
+    `accept_changes`: goes on with finished files that were changed, and puts that on record. `jobs`: runs at a time, each in a
+    process of its own (so that the calling script needs `if __name__ == "__main__"`).
     """
     file = read_study(study) if isinstance(study, str) else study
     if seeds is not None:
         file = with_seeds(file, seeds)
     folder = Path(out)
     data = None if data_dir is None else Path(data_dir)
-    execute(make_plan(file), folder, data_dir=data, reporter=reporter or Silent(), jobs=jobs)
-    comparison = write_comparison(folder)
-    write_state_map(folder)
-    write_report(folder)
+    check_output(folder)
+    with hold(folder):
+        execute(
+            make_plan(file),
+            folder,
+            data_dir=data,
+            reporter=reporter or Silent(),
+            jobs=jobs,
+            accept_changes=accept_changes,
+        )
+        with hold(folder, name=REPORT_LOCK, wait_s=REPORT_S):
+            comparison = write_comparison(folder)
+            write_state_map(folder)
+            write_report(folder)
     return comparison

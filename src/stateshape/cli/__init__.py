@@ -5,10 +5,14 @@ Only the command that was asked for is imported, so `methods`, `report` and `--h
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from types import FrameType
 
 from stateshape.core.wording import BadInput, one_line, shown
 
@@ -29,9 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     try:
         check_arguments(args)
-        from stateshape.cli.parser import run
+        with sigterm_as_interrupt():
+            from stateshape.cli.parser import run
 
-        run(args)
+            run(args)
     except KeyboardInterrupt:
         goes_on = "; the same command goes on from here" if args[:1] in (["study"], ["train"]) else ""
         print(f"\nstopped{goes_on}" if sys.stderr.isatty() else f"stopped{goes_on}", file=sys.stderr)
@@ -57,6 +62,23 @@ def check_arguments(args: Sequence[str]) -> None:
     for number, arg in enumerate(args, 1):
         if "\0" in arg or any("\ud800" <= c <= "\udfff" for c in arg):
             raise BadInput(f"argument {number}: got {shown(arg)}; expected UTF-8 text without NUL characters")
+
+
+@contextlib.contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does: at once, with every file whole and every lock released."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def entry() -> None:

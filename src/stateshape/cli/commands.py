@@ -12,12 +12,15 @@ import tyro
 
 from stateshape.core.files import BadInput, check_output, plain
 from stateshape.core.limits import check_most
+from stateshape.core.locks import hold, hold_beside
 from stateshape.core.wording import MAX_PATH, shown
 
 if TYPE_CHECKING:
-    from stateshape.core.records import DriftRecord, OperatorCost, PhaseCost
+    from stateshape.core.records import DriftRecord, EvaluationRecord, OperatorCost, PhaseCost
     from stateshape.policy.settings import ModelSettings
     from stateshape.recipes.recipe import Recipe
+    from stateshape.study.progress import Reporter
+    from stateshape.tasks.task import Task
     from stateshape.train.settings import TrainSettings
 
 DATA_VARIABLE = "STATESHAPE_DATA"
@@ -34,6 +37,14 @@ def data_folder(given: str | None) -> Path | None:
             "gsm8k/, truthfulqa/, mmlu/"
         )
     return Path(chosen)
+
+
+def out_folder(given: str) -> Path:
+    """--out as a folder that can be written to. Raises BadInput."""
+    if not given.strip():
+        raise BadInput(f"out: got {given!r}; expected the name of a folder (an unset variable of the shell?)")
+    check_output(Path(given))
+    return Path(given)
 
 
 def methods(json_output: Annotated[bool, tyro.conf.arg(name="json")] = False) -> None:
@@ -88,11 +99,12 @@ def train(
     from stateshape.cli.terminal import reporter_for
     from stateshape.study.single import train_single
 
+    folder = out_folder(out)
     operators: dict[str, dict[str, list[OperatorCost]]] | None = {} if profile else None
     reporter = reporter_for(quiet=quiet, json_events=json_events)
     try:
         record = train_single(
-            name, recipe, model=model, task_name=task, folder=Path(out), seed=seed, data_dir=data_folder(data),
+            name, recipe, model=model, task_name=task, folder=folder, seed=seed, data_dir=data_folder(data),
             settings=settings, model_settings=model_settings, reporter=reporter, operators=operators,
         )  # fmt: skip
     finally:
@@ -103,7 +115,10 @@ def train(
     if operators is not None:
         from stateshape.cli.profile import write_profile
 
-        write_profile(Path(out) / "profile.json", record.phases(), operators, provenance=record.provenance, quiet=quiet)
+        with hold(folder):
+            write_profile(
+                folder / "profile.json", record.phases(), operators, provenance=record.provenance, quiet=quiet
+            )
 
 
 def evaluate(
@@ -117,6 +132,8 @@ def evaluate(
     max_new_tokens: int | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    overwrite: bool = False,
+    accept_changes: bool = False,
     profile: bool = False,
     quiet: bool = False,
     json_events: bool = False,
@@ -133,39 +150,81 @@ def evaluate(
         max_new_tokens: Longest completion, in tokens. Default: the task's own (docs/tasks.md).
         device: auto, cpu, cuda, cuda:N.
         dtype: auto, float32, bfloat16, float16.
+        overwrite: Replace an evaluation of another model, other data or other settings, which is refused otherwise.
+        accept_changes: Go on with a run's files that were changed after it was finished, and put that on record.
         profile: Print where time and memory went, and write evals/<task>.profile.json; evaluates a few items again.
         quiet: Say nothing while working.
         json_events: Say what happens as JSON lines on stderr.
     """
     from stateshape.cli.terminal import reporter_for
+    from stateshape.policy.open import resolve
+    from stateshape.study.evaluation import claim_evaluation, planned_evaluation
+    from stateshape.tasks.load import check_evaluable, load_task
+
+    folder = out_folder(out)
+    check_output(folder / "evals")
+    chosen = load_task(task, data_dir=data_folder(data), limit=limit, shots=shots, max_new_tokens=max_new_tokens)
+    check_evaluable(chosen)
+    settings = model_settings_from(device, dtype)
+    reporter = reporter_for(quiet=quiet, json_events=json_events)
+    with hold(folder):
+        about = planned_evaluation(resolve(source), chosen, named=task, limit=limit, shots=shots)
+        claim_evaluation(
+            folder, source, about, chosen.name, overwrite=overwrite, accept=accept_changes, say=reporter.say
+        )
+        evaluate_into(
+            folder,
+            source,
+            chosen,
+            about,
+            settings,
+            overwrite=overwrite,
+            profile=profile,
+            quiet=quiet,
+            reporter=reporter,
+        )
+
+
+def evaluate_into(
+    folder: Path,
+    source: str,
+    task: Task,
+    about: EvaluationRecord,
+    settings: ModelSettings,
+    *,
+    overwrite: bool,
+    profile: bool,
+    quiet: bool,
+    reporter: Reporter,
+) -> None:
+    """The evaluation itself: rows, summary, what is printed, and the profile."""
     from stateshape.evals.evaluate import evaluate as evaluate_task
     from stateshape.evals.evaluate import summarise, write_evaluation
     from stateshape.policy.open import open_policy
-    from stateshape.tasks.load import check_evaluable, load_task
+    from stateshape.study.evaluation import check_same_evaluation, on_machine
 
-    check_output(Path(out) / "evals")
-    chosen = load_task(task, data_dir=data_folder(data), limit=limit, shots=shots, max_new_tokens=max_new_tokens)
-    check_evaluable(chosen)
-    policy = open_policy(source, model_settings_from(device, dtype))
-    reporter = reporter_for(quiet=quiet, json_events=json_events)
+    policy = open_policy(source, settings)
+    about = on_machine(about, policy.weights)
+    if not overwrite:
+        check_same_evaluation(folder, task.name, about)
     costs: dict[str, PhaseCost] = {}
     with policy.weights.meter.phase("evaluation", costs):
         rows = evaluate_task(
-            policy, chosen, progress=reporter.track(f"evaluate on {chosen.name}", "items", policy.weights.meter)
+            policy, task, progress=reporter.track(f"evaluate on {task.name}", "items", policy.weights.meter)
         )
-    summary = summarise(rows, chosen.metrics)
-    write_evaluation(Path(out), chosen.name, rows, summary)
+    summary = summarise(rows, task.metrics)
+    write_evaluation(folder, task.name, rows, summary, about)
     if not quiet:
         for metric, found in summary.items():
             interval = "" if found.ci95 is None else f"  95% [{found.ci95[0]:.3f}, {found.ci95[1]:.3f}]"
             value = "missing" if found.value is None else f"{found.value:.4f}"
-            print(f"{chosen.name} {metric}: {value}{interval}  n={found.n}")
-        print(f"rows: {Path(out) / 'evals' / (chosen.name + '.jsonl')}")
+            print(f"{task.name} {metric}: {value}{interval}  n={found.n}")
+        print(f"rows: {folder / 'evals' / (task.name + '.jsonl')}")
     if profile:
         from stateshape.cli.profile import profile_evaluation
 
-        path = Path(out) / "evals" / f"{chosen.name}.profile.json"
-        profile_evaluation(path, source, policy, chosen, costs["evaluation"], quiet=quiet)
+        path = folder / "evals" / f"{task.name}.profile.json"
+        profile_evaluation(path, source, policy, task, costs["evaluation"], quiet=quiet)
 
 
 def drift(
@@ -251,6 +310,7 @@ def study(
     full: bool = False,
     dry_run: bool = False,
     jobs: int | None = None,
+    accept_changes: bool = False,
     profile: bool = False,
     quiet: bool = False,
     json_events: bool = False,
@@ -268,6 +328,7 @@ def study(
         dry_run: Print the plan (runs, teachers, steps, tokens) and stop.
         jobs: Runs at a time, each in a process with its share of the threads. Default: one a thread for several seeds of
             a small model on a CPU, else 1.
+        accept_changes: Go on with files that were changed after they were finished, put that on record and into the report.
         profile: Print where time and memory went, and write profile.json; runs one step more of each run it trains, one
             run at a time.
         quiet: Say nothing while working.
@@ -276,20 +337,22 @@ def study(
     from stateshape.cli.study_command import run_study
 
     run_study(
-        preset_or_file, out=None if out is None else Path(out), seeds=seeds, model=model, data_dir=data_folder(data),
-        full=full, dry_run=dry_run, jobs=jobs, profile=profile, quiet=quiet, json_events=json_events,
+        preset_or_file, out=None if out is None or dry_run else out_folder(out), seeds=seeds, model=model,
+        data_dir=data_folder(data), full=full, dry_run=dry_run, jobs=jobs, accept_changes=accept_changes, profile=profile,
+        quiet=quiet, json_events=json_events,
     )  # fmt: skip
 
 
-def report(folder: tyro.conf.Positional[str]) -> None:
-    """Rebuild comparison, verdicts, tables and report of a study from its files alone.
+def report(folder: tyro.conf.Positional[str], *, accept_changes: bool = False) -> None:
+    """Rebuild comparison, verdicts, tables and report of a study from its files alone, also while it runs.
 
     Args:
         folder: The study's folder.
+        accept_changes: Go on with files that were changed after they were finished, put that on record and into the report.
     """
-    from stateshape.cli.study_command import write_results
+    from stateshape.cli.study_command import rebuild_results
 
-    print(f"report: {write_results(Path(folder))}")
+    print(f"report: {rebuild_results(Path(folder), accept_changes=accept_changes)}")
 
 
 def doctor(
@@ -312,7 +375,13 @@ def doctor(
 
 
 def embedded(
-    what: tyro.conf.Positional[str], *, out: str, steps: int | None = None, seed: int | None = None, threads: int = 2
+    what: tyro.conf.Positional[str],
+    *,
+    out: str,
+    steps: int | None = None,
+    seed: int | None = None,
+    threads: int = 2,
+    overwrite: bool = False,
 ) -> None:
     """Train the embedded base anew from its generated world.
 
@@ -322,8 +391,9 @@ def embedded(
         steps: Optimiser steps. Default: those of the packaged base.
         seed: Seed of world order and initialisation. Default: that of the packaged base.
         threads: CPU threads; another number gives other bits.
+        overwrite: Replace a base that was trained with other steps, seed or threads, which is refused otherwise.
     """
-    from stateshape.embedded.train import DEFAULT_SEED, DEFAULT_STEPS, train_base
+    from stateshape.embedded.train import DEFAULT_SEED, DEFAULT_STEPS, check_replaces, train_base
 
     if what != "train":
         raise BadInput(f"embedded: got {shown(what)}; expected train")
@@ -331,17 +401,14 @@ def embedded(
         if value is not None and value < 1:
             raise BadInput(f"{name}: got {value}; expected a number above 0")
         check_most(**{name: value})
-    folder = Path(out)
-    check_output(folder)
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "training.json").exists():  # it will be replaced
-        raise BadInput(f"out: {folder} is not empty and holds no embedded base; expected a new or empty folder, or one")
-    made = train_base(
-        out_dir=Path(out),
-        steps=DEFAULT_STEPS if steps is None else steps,
-        seed=DEFAULT_SEED if seed is None else seed,
-        threads=threads,
-        say=lambda line: print(line, file=sys.stderr),
-    )
+    folder = out_folder(out)
+    steps, seed = DEFAULT_STEPS if steps is None else steps, DEFAULT_SEED if seed is None else seed
+    with hold_beside(folder):
+        if not overwrite:
+            check_replaces(folder, steps=steps, seed=seed, threads=threads)
+        made = train_base(
+            out_dir=folder, steps=steps, seed=seed, threads=threads, say=lambda line: print(line, file=sys.stderr)
+        )
     print(json.dumps({key: str(value) if isinstance(value, Path) else value for key, value in made._asdict().items()}))
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from stateshape.core.files import BadInput, plain
+from stateshape.core.spreadsheet import as_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,7 +55,7 @@ def states(
         limit: Most rows to print.
         sql: One SELECT over the view `states`, which has a row a trajectory.
         summary: Rows, tokens, who wrote them and bytes a token, instead of the rows.
-        csv: Print the answer to --sql, or the summary, as CSV.
+        csv: Print the answer to --sql, or the summary, as CSV. Text like =1+1 gets a ' in front, so that it stays text.
         json_output: Print JSON.
     """
     from stateshape.record.query import StatesView
@@ -168,8 +169,8 @@ def print_answer(answer: Answer, *, csv: bool, json_output: bool) -> None:
         print(json.dumps(rows, indent=1, ensure_ascii=False, default=str))
     elif csv:
         writer = csv_format.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(answer.columns)
-        writer.writerows(answer.rows)
+        writer.writerow([as_text(name) for name in answer.columns])
+        writer.writerows([[as_text(cell) if isinstance(cell, str) else cell for cell in row] for row in answer.rows])
     else:
         print_table(answer)
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from stateshape.core.files import BadInput, read_json
+from stateshape.core.files import BadInput, check_output, read_json
+from stateshape.core.locks import REPORT_LOCK, hold
 from stateshape.core.records import Comparison, PlannedRun, PlanRecord, TaskRecord
 from stateshape.core.wording import shown
 
@@ -34,12 +32,13 @@ def run_study(
     full: bool,
     dry_run: bool,
     jobs: int | None,
+    accept_changes: bool,
     profile: bool,
     quiet: bool,
     json_events: bool,
 ) -> None:
     from stateshape.cli.terminal import reporter_for
-    from stateshape.study.execute import execute, load_tasks
+    from stateshape.study.execute import REPORT_S, execute, load_tasks
     from stateshape.study.plan import make_plan, read_study, with_seeds
     from stateshape.study.state_map import write_state_map
 
@@ -62,25 +61,24 @@ def run_study(
         return
     if out is None:
         raise BadInput("out: got nothing; expected --out DIR, the folder the study is written to")
-    signal.signal(signal.SIGTERM, stop)
     reporter = reporter_for(quiet=quiet, json_events=json_events)
     operators: Operators | None = {} if profile else None
-    try:
-        execute(plan, out, data_dir=data_dir, reporter=reporter, jobs=jobs, operators=operators)
-    finally:
-        reporter.stop()
-    write_state_map(out)
-    path = write_results(out)
-    if not quiet:
-        print_results(out)
-        print(f"report: {path}")
-    if operators is not None:
-        profile_study(out, operators, quiet=quiet)
-
-
-def stop(number: int, frame: FrameType | None) -> None:
-    """SIGTERM ends a study as Ctrl-C does: at once, with every file whole."""
-    raise KeyboardInterrupt
+    with hold(out):
+        try:
+            execute(
+                plan, out, data_dir=data_dir, reporter=reporter, jobs=jobs, operators=operators,
+                accept_changes=accept_changes,
+            )  # fmt: skip
+        finally:
+            reporter.stop()
+        with hold(out, name=REPORT_LOCK, wait_s=REPORT_S):
+            write_state_map(out)
+            path = write_results(out)
+        if not quiet:
+            print_results(out)
+            print(f"report: {path}")
+        if operators is not None:
+            profile_study(out, operators, quiet=quiet)
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -90,13 +88,31 @@ def parse_seeds(text: str) -> list[int]:
         raise BadInput(f"seeds: got {shown(text)}; expected whole numbers separated by commas, like 0,1,2") from None
 
 
+def rebuild_results(folder: Path, *, accept_changes: bool) -> Path:
+    """`report`: the results of a study again, from files that are as they were when they were finished. Raises BadInput."""
+    from stateshape.study.sealed import COMPARED, check_study, unsealed_runs
+
+    if not (folder / "plan.json").exists():
+        raise BadInput(f"study: {folder} holds no plan.json; expected the folder of a study")
+    check_output(folder, where="folder")
+    with hold(folder, name=REPORT_LOCK):
+        check_study(folder, accept=accept_changes, may_lack=COMPARED, say=say)
+        if old := unsealed_runs(folder):
+            say(
+                f"{len(old)} finished runs have no manifest.json, as an earlier version left them: changes can't be noticed"
+            )
+        return write_results(folder)
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
 def write_results(folder: Path) -> Path:
     """Comparison, verdicts, tables, plots and report, from the study's files alone."""
     from stateshape.report.write import write_report
     from stateshape.study.compare import write_comparison
 
-    if not os.path.exists(folder / "plan.json"):
-        raise BadInput(f"study: {folder} holds no plan.json; expected the folder of a study")
     write_comparison(folder)
     return write_report(folder)
 

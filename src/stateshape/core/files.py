@@ -16,6 +16,7 @@ import io
 import json
 import math
 import os
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -25,11 +26,13 @@ from cattrs.cols import list_structure_factory
 from cattrs.gen import make_dict_structure_fn, mapping_structure_factory
 
 from stateshape.core.decoding import json_value, read_text
-from stateshape.core.wording import MAX_SHOWN, BadInput, printable, shown
+from stateshape.core.wording import MAX_PATH, MAX_SHOWN, BadInput, printable, shown
 
 T = TypeVar("T")
 MAX_PROBLEMS = 250  # characters: of several faults those are told that fit; one always is
 MAX_INT = 10**30  # of any whole number in a record: counts of floating-point operations come nearest, far below
+NAME_BYTES = 255  # of one name in a path, on every file system in common use
+PATH_BYTES = 4096 - 512  # of a whole path; the rest is for what is written below it
 
 
 @functools.cache
@@ -198,11 +201,35 @@ def plain(record: object) -> Any:
 
 def check_output(folder: Path, *, where: str = "out") -> None:
     """Whether `folder` can be made and written to, before any work is done. Raises BadInput; makes nothing."""
+    check_path(folder, where=where)
     standing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not standing.is_dir():
         raise BadInput(f"{where}: got {str(folder)!r}, but {standing} is a file; expected a folder; give another one")
     if not os.access(standing, os.W_OK | os.X_OK):
         raise BadInput(f"{where}: got {str(folder)!r}, but {standing} can't be written to; give another folder")
+
+
+def check_path(path: Path, *, where: str) -> None:
+    """Whether a file system can hold such a path, and a report can print it. Raises BadInput."""
+    text = str(path)
+    told = shown(text, limit=MAX_PATH)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise BadInput(
+            f"{where}: got {told}, which is not UTF-8; expected a name that can be printed; rename it"
+        ) from None
+    if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in text):
+        raise BadInput(f"{where}: got {told}, which holds control characters; expected a name without; rename it")
+    longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
+    if longest > NAME_BYTES:
+        raise BadInput(
+            f"{where}: got {told}, with a name of {longest} bytes in it; expected at most {NAME_BYTES}; give a shorter one"
+        )
+    if (whole := len(os.fsencode(path.absolute()))) > PATH_BYTES:
+        raise BadInput(
+            f"{where}: got {told}, a path of {whole} bytes; expected at most {PATH_BYTES}; give a shorter one"
+        )
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,15 +1,17 @@
 """What runs and studies write down, as typed records. Torch-free: reports and comparisons are made from these alone.
 
 A run folder:    run.json (RunRecord) metrics.jsonl (StepRecord) states.jsonl (StateSample) evals/<task>.jsonl (EvalRow)
-                 evals/summary.json {task: {metric: Metric}} rollouts.jsonl (StateSample) rollouts_pieces.jsonl
-                 (study/rollouts.py) drift.json (DriftRecord) locality.jsonl (LocalityRecord) supervision.json (SupervisionMap)
+                 evals/summary.json {task: {metric: Metric, "evaluation": EvaluationRecord}} rollouts.jsonl (StateSample)
+                 rollouts_pieces.jsonl (study/rollouts.py) drift.json (DriftRecord) locality.jsonl (LocalityRecord)
+                 supervision.json (SupervisionMap)
                  states/steps-*.parquet states/summary.json (record/schema.py) kept/*.jsonl (core.states.Trajectory)
                  adapter/adapter_config.json adapter/adapter_model.safetensors (peft)
+                 manifest.json (manifest.py)
   of the base:   rollouts_again.jsonl rollouts_again_pieces.jsonl
   while it goes: checkpoint-*.pt (train/checkpoint.py) supervision.jsonl (locality/counts.py) .*.tmp
   if asked for:  profile.json (ProfileRecord)
 A study folder:  plan.json (PlanRecord) runs/<run>/seed<k>/ (run folders) comparison.json (Comparison)
-                 verdicts.json ([Verdict]) state_map.json (StateMap) predictors.json (predictor_records.py)
+                 verdicts.json ([Verdict]) state_map.json (StateMap) predictors.json (predictor_records.py) manifest.json
                  table1.* table2.* tables/* plots/* report.html profile.json (ProfileRecord)
 docs/studies.md says what each of them holds; tests/test_files_left.py holds both lists to what a study leaves.
 A missing number is None, never zero. Does not know how any number is computed.
@@ -32,6 +34,29 @@ class Metric:
     n: int
     stderr: float | None
     ci95: tuple[float, float] | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationRecord:
+    """Of what an evaluation is. None: not known when it was made, as where a model's files can't be read."""
+
+    model: str  # the base
+    weights_sha256: str | None  # policy/fingerprint.py
+    adapter: str | None  # its folder; None: the base alone
+    adapter_sha256: str | None
+    task: str  # as it was named: a task or the path of a file
+    data_sha256: str
+    shots: int
+    limit: int | None  # None: all items
+    num_items: int
+    max_new_tokens: int | None  # None: multiple choice
+    stops: list[str] | None
+    dtype: str | None  # None before the model is loaded
+    device: str | None
+    date: str
+    command: str
+    packages: dict[str, str | None]  # versions
+    git_revision: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,12 +15,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from stateshape.core.files import BadInput, read_json
 from stateshape.embedded.corpus import DOMAINS, documents
 from stateshape.embedded.measure import exam_accuracy, fact_scores, target_accuracy
 from stateshape.embedded.packing import IGNORED, Batch, batches
@@ -181,6 +182,21 @@ def _write(folder: Path, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizer
     weights = folder / "model.safetensors"
     weights.chmod(0o644)  # safetensors makes it readable by its owner alone
     return hashlib.sha256(weights.read_bytes()).hexdigest()
+
+
+def check_replaces(folder: Path, *, steps: int, seed: int, threads: int) -> None:
+    """A folder that is replaced holds nothing, or a base made in the same way. Raises BadInput."""
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not (folder / CURVE_FILE).exists():
+        raise BadInput(f"out: {folder} is not empty and holds no embedded base; expected a new or empty folder, or one")
+    there = read_json(folder / CURVE_FILE, dict[str, Any])
+    for name, value in (("steps", steps), ("seed", seed), ("threads", threads)):
+        if there.get(name) != value:
+            raise BadInput(
+                f"out: {folder} holds a base with other {name} ({there.get(name)} there, {value} now); expected the same; give "
+                "--out another folder, or --overwrite to replace it"
+            )
 
 
 def _replace_folder(new: Path, old: Path) -> None:

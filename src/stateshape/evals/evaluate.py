@@ -1,16 +1,20 @@
 """Evaluation of a policy on a task: rows, their summary, and the files they become.
 
-<folder>/evals/<task>.jsonl has one EvalRow a line; <folder>/evals/summary.json has {task: {metric: Metric}}.
+<folder>/evals/<task>.jsonl has one EvalRow a line; <folder>/evals/summary.json has {task: {metric: Metric}}, and beside the
+metrics of a task an EvaluationRecord under "evaluation": of what it is (older summaries lack it).
 Does not know what a run or a comparison is, nor how rows are scored.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from stateshape.core.files import read_json, write_json, write_jsonl
-from stateshape.core.records import EvalRow, Metric
+from stateshape.core.files import parse, plain, read_json, write_json, write_jsonl
+from stateshape.core.manifest import has_manifest, rewriting
+from stateshape.core.records import EvalRow, EvaluationRecord, Metric
 from stateshape.evals.generation import generate_and_grade
 from stateshape.evals.multiple_choice import score_choices
 from stateshape.evals.statistics import mean_estimate
@@ -18,6 +22,7 @@ from stateshape.policy.policy import Policy
 from stateshape.tasks.task import GenerationTask, Progress, Task
 
 Summary = dict[str, Metric]
+SUMMARY, ABOUT = "summary.json", "evaluation"
 
 
 def evaluate(policy: Policy, task: Task, *, progress: Progress | None = None) -> list[EvalRow]:
@@ -32,13 +37,40 @@ def summarise(rows: Sequence[EvalRow], metrics: Sequence[str]) -> Summary:
     return {metric: mean_estimate([row.scores[metric] for row in rows]) for metric in metrics}
 
 
-def write_evaluation(folder: Path, task_name: str, rows: Sequence[EvalRow], summary: Summary) -> None:
+def write_evaluation(
+    folder: Path, task_name: str, rows: Sequence[EvalRow], summary: Summary, about: EvaluationRecord | None = None
+) -> None:
     """Writes the task's rows and adds its summary to those of other tasks. Each file is replaced whole."""
-    write_jsonl(folder / "evals" / f"{task_name}.jsonl", rows)
-    path = folder / "evals" / "summary.json"
-    merged = read_summaries(folder) if path.exists() else {}
-    write_json(path, {**merged, task_name: summary})
+    entries = _read_entries(folder)
+    with rewriting(folder, names_of(task_name)) if has_manifest(folder) else contextlib.nullcontext():
+        write_jsonl(folder / "evals" / f"{task_name}.jsonl", rows)
+        entry = plain(summary) if about is None else {**plain(summary), ABOUT: plain(about)}
+        write_json(folder / "evals" / SUMMARY, {**entries, task_name: entry})
+
+
+def names_of(task_name: str) -> tuple[str, str]:
+    """The files of a task's evaluation, below the folder."""
+    return f"evals/{task_name}.jsonl", f"evals/{SUMMARY}"
 
 
 def read_summaries(folder: Path) -> dict[str, Summary]:
-    return read_json(folder / "evals" / "summary.json", dict[str, dict[str, Metric]])
+    """By task, the metrics."""
+    return {
+        task: {
+            metric: parse(value, Metric, where=f"{folder / 'evals' / SUMMARY}: {task}.{metric}")
+            for metric, value in entry.items()
+            if metric != ABOUT
+        }
+        for task, entry in _read_entries(folder).items()
+    }
+
+
+def read_about(folder: Path, task_name: str) -> EvaluationRecord | None:
+    """Of what the task's evaluation is; None where there is none, or an older one that does not say."""
+    value = _read_entries(folder).get(task_name, {}).get(ABOUT)
+    return None if value is None else parse(value, EvaluationRecord, where=f"{folder / 'evals' / SUMMARY}: {task_name}")
+
+
+def _read_entries(folder: Path) -> dict[str, dict[str, Any]]:
+    path = folder / "evals" / SUMMARY
+    return read_json(path, dict[str, dict[str, Any]]) if path.exists() else {}

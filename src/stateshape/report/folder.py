@@ -7,11 +7,12 @@ going: they are listed, never filled in. Only plan.json must exist. Does not kno
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from stateshape.core.files import BadInput, iter_jsonl, parse, read_json, read_jsonl
+from stateshape.core.manifest import has_manifest, read_manifest
 from stateshape.core.predictor_records import PredictorReport
 from stateshape.core.records import (
     Comparison,
@@ -63,6 +64,8 @@ class StudyFiles:
     state_map: StateMap | None
     predictors: PredictorReport | None
     missing: list[str]  # in words
+    accepted: list[str] = field(default_factory=list)  # changes of finished files, in words
+    unsealed: list[str] = field(default_factory=list)  # finished runs in which a change can't be noticed
 
     def without(self, field: str) -> list[str]:
         """Labels of the trained runs in which no seed has `field` of SeedFiles."""
@@ -85,6 +88,7 @@ def read_study(study_dir: Path) -> StudyFiles:
     else:
         compared = {row.run for row in comparison.rows}
         absent = [f"{run.label}: not in comparison.json" for run in plan.runs if run.name not in compared]
+    accepted = _accepted(study_dir, plan, problems)
     missing = list(dict.fromkeys([*comparison.missing, *absent, *problems]))
     return StudyFiles(
         plan=plan,
@@ -94,7 +98,36 @@ def read_study(study_dir: Path) -> StudyFiles:
         state_map=state_map,
         predictors=predictors,
         missing=missing,
+        accepted=accepted,
+        unsealed=[
+            f"{files.run.label}, seed {seed.seed}"
+            for files in runs
+            for seed in files.seeds
+            if seed.record is not None
+            and seed.record.is_complete
+            and not has_manifest(_place(study_dir, files.run, seed.seed))
+        ],
     )
+
+
+def _place(study_dir: Path, run: PlannedRun, seed: int) -> Path:
+    return study_dir / "runs" / run.name / f"seed{seed}"
+
+
+def _accepted(study_dir: Path, plan: PlanRecord, problems: list[str]) -> list[str]:
+    """What --accept-changes let pass, in the study's own files and in those of its runs."""
+    found = []
+    for folder in (study_dir, *(_place(study_dir, run, seed) for run in plan.runs for seed in plan.seeds)):
+        try:
+            accepted = read_manifest(folder).accepted
+        except BadInput as error:
+            problems.append(_problem(study_dir, error))
+            continue
+        for change in accepted:
+            path = (folder / change.file).relative_to(study_dir).as_posix()
+            how = "gone" if change.now is None else "changed"
+            found.append(f"{path}: {how} after it was finished, accepted on {change.date} by: {change.command}")
+    return found
 
 
 def _absent(files: RunFiles) -> list[str]:

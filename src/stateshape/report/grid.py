@@ -15,6 +15,7 @@ from typing import Literal
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from stateshape.core import spreadsheet
 from stateshape.core.records import Estimate
 from stateshape.report import text
 
@@ -92,10 +93,10 @@ def _lines(cell: Cell, column: Column) -> list[str]:
 
 
 def render_csv(table: Table) -> str:
-    """Full precision: reading a number back gives the same float."""
+    """Full precision: reading a number back gives the same float. Text never becomes a formula (core/spreadsheet.py)."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([name for column in table.columns for name in _csv_names(column)])
+    writer.writerow([spreadsheet.as_text(name) for column in table.columns for name in _csv_names(column)])
     for row in table.rows:
         writer.writerow([value for cell, column in zip(row, table.columns) for value in _csv_values(cell, column)])
     return out.getvalue()
@@ -110,7 +111,7 @@ def _csv_names(column: Column) -> list[str]:
 
 def _csv_values(cell: Cell, column: Column) -> list[str]:
     if column.kind == "text":
-        return [text.visible(cell.text or "")]
+        return [spreadsheet.as_text(text.visible(cell.text or ""))]
     values = [cell.value, cell.lo, cell.hi] if column.kind == "estimate" else [cell.value]
     if column.companion:
         values.append(cell.companion)

@@ -73,6 +73,8 @@ def render_page(study: StudyFiles, *, plots: Plots, all_tables: Tables) -> str:
         "plan": plan,
         "comparison": study.comparison,
         "missing": study.missing,
+        "accepted": study.accepted,
+        "unsealed": study.unsealed,
         "without": study.without,
         "date": _date(study),
         "num_trained": sum(files.is_trained for files in study.runs),

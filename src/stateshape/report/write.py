@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from stateshape.core.files import write_text
+from stateshape.core.locks import remove_leftovers
 from stateshape.report.contents import all_plots, all_tables
 from stateshape.report.folder import read_study
 from stateshape.report.fonts import missing_characters, note_on
@@ -17,15 +18,24 @@ from stateshape.report.grid import render_csv
 from stateshape.report.html import render_page
 from stateshape.report.tables import write_table, write_tables
 
+# Files of the study's own folder that a report writes: a study that runs there may be writing others.
+OWN = (
+    *("report.html", "comparison.json", "verdicts.json", "predictors.json", "manifest.json"),
+    *(f"table{number}.{suffix}" for number in (1, 2) for suffix in ("csv", "md", "tex")),
+)
+
 
 def write_report(study_dir: Path) -> Path:
     """Returns the path of report.html. A partial study gives a report that says what is missing.
 
-    Tables and plots that an earlier report left in tables/ and plots/, and this one does not make, are removed.
+    Tables and plots that an earlier report left in tables/ and plots/, and this one does not make, are removed; so are
+    temporary files of a report that was killed.
 
     Raises: BadInput if plan.json is missing or unreadable.
     """
     study = read_study(study_dir)
+    remove_leftovers(study_dir / "tables", study_dir / "plots")
+    remove_leftovers(study_dir, names=OWN)
     write_tables(study_dir, study.plan, study.comparison)
     with missing_characters() as characters:
         tables, plots = all_tables(study), all_plots(study)

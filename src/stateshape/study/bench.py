@@ -74,6 +74,10 @@ class Bench:
     def tasks(self) -> list[Task]:
         return [self.target, *self.retention]
 
+    def choice_of(self, task: Task) -> TaskChoice:
+        """What the study's file says of one of its tasks."""
+        return [self.plan.file.target, *self.plan.file.retention][self.tasks.index(task)]
+
 
 def spread_over(texts: list[str], num: int) -> list[str]:
     """So many of them at even distances: all tasks and subjects have a part."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from stateshape.core.files import BadInput, check_output, plain, read_json, write_json
+from stateshape.core.locks import hold, holds_files, remove_leftovers
+from stateshape.core.manifest import has_manifest
 from stateshape.core.records import PlanRecord, RunRecord
-from stateshape.policy.checks import check_targets
 from stateshape.policy.open import check_teacher, is_same_model
 from stateshape.policy.policy import Policy
 from stateshape.recipes.names import BUILT_IN
@@ -14,18 +18,29 @@ from stateshape.recipes.recipe import Need, Parts, teachers_of
 from stateshape.recipes.replay import Replay
 from stateshape.record.reading import Recording
 from stateshape.sampling.local import LocalSampler
-from stateshape.study.bench import Bench
-from stateshape.study.describe import run_record
-from stateshape.study.plan import BASE, Plan, RunSpec
+from stateshape.study.evaluation import check_names_files
+from stateshape.study.origin import check_same_origin, origin
+from stateshape.study.plan import BASE, Plan, RunSpec, outside
+from stateshape.study.sealed import check_record_is_there, check_source, seal_run
 from stateshape.tasks.items import GenerationItem
 from stateshape.tasks.task import GenerationTask, Task
+from stateshape.train.checkpoint import newest_checkpoint
+from stateshape.train.loop import finish
 
 
-def claim_folder(folder: Path, plan: Plan) -> None:
-    """Refuses a folder that another plan has begun. Raises BadInput."""
+@contextlib.contextmanager
+def claimed_run(folder: Path) -> Iterator[None]:
+    """A run's folder for this process alone; it holds nothing, or a run. Raises BadInput."""
     check_output(folder)
+    with hold(folder):
+        check_record_is_there(folder)
+        yield
+
+
+def check_plan(folder: Path, plan: Plan) -> None:
+    """Refuses a folder that another plan has begun. Raises BadInput."""
     if not (folder / "plan.json").exists():
-        if folder.exists() and any(folder.iterdir()):
+        if holds_files(folder):
             raise BadInput(
                 f"out: {folder} is not empty and holds no study; expected a new or empty folder, or this study's"
             )
@@ -95,6 +110,8 @@ def check_sources(plan: Plan, spec: RunSpec, target: GenerationTask) -> None:
     inside = {other.name: other for other in plan.runs}
     for key, sources in spec.named().items():
         for source in sources:
+            if source not in (BASE, *inside):
+                check_source(source)
             if key == "states":
                 check_states(spec, source, inside.get(source), len(target.train))
             elif source not in (BASE, *inside):
@@ -115,31 +132,24 @@ def check_states(spec: RunSpec, source: str, other: RunSpec | None, num_items: i
         )
 
 
-def check_data(folder: Path, tasks: list[Task]) -> None:
-    """The data a study was begun with must still be what the tasks hold, or its rows could not be paired."""
+def check_data(plan: Plan, folder: Path, tasks: list[Task]) -> None:
+    """Data, weights and outside teachers of a study must be what it was begun with, or its rows could not be paired."""
     names = [task.name for task in tasks]
     if twice := [name for name in names if names.count(name) > 1]:
         raise BadInput(f"retention: got two tasks named {twice[0]}; expected different names; rename one of the files")
+    for name in names:
+        check_names_files(name)
     if not (folder / "plan.json").exists():
         return
-    begun = read_json(folder / "plan.json", PlanRecord).provenance.get("data_sha256")
-    for task in tasks:
-        if isinstance(begun, dict) and begun.get(task.name, task.data_sha256) != task.data_sha256:
-            raise BadInput(
-                f"out: {folder} was begun with other data for {task.name}; expected the same files; give --out another "
-                "folder, or the data of before"
-            )
+    begun = read_json(folder / "plan.json", PlanRecord).provenance
+    check_same_origin(folder, begun, origin(plan.file.model, tasks, outside(plan)))
 
 
-def claim_run(bench: Bench, spec: RunSpec, seed: int, folder: Path) -> RunRecord:
-    """The run's record, written before the first step; what is there already must be the same run. Raises BadInput."""
-    path = folder / "run.json"
-    record = run_record(bench, spec, seed)
-    if not path.exists():
-        check_targets(bench.weights, spec.train.lora)
-        write_json(path, record)
-        return record
-    begun = read_json(path, RunRecord)
+def check_same_run(folder: Path, record: RunRecord) -> RunRecord | None:
+    """What the folder holds of this run; None where it has not begun. Raises BadInput if it is another, or rests on others."""
+    if not (folder / "run.json").exists():
+        return None
+    begun = read_json(folder / "run.json", RunRecord)
     for field_name in ("seed", "model", "task", "teacher", "settings"):
         got, there = plain(getattr(record, field_name)), plain(getattr(begun, field_name))
         if got != there and not (field_name in ("model", "teacher") and is_same_model(there, got)):
@@ -147,7 +157,31 @@ def claim_run(bench: Bench, spec: RunSpec, seed: int, folder: Path) -> RunRecord
                 f"out: {folder} holds a run with another {field_name} ({first_difference(there, got)}); give --out another "
                 "folder, or delete this one to start again"
             )
+    check_same_origin(folder, begun.provenance, record.provenance)
     return begun
+
+
+def check_same_base(folder: Path, record: RunRecord) -> RunRecord | None:
+    """As check_same_run, for the untrained base, whose folder serves every seed."""
+    path = folder / "run.json"
+    return check_same_run(folder, replace(record, seed=read_json(path, RunRecord).seed)) if path.exists() else None
+
+
+def complete_run(folder: Path, record: RunRecord) -> RunRecord:
+    """Marks a run as finished, and seals its files before what only an unfinished run needs is gone."""
+    remove_leftovers(folder, *(path for path in folder.iterdir() if path.is_dir()))
+    done = replace(record, is_complete=True)
+    write_json(folder / "run.json", done)
+    seal_run(folder)
+    finish(folder)
+    return done
+
+
+def close_run(folder: Path) -> None:
+    """For a run that is complete: what a kill between its last writes left undone."""
+    if newest_checkpoint(folder) is not None or not has_manifest(folder):
+        seal_run(folder)
+    finish(folder)
 
 
 def first_difference(there: object, now: object, path: str = "") -> str:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from stateshape.core.files import write_json
+from stateshape.core.manifest import rewriting
 from stateshape.core.records import (
     Comparison,
     DriftValue,
@@ -24,6 +25,7 @@ from stateshape.core.records import (
 from stateshape.study.paired import BASE, StudyScores, contrast, retention, score_estimate, secondary_differences
 from stateshape.study.predictors import predictor_report, predictor_rows, too_few
 from stateshape.study.scores import load_study
+from stateshape.study.sealed import COMPARED
 from stateshape.study.verdicts import verdicts
 
 
@@ -36,13 +38,14 @@ def write_comparison(study_dir: Path) -> Comparison:
     """Writes comparison.json and verdicts.json into the study folder, and predictors.json if enough runs were trained."""
     study = load_study(study_dir)
     comparison = compare_scores(study)
-    write_json(study_dir / "comparison.json", comparison)
-    write_json(study_dir / "verdicts.json", verdicts(study))
-    rows, path = predictor_rows(study), study_dir / "predictors.json"
-    if too_few(rows) is None:
-        write_json(path, predictor_report(study.plan.study, rows))
-    else:
-        path.unlink(missing_ok=True)  # of an earlier reading, with more runs
+    with rewriting(study_dir, COMPARED):
+        write_json(study_dir / "comparison.json", comparison)
+        write_json(study_dir / "verdicts.json", verdicts(study))
+        rows, path = predictor_rows(study), study_dir / "predictors.json"
+        if too_few(rows) is None:
+            write_json(path, predictor_report(study.plan.study, rows))
+        else:
+            path.unlink(missing_ok=True)  # of an earlier reading, with more runs
     return comparison
 
 

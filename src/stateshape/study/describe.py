@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
 from stateshape.core.files import plain, read_json
 from stateshape.core.records import Json, PlannedRun, PlanRecord, RunRecord, TaskRecord
 from stateshape.recipes.recipe import method_record
 from stateshape.study.bench import Bench
-from stateshape.study.plan import BASE, RunSpec
+from stateshape.study.origin import Stands, origin
+from stateshape.study.plan import BASE, Plan, RunSpec, outside
 from stateshape.study.provenance import provenance
 from stateshape.tasks.task import GenerationTask, Task
 
@@ -41,7 +46,7 @@ def plan_record(bench: Bench) -> PlanRecord:
             ),
         ],
         plan_sha256=bench.plan.sha256,
-        provenance=provenance(bench.weights, bench.tasks),
+        provenance=provenance(bench.weights, bench.tasks) | origin(file.model, bench.tasks, outside(bench.plan)),
         notes=file.notes,
         roles=file.roles,
         contrasts=file.contrasts,
@@ -57,17 +62,34 @@ def settings_of(spec: RunSpec) -> dict[str, Json]:
     return {"recipe": plain(spec.recipe()), "train": plain(spec.train)}
 
 
-def run_record(bench: Bench, spec: RunSpec | None, seed: int) -> RunRecord:
-    """A run that has not begun; without a spec the untrained base."""
+def planned_record(
+    plan: Plan, tasks: Sequence[Task], spec: RunSpec | None, seed: int, stands: Stands = lambda source: source
+) -> RunRecord:
+    """A run that has not begun, as far as it is known before a model is loaded; without a spec the untrained base."""
     return RunRecord(
         name=BASE if spec is None else spec.name,
         label="base" if spec is None else spec.label,
         seed=seed,
         method=None if spec is None else method_record(spec.recipe_name, spec.recipe()),
-        model=bench.plan.file.model,
-        task=bench.target.name,
+        model=plan.file.model,
+        task=tasks[0].name,
         teacher=None if spec is None else spec.teacher,
         settings={} if spec is None else settings_of(spec),
-        provenance=provenance(bench.weights, bench.tasks),
+        provenance=origin(plan.file.model, tasks, [] if spec is None else [spec], stands),
         is_complete=False,
     )
+
+
+def run_record(bench: Bench, spec: RunSpec | None, seed: int) -> RunRecord:
+    """A run that has not begun."""
+    planned = planned_record(bench.plan, bench.tasks, spec, seed, partial(place_of, bench, seed))
+    return replace(planned, provenance=provenance(bench.weights, bench.tasks) | planned.provenance)
+
+
+def place_of(bench: Bench, seed: int, source: str) -> str:
+    """Where a named policy stands: the base, another run of this study (same seed), or as it is named."""
+    if source == BASE:
+        return bench.plan.file.model
+    if any(source == other.name for other in bench.plan.runs):
+        return str(bench.run_folder(source, seed))
+    return source

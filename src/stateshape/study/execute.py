@@ -7,30 +7,49 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from stateshape.core.files import BadInput, read_json, write_json
+from stateshape.core.files import BadInput, check_output, write_json
 from stateshape.core.limits import check_most
-from stateshape.core.records import RunRecord
+from stateshape.core.locks import REPORT_LOCK, hold, remove_leftovers
+from stateshape.core.manifest import rewriting
 from stateshape.core.seeds import seed_for
 from stateshape.policy.open import open_weights, resolve_base
 from stateshape.policy.policy import Policy
 from stateshape.policy.weights import SharedWeights
 from stateshape.study.bench import Bench, Operators, load_tasks
-from stateshape.study.claim import check_data, check_sources, check_training, claim_folder
+from stateshape.study.claim import (
+    check_data,
+    check_plan,
+    check_same_base,
+    check_same_run,
+    check_sources,
+    check_training,
+    claimed_run,
+    close_run,
+    complete_run,
+)
 from stateshape.study.describe import plan_record, run_record
 from stateshape.study.measuring import evaluations, measure_drift, measured, roll
 from stateshape.study.parallel import run_parallel
 from stateshape.study.plan import BASE, Plan, RunSpec
 from stateshape.study.progress import Reporter, Silent
 from stateshape.study.queue import Queue, RunDied
+from stateshape.study.sealed import (
+    MADE_AGAIN,
+    check_record_is_there,
+    check_study,
+    is_finished,
+    run_folders,
+    unsealed_runs,
+)
 from stateshape.study.training import LEARNER, train_one
-from stateshape.train.loop import finish
 
+PLAN = "plan.json"
+REPORT_S = 60.0  # a report is made in seconds; a study waits for one that is under way
 SMALL_MODEL = 20_000_000  # parameters
 
 
@@ -42,19 +61,44 @@ def execute(
     reporter: Reporter,
     jobs: int | None = 1,
     operators: Operators | None = None,
+    accept_changes: bool = False,
 ) -> None:
     """Runs what is not done yet. Raises BadInput before any model loads if something does not fit.
 
     Args:
+        accept_changes: goes on with finished files that were changed, and puts that on record.
         jobs: runs at a time, each in a process with its share of the threads. None: see fitting_jobs.
         operators: where given, filled with what a step of each run that trains spends its time on; takes one job.
     """
     if jobs is not None and jobs < 1:
         raise BadInput(f"jobs: got {jobs}; expected 1 or more")
     check_most(jobs=jobs)
-    claim_folder(folder, plan)
+    check_output(folder)
+    with hold(folder):
+        bench = prepare(plan, folder, data_dir, reporter, operators, accept_changes=accept_changes)
+        run_base(bench)
+        run_all(bench, data_dir, jobs)
+
+
+def prepare(
+    plan: Plan,
+    folder: Path,
+    data_dir: Path | None,
+    reporter: Reporter,
+    operators: Operators | None,
+    *,
+    accept_changes: bool,
+) -> Bench:
+    """All checks, then the model; the plan is written down. Raises BadInput."""
+    check_plan(folder, plan)
+    remove_leftovers(folder, names=(PLAN, "profile.json", "state_map.json"))
+    check_study(folder, accept=accept_changes, may_lack=MADE_AGAIN, say=reporter.say)
+    for run in run_folders(folder):
+        check_record_is_there(run)
+    for old in unsealed_runs(folder):
+        reporter.say(f"{old}: no manifest.json, as an earlier version left it; its files are taken as they are")
     target, retention = load_tasks(plan.file, data_dir)
-    check_data(folder, [target, *retention])
+    check_data(plan, folder, [target, *retention])
     resolve_base(plan.file.model)
     for spec in plan.runs:
         check_training(spec, target)
@@ -68,10 +112,15 @@ def execute(
         reporter=reporter,
         operators=operators,
     )
-    write_json(folder / "plan.json", plan_record(bench))
-    run_base(bench)
+    with hold(folder, name=REPORT_LOCK, wait_s=REPORT_S), rewriting(folder, [PLAN]):
+        write_json(folder / PLAN, plan_record(bench))
+    return bench
+
+
+def run_all(bench: Bench, data_dir: Path | None, jobs: int | None) -> None:
+    plan, folder, reporter = bench.plan, bench.folder, bench.reporter
     jobs = jobs or fitting_jobs(plan, bench.weights)
-    if jobs > 1 and operators is None:
+    if jobs > 1 and bench.operators is None:
         worker = partial(open_worker, plan, folder, data_dir)
         run_parallel(worker, plan.runs, plan.file.seeds, jobs, reporter)
         return
@@ -106,67 +155,55 @@ def open_worker(plan: Plan, folder: Path, data_dir: Path | None) -> Callable[[Ru
     return partial(run_one, bench)
 
 
-def is_complete(folder: Path) -> bool:
-    return (folder / "run.json").exists() and read_json(folder / "run.json", RunRecord).is_complete
-
-
 def run_base(bench: Bench) -> None:
     """Evaluates the untrained model once, and samples its drift rollouts with two seeds."""
     folder = bench.run_folder(BASE, bench.plan.file.seeds[0])
-    existing = next((bench.folder / "runs" / BASE).glob("seed*"), None)
-    folder = existing or folder
-    if is_complete(folder):
-        return
-    record = run_record(bench, None, bench.plan.file.seeds[0])
-    if (folder / "run.json").exists():
-        record = read_json(folder / "run.json", RunRecord)
-    policy = Policy(bench.weights, None)
-    record = measured(
-        bench,
-        record,
-        folder,
-        [
-            *evaluations(bench, policy, folder, BASE),
-            ("drift", lambda: roll(bench, policy, folder, "rollouts", 0, BASE)),
-            ("drift", lambda: roll(bench, policy, folder, "rollouts_again", 1, BASE)),
-        ],
-    )
-    remove_leftovers(folder)
-    write_json(folder / "run.json", replace(record, is_complete=True))
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Temporary files of writes that a kill cut off."""
-    for path in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
-        path.unlink(missing_ok=True)
-
-
-def run_one(bench: Bench, spec: RunSpec, seed: int) -> list[str]:
-    """Trains and measures one run, and gives its warnings; does nothing if it is complete, resumes if it was begun."""
-    folder = bench.run_folder(spec.name, seed)
-    if is_complete(folder):
-        finish(folder)
-        return []
-    folder.mkdir(parents=True, exist_ok=True)
-    bench.reporter.say(f"{spec.label}, seed {seed}")
-    record = train_one(bench, spec, seed, folder)
-    bench.weights.load_adapter(LEARNER, folder / "adapter")
-    try:
-        policy = Policy(bench.weights, LEARNER)
+    folder = next((bench.folder / "runs" / BASE).glob("seed*"), folder)
+    with claimed_run(folder):
+        planned = run_record(bench, None, bench.plan.file.seeds[0])
+        record = check_same_base(folder, planned) or planned
+        if record.is_complete:
+            close_run(folder)
+            return
+        policy = Policy(bench.weights, None)
         record = measured(
             bench,
             record,
             folder,
             [
-                *evaluations(bench, policy, folder, spec.name),
-                ("drift", lambda: roll(bench, policy, folder, "rollouts", seed_for(seed, spec.name), spec.name)),
-                ("drift", lambda: measure_drift(bench, folder, seed)),
+                *evaluations(bench, policy, folder, BASE),
+                ("drift", lambda: roll(bench, policy, folder, "rollouts", 0, BASE)),
+                ("drift", lambda: roll(bench, policy, folder, "rollouts_again", 1, BASE)),
             ],
         )
-    finally:
-        bench.weights.remove_adapter(LEARNER)
-    remove_leftovers(folder)
-    write_json(folder / "run.json", replace(record, is_complete=True))
-    finish(folder)
+        complete_run(folder, record)
+
+
+def run_one(bench: Bench, spec: RunSpec, seed: int) -> list[str]:
+    """Trains and measures one run, and gives its warnings; does nothing if it is complete, resumes if it was begun."""
+    folder = bench.run_folder(spec.name, seed)
+    with claimed_run(folder):
+        if is_finished(folder):
+            check_same_run(folder, run_record(bench, spec, seed))
+            close_run(folder)
+            return []
+        bench.reporter.say(f"{spec.label}, seed {seed}")
+        record = train_one(bench, spec, seed, folder)
+        bench.weights.load_adapter(LEARNER, folder / "adapter")
+        try:
+            policy = Policy(bench.weights, LEARNER)
+            record = measured(
+                bench,
+                record,
+                folder,
+                [
+                    *evaluations(bench, policy, folder, spec.name),
+                    ("drift", lambda: roll(bench, policy, folder, "rollouts", seed_for(seed, spec.name), spec.name)),
+                    ("drift", lambda: measure_drift(bench, folder, seed)),
+                ],
+            )
+        finally:
+            bench.weights.remove_adapter(LEARNER)
+        complete_run(folder, record)
     bench.reporter.event("run", {"run": spec.name, "seed": seed, "seconds": record.seconds})
     return record.warnings

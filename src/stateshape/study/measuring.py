@@ -10,8 +10,10 @@ from stateshape.core.files import read_jsonl, write_json
 from stateshape.core.records import EvalRow, RunRecord
 from stateshape.drift.measure import measure
 from stateshape.evals.evaluate import evaluate, read_summaries, summarise, write_evaluation
+from stateshape.policy.open import Resolved
 from stateshape.policy.policy import Policy
 from stateshape.study.bench import Bench
+from stateshape.study.evaluation import on_machine, planned_evaluation
 from stateshape.study.plan import BASE
 from stateshape.study.rollouts import read_rollouts, sample_rollouts, write_rollouts
 from stateshape.tasks.task import Task
@@ -36,15 +38,19 @@ def evaluations(bench: Bench, policy: Policy, folder: Path, run: str) -> list[Pa
 
 def evaluate_one(bench: Bench, policy: Policy, folder: Path, run: str, task: Task) -> None:
     path = folder / "evals" / f"{task.name}.jsonl"
-    if path.exists():
-        if not (folder / "evals" / "summary.json").exists() or task.name not in read_summaries(folder):
-            rows = read_jsonl(path, EvalRow)  # killed between the two files
-            write_evaluation(folder, task.name, rows, summarise(rows, task.metrics))
+    if not path.exists():
+        tick = bench.reporter.track(f"evaluate {run} on {task.name}", "items", policy.weights.meter)
+        rows = evaluate(policy, task, progress=tick)
+    elif task.name not in read_summaries(folder):
+        rows = read_jsonl(path, EvalRow)  # killed between the two files
+    else:
         return
-    rows = evaluate(
-        policy, task, progress=bench.reporter.track(f"evaluate {run} on {task.name}", "items", policy.weights.meter)
+    choice = bench.choice_of(task)
+    adapter = None if policy.adapter is None else folder / "adapter"
+    about = planned_evaluation(
+        Resolved(bench.plan.file.model, adapter), task, named=choice.task, limit=choice.limit, shots=choice.shots
     )
-    write_evaluation(folder, task.name, rows, summarise(rows, task.metrics))
+    write_evaluation(folder, task.name, rows, summarise(rows, task.metrics), on_machine(about, policy.weights))
 
 
 def roll(bench: Bench, policy: Policy, folder: Path, name: str, seed: int, run: str) -> None:

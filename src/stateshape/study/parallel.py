@@ -18,6 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 import torch
 
 from stateshape.core.files import BadInput
+from stateshape.core.locks import release_all
 from stateshape.study.plan import RunSpec
 from stateshape.study.progress import Reporter
 from stateshape.study.queue import Queue, RunDied
@@ -72,6 +73,7 @@ def run_parallel(open_worker: OpenWorker, runs: list[RunSpec], seeds: list[int],
 
 def _start(open_worker: OpenWorker, num_threads: int, parent: int) -> None:
     global _run
+    signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(num_threads)
@@ -82,8 +84,14 @@ def _work(spec: RunSpec, seed: int) -> list[str]:
     return _run(spec, seed)
 
 
+def _end(*_: object) -> None:
+    """At once: every file is whole at any time. Only the lock of the run is given back."""
+    release_all()
+    os._exit(1)
+
+
 def _end_with(parent: int) -> None:
     """A parent that was killed can't stop its processes: they look for themselves."""
     while os.getppid() == parent:
         time.sleep(1)
-    os._exit(1)
+    _end()

@@ -298,6 +298,15 @@ def merged(shared: dict[str, Json], own: dict[str, Json]) -> dict[str, Json]:
     return result
 
 
+def outside(plan: Plan) -> list[RunSpec]:
+    """The runs with only those sources that are no runs of the plan."""
+    inside = {spec.name for spec in plan.runs}
+    return [
+        spec._replace(sources={key: text for key, text in spec.sources.items() if inside.isdisjoint(spec.named()[key])})
+        for spec in plan.runs
+    ]
+
+
 def in_order(specs: dict[str, RunSpec]) -> list[RunSpec]:
     """File order, except that a run comes after those it names. Raises BadInput on a circle."""
     ordered: dict[str, RunSpec] = {}

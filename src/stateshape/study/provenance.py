@@ -25,19 +25,32 @@ def provenance(weights: SharedWeights, tasks: list[Task]) -> dict[str, Json]:
     device = weights.device
     accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
     return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "date": now(),
+        "command": command(),
         "git_revision": git_revision(),
         "python": platform.python_version(),
-        "packages": {name: package_version(name) for name in PACKAGES},
+        "packages": dict(versions()),
         "device": str(device),
         "accelerator": accelerator,
         "dtype": str(weights.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "peak_gflops": round(peak_gflops(weights.dtype, device), 3),
         "tokenizer_sha256": vocabulary_sha256(weights.tokenizer.get_vocab()),
+        "weights_sha256": weights.sha256,
         "data_sha256": {task.name: task.data_sha256 for task in tasks},
     }
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def command() -> str:
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def versions() -> dict[str, str | None]:
+    return {name: package_version(name) for name in PACKAGES}
 
 
 def package_version(name: str) -> str | None:

@@ -27,7 +27,7 @@ from stateshape.core.wording import shown
 from stateshape.study.paired import BASE, SeedScores, StudyScores
 from stateshape.study.secondary import secondary_scores
 
-SAME_EVERYWHERE = ("tokenizer_sha256",)  # keys of a run's provenance that all runs must share
+SAME_EVERYWHERE = ("tokenizer_sha256", "weights_sha256")  # keys of a run's provenance that all runs must share
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,6 +101,9 @@ def _finished(study_dir: Path, run: str, study: StudyScores, known: _Known) -> l
         record = read_json(path, RunRecord)
         _must_agree(path, {"model": record.model, **record.provenance}, known)
         study.warnings.extend(f"{run}, seed {seed}: {warning}" for warning in record.warnings)
+        data = record.provenance.get("data_sha256")
+        for task, sha256 in data.items() if isinstance(data, dict) else ():
+            _must_be_one(path, f"data for {task}", sha256, known, fix="compare runs on the same data only")
         if record.is_complete:
             found.append((seed, folder))
         else:
@@ -121,14 +124,17 @@ def _progress(folder: Path, record: RunRecord) -> str:
 
 def _must_agree(path: Path, values: dict[str, Json], known: _Known) -> None:
     for name in ("model", *SAME_EVERYWHERE):
-        if name not in values:
-            continue
-        first, expected = known.runs.setdefault(name, (path, values[name]))
-        if values[name] != expected:
-            raise BadInput(
-                f"{path} and {first}: {name.removesuffix('_sha256')}: got {shown(values[name])} and {shown(expected)}; "
-                "expected the same in a study; compare runs of one base only"
-            )
+        if values.get(name) is not None:  # older records do not say
+            what = name.removesuffix("_sha256")
+            _must_be_one(path, what, values[name], known, fix="compare runs of one base only")
+
+
+def _must_be_one(path: Path, what: str, value: Json, known: _Known, *, fix: str) -> None:
+    first, expected = known.runs.setdefault(what, (path, value))
+    if value != expected:
+        raise BadInput(
+            f"{path} and {first}: {what}: got {shown(value)} and {shown(expected)}; expected the same in a study; {fix}"
+        )
 
 
 def _aligned(path: Path, task: TaskRecord, references: dict[str, _Reference]) -> list[EvalRow]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from stateshape.core.files import BadInput, check_output, parse, plain, write_json
+from stateshape.core.files import BadInput, parse, plain
 from stateshape.core.limits import check_most
+from stateshape.core.locks import holds_files
+from stateshape.core.manifest import check_unchanged
 from stateshape.core.records import DriftRecord, RunRecord
 from stateshape.core.seeds import seed_for
 from stateshape.drift.measure import measure
@@ -16,14 +18,15 @@ from stateshape.policy.settings import ModelSettings
 from stateshape.recipes.recipe import Recipe
 from stateshape.sampling.local import LocalSampler
 from stateshape.study.bench import Bench, Operators
-from stateshape.study.claim import check_sources, check_training
-from stateshape.study.plan import SOURCES, DriftChoice, Plan, RunSpec, StudyFile, TaskChoice, check_budget
+from stateshape.study.claim import check_same_run, check_sources, check_training, claimed_run, close_run, complete_run
+from stateshape.study.describe import planned_record
+from stateshape.study.plan import BASE, SOURCES, DriftChoice, Plan, RunSpec, StudyFile, TaskChoice, check_budget
 from stateshape.study.progress import Reporter
 from stateshape.study.rollouts import as_rollouts, encoders_of, sample_rollouts
+from stateshape.study.sealed import check_source
 from stateshape.study.training import train_one
 from stateshape.tasks.load import load_task
 from stateshape.tasks.task import GenerationTask
-from stateshape.train.loop import finish
 from stateshape.train.settings import TrainSettings
 
 
@@ -45,12 +48,44 @@ def train_single(
 
     Args: operators: where given, filled with what a step spends its time on.
     """
-    check_output(folder)
-    if folder.exists() and any(folder.iterdir()) and not (folder / "run.json").exists():
-        raise BadInput(f"out: {folder} is not empty and holds no run; expected a new or empty folder, or this run's")
-    task = generation_task(task_name, data_dir)
+    check_most(seed=seed)
+    with claimed_run(folder):
+        if holds_files(folder) and not (folder / "run.json").exists():
+            raise BadInput(
+                f"out: {folder} is not empty and holds no run; expected a new or empty folder, or this run's"
+            )
+        check_unchanged([folder])
+        task = generation_task(task_name, data_dir)
+        plan = single_plan(name, recipe, model, task_name, settings, model_settings)
+        spec = plan.runs[0]
+        check_budget(spec)
+        check_sources(plan, spec, task)
+        check_training(spec, task)
+        begun = check_same_run(folder, planned_record(plan, [task], spec, seed, partial(stands_at, model)))
+        if begun is not None and begun.is_complete:
+            close_run(folder)
+            return begun
+        bench = Bench(
+            plan=plan,
+            folder=folder,
+            weights=open_weights(model, model_settings),
+            target=task,
+            retention=[],
+            reporter=reporter,
+            operators=operators,
+        )
+        done = complete_run(folder, train_one(bench, spec, seed, folder))
+        for warning in done.warnings:
+            reporter.warn(warning)
+        return done
+
+
+def single_plan(
+    name: str, recipe: Recipe, model: str, task_name: str, settings: TrainSettings, model_settings: ModelSettings
+) -> Plan:
+    """A plan of one run."""
     fields = plain(recipe)
-    check_most(seed=seed, **fields)
+    check_most(**fields)
     settings = parse(plain(settings), TrainSettings, where="command line")  # flags may be nan or inf
     sources = {key: fields.pop(key) for key in SOURCES if fields.get(key) is not None}
     # a folder called like the recipe is not this run itself
@@ -59,27 +94,11 @@ def train_single(
     file = StudyFile(
         study=name, model=model, target=TaskChoice(task=task_name), retention=[], runs={}, model_settings=model_settings
     )
-    spec = RunSpec(name, name, name, fields, sources, settings, type(recipe))
-    plan = Plan(file=file, runs=[spec], sha256="")
-    check_budget(spec)
-    check_sources(plan, spec, task)
-    check_training(spec, task)
-    bench = Bench(
-        plan=plan,
-        folder=folder,
-        weights=open_weights(model, model_settings),
-        target=task,
-        retention=[],
-        reporter=reporter,
-        operators=operators,
-    )
-    record = train_one(bench, spec, seed, folder)
-    done = replace(record, is_complete=True)
-    write_json(folder / "run.json", done)
-    finish(folder)
-    for warning in done.warnings:
-        reporter.warn(warning)
-    return done
+    return Plan(file=file, runs=[RunSpec(name, name, name, fields, sources, settings, type(recipe))], sha256="")
+
+
+def stands_at(model: str, source: str) -> str:
+    return model if source == BASE else source
 
 
 def drift_between(
@@ -97,6 +116,8 @@ def drift_between(
     task = generation_task(task_name, data_dir)
     if not task.train:
         raise BadInput(f"{task.name}: got no training rows; expected some, whose prompts are rolled out")
+    check_source(a)
+    check_source(b)
     resolved = resolve(a)
     check_teacher(resolved.model, b, model_settings)
     weights = open_weights(resolved.model, model_settings)

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from stateshape.core.files import read_json, read_jsonl, write_json
+from stateshape.core.manifest import rewriting
 from stateshape.core.records import MapPoint, PlanRecord, StateMap, StateSample
 from stateshape.drift.state_map import state_map
 from stateshape.study.plan import BASE
 
+STATE_MAP = "state_map.json"
 MOST = 60  # points of a run and kind
 Kind = Literal["base", "learner", "teacher", "training"]
 
@@ -53,7 +55,8 @@ def write_state_map(study_dir: Path) -> None:
         projection="the two largest principal components; every group weighs the same",
         explained=found.shares,
     )
-    write_json(study_dir / "state_map.json", made)
+    with rewriting(study_dir, [STATE_MAP]):
+        write_json(study_dir / STATE_MAP, made)
 
 
 def groups_of(study_dir: Path, plan: PlanRecord) -> dict[Group, list[StateSample]]:

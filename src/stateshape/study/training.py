@@ -14,6 +14,7 @@ from stateshape.core.method import Combination, Method, terms_of
 from stateshape.core.records import RunRecord, StepRecord
 from stateshape.core.seeds import seed_for
 from stateshape.locality.watch import LocalityWatch
+from stateshape.policy.checks import check_targets
 from stateshape.policy.open import open_beside, policy_on, resolve
 from stateshape.policy.policy import Policy
 from stateshape.policy.weights import SharedWeights
@@ -21,8 +22,9 @@ from stateshape.recipes.recipe import Parts, teachers_of
 from stateshape.record.writer import StateWriter
 from stateshape.states.fit import fit_notes
 from stateshape.study.bench import Bench
-from stateshape.study.claim import claim_run
-from stateshape.study.plan import BASE, RunSpec
+from stateshape.study.claim import check_same_run
+from stateshape.study.describe import place_of, run_record
+from stateshape.study.plan import RunSpec
 from stateshape.study.queue import RunDied
 from stateshape.train.data import draw_for
 from stateshape.train.health import EARLY_STEPS, Kinds, learned_nothing, warnings_of
@@ -38,7 +40,7 @@ FULL_DISK = ("PytorchStreamWriter", "unexpected pos", "No space left on device")
 
 def train_one(bench: Bench, spec: RunSpec, seed: int, folder: Path) -> RunRecord:
     """Trains until the adapter is there. Returns the run's record, not yet marked complete."""
-    record = claim_run(bench, spec, seed, folder)
+    record = begin(bench, spec, seed, folder)
     if record.num_steps > 0:
         return record
     bench.weights.add_adapter(LEARNER, spec.train.lora, seed=seed_for(seed, "adapter"))
@@ -126,6 +128,16 @@ def told_early(bench: Bench, spec: RunSpec, seed: int, kinds: Kinds) -> OnStep:
     return on_step
 
 
+def begin(bench: Bench, spec: RunSpec, seed: int, folder: Path) -> RunRecord:
+    """The run's record, written before the first step; what is there already must be the same run. Raises BadInput."""
+    record = run_record(bench, spec, seed)
+    begun = check_same_run(folder, record)
+    if begun is None:
+        check_targets(bench.weights, spec.train.lora)
+        write_json(folder / "run.json", record)
+    return begun or record
+
+
 def watches_of(bench: Bench, spec: RunSpec, method: Method | Combination, folder: Path, seed: int) -> list[Watch]:
     """What looks on while the run trains."""
     watches: list[Watch] = []
@@ -145,15 +157,6 @@ def watches_of(bench: Bench, spec: RunSpec, method: Method | Combination, folder
 
         watches.append(LocalityWatch(bench.compared, grader=is_right, folder=folder, seed=seed))
     return watches
-
-
-def place_of(bench: Bench, seed: int, source: str) -> str:
-    """Where a named policy stands: the base, another run of this study (same seed), or as it is named."""
-    if source == BASE:
-        return bench.plan.file.model
-    if any(source == other.name for other in bench.plan.runs):
-        return str(bench.run_folder(source, seed))
-    return source
 
 
 def teacher_loader(bench: Bench, loaded: list[str]) -> Callable[[str], Policy]:
