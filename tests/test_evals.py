@@ -47,6 +47,7 @@ def byte_tokenizer(*, bos: bool = False) -> PreTrainedTokenizerFast:
 def tiny_policy(*, seed: int = 0, max_positions: int = 4096, bos: bool = False) -> Policy:
     model = tiny.random_model(
         seed,
+        dtype=torch.float64,  # a log-prob of -100 has five decimal places in fp32
         vocab_size=300,
         max_position_embeddings=max_positions,
         initializer_range=0.3,  # far from uniform, so that a wrong position or a leak from padding shows
@@ -122,7 +123,7 @@ def test_trap_left_padding_scores_equal_a_slow_loop_for_any_batching(batch_token
         assert [row.item_id for row in rows] == [item.item_id for item in task.items]
         for row, item in zip(rows, task.items):
             expected = [slow_logp(policy, item.prompt, option) for option in item.options]
-            assert row.option_logps == pytest.approx(expected, abs=1e-5)
+            assert row.option_logps == pytest.approx(expected, abs=1e-9)
             assert max(expected) - min(expected) > 0.01
 
 
@@ -178,7 +179,7 @@ def test_items_with_shared_shots_score_as_each_option_does_alone(batch_tokens: i
     rows = score_choices(policy, choice_task(items, "acc"), batch_tokens=batch_tokens)
     for row, item in zip(rows, items):
         expected = [slow_logp(policy, item.prompt, option) for option in item.options]
-        assert row.option_logps == pytest.approx(expected, abs=1e-5)
+        assert row.option_logps == pytest.approx(expected, abs=1e-9)
         assert row.prediction == item.options[expected.index(max(expected))].strip()
     assert any(row.scores["left_truncated"] for row in rows) == (max_positions == 45)
 
@@ -243,7 +244,7 @@ def test_long_prompts_are_cut_on_the_left_and_flagged(caplog: pytest.LogCaptureF
     for row, item, flag in zip(rows, items, flags):
         lengths = [len(policy.encode(item.prompt + option)) - 1 for option in item.options]
         assert flag == float(max(lengths) > 40)
-        assert row.option_logps == pytest.approx([slow_logp(policy, item.prompt, o) for o in item.options], abs=1e-5)
+        assert row.option_logps == pytest.approx([slow_logp(policy, item.prompt, o) for o in item.options], abs=1e-9)
     assert 0 < sum(flags) < 8
     with pytest.raises(BadInput, match=r"expected at most the model's 40 positions"):
         score_choices(

@@ -8,7 +8,6 @@ from typing import Any
 import peft
 import pytest
 import torch
-import torch.nn.functional as F
 import transformers as hf
 
 import tiny
@@ -83,14 +82,6 @@ def shared_of(config, dtype=torch.float64, *, is_bridged=False):
     return shared
 
 
-def in_own_dtype(model):
-    """transformers takes RMS norms in fp32, whatever the weights: so its fp64 is not one to compare with to 1e-9."""
-    for module in model.modules():
-        if hasattr(module, "variance_epsilon"):
-            module.forward = lambda x, m=module: F.rms_norm(x, m.weight.shape, m.weight, m.variance_epsilon)
-    return model
-
-
 def body_of(model):
     plain = model.get_base_model() if isinstance(model, peft.PeftModel) else model
     return getattr(plain, plain.base_model_prefix)
@@ -147,7 +138,7 @@ def test_hidden_states_are_transformers_own(name):
 @torch.no_grad()
 def test_in_fp64_they_are_the_same_to_nine_digits(name, is_bridged):
     shared = shared_of(PLAIN[name], is_bridged=is_bridged)
-    in_own_dtype(shared.model)
+    tiny.in_own_dtype(shared.model)
     rows = bushy_rows()
     assert difference(ours(Policy(shared, None), rows), row_by_row(shared.model, rows)) <= 1e-9
 
@@ -195,9 +186,9 @@ def difference_from_peft(shared, tmp_path):
     """The largest in the learner's hidden states, with gradients and without, and in the gradients themselves."""
     rows = bushy_rows()
     learner = Policy(shared, "learner", is_trainable=True)
-    twin = in_own_dtype(peft_twin(shared, "learner", tmp_path))
+    twin = tiny.in_own_dtype(peft_twin(shared, "learner", tmp_path))
     if not shared.is_plain_decoder or shared.dtype == torch.float64:
-        in_own_dtype(shared.model)
+        tiny.in_own_dtype(shared.model)
     learner.activate()
     found, found_gradients = values_and_gradients(ours(learner, rows), shared.model)
     expected, expected_gradients = values_and_gradients(row_by_row(twin, rows), twin)
@@ -382,7 +373,8 @@ def test_a_layout_holds_every_row_and_every_token_once():
 
 @pytest.mark.parametrize("name", BRIDGED)
 def test_the_sampler_writes_what_transformers_itself_would(name):
-    shared = shared_of(BRIDGED[name], torch.float32)
+    shared = shared_of(BRIDGED[name])
+    tiny.in_own_dtype(shared.model)
     policy = Policy(shared, None)
     policy.eos_ids = ()
     prompts = [noise(14, seed=1), noise(3, seed=2), noise(8, seed=3)]

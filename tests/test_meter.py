@@ -190,7 +190,8 @@ def test_trap_generation_without_kv_cache_the_sampler_counts_every_token() -> No
     )
     # a burst computes on behind a row's end
     with weights.meter.phase("bursts", costs):
-        assert LocalSampler(burst=4).sample(policy, prompts, settings, seed=3) == made
+        again = LocalSampler(burst=4).sample(policy, prompts, settings, seed=3)
+    assert [completion.ids for completion in again] == [completion.ids for completion in made]
     assert costs["bursts"].tokens >= costs["sampling"].tokens
 
 
@@ -271,12 +272,11 @@ def test_watching_a_step_changes_nothing() -> None:
     assert any(name.startswith("aten.") and "mm" in name for name in backward)
 
 
-def test_the_peak_is_measured_once_and_leaves_random_numbers_alone() -> None:
+def test_the_peak_is_measured_once_and_leaves_random_numbers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     state = torch.get_rng_state()
     first = peak_gflops(torch.float32, torch.device("cpu"))
-    began = time.perf_counter()
-    assert peak_gflops(torch.float32, torch.device("cpu")) == first > 0.1
-    assert time.perf_counter() - began < 0.01
+    monkeypatch.delattr(torch, "mm")
+    assert peak_gflops(torch.float32, torch.device("cpu")) == first > 0
     assert torch.equal(state, torch.get_rng_state())
 
 

@@ -183,11 +183,10 @@ BESIDE = {(name, "beta"): {"direction": "jsd"} for name in ("kd", "kd_on_teacher
 NEVER_MATTERS_HERE = {("grpo", "clip_low"), ("grpo", "clip_high"), ("grpo", "ratio"), ("replay", "term")}
 
 
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory):
+def record(folder, **choices):
     """A run whose states are on record."""
-    folder = tmp_path_factory.mktemp("recorded")
-    world = World("opd", folder, samples=2)
+    folder.mkdir(exist_ok=True)
+    world = World("opd", folder, samples=2, **choices)
     train(
         world.method,
         world.learner,
@@ -198,6 +197,11 @@ def recorded(tmp_path_factory):
         watches=[StateWriter(folder, world.method, budget_mb=10)],
     )
     return folder
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    return record(tmp_path_factory.mktemp("recorded"))
 
 
 @pytest.fixture
@@ -398,8 +402,13 @@ def test_reward_is_raised(name, group, world):
 
 
 @pytest.mark.parametrize("name", list(BUILT_IN))
-def test_golden_losses(name, world):
-    made = world(name)
+def test_golden_losses(name, tmp_path):
+    """In fp64: Adam divides a gradient by its own size, so where one is next to 0 fp32 rounding alone moves a weight by lr.
+
+    Between four instruction sets these curves differ by 1e-14 (LOG.md); the rest of the tolerance is room for others.
+    """
+    recorded = record(tmp_path / "recorded", dtype=torch.float64) if RECORDED in SHORT[name].values() else None
+    made = World(name, tmp_path / "world", recorded=recorded, dtype=torch.float64)
     made.train(dataclasses.replace(SETTINGS, steps=GOLDEN_STEPS))
     records = [json.loads(line) for line in (made.folder / "metrics.jsonl").read_text().splitlines()]
     curve = {key: [record[key] for record in records] for key in ("loss", "grad_norm", "num_supervised")}
@@ -409,9 +418,9 @@ def test_golden_losses(name, world):
         path.write_text(json.dumps(curve, indent=1) + "\n")
     golden = json.loads(path.read_text())
     assert curve["num_supervised"] == golden["num_supervised"]
-    assert curve["grad_norm"] == pytest.approx(golden["grad_norm"], rel=1e-3)
     # abs: GRPO's on-policy loss is a difference of near-equal sums
-    assert curve["loss"] == pytest.approx(golden["loss"], rel=1e-4, abs=1e-5)
+    for key in ("loss", "grad_norm"):
+        assert curve[key] == pytest.approx(golden[key], rel=1e-8, abs=1e-10), key
 
 
 # Recipes by name

@@ -22,9 +22,11 @@ from stateshape.train.step import TrainingDiverged, train_step
 SETTINGS = TrainSettings(steps=5, batch_prompts=4, lr=1e-2, lora=tiny.LORA)
 
 
-def run(folder, settings=SETTINGS, *, recipe="sft", seed=3, on_step=None, method=None, **choices):
+def run(
+    folder, settings=SETTINGS, *, recipe="sft", seed=3, on_step=None, method=None, dtype=torch.float32, **choices
+):
     """One run on the tiny model from scratch; a folder with a checkpoint is resumed. Returns its shared weights."""
-    shared = tiny.weights()
+    shared = tiny.weights(dtype=dtype)
     learner, teacher = tiny.learner(shared, lora=settings.lora), tiny.teacher(shared)
     parts = tiny.parts(teacher)
     made = method or recipe_class(recipe)(**choices).build(parts)
@@ -300,6 +302,7 @@ def test_every_train_setting_changes_the_run(tmp_path):
 
 
 def test_chunk_tokens_changes_the_passes_and_not_the_run(tmp_path, monkeypatch):
+    """In fp64: Adam makes a whole step of a gradient next to 0, so in fp32 rounding alone may part two runs."""
     calls, plain = [], CrossEntropy.total
 
     def spy(self, learner, signal):
@@ -307,12 +310,12 @@ def test_chunk_tokens_changes_the_passes_and_not_the_run(tmp_path, monkeypatch):
         return plain(self, learner, signal)
 
     monkeypatch.setattr(CrossEntropy, "total", spy)
-    run(tmp_path / "whole")
+    run(tmp_path / "whole", dtype=torch.float64)
     assert calls == [4] * 5
-    run(tmp_path / "chunks", dataclasses.replace(SETTINGS, chunk_tokens=1))
+    run(tmp_path / "chunks", dataclasses.replace(SETTINGS, chunk_tokens=1), dtype=torch.float64)
     assert calls[5:] == [1] * 20
     for a, b in zip(metrics(tmp_path / "whole"), metrics(tmp_path / "chunks")):
-        assert (a["loss"], a["grad_norm"]) == pytest.approx((b["loss"], b["grad_norm"]), rel=1e-4)
+        assert (a["loss"], a["grad_norm"]) == pytest.approx((b["loss"], b["grad_norm"]), rel=1e-8)
 
 
 def test_what_a_run_counts(tmp_path):

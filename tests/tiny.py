@@ -6,10 +6,14 @@ And the smallest study of the embedded base, as its file says it.
 from __future__ import annotations
 
 import string
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
@@ -41,7 +45,41 @@ def tokenizer(*, pad_is_eos: bool = False) -> PreTrainedTokenizerFast:
     )
 
 
-def random_model(seed: int, **choices: Any) -> Qwen3ForCausalLM:
+@contextmanager
+def drawn_in(dtype: torch.dtype) -> Iterator[None]:
+    """Random numbers for an fp64 model are drawn in fp64: in fp32 their last bit depends on the processor."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype if dtype == torch.float64 else before)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def in_own_dtype(model: torch.nn.Module) -> torch.nn.Module:
+    """transformers takes RMS norms and rotary angles in fp32, whatever the weights: so its fp64 is no better than fp32.
+
+    Here both are taken in fp64, and all processors agree on an fp64 model to about 1e-13.
+    """
+    for module in model.modules():
+        if hasattr(module, "variance_epsilon"):
+            module.forward = lambda x, m=module: F.rms_norm(x, m.weight.shape, m.weight, m.variance_epsilon)
+        if hasattr(module, "inv_freq"):
+            if module.rope_type == "default":
+                parameters, width = module.config.rope_parameters, 2 * len(module.inv_freq)
+                share = torch.arange(0, width, 2, dtype=torch.float64) / width
+                module.inv_freq = parameters["rope_theta"] ** -share
+            module.forward = partial(rotary_angles, module)
+    return model
+
+
+def rotary_angles(module: Any, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    half = position_ids[..., None].double() * module.inv_freq.double()
+    angles = torch.cat((half, half), dim=-1)
+    return tuple((part * module.attention_scaling).to(x.dtype) for part in (angles.cos(), angles.sin()))
+
+
+def random_model(seed: int, *, dtype: torch.dtype = torch.float32, **choices: Any) -> Qwen3ForCausalLM:
     """A Qwen3 of two layers. Give it wide initial weights, and its next-token distributions are far from uniform."""
     config = Qwen3Config(
         hidden_size=32,
@@ -53,22 +91,24 @@ def random_model(seed: int, **choices: Any) -> Qwen3ForCausalLM:
         tie_word_embeddings=True,
         **choices,
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), drawn_in(dtype):
         torch.manual_seed(seed)
-        return Qwen3ForCausalLM(config)
+        model = Qwen3ForCausalLM(config).to(dtype)
+    return in_own_dtype(model) if dtype == torch.float64 else model
 
 
 def weights(seed: int = 0, *, pad_is_eos: bool = False, dtype: torch.dtype = torch.float32) -> SharedWeights:
     tokens = tokenizer(pad_is_eos=pad_is_eos)
     model = random_model(
         seed,
+        dtype=dtype,
         vocab_size=len(tokens),
         max_position_embeddings=256,
         initializer_range=0.25,
         eos_token_id=EOS,
         pad_token_id=None,
     )
-    return SharedWeights(model.to(dtype), tokens, source="tiny")
+    return SharedWeights(model, tokens, source="tiny")
 
 
 def hidden(policy: PolicyView, ids_BT: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
@@ -81,7 +121,8 @@ def hidden(policy: PolicyView, ids_BT: torch.Tensor, lengths_B: torch.Tensor) ->
 
 def adapter(shared: SharedWeights, name: str, *, seed: int, size: float = 0.0, lora: LoraSettings = LORA) -> Policy:
     """A policy of its own; `size` > 0 fills the B matrices, so that it says something else than the base."""
-    shared.add_adapter(name, lora, seed=seed)
+    with drawn_in(shared.dtype):
+        shared.add_adapter(name, lora, seed=seed)
     if size:
         fill(shared, name, seed=seed, size=size)
     return Policy(shared, name)
@@ -89,10 +130,11 @@ def adapter(shared: SharedWeights, name: str, *, seed: int, size: float = 0.0, l
 
 def fill(shared: SharedWeights, name: str, *, seed: int, size: float) -> None:
     generator = generator_for(seed, "fill")
-    state = {
-        key: size * torch.randn(value.shape, generator=generator).to(value) if "lora_B" in key else value
-        for key, value in shared.adapter_state(name).items()
-    }
+    with drawn_in(shared.dtype):
+        state = {
+            key: size * torch.randn(value.shape, generator=generator).to(value) if "lora_B" in key else value
+            for key, value in shared.adapter_state(name).items()
+        }
     shared.set_adapter_state(name, state)
 
 
