@@ -47,7 +47,7 @@ from stateshape.losses.cross_entropy import CrossEntropy
 from stateshape.losses.divergence import Divergence
 from stateshape.policy.policy import Policy
 from stateshape.policy.weights import SharedWeights
-from stateshape.report.svg import file_svg, new_figure, plot_style
+from stateshape.report.drawing.svg import file_svg, new_figure, plot_style
 from stateshape.sampling.local import LocalSampler
 from stateshape.sampling.settings import SamplingSettings
 from stateshape.signals.distribution import TeacherDistribution

@@ -26,11 +26,11 @@ import torch
 
 from benchmarks.common import RESULTS, ROOT, cpu_name, write_json
 from benchmarks.drift import sentence_rollouts
-from stateshape.drift.comparison import MAX_EXACT
+from stateshape.drift.all_distances import MAX_EXACT
 from stateshape.drift.measure import measure
 from stateshape.drift.nulls import NUM_PERMUTATIONS
 from stateshape.drift.states import NUM_CUTS
-from stateshape.report.svg import INK, file_svg, new_figure, plot_style
+from stateshape.report.drawing.svg import INK, file_svg, new_figure, plot_style
 
 SIZES = (256, 512, 1024, 2048, 4096, 12_000, 36_000, 100_000)
 SEED = 0

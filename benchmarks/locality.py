@@ -22,7 +22,7 @@ from rich.table import Table
 
 from benchmarks.common import RESULTS, load_policy, origin, write_json
 from stateshape.core.files import iter_jsonl
-from stateshape.locality.base import Compared
+from stateshape.locality.compared import Compared
 from stateshape.locality.settings import LocalitySettings
 from stateshape.locality.watch import LocalityWatch
 from stateshape.policy.policy import Policy

@@ -59,7 +59,7 @@ from stateshape.policy.policy import Policy
 from stateshape.sampling.local import LocalSampler
 from stateshape.sampling.settings import SamplingSettings
 from stateshape.signals.distribution import TeacherDistribution
-from stateshape.states.rollouts import Rollouts
+from stateshape.states.sampled import LearnerStates
 from stateshape.tasks.task import GenerationTask
 from stateshape.train.settings import TrainSettings
 
@@ -82,7 +82,7 @@ def teacher_on(base: Policy) -> Policy:
 
 def build(task: GenerationTask, sizes: Sizes, teacher: Policy) -> Method:
     return Method(
-        states=Rollouts(
+        states=LearnerStates(
             items={item.item_id: item for item in task.train},
             sampler=LocalSampler(),
             settings=SamplingSettings(max_new_tokens=sizes.new_tokens, num_samples=sizes.group),

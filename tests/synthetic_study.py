@@ -13,25 +13,30 @@ from pathlib import Path
 import numpy as np
 
 from stateshape.core.files import write_json, write_jsonl
-from stateshape.core.predictor_records import Correlation, Gain, HeldoutScore, PredictorReport
 from stateshape.core.records import (
     DriftRecord,
     DriftValue,
-    Estimate,
     EvalRow,
     LocalityRecord,
-    MapPoint,
     MethodRecord,
     Metric,
-    PlannedRun,
-    PlanRecord,
     RunRecord,
     Span,
-    StateMap,
     StateSample,
     StepRecord,
     SupervisionCell,
     SupervisionMap,
+)
+from stateshape.core.study_records import (
+    Correlation,
+    Estimate,
+    Gain,
+    HeldoutScore,
+    MapPoint,
+    PlannedRun,
+    PlanRecord,
+    PredictorReport,
+    StateMap,
     TaskRecord,
 )
 

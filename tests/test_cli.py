@@ -242,7 +242,7 @@ def test_methods_and_report_need_no_tensor_library(tmp_path: Path) -> None:
         "            raise ImportError(name + ' is blocked')\n"
         "sys.meta_path.insert(0, Block())\n"
         "from stateshape.cli import main\n"
-        "import stateshape.report.write, stateshape.study.compare\n"
+        "import stateshape.report.write, stateshape.analysis.compare\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)\n"
         f"sys.exit(main(['report', {str(tmp_path)!r}]))\n"
     )

@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from stateshape.analysis.compare import compare, write_comparison
+from stateshape.analysis.estimates import contrast
+from stateshape.analysis.reading import load_study, secondary_scores
+from stateshape.analysis.statistics import exact_mcnemar, wilson
 from stateshape.core.files import BadInput, read_json, read_jsonl, write_jsonl
-from stateshape.core.records import Comparison, EvalRow, Verdict
-from stateshape.evals.statistics import exact_mcnemar, wilson
-from stateshape.study.compare import compare, write_comparison
-from stateshape.study.paired import contrast
-from stateshape.study.scores import load_study
-from stateshape.study.secondary import secondary_scores
+from stateshape.core.records import EvalRow
+from stateshape.core.study_records import Comparison, Verdict
 from synthetic_study import RATES, TASKS, write_synthetic_study
 
 TWO = {run: RATES[run] for run in ("base", "sft_stress")}

@@ -13,11 +13,11 @@ from stateshape.core.files import BadInput, read_json, write_json
 from stateshape.core.records import DriftRecord
 from stateshape.drift import distances as d
 from stateshape.drift import kernels
-from stateshape.drift.contrasts import contrasts, unbiased
 from stateshape.drift.features import LexicalFeatures, Vocabulary, gram_counts, words
 from stateshape.drift.measure import DISTANCES, measure
 from stateshape.drift.nulls import Draws, judged
 from stateshape.drift.paired import Paired
+from stateshape.drift.pairwise import contrasts, unbiased
 from stateshape.drift.rulers import lexical
 from stateshape.drift.states import Rollouts, matched, prefix_states
 

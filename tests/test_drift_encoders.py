@@ -11,11 +11,11 @@ from stateshape.core.files import BadInput
 from stateshape.drift import encoders
 from stateshape.drift.encoders import HiddenStates, Remembering, SentenceEncoder
 from stateshape.drift.measure import measure
-from stateshape.drift.state_map import state_map
+from stateshape.drift.projection import state_map
 from stateshape.drift.states import PrefixStates, Rollouts
 from stateshape.policy.policy import Policy
+from stateshape.study.drift_rollouts import encoders_of
 from stateshape.study.plan import DriftChoice
-from stateshape.study.rollouts import encoders_of
 
 STATES = PrefixStates(
     responses=["3 so", "3 so 4", "a", ""],

@@ -14,15 +14,15 @@ from sklearn.metrics import roc_auc_score
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.model_selection import GroupKFold
 
-from stateshape.drift import comparison
+from stateshape.drift import all_distances as comparison
 from stateshape.drift import distances as d
+from stateshape.drift.all_distances import Trials, geometric_distances, word_overlaps
 from stateshape.drift.classifier import classifier_auc
-from stateshape.drift.comparison import Trials, geometric_distances, word_overlaps
-from stateshape.drift.contrasts import BANDWIDTHS, biased, centroid, contrasts, unbiased
 from stateshape.drift.fourier import fourier_mmd2
 from stateshape.drift.nulls import Draws, Statistic, judged
 from stateshape.drift.overlap import Tokens, overlaps, thinned_counts
 from stateshape.drift.paired import Paired
+from stateshape.drift.pairwise import BANDWIDTHS, biased, centroid, contrasts, unbiased
 from stateshape.drift.rulers import Ruler
 from stateshape.drift.sliced import sliced_wassersteins
 
@@ -117,8 +117,8 @@ def test_values_permutations_and_resamples_are_those_of_samples_traded_and_copie
 def test_small_tiles_and_blocks_change_nothing(monkeypatch):
     pair, draws = pair_of(shift=0.4), some_draws()
     whole = contrasts(pair, GAMMA)
-    monkeypatch.setattr("stateshape.drift.contrasts.TABLE_COLUMNS", 5)
-    monkeypatch.setattr("stateshape.drift.contrasts.TILE_ROWS", 3)
+    monkeypatch.setattr("stateshape.drift.pairwise.TABLE_COLUMNS", 5)
+    monkeypatch.setattr("stateshape.drift.pairwise.TILE_ROWS", 3)
     for sums, expected in zip(contrasts(pair, GAMMA), whole):
         assert sums == pytest.approx(expected, abs=1e-6)  # a row's distance to itself is 1e-8
         assert sums == pytest.approx(sums.T)

@@ -19,7 +19,7 @@ from stateshape.sampling.local import LocalSampler
 from stateshape.sampling.settings import SamplingSettings
 from stateshape.states.dataset import DatasetPairs, DatasetStates
 from stateshape.states.fit import fit_notes
-from stateshape.states.rollouts import Rollouts
+from stateshape.states.sampled import LearnerStates
 from stateshape.tasks.items import ChoiceItem, GenerationItem
 from stateshape.tasks.task import ChoiceTask
 
@@ -49,7 +49,7 @@ def item(prompt, completion=" b", **more):
 
 
 def rollouts(one, tokens=8):
-    return Rollouts(items={"x": one}, sampler=LocalSampler(), settings=SamplingSettings(max_new_tokens=tokens))
+    return LearnerStates(items={"x": one}, sampler=LocalSampler(), settings=SamplingSettings(max_new_tokens=tokens))
 
 
 # Prompt and text together

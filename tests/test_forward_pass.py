@@ -14,10 +14,11 @@ import tiny
 from stateshape.core.files import BadInput
 from stateshape.core.prefix_tree import prefix_tree
 from stateshape.policy import decoder, tree_attention
+from stateshape.policy.open import load_weights
 from stateshape.policy.policy import Policy
 from stateshape.policy.settings import LoraSettings, ModelSettings
 from stateshape.policy.tree_attention import lay_out
-from stateshape.policy.weights import SharedWeights, load_weights
+from stateshape.policy.weights import SharedWeights
 from stateshape.sampling.local import LocalSampler
 from stateshape.sampling.settings import SamplingSettings
 

@@ -23,10 +23,11 @@ import yaml
 from tokenizers import Tokenizer
 
 import hostile
+from stateshape.analysis.compare import write_comparison
 from stateshape.core.files import plain, read_json, read_jsonl, write_json
-from stateshape.core.predictor_records import PredictorReport
-from stateshape.core.records import Comparison, ProfileRecord, StateMap
+from stateshape.core.records import ProfileRecord
 from stateshape.core.states import Trajectory
+from stateshape.core.study_records import Comparison, PredictorReport, StateMap
 from stateshape.embedded import base_folder
 from stateshape.evals.evaluate import read_summaries
 from stateshape.locality.counts import StepCounts
@@ -34,8 +35,7 @@ from stateshape.policy.open import resolve
 from stateshape.record.parts import part_name, write_part
 from stateshape.record.reading import Recording, item_ids_by_step
 from stateshape.record.schema import PER_TOKEN, SCHEMA, Source, vocabulary_sha256
-from stateshape.report.folder import read_study as read_folder
-from stateshape.study.compare import write_comparison
+from stateshape.report.study_files import read_study as read_folder
 from stateshape.study.plan import make_plan, read_study
 from stateshape.tasks.load import load_task
 from synthetic_study import write_synthetic_study

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
+from stateshape.analysis.compare import write_comparison
 from stateshape.cli import main
 from stateshape.core.files import read_json, write_json
 from stateshape.core.records import RunRecord, StepRecord
-from stateshape.report.folder import read_study
-from stateshape.report.tables import render_markdown, table2
+from stateshape.report.parts.tables import render_markdown, table2
+from stateshape.report.study_files import read_study
 from stateshape.report.write import write_report
-from stateshape.study.compare import write_comparison
 from stateshape.train.health import learned_nothing, warnings_of
 from synthetic_study import write_synthetic_study
 

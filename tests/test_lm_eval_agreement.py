@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from stateshape.evals.multiple_choice import score_choices
+from stateshape.policy.open import load_weights
 from stateshape.policy.policy import Policy
 from stateshape.policy.settings import ModelSettings
-from stateshape.policy.weights import load_weights
 from stateshape.tasks.load import load_task
 from stateshape.tasks.task import ChoiceTask
 

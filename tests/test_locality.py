@@ -12,7 +12,6 @@ from stateshape.core.files import BadInput
 from stateshape.core.seeds import generator_for
 from stateshape.core.signals import Imitate
 from stateshape.core.states import Origin, pack
-from stateshape.locality.classifier import c2st_auc, grams
 from stateshape.locality.divergence import kl, top_k_overlap
 from stateshape.locality.geometry import factors, singular_values, update_geometry
 from stateshape.locality.reachability import ess_share, reachability_gap
@@ -27,6 +26,7 @@ from stateshape.locality.recoverability import (
 from stateshape.locality.settings import MOST_PROBES, LocalitySettings, interval
 from stateshape.locality.states import places, thinned, training_rows, written
 from stateshape.locality.supervision import EDGES_NATS, Tally, tally_of
+from stateshape.locality.told_apart import c2st_auc, grams
 
 
 def normal(*shape, seed=0, dtype=torch.float32):

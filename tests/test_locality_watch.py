@@ -11,8 +11,8 @@ import tiny
 from stateshape.core.files import read_json, read_jsonl
 from stateshape.core.method import Draw
 from stateshape.core.records import LocalityRecord, SupervisionMap
-from stateshape.locality.base import Compared, hidden_at
-from stateshape.locality.probe import begin, end
+from stateshape.locality.compared import Compared, hidden_at
+from stateshape.locality.probe import begin_probe, end_probe
 from stateshape.locality.settings import LocalitySettings
 from stateshape.locality.states import Places
 from stateshape.locality.watch import LocalityWatch
@@ -192,7 +192,7 @@ class Seen:
             states = method.states.draw(self.learner, draw)
             self.signal = method.signal.read(self.learner, states, draw)
         self.compared = compared(self.shared)
-        self.pending = begin(self.learner, {"": self.signal}, self.compared, grader, seed=5, step=0)
+        self.pending = begin_probe(self.learner, {"": self.signal}, self.compared, grader, seed=5, step=0)
 
     def logp(self, policy, at: Places):
         """Log-probs [N, V] in fp64 at each place, one whole row at a time."""
@@ -224,7 +224,7 @@ def test_the_locality_ratio_by_hand():
     before = {name: seen.logp(seen.learner, at) for name, at in seen.pending.at.items()}
     for parameter in seen.learner.parameters():
         parameter.mul_(1.02)
-    values = end(seen.learner, seen.pending)
+    values = end_probe(seen.learner, seen.pending)
     moved = {}
     for name, at in seen.pending.at.items():
         p, q = before[name], seen.logp(seen.learner, at)
@@ -232,7 +232,7 @@ def test_the_locality_ratio_by_hand():
     assert values["locality_ratio"] == pytest.approx(moved["own"] / moved["training"], rel=1e-3)
     assert values["neutral_ratio"] == pytest.approx(moved["neutral"] / moved["training"], rel=1e-3)
     still = Seen(teacher="t", max_new_tokens=4, rollout_tokens=6)
-    values = end(still.learner, still.pending)  # no update: rounding alone
+    values = end_probe(still.learner, still.pending)  # no update: rounding alone
     assert values["locality_ratio"] is None
 
 
@@ -294,7 +294,7 @@ def test_overlap_pairs_each_state_with_the_teacher_at_that_state():
     for positions in (64, 5):
         seen = Seen("opd", teacher="t", positions="all", rollout_tokens=6)
         settings = dataclasses.replace(CLOSE, positions=positions)
-        pending = begin(seen.learner, {"": seen.signal}, compared(seen.shared, settings), grader, seed=5, step=0)
+        pending = begin_probe(seen.learner, {"": seen.signal}, compared(seen.shared, settings), grader, seed=5, step=0)
         at = pending.at["training"]
         assert len(at) == min(positions, int(seen.signal.supervise_BT.sum()))
         teacher = seen.logp(Policy(seen.shared, "teacher"), at)
@@ -324,7 +324,7 @@ def test_the_learner_goes_on_from_the_prefixes_the_teacher_was_given(monkeypatch
         graded.append((item_id, text))
         return item_id == "item0"
 
-    found = begin(seen.learner, {"": seen.signal}, seen.compared, grade, seed=5, step=0)
+    found = begin_probe(seen.learner, {"": seen.signal}, seen.compared, grade, seed=5, step=0)
     assert len(graded) == 3
     assert found.values["learner_recoverability"] == pytest.approx(1 / 3)
     for item_id, text in graded:

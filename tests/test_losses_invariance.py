@@ -19,7 +19,7 @@ from stateshape.sampling.local import LocalSampler
 from stateshape.sampling.settings import SamplingSettings
 from stateshape.signals.distribution import TeacherDistribution
 from stateshape.signals.reward import GroupReward
-from stateshape.states.rollouts import Rollouts
+from stateshape.states.sampled import LearnerStates
 from stateshape.train.step import accumulate
 from tiny import row
 
@@ -322,7 +322,7 @@ def test_trap_temperature_not_applied_when_scoring(temperature):
 
 
 def rollouts(temperature):
-    return Rollouts(
+    return LearnerStates(
         items={item.item_id: item for item in tiny.task().train},
         sampler=LocalSampler(),
         settings=SamplingSettings(max_new_tokens=12, temperature=temperature, num_samples=4),

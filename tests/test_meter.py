@@ -24,10 +24,9 @@ from stateshape.recipes.opd import OPD
 from stateshape.recipes.sft import SFT
 from stateshape.sampling.local import LocalSampler
 from stateshape.sampling.settings import SamplingSettings
-from stateshape.study.machine import peak_gflops
+from stateshape.study.provenance import peak_gflops
 from stateshape.train.checkpoint import newest_checkpoint
-from stateshape.train.data import draw_for
-from stateshape.train.loop import train
+from stateshape.train.loop import draw_for, train
 from stateshape.train.operators import step_operators
 from stateshape.train.settings import TrainSettings
 from stateshape.train.step import train_step

@@ -14,7 +14,7 @@ from stateshape.core.method import Draw
 from stateshape.core.states import Origin, Trajectory, origin_shares
 from stateshape.states.kept import Aggregated, EveryEpoch
 from stateshape.states.mixtures import DatasetOrLearner, TeacherOrLearner, turns
-from stateshape.states.rollouts import Rollouts, TeacherRollouts
+from stateshape.states.sampled import LearnerStates, TeacherStates
 from stateshape.states.schedules import Schedule
 
 DRAW = Draw(item_ids=("item0", "item1", "item2", "item3"), step=0, seed=3, num_steps=11)
@@ -166,7 +166,7 @@ def test_teacher_rollouts_are_the_teachers():
     shared = tiny.weights()
     learner, teacher = tiny.learner(shared), tiny.teacher(shared)
     parts = tiny.parts(teacher)
-    source = TeacherRollouts(items=parts.items, sampler=parts.sampler, settings=parts.sampling(6), teacher=teacher)
+    source = TeacherStates(items=parts.items, sampler=parts.sampler, settings=parts.sampling(6), teacher=teacher)
     states = source.draw(learner, DRAW)
     assert origin_shares([states]) == {"teacher": 1.0}
 
@@ -177,7 +177,7 @@ def test_frozen_and_shuffled_prefixes():
     parts = tiny.parts(learner)
 
     def rows(prefixes, adapter_size=None):
-        source = Rollouts(items=parts.items, sampler=parts.sampler, settings=parts.sampling(6), prefixes=prefixes)
+        source = LearnerStates(items=parts.items, sampler=parts.sampler, settings=parts.sampling(6), prefixes=prefixes)
         assert source.policy_version(DRAW._replace(step=4)) == (0 if prefixes == "frozen" else 4)
         return source.draw(learner, DRAW).trajectories()
 
@@ -197,7 +197,7 @@ def test_shuffled_prefixes_are_of_other_prompts():
 
     def rows(prefixes, draw):
         settings = parts.sampling(6, samples=3)
-        source = Rollouts(items=parts.items, sampler=parts.sampler, settings=settings, prefixes=prefixes)
+        source = LearnerStates(items=parts.items, sampler=parts.sampler, settings=settings, prefixes=prefixes)
         return source.draw(learner, draw).trajectories()
 
     own = rows("refreshed", DRAW)
@@ -237,7 +237,7 @@ def test_a_stop_that_two_writers_wrote_together_ends_the_row():
 
 
 def rollouts(parts):
-    return Rollouts(items=parts.items, sampler=parts.sampler, settings=parts.sampling(6, samples=2))
+    return LearnerStates(items=parts.items, sampler=parts.sampler, settings=parts.sampling(6, samples=2))
 
 
 def test_an_epochs_states_are_those_of_its_beginning(tmp_path):

@@ -8,9 +8,9 @@ from safetensors.torch import load_file, save_file
 
 from stateshape.core.files import BadInput
 from stateshape.embedded import base_folder
+from stateshape.policy.doctor import examine
+from stateshape.policy.open import load_weights
 from stateshape.policy.settings import LoraSettings, ModelSettings
-from stateshape.policy.weights import load_weights
-from stateshape.study.doctor import examine
 
 SETTINGS = ModelSettings(device="cpu")
 

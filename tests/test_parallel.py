@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from stateshape.core.files import BadInput
+from stateshape.core.progress import Silent
 from stateshape.study.parallel import run_parallel
-from stateshape.study.progress import Silent
-from stateshape.study.queue import RunDied
+from stateshape.study.run_queue import RunDied
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,7 @@ import pytest
 from scipy.stats import nct
 from scipy.stats import t as student_t
 
-from stateshape.cli import power_command
-from stateshape.cli.parser import run
-from stateshape.core.files import BadInput
-from stateshape.core.records import PlannedRun, PlanRecord, TaskRecord
-from stateshape.evals.statistics import crossed_spread, exact_mcnemar, t_test
-from stateshape.study.power import (
+from stateshape.analysis.power import (
     Design,
     items_factor,
     minimal_difference,
@@ -25,7 +20,12 @@ from stateshape.study.power import (
     rate_design,
     seeds_needed,
 )
-from stateshape.study.resolution import resolvable, resolvable_text
+from stateshape.analysis.resolution import resolvable, resolvable_text
+from stateshape.analysis.statistics import crossed_spread, exact_mcnemar, t_test
+from stateshape.cli import power as power_command
+from stateshape.cli.parser import run
+from stateshape.core.files import BadInput
+from stateshape.core.study_records import PlannedRun, PlanRecord, TaskRecord
 
 
 @pytest.mark.parametrize(("n", "mde"), [(200, 0.098), (500, 0.062), (817, 0.049), (1319, 0.038), (14_042, 0.012)])

@@ -9,12 +9,7 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import LeaveOneGroupOut
 from sklearn.preprocessing import StandardScaler
 
-from stateshape.core.files import read_json, write_json, write_jsonl
-from stateshape.core.predictor_records import PredictorReport
-from stateshape.core.records import DriftRecord, DriftValue, LocalityRecord
-from stateshape.report.predictors import correlation_table, score_table
-from stateshape.study.plan import make_plan, read_study
-from stateshape.study.predictors import (
+from stateshape.analysis.predictors import (
     DRIFT,
     FORWARD_KL,
     LOCALITY,
@@ -29,7 +24,12 @@ from stateshape.study.predictors import (
     r2_gain,
     ridge_heldout,
 )
-from stateshape.study.scores import load_study
+from stateshape.analysis.reading import load_study
+from stateshape.core.files import read_json, write_json, write_jsonl
+from stateshape.core.records import DriftRecord, DriftValue, LocalityRecord
+from stateshape.core.study_records import PredictorReport
+from stateshape.report.parts.predictors import correlation_table, score_table
+from stateshape.study.plan import make_plan, read_study
 from synthetic_study import write_synthetic_study
 
 NAMES = (DRIFT, FORWARD_KL, *LOCALITY)

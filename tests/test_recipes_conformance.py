@@ -21,7 +21,7 @@ from stateshape.recipes.names import BUILT_IN
 from stateshape.recipes.recipe import all_methods, recipe_class
 from stateshape.record.writer import StateWriter
 from stateshape.states.cuts import Cut
-from stateshape.states.rollouts import sampled
+from stateshape.states.sampled import sampled
 from stateshape.states.schedules import Schedule
 from stateshape.train.loop import train
 from stateshape.train.settings import TrainSettings

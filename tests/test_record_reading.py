@@ -12,7 +12,7 @@ import torch
 
 import tiny
 from stateshape.cli import main
-from stateshape.cli.states_command import print_down, visible
+from stateshape.cli.states import print_down, visible
 from stateshape.core.files import BadInput
 from stateshape.core.method import Combination, Draw, Method, Term, terms_of
 from stateshape.core.records import Span
@@ -32,7 +32,7 @@ from stateshape.signals.gold import GoldTokens
 from stateshape.states.cuts import Cut
 from stateshape.states.dataset import DatasetStates
 from stateshape.states.recorded import RecordedStates
-from stateshape.states.rollouts import Rollouts
+from stateshape.states.sampled import LearnerStates
 from stateshape.train.loop import train
 from stateshape.train.settings import TrainSettings
 from stateshape.train.watch import StepRead, StepUpdate
@@ -48,7 +48,7 @@ def gold() -> Method:
 
 def continued(teacher: Policy) -> Method:
     return Method(
-        states=Rollouts(items=ITEMS, sampler=LocalSampler(), settings=SETTINGS, cut=Cut()),
+        states=LearnerStates(items=ITEMS, sampler=LocalSampler(), settings=SETTINGS, cut=Cut()),
         signal=TeacherContinuation(
             teacher=teacher, sampler=LocalSampler(), settings=SamplingSettings(max_new_tokens=10)
         ),

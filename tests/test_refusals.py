@@ -22,8 +22,8 @@ from stateshape.recipes.sdft import SDFT
 from stateshape.sampling.settings import SamplingSettings
 from stateshape.states.cuts import Cut
 from stateshape.states.schedules import Schedule
-from stateshape.study.claim import check_build
 from stateshape.study.plan import make_plan, read_study
+from stateshape.study.preflight import check_build
 from stateshape.train.settings import TrainSettings
 
 

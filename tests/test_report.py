@@ -19,27 +19,26 @@ import pytest
 from rich.console import Console
 
 from html_page import parsed
+from stateshape.analysis.compare import write_comparison
 from stateshape.core.files import BadInput, read_json, write_json, write_jsonl
-from stateshape.core.records import (
+from stateshape.core.records import DriftValue, Span, StateSample, StepRecord
+from stateshape.core.study_records import (
     Comparison,
-    DriftValue,
     Estimate,
     Evidence,
     PairedDifference,
     PlanRecord,
     RunComparison,
-    Span,
-    StateSample,
-    StepRecord,
     Verdict,
 )
-from stateshape.report import fonts, grid, text
-from stateshape.report.curves import curve
-from stateshape.report.folder import empty_comparison, spread
-from stateshape.report.plots import Point, gain_plot, moved_inside
-from stateshape.report.tables import render_text, table1, table2, write_tables
+from stateshape.report import fonts
+from stateshape.report.drawing import table as grid
+from stateshape.report.drawing import text
+from stateshape.report.parts.curves import curve
+from stateshape.report.parts.scatter import Point, gain_plot, moved_inside
+from stateshape.report.parts.tables import render_text, table1, table2, write_tables
+from stateshape.report.study_files import empty_comparison, spread
 from stateshape.report.write import write_report
-from stateshape.study.compare import write_comparison
 from synthetic_study import RATES, write_synthetic_study
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"

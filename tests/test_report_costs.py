@@ -11,9 +11,9 @@ import tiny
 from stateshape.cli import main
 from stateshape.core.files import read_json, write_json
 from stateshape.core.records import PhaseCost, ProfileRecord, RunRecord
-from stateshape.report.costs import cost_table, phase_table
-from stateshape.report.folder import read_study
-from stateshape.report.grid import main_text, render_csv
+from stateshape.report.drawing.table import main_text, render_csv
+from stateshape.report.parts.costs import cost_table, phase_table
+from stateshape.report.study_files import read_study
 from stateshape.report.write import write_report
 from synthetic_study import write_synthetic_study
 

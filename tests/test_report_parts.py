@@ -12,28 +12,16 @@ import pytest
 
 from html_page import Page, parsed
 from stateshape.core.files import read_json, write_json, write_jsonl
-from stateshape.core.records import (
-    DriftRecord,
-    Estimate,
-    Evidence,
-    LocalityRecord,
-    MapPoint,
-    PairedDifference,
-    RunContrast,
-    Span,
-    StateMap,
-    SupervisionCell,
-    SupervisionMap,
-    Verdict,
-)
-from stateshape.report.curves import Curve, mean_curve
-from stateshape.report.folder import StudyFiles, read_study
-from stateshape.report.forest import forest_plot
-from stateshape.report.labels import spaced
-from stateshape.report.locality import last_table, measure_name
-from stateshape.report.state_map import MAX_POINTS, MAX_PROMPT, MAX_RESPONSE, cut_spans, map_views
-from stateshape.report.supervision import share_table, supervision_shares
-from stateshape.report.tables import contrast_table
+from stateshape.core.records import DriftRecord, LocalityRecord, Span, SupervisionCell, SupervisionMap
+from stateshape.core.study_records import Estimate, Evidence, MapPoint, PairedDifference, RunContrast, StateMap, Verdict
+from stateshape.report.drawing.labels import spaced
+from stateshape.report.parts.curves import Curve, mean_curve
+from stateshape.report.parts.forest import forest_plot
+from stateshape.report.parts.locality import last_table, measure_name
+from stateshape.report.parts.state_map import MAX_POINTS, MAX_PROMPT, MAX_RESPONSE, cut_spans, map_views
+from stateshape.report.parts.supervision import share_table, supervision_shares
+from stateshape.report.parts.tables import contrast_table
+from stateshape.report.study_files import StudyFiles, read_study
 from stateshape.report.write import write_report
 from synthetic_study import RATES, state_map, write_synthetic_study
 

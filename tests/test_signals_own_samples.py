@@ -18,7 +18,7 @@ from stateshape.signals.preference import DatasetPreference, RewardPreference
 from stateshape.signals.reference import StayClose, score
 from stateshape.signals.reward import GroupReward, advantages
 from stateshape.signals.teacher_logp import TeacherLogProb
-from stateshape.states.rollouts import Rollouts
+from stateshape.states.sampled import LearnerStates
 from tiny import row
 
 ITEMS = {item.item_id: item for item in tiny.task().train}
@@ -35,7 +35,7 @@ def sampled(policy, num_samples=4, temperature=1.0, max_new_tokens=10):
     settings = SamplingSettings(
         max_new_tokens=max_new_tokens, num_samples=num_samples, temperature=temperature, stops=("\n",)
     )
-    return Rollouts(items=ITEMS, sampler=LocalSampler(), settings=settings).draw(policy, DRAW)
+    return LearnerStates(items=ITEMS, sampler=LocalSampler(), settings=settings).draw(policy, DRAW)
 
 
 def scripted(*rewards):

@@ -7,10 +7,10 @@ import io
 
 import pytest
 
-from stateshape.cli.states_command import print_answer
+from stateshape.cli.states import print_answer
 from stateshape.core.spreadsheet import as_text
 from stateshape.record.query import Answer
-from stateshape.report.grid import Cell, Column, Table, render_csv
+from stateshape.report.drawing.table import Cell, Column, Table, render_csv
 
 FORMULAS = [
     "=1+1",

@@ -16,7 +16,7 @@ from stateshape.signals.gold import GoldTokens
 from stateshape.signals.reward import GroupReward, advantages
 from stateshape.states.cuts import Cut, OneState
 from stateshape.states.dataset import DatasetStates
-from stateshape.states.rollouts import Rollouts
+from stateshape.states.sampled import LearnerStates
 from tiny import row
 
 ITEMS = {item.item_id: item for item in tiny.task().train}
@@ -25,7 +25,7 @@ DRAW = Draw(item_ids=("item0", "item3", "item1"), step=4, seed=5)
 
 def sampled(num_samples=2, cut=None, max_new_tokens=10, stops=()):
     settings = SamplingSettings(max_new_tokens=max_new_tokens, num_samples=num_samples, stops=stops)
-    return Rollouts(items=ITEMS, sampler=LocalSampler(), settings=settings, cut=cut)
+    return LearnerStates(items=ITEMS, sampler=LocalSampler(), settings=settings, cut=cut)
 
 
 class Scripted:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, ttest_1samp
 
-from stateshape.evals.statistics import (
+from stateshape.analysis.statistics import (
     centred_p,
     crossed_spread,
     exact_mcnemar,

@@ -79,7 +79,7 @@ def test_what_a_study_leaves(done: Study) -> None:
         ("stateshape.train.loop.save_checkpoint", 2),
         ("stateshape.train.loop.append_jsonl", 6),
         ("stateshape.study.measuring.write_json", 5),
-        ("stateshape.study.claim.finish", 1),
+        ("stateshape.study.folders.finish", 1),
     ],
 )
 def test_stopped_anywhere_it_goes_on_to_the_same_results(

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from stateshape.core.states import Origin
 from stateshape.record.text import added_texts, state_sample
-from stateshape.study.rollouts import token_texts
+from stateshape.study.drift_rollouts import token_texts
 from tiny import row
 
 

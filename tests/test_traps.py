@@ -16,6 +16,7 @@ from stateshape.core.states import Origin, pack
 from stateshape.core.tensors import row_sums
 from stateshape.losses.divergence import Divergence
 from stateshape.losses.policy_gradient import PolicyGradient
+from stateshape.policy import doctor
 from stateshape.policy.open import Resolved
 from stateshape.policy.policy import Policy
 from stateshape.policy.settings import ModelSettings
@@ -27,8 +28,7 @@ from stateshape.sampling.settings import SamplingSettings
 from stateshape.signals.preference import DatasetPreference, RewardPreference
 from stateshape.signals.reference import StayClose
 from stateshape.signals.reward import GroupReward
-from stateshape.states.rollouts import Rollouts
-from stateshape.study import doctor
+from stateshape.states.sampled import LearnerStates
 from stateshape.train.settings import TrainSettings
 from stateshape.train.step import accumulate, draw_states, read_signals, train_step
 from tiny import row
@@ -39,7 +39,7 @@ SETTINGS = SamplingSettings(max_new_tokens=12, num_samples=4)
 
 
 def rollouts(policy):
-    return Rollouts(items=ITEMS, sampler=LocalSampler(), settings=SETTINGS).draw(policy, DRAW)
+    return LearnerStates(items=ITEMS, sampler=LocalSampler(), settings=SETTINGS).draw(policy, DRAW)
 
 
 def length(item_id, text, finish):

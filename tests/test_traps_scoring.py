@@ -16,7 +16,7 @@ from stateshape.sampling.settings import SamplingSettings
 from stateshape.signals.continuation import TeacherContinuation
 from stateshape.states.cuts import Cut
 from stateshape.states.dataset import DatasetPairs, DatasetStates
-from stateshape.states.rollouts import Rollouts
+from stateshape.states.sampled import LearnerStates
 from stateshape.study import provenance as told
 from stateshape.tasks.items import ChoiceItem
 from stateshape.tasks.task import ChoiceTask
@@ -52,7 +52,7 @@ def test_trap_double_bos_in_states_continuations_and_scores():
     shared = with_bos(tiny.weights())
     learner, teacher = tiny.learner(shared, size=0.1), tiny.teacher(shared)
     settings = SamplingSettings(max_new_tokens=6)
-    rollouts = Rollouts(items=ITEMS, sampler=LocalSampler(), settings=settings, cut=Cut()).draw(learner, DRAW)
+    rollouts = LearnerStates(items=ITEMS, sampler=LocalSampler(), settings=settings, cut=Cut()).draw(learner, DRAW)
     continued = TeacherContinuation(teacher=teacher, sampler=LocalSampler(), settings=settings)
     for states in (
         DatasetStates(items=ITEMS).draw(learner, DRAW),

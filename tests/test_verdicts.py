@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from stateshape.study.verdicts import verdicts
+from stateshape.analysis.verdicts import verdicts
 from synthetic_study import DRIFT, RATES, write_synthetic_study
 
 # flat drift noise and many items: the outcomes below then follow from the true rates

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from stateshape.analysis.compare import write_comparison
 from stateshape.core.files import check_output
 from stateshape.core.locks import REPORT_LOCK, hold
-from stateshape.core.records import Comparison, DriftRecord, EvalRow, RunRecord
+from stateshape.core.progress import Reporter, Silent
+from stateshape.core.records import DriftRecord, EvalRow, RunRecord
+from stateshape.core.study_records import Comparison
 from stateshape.evals.evaluate import evaluate as evaluate_policy
 from stateshape.policy.open import open_policy as open_policy_from
 from stateshape.policy.policy import Policy
 from stateshape.policy.settings import ModelSettings
 from stateshape.recipes.recipe import Recipe, recipe_name
 from stateshape.report.write import write_report
-from stateshape.study.compare import write_comparison
 from stateshape.study.execute import REPORT_S, execute
 from stateshape.study.plan import DriftChoice, StudyFile, make_plan, read_study, with_seeds
-from stateshape.study.progress import Reporter, Silent
 from stateshape.study.single import drift_between, train_single
 from stateshape.study.state_map import write_state_map
 from stateshape.tasks.load import load_task as load_task_from

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import json
+import sys
+from typing import Annotated, NamedTuple
 
+import tyro
 from rich.table import Table
 
+from stateshape.core.files import plain
 from stateshape.core.method import READ_BY, SIGNALS, STATES, LossKind, SignalKind, StateKind, nearest_legal, why_illegal
 from stateshape.recipes.names import BUILT_IN
 from stateshape.recipes.recipe import all_methods, recipe_class
@@ -78,3 +82,22 @@ def grid_table() -> Table:
     table.caption = "\n".join(f"({k + 1}) {note}" for k, note in enumerate(notes))
     table.caption_justify = "left"
     return table
+
+
+def methods(json_output: Annotated[bool, tyro.conf.arg(name="json")] = False) -> None:
+    """The methods by state source, signal and loss (the paper's Table 1), and every cell of the grid or why it is none.
+
+    Args:
+        json_output: Print JSON instead of tables.
+    """
+    from rich.console import Console
+
+    pass  # dropped
+    from stateshape.recipes.recipe import all_methods
+
+    if json_output:
+        print(json.dumps({"methods": plain(all_methods()), "grid": [cell._asdict() for cell in cells()]}, indent=1))
+        return
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(methods_table())
+    console.print(grid_table())

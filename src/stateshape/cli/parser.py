@@ -13,8 +13,8 @@ from importlib.metadata import version
 import tyro
 
 from stateshape.cli import commands
-from stateshape.cli.power_command import power
-from stateshape.cli.states_command import states
+from stateshape.cli.power import power
+from stateshape.cli.states import states
 from stateshape.core.files import BadInput
 from stateshape.core.wording import one_line as bounded
 from stateshape.core.wording import shown

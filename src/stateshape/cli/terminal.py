@@ -24,7 +24,7 @@ from rich.progress import (
 from rich.text import Text
 
 from stateshape.core.meter import Meter
-from stateshape.study.progress import Reporter, Silent, Tick
+from stateshape.core.progress import Reporter, Silent, Tick
 
 SHOW_AFTER_S = 2.0  # shorter work needs no bar
 

@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Float, Float64
 
 from stateshape.core.seeds import seed_for
-from stateshape.drift.contrasts import BANDWIDTHS, num_apart, resampled_apart
 from stateshape.drift.kernels import TABLE_COLUMNS, summed_groups, times_table
 from stateshape.drift.nulls import Draws, Statistic
 from stateshape.drift.paired import Paired
+from stateshape.drift.pairwise import BANDWIDTHS, num_apart, resampled_apart
 
 NUM_FREQUENCIES = 256  # of each bandwidth
 BLOCK_ROWS = 4096  # of a side: x 2 x 1280 frequencies x 4 bytes = 42 MB of features at a time

@@ -27,7 +27,7 @@ import numpy as np
 
 from stateshape.core.files import BadInput
 from stateshape.core.records import DriftRecord, DriftValue
-from stateshape.drift.comparison import (
+from stateshape.drift.all_distances import (
     GEOMETRIC,
     MAX_EXACT,
     WORD_OVERLAP,

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from stateshape.analysis.statistics import mean_estimate
 from stateshape.core.files import parse, plain, read_json, write_json, write_jsonl
 from stateshape.core.manifest import has_manifest, rewriting
 from stateshape.core.records import EvalRow, EvaluationRecord, Metric
 from stateshape.evals.generation import generate_and_grade
 from stateshape.evals.multiple_choice import score_choices
-from stateshape.evals.statistics import mean_estimate
 from stateshape.policy.policy import Policy
 from stateshape.tasks.task import GenerationTask, Progress, Task
 

@@ -1,6 +1,6 @@
 """One probe: every number of a LocalityRecord, from a step's training states and fresh rollouts of the same learner.
 
-`begin` before the update, `end` after it. Of the policy before the update, hidden states are kept, [N, D], never logits.
+`begin_probe` before the update, `end_probe` after it. Of the policy before the update, hidden states are kept, [N, D], never logits.
 Draws by its own seeds. Writes no files, and leaves the learner as it was.
 """
 
@@ -16,8 +16,7 @@ from torch import Tensor
 from stateshape.core.seeds import seed_for
 from stateshape.core.signals import Imitate, MatchDistribution, Signal
 from stateshape.core.tensors import token_logp
-from stateshape.locality.base import Compared, Rollouts, hidden_at
-from stateshape.locality.classifier import c2st_auc
+from stateshape.locality.compared import Compared, Written, hidden_at
 from stateshape.locality.divergence import RESOLUTION_NATS, kl, top_k_overlap
 from stateshape.locality.geometry import factors, singular_values, update_geometry
 from stateshape.locality.reachability import ess_share, reachability_gap
@@ -30,6 +29,7 @@ from stateshape.locality.recoverability import (
     taken_over_at,
 )
 from stateshape.locality.states import Places, TrainingRow, places, thinned, training_rows
+from stateshape.locality.told_apart import c2st_auc
 from stateshape.policy.policy import Policy
 from stateshape.sampling.settings import Completion
 
@@ -49,13 +49,13 @@ class Pending(NamedTuple):
 class _Written(NamedTuple):
     """What the learner has just written: on held-out prompts, on retention prompts, and on from training states."""
 
-    own: Rollouts
-    neutral: Rollouts
+    own: Written
+    neutral: Written
     grades: GradeCounts
 
 
 @torch.no_grad()
-def begin(
+def begin_probe(
     learner: Policy, signals: Mapping[str, Signal], compared: Compared, grader: Grader | None, *, seed: int, step: int
 ) -> Pending:
     """Everything but the ratios. `seed`, `step`: of the run."""
@@ -102,7 +102,7 @@ def begin(
 
 
 @torch.no_grad()
-def end(learner: Policy, pending: Pending) -> Values:
+def end_probe(learner: Policy, pending: Pending) -> Values:
     """The values, with the ratios: how far the update moved the policy elsewhere, over how far where it was made."""
     moved: Values = {}
     for (name, before_ND), after_ND in zip(pending.hidden.items(), hidden_at(learner, list(pending.at.values()))):
@@ -119,7 +119,7 @@ def mean(values_N: Tensor) -> float | None:
 
 
 def response_text(policy: Policy, ids: Sequence[int]) -> str:
-    """As evaluation decodes it: without the end token."""
+    """As evaluation decodes it: without the end_probe token."""
     return policy.decode(ids[:-1] if ids and ids[-1] in policy.eos_ids else ids)
 
 
@@ -191,7 +191,7 @@ def _surprise(
     }
 
 
-def _told_apart(rows: Sequence[TrainingRow], own: Rollouts, rng: np.random.Generator) -> float | None:
+def _told_apart(rows: Sequence[TrainingRow], own: Written, rng: np.random.Generator) -> float | None:
     """The classifier on a few states of every training row and of every fresh rollout."""
     training = [(row.row.item_id, row.prefix(int(t))) for row in rows for t in _some(row.tokens, rng)]
     fresh = [

@@ -16,9 +16,9 @@ from torch import Tensor
 from stateshape.core.files import append_jsonl, write_json
 from stateshape.core.records import LocalityRecord
 from stateshape.core.signals import Signal
-from stateshape.locality.base import Compared
+from stateshape.locality.compared import Compared
 from stateshape.locality.counts import StepCounts, kept, step_counts
-from stateshape.locality.probe import Pending, begin, end, response_text
+from stateshape.locality.probe import Pending, begin_probe, end_probe, response_text
 from stateshape.locality.recoverability import GradeCounts, Grader, count_grades, graded_teacher
 from stateshape.locality.settings import interval
 from stateshape.locality.supervision import Tally, tally_of
@@ -86,12 +86,14 @@ class LocalityWatch:
         if self.every is None or read.step % self.every == 0 or read.step + 1 == read.num_steps:
             _ = self.compared.by_base  # made once: no part of what a probe costs
             before = self.meter.num_tokens
-            self.pending = begin(learner, read.signals, self.compared, self.grader, seed=self.seed, step=read.step)
+            self.pending = begin_probe(
+                learner, read.signals, self.compared, self.grader, seed=self.seed, step=read.step
+            )
             self.probe_tokens = self.meter.num_tokens - before
 
     def after_update(self, learner: Policy, read: StepRead, update: StepUpdate) -> None:
         step_tokens = self.meter.num_tokens - self.tokens_before_step - self.probe_tokens
-        values = None if self.pending is None else end(learner, self.pending)
+        values = None if self.pending is None else end_probe(learner, self.pending)
         if self.every is None:
             probe_tokens = self.meter.num_tokens - self.tokens_before_step - step_tokens
             self.every = interval(num_steps=read.num_steps, step_tokens=step_tokens, probe_tokens=probe_tokens)

@@ -21,9 +21,11 @@ from stateshape.core.files import BadInput, read_json
 from stateshape.core.wording import MAX_PATH, shown
 from stateshape.embedded import base_folder
 from stateshape.policy.adapter_files import CONFIG, check_adapter
+from stateshape.policy.decoder import PLAIN, compiled_halves
+from stateshape.policy.model_files import read_model
 from stateshape.policy.policy import Policy
-from stateshape.policy.settings import ModelSettings
-from stateshape.policy.weights import SharedWeights, load_weights
+from stateshape.policy.settings import ModelSettings, resolve_device, resolve_dtype
+from stateshape.policy.weights import SharedWeights
 
 EMBEDDED = "embedded"
 HUB_TIMEOUT_S = 5.0  # the hub's own client tries each file for half a minute before it gives up
@@ -227,3 +229,13 @@ def refuse_difference(ours: dict[str, int], theirs: dict[str, int], *, learner: 
             f"for example {token!r} is {ours.get(token)} here and {theirs.get(token)} there; expected the same token ids; "
             "use a teacher of the same family"
         )
+
+
+def load_weights(source: str, settings: ModelSettings) -> SharedWeights:
+    """Loads a hub id or a local folder. Raises BadInput with the reason if it cannot be had."""
+    device = resolve_device(settings.device)
+    model, tokenizer = read_model(
+        source, dtype=resolve_dtype(settings.dtype, device), trust_remote_code=settings.trust_remote_code
+    )
+    halves = compiled_halves() if settings.compile else PLAIN
+    return SharedWeights(model.to(device), tokenizer, source=source, halves=halves)

@@ -30,11 +30,10 @@ from stateshape.policy.checks import (
     first_line,
     is_plain_lora,
 )
-from stateshape.policy.decoder import PLAIN, Attend, ForwardPass, Halves, compiled_halves, read_decoder
+from stateshape.policy.decoder import PLAIN, Attend, ForwardPass, Halves, read_decoder
 from stateshape.policy.fingerprint import weights_sha256
-from stateshape.policy.model_files import read_model
 from stateshape.policy.rotary import hold_angles
-from stateshape.policy.settings import LoraSettings, ModelSettings, resolve_device, resolve_dtype
+from stateshape.policy.settings import LoraSettings
 
 NO_HEAD = (
     "lora targets: got lm_head; expected layers below the head, because losses read the head as one matrix; leave lm_head "
@@ -202,13 +201,3 @@ class SharedWeights:
     def trainable_parameters(self, name: str) -> list[nn.Parameter]:
         self.activate(name, trainable=True)
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-
-
-def load_weights(source: str, settings: ModelSettings) -> SharedWeights:
-    """Loads a hub id or a local folder. Raises BadInput with the reason if it cannot be had."""
-    device = resolve_device(settings.device)
-    model, tokenizer = read_model(
-        source, dtype=resolve_dtype(settings.dtype, device), trust_remote_code=settings.trust_remote_code
-    )
-    halves = compiled_halves() if settings.compile else PLAIN
-    return SharedWeights(model.to(device), tokenizer, source=source, halves=halves)

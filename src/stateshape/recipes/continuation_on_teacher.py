@@ -11,7 +11,7 @@ from stateshape.policy.policy import Policy
 from stateshape.recipes.recipe import Need, Parts, taught
 from stateshape.signals.continuation import TeacherContinuation
 from stateshape.states.cuts import Cut
-from stateshape.states.rollouts import TeacherRollouts
+from stateshape.states.sampled import TeacherStates
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +36,7 @@ class ContinuationOnTeacher:
 
         def under(teacher: Policy) -> Method:
             return Method(
-                states=TeacherRollouts(
+                states=TeacherStates(
                     items=parts.items, sampler=parts.sampler, settings=settings, teacher=teacher, cut=self.cut
                 ),
                 signal=TeacherContinuation(teacher=teacher, sampler=parts.sampler, settings=settings),

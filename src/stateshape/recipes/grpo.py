@@ -17,7 +17,7 @@ from stateshape.recipes.rewards import reward_of
 from stateshape.sampling.settings import check_sampling
 from stateshape.signals.reference import StayClose
 from stateshape.signals.reward import WITHIN_GROUP, Baseline, GroupReward, Scale, Truncated
-from stateshape.states.rollouts import Rollouts
+from stateshape.states.sampled import LearnerStates
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +70,7 @@ class GRPO:
 
     def build(self, parts: Parts) -> Method:
         return Method(
-            states=Rollouts(
+            states=LearnerStates(
                 items=parts.items,
                 sampler=parts.sampler,
                 settings=parts.sampling(self.rollout_tokens, temperature=self.temperature, samples=self.group),

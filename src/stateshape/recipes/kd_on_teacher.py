@@ -10,7 +10,7 @@ from stateshape.losses.divergence import Direction, Divergence
 from stateshape.policy.policy import Policy
 from stateshape.recipes.recipe import Need, Parts, taught
 from stateshape.signals.distribution import TeacherDistribution
-from stateshape.states.rollouts import TeacherRollouts
+from stateshape.states.sampled import TeacherStates
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +40,7 @@ class KDOnTeacher:
 
         def under(teacher: Policy) -> Method:
             return Method(
-                states=TeacherRollouts(items=parts.items, sampler=parts.sampler, settings=settings, teacher=teacher),
+                states=TeacherStates(items=parts.items, sampler=parts.sampler, settings=settings, teacher=teacher),
                 signal=TeacherDistribution(teacher=teacher, positions="all"),
                 loss=loss,
             )

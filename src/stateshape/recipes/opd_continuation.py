@@ -13,7 +13,7 @@ from stateshape.losses.cross_entropy import CrossEntropy
 from stateshape.recipes.recipe import LearnerRollouts, Need, Parts, taught
 from stateshape.signals.continuation import TeacherContinuation
 from stateshape.states.cuts import Cut
-from stateshape.states.rollouts import Prefixes
+from stateshape.states.sampled import Prefixes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,7 +21,7 @@ from stateshape.core.wording import shown
 from stateshape.policy.policy import Policy
 from stateshape.recipes.names import BUILT_IN
 from stateshape.sampling.settings import Sampler, SamplingSettings, check_sampling
-from stateshape.states.rollouts import PrefixCut, Prefixes, Rollouts
+from stateshape.states.sampled import LearnerStates, PrefixCut, Prefixes
 from stateshape.tasks.items import GenerationItem
 from stateshape.tasks.task import GenerationTask
 
@@ -79,15 +79,17 @@ class LearnerRollouts:
     rollout_tokens: int = 128
     """Longest rollout of the learner, in tokens."""
     samples: int = 1
-    """Rollouts a prompt."""
+    """Rollouts per prompt."""
     temperature: float = 1.0
     """Temperature of the rollouts."""
 
     def __post_init__(self) -> None:
         check_sampling(rollout_tokens=self.rollout_tokens, samples=self.samples, temperature=self.temperature)
 
-    def rollouts(self, parts: Parts, *, cut: PrefixCut | None = None, prefixes: Prefixes = "refreshed") -> Rollouts:
-        return Rollouts(
+    def rollouts(
+        self, parts: Parts, *, cut: PrefixCut | None = None, prefixes: Prefixes = "refreshed"
+    ) -> LearnerStates:
+        return LearnerStates(
             items=parts.items,
             sampler=parts.sampler,
             settings=parts.sampling(self.rollout_tokens, temperature=self.temperature, samples=self.samples),

@@ -36,8 +36,7 @@ from stateshape.signals.preference import RewardPreference
 from stateshape.signals.reward import GroupReward
 from stateshape.signals.teacher_logp import TeacherLogProb
 from stateshape.states.cuts import Cut
-from stateshape.states.recorded import RecordedStates
-from stateshape.states.recut import RecutStates
+from stateshape.states.recorded import RecordedStates, RecutStates
 
 SignalName = Literal[
     "gold-tokens",

@@ -9,7 +9,7 @@ from stateshape.core.method import Combination, Composition, Method
 from stateshape.losses.cross_entropy import CrossEntropy
 from stateshape.recipes.recipe import Need, Parts, taught
 from stateshape.signals.gold import TeacherTokens
-from stateshape.states.rollouts import TeacherRollouts
+from stateshape.states.sampled import TeacherStates
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +35,7 @@ class SeqKD:
             parts,
             self.teacher,
             lambda teacher: Method(
-                states=TeacherRollouts(items=parts.items, sampler=parts.sampler, settings=settings, teacher=teacher),
+                states=TeacherStates(items=parts.items, sampler=parts.sampler, settings=settings, teacher=teacher),
                 signal=TeacherTokens(),
                 loss=CrossEntropy(),
             ),

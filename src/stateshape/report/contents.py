@@ -7,20 +7,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from stateshape.report.costs import cost_table, phase_table
-from stateshape.report.curves import curve_plot
-from stateshape.report.drift import drift_table, null_plots
-from stateshape.report.figure import Plot
-from stateshape.report.folder import StudyFiles
-from stateshape.report.forest import evidence_table, forest_plot
-from stateshape.report.grid import Table
-from stateshape.report.locality import depth_table, last_table, locality_plots, locality_table
-from stateshape.report.palette import looks
-from stateshape.report.plots import DRIFT_PLOTS, drift_plot, gain_plot
-from stateshape.report.predictors import correlation_table, gain_table, predictor_plot, score_table
-from stateshape.report.state_map import map_plot, map_summary, map_table
-from stateshape.report.supervision import supervision_plots, supervision_shares, supervision_table
-from stateshape.report.tables import contrast_table, difference_table, per_seed_table, secondary_table, table1, table2
+from stateshape.report.drawing.figure import Plot
+from stateshape.report.drawing.palette import looks
+from stateshape.report.drawing.table import Table
+from stateshape.report.parts.costs import cost_table, phase_table
+from stateshape.report.parts.curves import curve_plot
+from stateshape.report.parts.drift import drift_table, null_plots
+from stateshape.report.parts.forest import evidence_table, forest_plot
+from stateshape.report.parts.locality import depth_table, last_table, locality_plots, locality_table
+from stateshape.report.parts.predictors import correlation_table, gain_table, predictor_plot, score_table
+from stateshape.report.parts.scatter import DRIFT_PLOTS, drift_plot, gain_plot
+from stateshape.report.parts.state_map import map_plot, map_summary, map_table
+from stateshape.report.parts.supervision import supervision_plots, supervision_shares, supervision_table
+from stateshape.report.parts.tables import (
+    contrast_table,
+    difference_table,
+    per_seed_table,
+    secondary_table,
+    table1,
+    table2,
+)
+from stateshape.report.study_files import StudyFiles
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,11 +12,11 @@ from pathlib import Path
 from stateshape.core.files import write_text
 from stateshape.core.locks import remove_leftovers
 from stateshape.report.contents import all_plots, all_tables
-from stateshape.report.folder import read_study
+from stateshape.report.drawing.table import render_csv
 from stateshape.report.fonts import missing_characters, note_on
-from stateshape.report.grid import render_csv
-from stateshape.report.html import render_page
-from stateshape.report.tables import write_table, write_tables
+from stateshape.report.page import render_page
+from stateshape.report.parts.tables import write_table, write_tables
+from stateshape.report.study_files import read_study
 
 # Files of the study's own folder that a report writes: a study that runs there may be writing others.
 OWN = (

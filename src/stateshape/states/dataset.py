@@ -12,7 +12,7 @@ from stateshape.core.seeds import seed_for
 from stateshape.core.states import Origin, States, Trajectory, pack
 from stateshape.policy.policy import Policy
 from stateshape.states.cuts import Items
-from stateshape.states.rollouts import PrefixCut
+from stateshape.states.sampled import PrefixCut
 from stateshape.tasks.items import GenerationItem
 
 

@@ -19,7 +19,7 @@ from stateshape.sampling.settings import Completion, Sampler, SamplingSettings
 from stateshape.sampling.stops import StopWatch, ended_across
 from stateshape.states.cuts import Items
 from stateshape.states.dataset import solved
-from stateshape.states.rollouts import PrefixCut, sampled
+from stateshape.states.sampled import PrefixCut, sampled
 from stateshape.states.schedules import Schedule
 
 Unit = Literal["sequence", "prefix", "token"]

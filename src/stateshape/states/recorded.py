@@ -5,15 +5,19 @@ Which of the tokens are supervised is the signal's matter.
 
 from __future__ import annotations
 
+import random
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from stateshape.core.files import BadInput
 from stateshape.core.method import Draw, StateKind
+from stateshape.core.seeds import seed_for
 from stateshape.core.states import Origin, States, Trajectory, pack
 from stateshape.policy.policy import Policy
 from stateshape.record.reading import Recording
 from stateshape.record.schema import vocabulary_sha256
+from stateshape.states.cuts import Cut, Items
 
 Until = Literal["end", "cut"]
 COLUMNS = ["item_id", "ids", "origins", "behaviour_logp", "finish", "group", "cut"]
@@ -72,3 +76,21 @@ def trajectory(row: dict, until: Until) -> Trajectory:  # type: ignore[type-arg]
         group=row["group"],
     )
     return made if until == "end" or row["cut"] is None else made.cut(row["cut"])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecutStates:
+    """`recorded` with its whole responses (all but those that ran out of tokens or were cut) cut by `cut`."""
+
+    recorded: RecordedStates
+    cut: Cut
+    items: Items
+    kind: ClassVar[StateKind] = "recorded"
+
+    def draw(self, learner: Policy, draw: Draw) -> States:
+        rows = self.recorded.draw(learner, draw).trajectories()
+        rng = random.Random(seed_for(draw.seed, "cut", draw.step))
+        whole = [k for k, row in enumerate(rows) if row.finish != "length"]
+        for k, row in zip(whole, self.cut.applied(learner, [rows[k] for k in whole], self.items, rng), strict=True):
+            rows[k] = row
+        return pack(rows, device=learner.device)

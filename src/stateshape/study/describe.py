@@ -7,16 +7,17 @@ from dataclasses import replace
 from functools import partial
 
 from stateshape.core.files import plain, read_json
-from stateshape.core.records import Json, PlannedRun, PlanRecord, RunRecord, TaskRecord
+from stateshape.core.records import Json, RunRecord
+from stateshape.core.study_records import BASE, PlannedRun, PlanRecord, TaskRecord
 from stateshape.recipes.recipe import method_record
-from stateshape.study.bench import Bench
+from stateshape.study.context import StudyContext
 from stateshape.study.origin import Stands, origin
-from stateshape.study.plan import BASE, Plan, RunSpec, outside
+from stateshape.study.plan import Plan, RunSpec, outside
 from stateshape.study.provenance import provenance
 from stateshape.tasks.task import GenerationTask, Task
 
 
-def known_seeds(bench: Bench) -> list[int]:
+def known_seeds(bench: StudyContext) -> list[int]:
     """The seeds the study has folders for, then those asked for now: a study is extended, never cut."""
     path = bench.folder / "plan.json"
     begun = read_json(path, PlanRecord).seeds if path.exists() else []
@@ -24,7 +25,7 @@ def known_seeds(bench: Bench) -> list[int]:
     return list(dict.fromkeys([*held, *bench.plan.file.seeds]))
 
 
-def plan_record(bench: Bench) -> PlanRecord:
+def plan_record(bench: StudyContext) -> PlanRecord:
     file = bench.plan.file
     return PlanRecord(
         study=file.study,
@@ -80,13 +81,13 @@ def planned_record(
     )
 
 
-def run_record(bench: Bench, spec: RunSpec | None, seed: int) -> RunRecord:
+def run_record(bench: StudyContext, spec: RunSpec | None, seed: int) -> RunRecord:
     """A run that has not begun."""
     planned = planned_record(bench.plan, bench.tasks, spec, seed, partial(place_of, bench, seed))
     return replace(planned, provenance=provenance(bench.weights, bench.tasks) | planned.provenance)
 
 
-def place_of(bench: Bench, seed: int, source: str) -> str:
+def place_of(bench: StudyContext, seed: int, source: str) -> str:
     """Where a named policy stands: the base, another run of this study (same seed), or as it is named."""
     if source == BASE:
         return bench.plan.file.model

@@ -16,28 +16,29 @@ from stateshape.core.files import BadInput, check_output, write_json
 from stateshape.core.limits import check_most
 from stateshape.core.locks import REPORT_LOCK, hold, remove_leftovers
 from stateshape.core.manifest import rewriting
+from stateshape.core.progress import Reporter, Silent
+from stateshape.core.records import Operators
 from stateshape.core.seeds import seed_for
+from stateshape.core.study_records import BASE
 from stateshape.policy.open import open_weights, resolve_base
 from stateshape.policy.policy import Policy
 from stateshape.policy.weights import SharedWeights
-from stateshape.study.bench import Bench, Operators, load_tasks
-from stateshape.study.claim import (
+from stateshape.study.context import StudyContext, load_tasks
+from stateshape.study.describe import plan_record, run_record
+from stateshape.study.folders import (
     check_data,
     check_plan,
     check_same_base,
     check_same_run,
-    check_sources,
-    check_training,
     claimed_run,
     close_run,
     complete_run,
 )
-from stateshape.study.describe import plan_record, run_record
 from stateshape.study.measuring import evaluations, measure_drift, measured, roll
 from stateshape.study.parallel import run_parallel
-from stateshape.study.plan import BASE, Plan, RunSpec
-from stateshape.study.progress import Reporter, Silent
-from stateshape.study.queue import Queue, RunDied
+from stateshape.study.plan import Plan, RunSpec
+from stateshape.study.preflight import check_sources, check_training
+from stateshape.study.run_queue import Queue, RunDied
 from stateshape.study.sealed import (
     MADE_AGAIN,
     check_record_is_there,
@@ -88,7 +89,7 @@ def prepare(
     operators: Operators | None,
     *,
     accept_changes: bool,
-) -> Bench:
+) -> StudyContext:
     """All checks, then the model; the plan is written down. Raises BadInput."""
     check_plan(folder, plan)
     remove_leftovers(folder, names=(PLAN, "profile.json", "state_map.json"))
@@ -103,7 +104,7 @@ def prepare(
     for spec in plan.runs:
         check_training(spec, target)
         check_sources(plan, spec, target)
-    bench = Bench(
+    bench = StudyContext(
         plan=plan,
         folder=folder,
         weights=open_weights(plan.file.model, plan.file.model_settings),
@@ -117,7 +118,7 @@ def prepare(
     return bench
 
 
-def run_all(bench: Bench, data_dir: Path | None, jobs: int | None) -> None:
+def run_all(bench: StudyContext, data_dir: Path | None, jobs: int | None) -> None:
     plan, folder, reporter = bench.plan, bench.folder, bench.reporter
     jobs = jobs or fitting_jobs(plan, bench.weights)
     if jobs > 1 and bench.operators is None:
@@ -151,11 +152,13 @@ def open_worker(plan: Plan, folder: Path, data_dir: Path | None) -> Callable[[Ru
     )  # the study's process has said what is odd about the data
     target, retention = load_tasks(plan.file, data_dir)
     weights = open_weights(plan.file.model, plan.file.model_settings)
-    bench = Bench(plan=plan, folder=folder, weights=weights, target=target, retention=retention, reporter=Silent())
+    bench = StudyContext(
+        plan=plan, folder=folder, weights=weights, target=target, retention=retention, reporter=Silent()
+    )
     return partial(run_one, bench)
 
 
-def run_base(bench: Bench) -> None:
+def run_base(bench: StudyContext) -> None:
     """Evaluates the untrained model once, and samples its drift rollouts with two seeds."""
     folder = bench.run_folder(BASE, bench.plan.file.seeds[0])
     folder = next((bench.folder / "runs" / BASE).glob("seed*"), folder)
@@ -179,7 +182,7 @@ def run_base(bench: Bench) -> None:
         complete_run(folder, record)
 
 
-def run_one(bench: Bench, spec: RunSpec, seed: int) -> list[str]:
+def run_one(bench: StudyContext, spec: RunSpec, seed: int) -> list[str]:
     """Trains and measures one run, and gives its warnings; does nothing if it is complete, resumes if it was begun."""
     folder = bench.run_folder(spec.name, seed)
     with claimed_run(folder):

@@ -8,20 +8,20 @@ from pathlib import Path
 
 from stateshape.core.files import read_jsonl, write_json
 from stateshape.core.records import EvalRow, RunRecord
+from stateshape.core.study_records import BASE
 from stateshape.drift.measure import measure
 from stateshape.evals.evaluate import evaluate, read_summaries, summarise, write_evaluation
 from stateshape.policy.open import Resolved
 from stateshape.policy.policy import Policy
-from stateshape.study.bench import Bench
+from stateshape.study.context import StudyContext
+from stateshape.study.drift_rollouts import read_rollouts, sample_rollouts, write_rollouts
 from stateshape.study.evaluation import on_machine, planned_evaluation
-from stateshape.study.plan import BASE
-from stateshape.study.rollouts import read_rollouts, sample_rollouts, write_rollouts
 from stateshape.tasks.task import Task
 
 Part = tuple[str, Callable[[], None]]  # the phase it belongs to, and the work
 
 
-def measured(bench: Bench, record: RunRecord, folder: Path, parts: Sequence[Part]) -> RunRecord:
+def measured(bench: StudyContext, record: RunRecord, folder: Path, parts: Sequence[Part]) -> RunRecord:
     """Does one part after another. What it cost is written down each time: a kill loses the cost of one part at most."""
     costs = dict(record.costs)
     for phase, work in parts:
@@ -32,11 +32,11 @@ def measured(bench: Bench, record: RunRecord, folder: Path, parts: Sequence[Part
     return record
 
 
-def evaluations(bench: Bench, policy: Policy, folder: Path, run: str) -> list[Part]:
+def evaluations(bench: StudyContext, policy: Policy, folder: Path, run: str) -> list[Part]:
     return [("evaluation", partial(evaluate_one, bench, policy, folder, run, task)) for task in bench.tasks]
 
 
-def evaluate_one(bench: Bench, policy: Policy, folder: Path, run: str, task: Task) -> None:
+def evaluate_one(bench: StudyContext, policy: Policy, folder: Path, run: str, task: Task) -> None:
     path = folder / "evals" / f"{task.name}.jsonl"
     if not path.exists():
         tick = bench.reporter.track(f"evaluate {run} on {task.name}", "items", policy.weights.meter)
@@ -53,7 +53,7 @@ def evaluate_one(bench: Bench, policy: Policy, folder: Path, run: str, task: Tas
     write_evaluation(folder, task.name, rows, summarise(rows, task.metrics), on_machine(about, policy.weights))
 
 
-def roll(bench: Bench, policy: Policy, folder: Path, name: str, seed: int, run: str) -> None:
+def roll(bench: StudyContext, policy: Policy, folder: Path, name: str, seed: int, run: str) -> None:
     if (folder / f"{name}.jsonl").exists():
         return
     tick = bench.reporter.track(f"sample {run} for drift", "prompts", policy.weights.meter)
@@ -61,7 +61,7 @@ def roll(bench: Bench, policy: Policy, folder: Path, name: str, seed: int, run: 
     write_rollouts(folder, pieces, samples, name=name)
 
 
-def measure_drift(bench: Bench, folder: Path, seed: int) -> None:
+def measure_drift(bench: StudyContext, folder: Path, seed: int) -> None:
     if (folder / "drift.json").exists():
         return
     base = next((bench.folder / "runs" / BASE).glob("seed*"))

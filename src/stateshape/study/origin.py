@@ -15,11 +15,12 @@ from typing import NamedTuple
 from stateshape.core.files import BadInput
 from stateshape.core.manifest import entry_of
 from stateshape.core.records import Json
+from stateshape.core.study_records import BASE
 from stateshape.policy.fingerprint import weights_sha256
 from stateshape.policy.open import resolve
 from stateshape.record.parts import parts_of
 from stateshape.record.schema import FOLDER
-from stateshape.study.plan import BASE, RunSpec
+from stateshape.study.plan import RunSpec
 from stateshape.tasks.task import Task
 
 Stands = Callable[[str], str]

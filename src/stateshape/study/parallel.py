@@ -19,9 +19,9 @@ import torch
 
 from stateshape.core.files import BadInput
 from stateshape.core.locks import release_all
+from stateshape.core.progress import Reporter
 from stateshape.study.plan import RunSpec
-from stateshape.study.progress import Reporter
-from stateshape.study.queue import Queue, RunDied
+from stateshape.study.run_queue import Queue, RunDied
 
 OpenWorker = Callable[[], Callable[[RunSpec, int], list[str]]]
 """Called once in each process: loads what runs share, and gives what does one of them and returns its warnings. Must be

@@ -27,6 +27,7 @@ from stateshape.core.decoding import read_text
 from stateshape.core.files import BadInput, parse, plain, sha256_text
 from stateshape.core.limits import check_most
 from stateshape.core.records import Json
+from stateshape.core.study_records import BASE
 from stateshape.core.wording import MAX_PATH, MAX_SHOWN, shown
 from stateshape.locality.settings import LocalitySettings
 from stateshape.policy.settings import ModelSettings
@@ -34,7 +35,6 @@ from stateshape.recipes.recipe import Recipe, fields_of, made_of_by, recipe_clas
 from stateshape.study.yaml_file import read_yaml
 from stateshape.train.settings import TrainSettings
 
-BASE = "base"
 SOURCES = ("teacher", "states", "reference")  # fields of recipes that name runs, folders or models
 RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 MOST_CHARACTERS = 100  # of a run's name: file systems take 255 bytes

@@ -9,20 +9,22 @@ from stateshape.core.files import BadInput, parse, plain
 from stateshape.core.limits import check_most
 from stateshape.core.locks import holds_files
 from stateshape.core.manifest import check_unchanged
-from stateshape.core.records import DriftRecord, RunRecord
+from stateshape.core.progress import Reporter
+from stateshape.core.records import DriftRecord, Operators, RunRecord
 from stateshape.core.seeds import seed_for
+from stateshape.core.study_records import BASE
 from stateshape.drift.measure import measure
 from stateshape.policy.open import check_teacher, open_beside, open_weights, policy_on, resolve, resolve_base
 from stateshape.policy.policy import Policy
 from stateshape.policy.settings import ModelSettings
 from stateshape.recipes.recipe import Recipe
 from stateshape.sampling.local import LocalSampler
-from stateshape.study.bench import Bench, Operators
-from stateshape.study.claim import check_same_run, check_sources, check_training, claimed_run, close_run, complete_run
+from stateshape.study.context import StudyContext
 from stateshape.study.describe import planned_record
-from stateshape.study.plan import BASE, SOURCES, DriftChoice, Plan, RunSpec, StudyFile, TaskChoice, check_budget
-from stateshape.study.progress import Reporter
-from stateshape.study.rollouts import as_rollouts, encoders_of, sample_rollouts
+from stateshape.study.drift_rollouts import as_rollouts, encoders_of, sample_rollouts
+from stateshape.study.folders import check_same_run, claimed_run, close_run, complete_run
+from stateshape.study.plan import SOURCES, DriftChoice, Plan, RunSpec, StudyFile, TaskChoice, check_budget
+from stateshape.study.preflight import check_sources, check_training
 from stateshape.study.sealed import check_source
 from stateshape.study.training import train_one
 from stateshape.tasks.load import load_task
@@ -65,7 +67,7 @@ def train_single(
         if begun is not None and begun.is_complete:
             close_run(folder)
             return begun
-        bench = Bench(
+        bench = StudyContext(
             plan=plan,
             folder=folder,
             weights=open_weights(model, model_settings),

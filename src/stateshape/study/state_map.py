@@ -12,9 +12,9 @@ from typing import Literal, NamedTuple
 
 from stateshape.core.files import read_json, read_jsonl, write_json
 from stateshape.core.manifest import rewriting
-from stateshape.core.records import MapPoint, PlanRecord, StateMap, StateSample
-from stateshape.drift.state_map import state_map
-from stateshape.study.plan import BASE
+from stateshape.core.records import StateSample
+from stateshape.core.study_records import BASE, MapPoint, PlanRecord, StateMap
+from stateshape.drift.projection import state_map
 
 STATE_MAP = "state_map.json"
 MOST = 60  # points of a run and kind

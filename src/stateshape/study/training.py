@@ -21,14 +21,13 @@ from stateshape.policy.weights import SharedWeights
 from stateshape.recipes.recipe import Parts, teachers_of
 from stateshape.record.writer import StateWriter
 from stateshape.states.fit import fit_notes
-from stateshape.study.bench import Bench
-from stateshape.study.claim import check_same_run
+from stateshape.study.context import StudyContext
 from stateshape.study.describe import place_of, run_record
+from stateshape.study.folders import check_same_run
 from stateshape.study.plan import RunSpec
-from stateshape.study.queue import RunDied
-from stateshape.train.data import draw_for
+from stateshape.study.run_queue import RunDied
 from stateshape.train.health import EARLY_STEPS, Kinds, learned_nothing, warnings_of
-from stateshape.train.loop import OnStep, carried_adapters, train
+from stateshape.train.loop import OnStep, carried_adapters, draw_for, train
 from stateshape.train.operators import step_operators
 from stateshape.train.step import TrainingDiverged
 from stateshape.train.watch import Watch
@@ -38,7 +37,7 @@ LEARNER, TEACHER = "learner", "teacher"
 FULL_DISK = ("PytorchStreamWriter", "unexpected pos", "No space left on device")
 
 
-def train_one(bench: Bench, spec: RunSpec, seed: int, folder: Path) -> RunRecord:
+def train_one(bench: StudyContext, spec: RunSpec, seed: int, folder: Path) -> RunRecord:
     """Trains until the adapter is there. Returns the run's record, not yet marked complete."""
     record = begin(bench, spec, seed, folder)
     if record.num_steps > 0:
@@ -99,7 +98,9 @@ def train_one(bench: Bench, spec: RunSpec, seed: int, folder: Path) -> RunRecord
     return trained
 
 
-def say_what_fits(bench: Bench, learner: Policy, item_ids: tuple[str, ...], method: Method | Combination) -> None:
+def say_what_fits(
+    bench: StudyContext, learner: Policy, item_ids: tuple[str, ...], method: Method | Combination
+) -> None:
     """One line each for prompts that are cut and the like. Raises BadInput for items that can't be trained on."""
     sources = [term.method.states for term in terms_of(method).values()]
     chosen = set(item_ids)
@@ -111,7 +112,7 @@ def say_what_fits(bench: Bench, learner: Policy, item_ids: tuple[str, ...], meth
         bench.reporter.warn(f"{bench.target.name}: {note}")
 
 
-def told_early(bench: Bench, spec: RunSpec, seed: int, kinds: Kinds) -> OnStep:
+def told_early(bench: StudyContext, spec: RunSpec, seed: int, kinds: Kinds) -> OnStep:
     """Moves the bar, and warns after the first few steps if there was nothing to learn from in them."""
     tick = bench.reporter.track(f"train {spec.name}", "steps", bench.weights.meter)
     seen: list[StepRecord] = []
@@ -128,7 +129,7 @@ def told_early(bench: Bench, spec: RunSpec, seed: int, kinds: Kinds) -> OnStep:
     return on_step
 
 
-def begin(bench: Bench, spec: RunSpec, seed: int, folder: Path) -> RunRecord:
+def begin(bench: StudyContext, spec: RunSpec, seed: int, folder: Path) -> RunRecord:
     """The run's record, written before the first step; what is there already must be the same run. Raises BadInput."""
     record = run_record(bench, spec, seed)
     begun = check_same_run(folder, record)
@@ -138,7 +139,9 @@ def begin(bench: Bench, spec: RunSpec, seed: int, folder: Path) -> RunRecord:
     return begun or record
 
 
-def watches_of(bench: Bench, spec: RunSpec, method: Method | Combination, folder: Path, seed: int) -> list[Watch]:
+def watches_of(
+    bench: StudyContext, spec: RunSpec, method: Method | Combination, folder: Path, seed: int
+) -> list[Watch]:
     """What looks on while the run trains."""
     watches: list[Watch] = []
     if spec.train.states_mb > 0:
@@ -159,7 +162,7 @@ def watches_of(bench: Bench, spec: RunSpec, method: Method | Combination, folder
     return watches
 
 
-def teacher_loader(bench: Bench, loaded: list[str]) -> Callable[[str], Policy]:
+def teacher_loader(bench: StudyContext, loaded: list[str]) -> Callable[[str], Policy]:
     """Loads frozen teachers beside the learner, each base once; adapter names taken on the learner's are added to `loaded`."""
     others: dict[str, SharedWeights] = {}
 

@@ -6,20 +6,21 @@ of what looks on (watch.py) only that it does.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from stateshape.core.files import append_jsonl, drop_cut_off_line, read_jsonl, write_jsonl
-from stateshape.core.method import Combination, Method, terms_of
+from stateshape.core.method import Combination, Draw, Method, terms_of
 from stateshape.core.records import StateSample, StepRecord
+from stateshape.core.seeds import seed_for
 from stateshape.core.signals import Credit
 from stateshape.core.states import Origin, States, origin_shares
 from stateshape.policy.policy import Policy
 from stateshape.record.text import state_sample
 from stateshape.train.checkpoint import Progress, load_checkpoint, remove_checkpoints, save_checkpoint
-from stateshape.train.data import draw_for
 from stateshape.train.settings import TrainSettings, lr_at
 from stateshape.train.step import StepResult, train_step
 from stateshape.train.watch import Watch
@@ -135,3 +136,17 @@ def samples_of(result: StepResult, learner: Policy, step: int) -> list[StateSamp
         reward = None if reward != reward else reward
         samples.append(state_sample(row, learner, step=step, supervised=supervised, reward=reward))
     return samples
+
+
+def draw_for(item_ids: tuple[str, ...], *, batch: int, step: int, seed: int, num_steps: int = 1) -> Draw:
+    """The `step`-th batch of the endless stream epoch 0, epoch 1, ..., each shuffled by its own seed."""
+    num_items = len(item_ids)
+    orders: dict[int, list[int]] = {}
+    chosen = []
+    for position in range(step * batch, (step + 1) * batch):
+        epoch, place = divmod(position, num_items)
+        if epoch not in orders:
+            orders[epoch] = list(range(num_items))
+            random.Random(seed_for(seed, "order", epoch)).shuffle(orders[epoch])
+        chosen.append(item_ids[orders[epoch][place]])
+    return Draw(item_ids=tuple(chosen), step=step, seed=seed, num_steps=num_steps, epoch=step * batch // num_items)

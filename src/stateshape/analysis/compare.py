@@ -1,0 +1,132 @@
+"""One table from a study's folder: scores, paired differences, forgetting, retention and drift per run. Torch-free.
+
+Everything is computed from the record files; a run that is not there stays in the table with None, and is named in
+`missing`. Does not know what the numbers mean for the paper (verdicts.py), or how they are shown.
+Definitions (arXiv:2605.22731 eq. 12): forgetting F = base - post; retention ratio = post / base; means over the
+retention tasks. Beside the ratio, (post - chance) / (base - chance): at chance a score has nothing left to retain.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from stateshape.analysis.estimates import contrast, retention, score_estimate, secondary_differences
+from stateshape.analysis.predictors import predictor_report, predictor_rows, too_few
+from stateshape.analysis.reading import load_study
+from stateshape.analysis.scores import StudyScores
+from stateshape.analysis.verdicts import verdicts
+from stateshape.core.files import write_json
+from stateshape.core.manifest import rewriting
+from stateshape.core.records import DriftValue
+from stateshape.core.study_records import (
+    BASE,
+    Comparison,
+    Estimate,
+    PairedDifference,
+    PlannedRun,
+    RunComparison,
+    RunContrast,
+)
+from stateshape.study.sealed import COMPARED
+
+
+def compare(study_dir: Path) -> Comparison:
+    """The study's comparison. Reads only; raises BadInput where rows cannot be paired."""
+    return compare_scores(load_study(study_dir))
+
+
+def write_comparison(study_dir: Path) -> Comparison:
+    """Writes comparison.json and verdicts.json into the study folder, and predictors.json if enough runs were trained."""
+    study = load_study(study_dir)
+    comparison = compare_scores(study)
+    with rewriting(study_dir, COMPARED):
+        write_json(study_dir / "comparison.json", comparison)
+        write_json(study_dir / "verdicts.json", verdicts(study))
+        rows, path = predictor_rows(study), study_dir / "predictors.json"
+        if too_few(rows) is None:
+            write_json(path, predictor_report(study.plan.study, rows))
+        else:
+            path.unlink(missing_ok=True)  # of an earlier reading, with more runs
+    return comparison
+
+
+def compare_scores(study: StudyScores) -> Comparison:
+    return Comparison(
+        study=study.plan.study,
+        model=study.plan.model,
+        seeds=study.plan.seeds,
+        target=study.plan.target,
+        retention=study.plan.retention,
+        rows=[_row(study, planned) for planned in study.plan.runs],
+        missing=study.missing,
+        warnings=study.warnings,
+        contrasts=[_contrast(study, first, second) for first, second in study.plan.contrasts],
+    )
+
+
+def _contrast(study: StudyScores, run: str, versus: str) -> RunContrast:
+    retained = contrast(study, {run: 1.0, versus: -1.0}, [task.name for task in study.plan.retention]).difference
+    return RunContrast(
+        run=run,
+        versus=versus,
+        differences=_versus(study, run, versus, [task.name for task in study.tasks()]),
+        mean_retained=None if retained.value is None else retained,
+    )
+
+
+def _row(study: StudyScores, planned: PlannedRun) -> RunComparison:
+    run, tasks = planned.name, [task.name for task in study.tasks()]
+    is_base = run == BASE
+    drift, drift_per_seed = _drift(study, run)
+    return RunComparison(
+        run=run,
+        label=planned.label,
+        method=None if planned.method is None else planned.method.method,
+        teacher=planned.teacher,
+        scores={task: score_estimate(study, run, task) for task in tasks},
+        versus_base={} if is_base else _versus(study, run, BASE, tasks),
+        # a teacher from outside the study has no rows to pair with
+        versus_teacher=_versus(study, run, planned.teacher, tasks) if planned.teacher in study.scores else {},
+        mean_forgetting=None if is_base else _forgetting(study, run),
+        mean_retention=None if is_base else retention(study, run, is_chance_corrected=False),
+        mean_chance_corrected_retention=None if is_base else retention(study, run, is_chance_corrected=True),
+        drift=drift,
+        drift_per_seed=drift_per_seed,
+    )
+
+
+def _versus(study: StudyScores, run: str, other: str | None, tasks: list[str]) -> dict[str, PairedDifference]:
+    if other is None:
+        return {}
+    return {
+        task: replace(
+            contrast(study, {run: 1.0, other: -1.0}, [task]), secondary=secondary_differences(study, run, other, task)
+        )
+        for task in tasks
+    }
+
+
+def _forgetting(study: StudyScores, run: str) -> Estimate | None:
+    estimate = contrast(study, {BASE: 1.0, run: -1.0}, [task.name for task in study.plan.retention]).difference
+    return None if estimate.value is None else estimate
+
+
+def _drift(study: StudyScores, run: str) -> tuple[dict[str, DriftValue], dict[str, dict[str, float]]]:
+    """By distance: the mean over seeds, and the value of each seed."""
+    records = study.drift.get(run, {})
+    names = dict.fromkeys(name for record in records.values() for name in record.distances)
+    means: dict[str, DriftValue] = {}
+    per_seed: dict[str, dict[str, float]] = {}
+    for name in names:
+        held = {seed: record.distances[name] for seed, record in records.items() if name in record.distances}
+        per_seed[name] = {str(seed): v.value for seed, v in held.items() if v.value is not None}
+        means[name] = DriftValue(
+            value=_mean([v.value for v in held.values()]), base_vs_base=_mean([v.base_vs_base for v in held.values()])
+        )
+    return means, per_seed
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

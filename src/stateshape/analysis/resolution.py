@@ -1,0 +1,169 @@
+"""What a study can resolve, claim by claim: before it runs from its sizes, and afterwards from the noise it met.
+
+Power is for a named effect, not for the one seen (power.py says why). What would decide an open effect is worked out as
+if the effect seen were the true one, and is as uncertain as that effect. Knows claims, not how verdicts are reached.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from stateshape.analysis.claims import DRIFT_T, NO_LOSS_MARGIN, Part, all_claims
+from stateshape.analysis.power import ALPHA, MIN_SEEDS, Design, items_factor, minimal_effect, power_of, seeds_needed
+from stateshape.analysis.scores import StudyScores
+from stateshape.core.study_records import BASE, PlanRecord, TaskRecord
+
+MIN_ITEMS = 50  # fewer decide nothing: a t interval of 0/1 scores is rough below
+# Assumed of a plan, where nothing is measured yet:
+RATE = 0.5  # of right answers: the noisiest
+CORRELATION_OF_ITEMS = 0.5  # of two runs' 0/1 outcomes
+SEED_SD = 0.01  # of a run's score between training seeds: the quickstart's runs have .003 to .015
+
+
+class Resolution(NamedTuple):
+    """See core/records.py Evidence."""
+
+    power: float | None = None
+    power_effect: float | None = None
+    minimal_effect: float | None = None
+    needs: str | None = None
+
+
+class Resolvable(NamedTuple):
+    """What a plan can see of one effect of a claim. lacks: why it can see nothing."""
+
+    claim_id: str
+    label: str
+    num_items: int
+    num_seeds: int
+    power: float | None  # to see an effect of NO_LOSS_MARGIN; at Holm's first and hardest step
+    minimal_effect: float | None  # seen with 80% power, at that step
+    minimal_effect_alone: float | None  # the same at .05: Holm's last step, where all other effects are decided
+    lacks: str | None
+
+
+def resolution(part: Part, alpha: float, *, is_open: bool) -> Resolution:
+    """What the size and noise of a measured part could tell at level alpha, and what would decide it if it is open."""
+    effect = part.effect
+    if part.lacks is not None or effect.value is None:
+        return Resolution()
+    is_drift = part.test == DRIFT_T
+    power_effect = None if is_drift else NO_LOSS_MARGIN
+    few = [f"at least {MIN_SEEDS} seeds"] if effect.n_seeds < MIN_SEEDS else []
+    few += [f"at least {MIN_ITEMS} items"] if not is_drift and effect.n_items < MIN_ITEMS else []
+    if effect.stderr is None or effect.seed_sd is None:
+        return Resolution(power_effect=power_effect, needs=" and ".join(few) or None if is_open else None)
+    seeds_part = effect.seed_sd**2 / effect.n_seeds
+    design = Design(
+        item_variance=0.0 if is_drift else max(0.0, effect.stderr**2 - seeds_part),
+        seed_variance=effect.seed_sd**2,
+        num_seeds=effect.n_seeds,
+    )
+    needs = None
+    if is_open:
+        distance = abs(effect.value - part.threshold)
+        needs = " and ".join(few) or _needs(design, distance, None if is_drift else effect.n_items, alpha)
+    return Resolution(
+        power=None if power_effect is None else power_of(design, power_effect, alpha=alpha),
+        power_effect=power_effect,
+        minimal_effect=minimal_effect(design, alpha=alpha),
+        needs=needs,
+    )
+
+
+def _needs(design: Design, distance: float, num_items: int | None, alpha: float) -> str:
+    """In words: the items at these seeds, or the seeds at these items, that decide an effect this far off with 80%."""
+    ways = []
+    factor = None if num_items is None else items_factor(design, distance, alpha=alpha)
+    if factor is not None and num_items is not None:
+        ways.append(f"about {_rounded(factor * num_items):,} items with {design.num_seeds} seeds")
+    seeds = seeds_needed(design, distance, alpha=alpha)
+    if seeds is not None:
+        ways.append(f"about {_rounded(seeds):,} seeds" + ("" if num_items is None else f" with {num_items:,} items"))
+    if ways:
+        return " or ".join(ways) + ", if the effect is the one seen"
+    if distance == 0:
+        return "no size would do if the effect is the one seen, which is none"
+    return "both more seeds and more items: neither alone would do"
+
+
+def _rounded(number: float) -> int:
+    """Up, to two digits: more would claim to know the noise."""
+    step = 10 ** max(0, math.floor(math.log10(max(number, 1))) - 1)
+    return math.ceil(number / step) * step
+
+
+# Before a study runs
+
+
+def resolvable(
+    plan: PlanRecord, *, rate: float = RATE, rho: float = CORRELATION_OF_ITEMS, seed_sd: float = SEED_SD
+) -> list[Resolvable]:
+    """One row for each effect on evaluated items of each claim the plan asks about, at Holm's first level for their number.
+
+    Noise of a contrast sum_r w_r score_r: of n items, p (1-p) ((1 - rho) sum_r w_r^2 + rho (sum_r w_r)^2) / n, of the mean
+    of T tasks the sum of that over T^2; of a training seed, seed_sd^2 times the sum of w_r^2 over trained runs.
+    """
+    claims = [
+        claim for claim in all_claims(StudyScores(plan=plan, scores={}, drift={}, missing=[])) if claim.is_asked()
+    ]
+    parts = {(claim.claim_id, part.key): part for claim in claims for group in claim.groups() for part in group}
+    known = {key: part for key, part in parts.items() if part.tasks}
+    alpha = ALPHA / max(1, len({part.key for part in known.values() if part.weights}))
+    tasks = {task.name: task for task in (plan.target, *plan.retention)}
+    return [
+        _resolvable(claim_id, part, [tasks[name] for name in part.tasks], len(plan.seeds), alpha, rate, rho, seed_sd)
+        for (claim_id, _), part in known.items()
+    ]
+
+
+def _resolvable(
+    claim_id: str,
+    part: Part,
+    tasks: Sequence[TaskRecord],
+    num_seeds: int,
+    alpha: float,
+    rate: float,
+    rho: float,
+    seed_sd: float,
+) -> Resolvable:
+    sizes = [task.num_items or 0 for task in tasks]
+    lacks = part.lacks if not part.weights else None
+    if lacks is None and num_seeds < MIN_SEEDS:
+        seeds = "1 seed" if num_seeds == 1 else f"{num_seeds} seeds"
+        lacks = f"{seeds}, fewer than {MIN_SEEDS}: nothing is decided"
+    if lacks is None and min(sizes) < MIN_ITEMS:
+        lacks = f"{min(sizes)} items, fewer than {MIN_ITEMS}: nothing is decided"
+    power = smallest = alone = None
+    if lacks is None:
+        weights = list(part.weights.values())
+        per_item = rate * (1 - rate) * ((1 - rho) * sum(w * w for w in weights) + rho * sum(weights) ** 2)
+        design = Design(
+            item_variance=sum(per_item / size for size in sizes) / len(sizes) ** 2,
+            seed_variance=seed_sd**2 * sum(w * w for run, w in part.weights.items() if run != BASE),
+            num_seeds=num_seeds,
+        )
+        power, smallest = power_of(design, NO_LOSS_MARGIN, alpha=alpha), minimal_effect(design, alpha=alpha)
+        alone = minimal_effect(design)
+    return Resolvable(claim_id, part.label, sum(sizes), num_seeds, power, smallest, alone, lacks)
+
+
+def resolvable_text(rows: Sequence[Resolvable]) -> str:
+    """The rows as a table, with what was assumed beneath."""
+    width = max((len(row.label) for row in rows), default=6)
+    columns = (f"power for {NO_LOSS_MARGIN:g}", "smallest seen", "if alone")
+    lines = [f"claim  {'effect':{width}s}  {'items':>7s}  {'seeds':>5s}  " + "  ".join(f"{c:>14s}" for c in columns)]
+    for row in rows:
+        numbers = (row.power, row.minimal_effect, row.minimal_effect_alone)
+        found = (
+            "  ".join("-" if n is None else f"{n:14.3f}" for n in numbers) if row.lacks is None else f"- {row.lacks}"
+        )
+        lines.append(f"{row.claim_id:5s}  {row.label:{width}s}  {row.num_items:7,d}  {row.num_seeds:5d}  {found}")
+    num_tests = len({row.label for row in rows if row.lacks is None})
+    lines.append(
+        f"Smallest seen: with 80% power, at the first of Holm's steps over {num_tests} effects; if alone: at .05, the last. "
+        f"Assumed: rates near {RATE:g}, item correlation {CORRELATION_OF_ITEMS:g}, a score's sd between seeds {SEED_SD:g}"
+    )
+    return "\n".join(lines)

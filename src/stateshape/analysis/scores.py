@@ -1,0 +1,51 @@
+"""The evaluated items of a whole study, lined up by item and training seed. Torch-free.
+
+Read by reading.py; estimates.py makes contrasts between runs of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from stateshape.core.records import DriftRecord, LocalityRecord
+from stateshape.core.study_records import BASE, PlanRecord, TaskRecord
+
+SeedScores = dict[int, np.ndarray]  # training seed -> score per item, items in the task's common order
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyScores:
+    """What a study folder holds. scores[run][task][seed] is aligned over all runs and seeds of a task."""
+
+    plan: PlanRecord
+    scores: dict[str, dict[str, SeedScores]]
+    drift: dict[str, dict[int, DriftRecord]]  # by run and seed
+    missing: list[str]
+    secondary: dict[str, dict[str, dict[str, SeedScores]]] = field(default_factory=dict)  # by run, task and name
+    locality: dict[str, dict[int, LocalityRecord]] = field(default_factory=dict)  # by run and seed, after the last step
+    warnings: list[str] = field(default_factory=list)
+
+    def tasks(self) -> list[TaskRecord]:
+        return [self.plan.target, *self.plan.retention]
+
+    def label(self, run: str) -> str:
+        return next((planned.label for planned in self.plan.runs if planned.name == run), run)
+
+    def common_seeds(self, runs: Sequence[str], tasks: Sequence[str]) -> list[int]:
+        """Seeds that every run has for every task; a base evaluated once has them all. Base alone: its own seeds."""
+        held = {run: [set(self.scores.get(run, {}).get(task, {})) for task in tasks] for run in runs}
+        if any(not seeds for per_task in held.values() for seeds in per_task):
+            return []
+        once = {BASE} if BASE in held and all(len(seeds) == 1 for seeds in held[BASE]) else set()
+        bound = [seeds for run, per_task in held.items() if run not in once for seeds in per_task]
+        return sorted(set.intersection(*(bound or held[BASE])))
+
+    def matrix(self, run: str, task: str, seeds: Sequence[int]) -> np.ndarray:
+        """[S, N] scores; a base evaluated once is repeated."""
+        per_seed = self.scores[run][task]
+        if run == BASE and len(per_seed) == 1:
+            return np.repeat(next(iter(per_seed.values()))[None, :], len(seeds), axis=0)
+        return np.stack([per_seed[seed] for seed in seeds])

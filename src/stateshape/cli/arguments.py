@@ -1,0 +1,36 @@
+"""Flags that several commands share, and what they become."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stateshape.core.files import BadInput
+from stateshape.core.wording import MAX_PATH, shown
+
+if TYPE_CHECKING:
+    from stateshape.policy.settings import ModelSettings
+
+
+DATA_VARIABLE = "STATESHAPE_DATA"
+
+
+def data_folder(given: str | None) -> Path | None:
+    """--data, or the environment's STATESHAPE_DATA; None: read from the hub."""
+    chosen = given or os.environ.get(DATA_VARIABLE)
+    if chosen is None:
+        return None
+    if not os.path.isdir(chosen):  # unlike Path.is_dir, also False for a name that is too long
+        raise BadInput(
+            f"data: got {shown(chosen, limit=MAX_PATH)}, which is not a folder; expected one that holds "
+            "gsm8k/, truthfulqa/, mmlu/"
+        )
+    return Path(chosen)
+
+
+def model_settings_from(device: str, dtype: str) -> ModelSettings:
+    from stateshape.core.files import parse
+    from stateshape.policy.settings import ModelSettings
+
+    return parse({"device": device, "dtype": dtype}, ModelSettings, where="command line")

@@ -1,0 +1,25 @@
+"""`stateshape doctor`: what would go wrong with a model, before any time is spent."""
+
+from __future__ import annotations
+
+from stateshape.cli.arguments import model_settings_from
+from stateshape.core.limits import check_most
+
+
+def doctor(
+    *, model: str, teacher: str | None = None, device: str = "auto", dtype: str = "auto", rank: int = 32
+) -> None:
+    """Check a model, and a teacher beside it, before any time is spent on them.
+
+    Args:
+        model: 'embedded', a model folder, a hub id, a run folder or an adapter folder.
+        teacher: A model or run that is to teach it.
+        device: auto, cpu, cuda, cuda:N.
+        dtype: auto, float32, bfloat16, float16.
+        rank: LoRA rank for the memory estimate.
+    """
+    from stateshape.policy.doctor import examine
+
+    check_most(rank=rank)
+    for line in examine(model, teacher, settings=model_settings_from(device, dtype), rank=rank):
+        print(line)

@@ -1,0 +1,87 @@
+"""`stateshape drift`: how far the states of one model are from those of another."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from stateshape.cli.arguments import data_folder, model_settings_from
+from stateshape.core.files import plain
+
+if TYPE_CHECKING:
+    from stateshape.core.records import DriftRecord
+
+
+def drift(
+    a: tyro.conf.Positional[str],
+    b: tyro.conf.Positional[str],
+    *,
+    task: str,
+    data: str | None = None,
+    prompts: int = 128,
+    cuts: int = 2,
+    max_new_tokens: int = 128,
+    temperature: float = 1.0,
+    hidden: bool = True,
+    encoder: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    dtype: str = "auto",
+    json_output: Annotated[bool, tyro.conf.arg(name="json")] = False,
+    quiet: bool = False,
+) -> None:
+    """How far the states of B lie from those of A, beside A against A with another sampling seed.
+
+    Args:
+        a: The reference: model or run.
+        b: The other: model or run.
+        task: Task whose last training prompts are rolled out.
+        data: Folder with the official data files; default: $STATESHAPE_DATA, else the hub.
+        prompts: Rollouts a side.
+        cuts: Prefix states a rollout.
+        max_new_tokens: Longest rollout, in tokens.
+        temperature: Sampling temperature.
+        hidden: Also on hidden states of A's untrained base.
+        encoder: Also on the embeddings of this sentence-transformers model.
+        seed: Sampling seed.
+        device: auto, cpu, cuda, cuda:N.
+        dtype: auto, float32, bfloat16, float16.
+        json_output: Print JSON instead of a table.
+        quiet: Say nothing while working.
+    """
+    from stateshape.cli.terminal import reporter_for
+    from stateshape.study.plan import DriftChoice
+    from stateshape.study.single import drift_between
+
+    choice = DriftChoice(
+        prompts=prompts,
+        cuts=cuts,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        hidden=hidden,
+        encoder=encoder,
+    )
+    record = drift_between(
+        a, b, task_name=task, data_dir=data_folder(data), choice=choice, seed=seed,
+        model_settings=model_settings_from(device, dtype),
+        reporter=reporter_for(quiet=quiet or json_output, json_events=False),
+    )  # fmt: skip
+    if json_output:
+        print(json.dumps(plain(record), indent=1))
+        return
+    print_drift(record)
+
+
+def print_drift(record: DriftRecord) -> None:
+    """A line for each distance: its value and interval, its null, and the reference against itself."""
+    print(f"{record.num_states} states a side from {record.num_prompts} prompts of {record.task}; {record.features}")
+    heads = ("value", "95% from", "to", "null mean", "null sd", "z", "p", "A vs A")
+    print(f"{'distance':28s}" + "".join(f"{head:>11s}" for head in heads))
+    for name, one in record.distances.items():
+        numbers = (one.value, one.lo, one.hi, one.null_mean, one.null_sd, one.z, one.p, one.base_vs_base)
+        shown = ["-" if value is None else f"{value:.4g}" for value in numbers]
+        print(
+            f"{name:28s}" + "".join(f"{text:>11s}" for text in shown) + (f"  {one.note}" if one.value is None else "")
+        )

@@ -1,0 +1,53 @@
+"""`stateshape embedded train`: the embedded base trained again from its generated world."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import tyro
+
+from stateshape.cli.commands import out_folder
+from stateshape.core.files import BadInput
+from stateshape.core.limits import check_most
+from stateshape.core.locks import hold_beside
+from stateshape.core.wording import shown
+
+
+def embedded(
+    what: tyro.conf.Positional[str],
+    *,
+    out: str,
+    steps: int | None = None,
+    seed: int | None = None,
+    threads: int = 2,
+    overwrite: bool = False,
+) -> None:
+    """Train the embedded base anew from its generated world.
+
+    Args:
+        what: train.
+        out: Folder for the model and its tokenizer.
+        steps: Optimiser steps. Default: those of the packaged base.
+        seed: Seed of world order and initialisation. Default: that of the packaged base.
+        threads: CPU threads; another number gives other bits.
+        overwrite: Replace a base that was trained with other steps, seed or threads, which is refused otherwise.
+    """
+    from stateshape.embedded.train import DEFAULT_SEED, DEFAULT_STEPS, check_replaces, train_base
+
+    if what != "train":
+        raise BadInput(f"embedded: got {shown(what)}; expected train")
+    for name, value in (("steps", steps), ("threads", threads)):
+        if value is not None and value < 1:
+            raise BadInput(f"{name}: got {value}; expected a number above 0")
+        check_most(**{name: value})
+    folder = out_folder(out)
+    steps, seed = DEFAULT_STEPS if steps is None else steps, DEFAULT_SEED if seed is None else seed
+    with hold_beside(folder):
+        if not overwrite:
+            check_replaces(folder, steps=steps, seed=seed, threads=threads)
+        made = train_base(
+            out_dir=folder, steps=steps, seed=seed, threads=threads, say=lambda line: print(line, file=sys.stderr)
+        )
+    print(json.dumps({key: str(value) if isinstance(value, Path) else value for key, value in made._asdict().items()}))

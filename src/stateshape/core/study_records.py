@@ -1,0 +1,239 @@
+"""What a study writes down, as typed records: its plan, comparison, verdicts, state map and predictors. Torch-free.
+
+A run's own records are in records.py, file names in layout.py. A missing number is None, never zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from stateshape.core.records import DriftValue, Json, MethodRecord, Span
+
+Outcome = Literal["supported", "not supported", "cannot tell", "not asked"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MapPoint:
+    """A state on a map. kind: whose samples ("base" | "learner" | "teacher"), or the states a step trained on."""
+
+    run: str
+    seed: int
+    kind: Literal["base", "learner", "teacher", "training"]
+    step: int | None
+    x: float
+    y: float
+    spans: list[Span]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StateMap:
+    """state_map.json of a study: states of all runs as points of one plane. Distances in it are only a hint.
+
+    explained: share of the features' variance along x and y.
+    """
+
+    points: list[MapPoint]
+    features: str = ""  # which features of a state
+    projection: str = ""  # how these became two numbers
+    explained: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskRecord:
+    """A task as a comparison needs it: its headline metric and that metric's chance level."""
+
+    name: str
+    label: str
+    metric: str
+    chance: float
+    num_items: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedRun:
+    name: str
+    label: str
+    method: MethodRecord | None
+    teacher: str | None  # another run's name
+    settings: dict[str, Json]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanRecord:
+    study: str
+    model: str
+    seeds: list[int]
+    target: TaskRecord
+    retention: list[TaskRecord]
+    runs: list[PlannedRun]  # in order; the first one named "base" is the untrained model
+    plan_sha256: str
+    provenance: dict[str, Json]
+    notes: str = ""
+    roles: dict[str, str] = field(
+        default_factory=dict
+    )  # a claim's role -> the run that plays it; others by their names
+    contrasts: list[list[str]] = field(default_factory=list)  # [first, second]: first minus second is of interest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """A number with a 95% interval (None: too few items or seeds to give one) and what it rests on."""
+
+    value: float | None
+    lo: float | None
+    hi: float | None
+    n_items: int
+    n_seeds: int
+    per_seed: dict[str, float] = field(default_factory=dict)  # seed -> value
+    stderr: float | None = None
+    seed_sd: float | None = None  # of one training seed's value around the mean over all seeds; items' noise taken out
+    note: str | None = None  # why there is no interval, or what is odd about it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairedDifference:
+    """run minus other on the same items. p: exact McNemar for one seed, t over seeds and items for several (`test`).
+
+    bootstrap: the crossed bootstrap's 95% interval over seeds and items, as a check; too narrow for a few seeds.
+    secondary: the same difference of other scores of the same rows, e.g. gold_logp_nats (study/secondary.py).
+    """
+
+    versus: str
+    difference: Estimate
+    p: float | None
+    test: str
+    bootstrap: tuple[float, float] | None = None
+    secondary: dict[str, Estimate] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunComparison:
+    run: str
+    label: str
+    method: str | None
+    teacher: str | None
+    scores: dict[str, Estimate]  # by task
+    versus_base: dict[str, PairedDifference]  # by task; empty for the base
+    versus_teacher: dict[str, PairedDifference]  # by task; empty where there is no teacher
+    mean_forgetting: Estimate | None
+    mean_retention: Estimate | None
+    mean_chance_corrected_retention: Estimate | None
+    drift: dict[str, DriftValue]  # by distance, mean over seeds
+    drift_per_seed: dict[str, dict[str, float]]  # distance -> seed -> value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunContrast:
+    """A planned comparison of two runs: `run` minus `versus` by task, and on the mean of the retention tasks."""
+
+    run: str
+    versus: str
+    differences: dict[str, PairedDifference]
+    mean_retained: Estimate | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    study: str
+    model: str
+    seeds: list[int]
+    target: TaskRecord
+    retention: list[TaskRecord]
+    rows: list[RunComparison]
+    missing: list[str]  # runs that are not there yet, or died, in words
+    contrasts: list[RunContrast] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)  # the runs' own, each with its run and seed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evidence:
+    """One number a verdict rests on. It holds above `threshold`, fails below.
+
+    power: chance that this size would have decided it, were the effect `power_effect` away from the threshold;
+    minimal_effect: the distance decided with 80%. Both with the correction for the whole family's first test, and the
+    noise as measured. needs: in words, the items or seeds that would decide it if the effect is the one seen.
+    """
+
+    label: str
+    effect: Estimate
+    p: float | None
+    p_holm: float | None
+    test: str
+    threshold: float = 0.0
+    state: Literal["holds", "fails", "open", "shown"] | None = None  # shown: reported, decides nothing
+    bootstrap: tuple[float, float] | None = None
+    power: float | None = None
+    power_effect: float | None = None
+    minimal_effect: float | None = None
+    needs: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    claim_id: str  # "P1" ...
+    claim: str  # what the paper says
+    outcome: Outcome
+    sentence: str  # the verdict in words with its numbers
+    evidence: list[Evidence]
+
+
+By = Literal["run", "configuration"]  # what is left out at a time: a run, or all seeds of a configuration
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PredictorRow:
+    """One trained run. run: its configuration's name. values: what was measured of it; what is missing is not there.
+
+    Names begin with their file, drift. or locality.; without in records of older versions, where c2st_auc is locality's.
+    """
+
+    run: str
+    seed: int
+    forgetting: float  # mean over retention tasks, base minus run
+    values: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeldoutScore:
+    """R^2 on held-out runs. p: chance of as good a value if forgetting were dealt anew to the configurations."""
+
+    name: str
+    predictors: list[str]
+    by: By
+    r2: Estimate
+    p: float | None
+    num_left_out: int  # runs that lack a predictor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gain:
+    """R^2 of one set minus that of another, on the runs that have both."""
+
+    name: str
+    versus: str
+    by: By
+    difference: Estimate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Correlation:
+    predictor: str
+    kind: Literal["Pearson", "Spearman"]
+    value: Estimate
+    p: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PredictorReport:
+    """predictors.json."""
+
+    study: str
+    scores: list[HeldoutScore]
+    gains: list[Gain]
+    correlations: list[Correlation]
+    rows: list[PredictorRow]
+    notes: list[str] = field(default_factory=list)
+
+
+BASE = "base"

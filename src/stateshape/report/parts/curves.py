@@ -1,0 +1,125 @@
+"""Curves: loss and gradient norm of a run; the same measure of several runs against the step, or the depth.
+
+Thin lines are training seeds, the thick one is their mean. A gap is a step without a number. Does not know files, or what
+a measure means.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from stateshape.core.records import StepRecord
+from stateshape.report.drawing import text
+from stateshape.report.drawing.figure import Plot, finished, short
+from stateshape.report.drawing.labels import Labelled, end_labels
+from stateshape.report.drawing.palette import Look
+from stateshape.report.drawing.svg import new_figure, plot_style, settle
+from stateshape.report.study_files import RunFiles
+
+MAX_CURVE_POINTS = 300  # longer curves are averaged in bins: finer detail is below the width of a line
+MAX_END_LABEL = 26  # characters, beside a small plot
+_SEED_WIDTH, _SEED_ALPHA, _MEAN_WIDTH = 0.7, 0.45, 1.6
+
+
+class Curve(NamedTuple):
+    xs: list[float]
+    ys: list[float]  # nan: a gap
+
+
+class Series(NamedTuple):
+    """One measure of one run."""
+
+    label: str
+    look: Look
+    seeds: list[Curve]
+
+
+def curve_plot(files: RunFiles, look: Look) -> Plot | None:
+    """Loss and gradient norm against the step."""
+    seeds = [seed.steps for seed in files.seeds if seed.steps]
+    if not seeds:
+        return None
+    with plot_style():
+        figure = new_figure(3.6, 3.1)
+        upper = figure.add_subplot(2, 1, 1)
+        lower = figure.add_subplot(2, 1, 2, sharex=upper)
+        for axes, heading, field in ((upper, "loss", "loss"), (lower, "gradient norm", "grad_norm")):
+            _draw(axes, Series("", look, [curve(steps, field) for steps in seeds]), has_markers=False)
+            axes.set_ylabel(heading)
+            axes.yaxis.set_major_locator(MaxNLocator(4))
+        upper.tick_params(labelbottom=False)
+        lower.set_xlabel("step")
+        lower.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        settle(figure)
+    ends = [last for steps in seeds if (last := steps[-1].loss) is not None]
+    losses = ", ".join(text.number(value) for value in ends) or "missing"
+    described = f"seeds: {len(seeds)}, last loss {losses}"
+    return finished(f"curves_{files.run.name}", files.run.label, "", described, figure)
+
+
+def series_plot(name: str, title: str, caption: str, series: Sequence[Series], *, x_label: str) -> Plot | None:
+    """One measure of several runs, each named at the end of its line. None where no number is known."""
+    drawn = [s for s in series if any(not math.isnan(y) for seed in s.seeds for y in seed.ys)]
+    if not drawn:
+        return None
+    with plot_style():
+        figure = new_figure(3.6, 2.7)
+        axes = figure.add_subplot()
+        ends, described = [], []
+        for s in drawn:
+            last = _draw(axes, s, has_markers=True)
+            ends.append(Labelled(*last, short(s.label, limit=MAX_END_LABEL)))
+            described.append(f"{s.label}: {text.number(last[1])} at {x_label} {last[0]:g}")
+        axes.set_xlabel(x_label)
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        end_labels(axes, ends, [s.look.colour for s in drawn])
+    return finished(name, title, caption, "; ".join(described), figure)
+
+
+def _draw(axes: Axes, series: Series, *, has_markers: bool) -> tuple[float, float]:
+    """Seeds and their mean; returns the mean's last known point."""
+    look, mean = series.look, mean_curve(series.seeds)
+    for seed in series.seeds if len(series.seeds) > 1 else []:
+        # a single step has no line; a dot shows it
+        marker = "." if len(seed.xs) == 1 else ""
+        axes.plot(seed.xs, seed.ys, color=look.colour, marker=marker, linewidth=_SEED_WIDTH, alpha=_SEED_ALPHA)
+    axes.plot(
+        mean.xs,
+        mean.ys,
+        color=look.colour,
+        linewidth=_MEAN_WIDTH,
+        marker=look.marker if has_markers else "." if len(mean.xs) == 1 else "",
+        markersize=4.5,
+        markevery=max(1, len(mean.xs) // 6),
+    )
+    known = [(x, y) for x, y in zip(mean.xs, mean.ys) if not math.isnan(y)]
+    return known[-1] if known else (math.nan, math.nan)
+
+
+def mean_curve(seeds: Sequence[Curve]) -> Curve:
+    """The mean over seeds at every x that some seed has; a gap where none has a number."""
+    at: dict[float, list[float]] = {}
+    for seed in seeds:
+        for x, y in zip(seed.xs, seed.ys):
+            at.setdefault(x, []).append(y)
+    xs = sorted(at)
+    return Curve(xs, [_mean_or_gap([None if math.isnan(y) else y for y in at[x]]) for x in xs])
+
+
+def curve(steps: Sequence[StepRecord], field: str) -> Curve:
+    """Step and value, averaged in bins where there are very many; a bin without a number is a gap."""
+    size = math.ceil(len(steps) / MAX_CURVE_POINTS)
+    bins = [steps[i : i + size] for i in range(0, len(steps), size)]
+    xs = [sum(step.step for step in group) / len(group) for group in bins]
+    return Curve(xs, [_mean_or_gap([getattr(step, field) for step in group]) for group in bins])
+
+
+def _mean_or_gap(values: Sequence[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else math.nan

@@ -1,0 +1,148 @@
+"""Drift beside its null, run by run and seed by seed, as plots and as a table.
+
+The null is what the same distance gives when nothing differs: within-prompt label swaps (mean, sd), and base against
+base. Nothing is averaged: a p-value belongs to one pair of samples. Does not know how a distance is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from stateshape.core.records import DriftValue
+from stateshape.report.drawing import text
+from stateshape.report.drawing.figure import Plot, finished, rows_only, short, write_above
+from stateshape.report.drawing.palette import Look, looks
+from stateshape.report.drawing.svg import INK, SHADE, new_figure, plot_style
+from stateshape.report.drawing.table import Cell, Column, Table
+from stateshape.report.study_files import StudyFiles
+
+NAMES = {
+    "mmd2_unbiased": "MMD², unbiased",
+    "mmd2_biased": "MMD², biased (the paper's)",
+    "centroid": "Centroid distance",
+    "sliced_wasserstein": "Sliced Wasserstein",  # of older records
+    "sliced_wasserstein_1": "Sliced Wasserstein, p = 1",
+    "sliced_wasserstein_2": "Sliced Wasserstein, p = 2",
+    "energy": "Energy distance",
+    "jaccard": "Jaccard distance",
+    "ruzicka": "Ruzicka distance",
+    "c2st_auc": "Classifier's AUC",
+}
+DECIMALS = 5  # MMD^2 values differ in the fifth decimal (the paper: .01093, .01092, .01098)
+_NULL_SDS = 2.0  # half width of the null's bar: about 95% where it is near normal
+
+
+class Measured(NamedTuple):
+    """A distance of one run and seed."""
+
+    label: str
+    look: Look
+    seed: int
+    value: DriftValue
+
+
+def measured(study: StudyFiles) -> dict[str, list[Measured]]:
+    """By distance, in the order of the records; the plan's order of runs within."""
+    marks = looks(study.plan, [])
+    found: dict[str, list[Measured]] = {}
+    for files in study.runs:
+        for seed in files.seeds:
+            for name, value in (seed.drift.distances if seed.drift else {}).items():
+                row = Measured(files.run.label, marks[files.run.name], seed.seed, value)
+                found.setdefault(name, []).append(row)
+    return found
+
+
+def drift_name(key: str) -> str:
+    """A distance in words; what stands before a known name says on which features or text."""
+    for known, name in NAMES.items():
+        if key.endswith(known):
+            prefix = key.removesuffix(known).rstrip("_").replace("_", " ")
+            return f"{name}, {prefix}" if prefix else name
+    return key.replace("_", " ")
+
+
+def null_plots(study: StudyFiles) -> list[Plot]:
+    """One plot per distance of the primary set (responses, lexical features); the table has the others as well."""
+    plots = [_null_plot(key, rows) for key, rows in measured(study).items() if key in NAMES]
+    return [plot for plot in plots if plot is not None]
+
+
+def _null_plot(key: str, rows: Sequence[Measured]) -> Plot | None:
+    rows = [row for row in rows if row.value.value is not None]
+    if not rows:
+        return None
+    labels = list(dict.fromkeys(row.label for row in rows))
+    with plot_style():
+        figure = new_figure(3.6, 0.6 + 0.42 * len(labels))
+        axes = figure.add_subplot()
+        rows_only(axes, len(labels))
+        for index, label in enumerate(labels):
+            write_above(axes, index - 0.28, short(label))
+            same = [row for row in rows if row.label == label]
+            for place, row in enumerate(same):
+                at = index + 0.42 * (place + 1) / (len(same) + 1)
+                v, colour = row.value, row.look.colour
+                if v.null_mean is not None and v.null_sd is not None:
+                    ends = [v.null_mean - _NULL_SDS * v.null_sd, v.null_mean + _NULL_SDS * v.null_sd]
+                    axes.plot(ends, [at, at], color=SHADE, linewidth=5, solid_capstyle="butt", zorder=1)
+                    axes.plot([v.null_mean], [at], color=INK, marker="|", markersize=5, linestyle="", zorder=2)
+                if v.base_vs_base is not None:
+                    axes.plot([v.base_vs_base], [at], color=INK, marker="x", markersize=3.5, linestyle="", zorder=2)
+                if v.lo is not None and v.hi is not None:
+                    axes.plot([v.lo, v.hi], [at, at], color=colour, linewidth=1.3, zorder=3)
+                axes.plot(
+                    [v.value or 0.0], [at], color=colour, marker=row.look.marker, markersize=4.5, linestyle="", zorder=4
+                )
+        axes.margins(x=0.06)
+    described = "; ".join(f"{row.label}, seed {row.seed}: {_words(row.value)}" for row in rows)
+    return finished(f"null_{key}", drift_name(key), "", described, figure)
+
+
+def _words(v: DriftValue) -> str:
+    value = text.number(v.value, decimals=DECIMALS)
+    if v.null_mean is None:
+        return f"{value}, base against base {text.number(v.base_vs_base, decimals=DECIMALS)}"
+    return f"{value}, null mean {text.number(v.null_mean, decimals=DECIMALS)}, {text.p_value(v.p)}"
+
+
+def drift_table(study: StudyFiles) -> Table:
+    columns = [
+        Column(key="label", heading="Run"),
+        Column(key="distance", heading="Distance"),
+        Column(key="seed", heading="Seed"),
+        Column(key="value", heading="Value", kind="estimate", decimals=DECIMALS),
+        Column(key="null_mean", heading="Null mean", kind="number", decimals=DECIMALS),
+        Column(key="null_sd", heading="Null sd", kind="number", decimals=DECIMALS),
+        Column(key="z", heading="z", kind="number", decimals=2),
+        Column(key="p", heading="p", kind="number", decimals=4),
+        Column(key="base_vs_base", heading="Base against base", kind="number", decimals=DECIMALS),
+        Column(key="floor", heading="Floor by formula", kind="number", decimals=DECIMALS),
+        Column(key="num_states", heading="States a side", kind="number", decimals=0),
+        Column(key="note", heading="Note"),
+    ]
+    rows = [
+        [
+            Cell(text=row.label, colour=row.look.colour),
+            Cell(text=drift_name(key)),
+            Cell(text=str(row.seed)),
+            Cell(value=v.value, lo=v.lo, hi=v.hi),
+            Cell(value=v.null_mean),
+            Cell(value=v.null_sd),
+            Cell(value=v.z),
+            Cell(value=v.p),
+            Cell(value=v.base_vs_base),
+            Cell(value=v.floor),
+            Cell(value=v.num_states),
+            Cell(text=v.note),
+        ]
+        for key, found in measured(study).items()
+        for row in found
+        for v in [row.value]
+    ]
+    notes = [
+        "In brackets: 95% intervals over prompts. Null: labels swapped within prompts; z and the one-sided p place the value "
+        "in it. p-values are not corrected for the number of rows here."
+    ]
+    return Table(name="drift", caption="Drift beside its null.", columns=columns, rows=rows, notes=notes)

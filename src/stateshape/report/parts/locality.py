@@ -1,0 +1,181 @@
+"""Where supervision landed while runs trained: each measure of locality.jsonl as a plot, and their last values as tables.
+
+Measures are taken as they are named in the files: a name ends in its unit. Means over seeds are all that is computed.
+Does not know how a measure is made.
+"""
+
+from __future__ import annotations
+
+import math
+
+from stateshape.core.records import LocalityRecord
+from stateshape.report.drawing.figure import Plot
+from stateshape.report.drawing.palette import looks
+from stateshape.report.drawing.table import Cell, Column, Table
+from stateshape.report.parts.curves import Curve, Series, mean_curve, series_plot
+from stateshape.report.study_files import RunFiles, StudyFiles
+
+_UNITS = ("nats",)
+_WORDS = {"kl": "KL", "c2st": "C2ST", "auc": "AUC", "ess": "ESS", "p90": "(90th percentile)", "topk": "top-k"}
+READING = {  # what a value says, by the name in the file
+    "reachability_gap_nats": "The learner's surprise at training states minus at its own rollouts. 0: it gets there itself.",
+    "reachability_gap_p90_nats": "The same of the 90th percentiles.",
+    "c2st_auc": "How well a classifier tells training states from the learner's own rollouts. 0.5: not at all.",
+    "ess_share": "Effective sample size of the training states as samples of the current learner. 1: on-policy.",
+    "forward_kl_new_task_nats": "KL(base || learner) where the base goes, on the new task. RL's Razor's predictor.",
+    "reverse_kl_new_task_nats": "KL(learner || base) where the learner goes, on the new task.",
+    "forward_kl_retention_nats": "KL(base || learner) where the base goes, on prompts it should not forget.",
+    "reverse_kl_retention_nats": "KL(learner || base) where the learner goes, on prompts it should not forget.",
+    "locality_ratio": "How far an update moves the policy at its own states, over how far at the states it was made on.",
+    "neutral_ratio": "The same with states of the retention prompts in place of its own.",
+    "teacher_recoverability": "Share of the training states from which the teacher still reaches the right answer.",
+    "learner_recoverability": "Share of the training states from which the learner still reaches the right answer.",
+    "topk_overlap": "Share of the teacher's likeliest next tokens that are among the learner's, at the training states.",
+    "topk_mass": "The teacher's probability of the learner's likeliest next tokens, at the training states.",
+    "update_frobenius": "Length of the whole update so far.",
+    "update_spectral": "Largest stretch of any one direction by the update so far.",
+    "mass": "Share of the signal's mass in each tenth of the response.",
+}
+
+
+def measure_name(key: str) -> str:
+    """`reachability_gap_nats` as "Reachability gap, nats"."""
+    words = key.split("_")
+    unit = f", {words.pop()}" if words[-1] in _UNITS and len(words) > 1 else ""
+    name = " ".join(_WORDS.get(word, word) for word in words)
+    return name[:1].upper() + name[1:] + unit
+
+
+def measures(study: StudyFiles) -> list[str]:
+    """Names with a number in some record, in the files' order."""
+    known = [name for record in _all(study) for name, value in record.values.items() if value is not None]
+    return list(dict.fromkeys(known))
+
+
+def depth_measures(study: StudyFiles) -> list[str]:
+    known = [k for r in _all(study) for k, values in r.by_depth.items() if any(v is not None for v in values)]
+    return list(dict.fromkeys(known))
+
+
+def _all(study: StudyFiles) -> list[LocalityRecord]:
+    return [record for files in study.runs for seed in files.seeds for record in seed.locality]
+
+
+def locality_plots(study: StudyFiles) -> list[Plot]:
+    marks = looks(study.plan, [])
+    plots = [
+        series_plot(
+            f"locality_{name}",
+            measure_name(name),
+            READING.get(name, ""),
+            [Series(f.run.label, marks[f.run.name], over_steps(f, name)) for f in study.runs],
+            x_label="step",
+        )
+        for name in measures(study)
+    ]
+    plots += [
+        series_plot(
+            f"depth_{name}",
+            f"{measure_name(name)}, by depth, at the end",
+            READING.get(name, ""),
+            [Series(f.run.label, marks[f.run.name], over_depth(f, name)) for f in study.runs],
+            x_label="depth in the response, %",
+        )
+        for name in depth_measures(study)
+    ]
+    return [plot for plot in plots if plot is not None]
+
+
+def over_steps(files: RunFiles, name: str) -> list[Curve]:
+    """A curve per seed."""
+    return [
+        Curve([float(r.step) for r in seed.locality], [_or_gap(r.values.get(name)) for r in seed.locality])
+        for seed in files.seeds
+        if seed.locality
+    ]
+
+
+def over_depth(files: RunFiles, name: str) -> list[Curve]:
+    """A curve per seed, of its last record; x is the middle of each depth, in percent of the response."""
+    found = []
+    for seed in files.seeds:
+        values = seed.locality[-1].by_depth.get(name, []) if seed.locality else []
+        xs = [100 * (i + 0.5) / len(values) for i in range(len(values))]
+        found.append(Curve(xs, [_or_gap(value) for value in values]))
+    return [curve for curve in found if curve.xs]
+
+
+def _or_gap(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def last_table(study: StudyFiles) -> Table:
+    """Each measure's last value by run: the mean over seeds of what each seed's last record holds."""
+    marks, names = looks(study.plan, []), measures(study)
+    columns = [
+        Column(key="label", heading="Run"),
+        Column(key="step", heading="Step", kind="number", decimals=0),
+        *[Column(key=name, heading=measure_name(name), kind="number") for name in names],
+    ]
+    rows = []
+    for files in study.runs:
+        last = [seed.locality[-1] for seed in files.seeds if seed.locality]
+        if last:
+            values = [_mean([r.values.get(name) for r in last]) for name in names]
+            cells = [Cell(value=value) for value in [_mean([float(r.step) for r in last]), *values]]
+            rows.append([Cell(text=files.run.label, colour=marks[files.run.name].colour), *cells])
+    return Table(
+        name="locality_last",
+        caption="Measures of locality after the last step that was looked at: means over seeds.",
+        columns=columns,
+        rows=rows,
+    )
+
+
+def depth_table(study: StudyFiles) -> Table:
+    """The depth plots in numbers."""
+    marks, names = looks(study.plan, []), depth_measures(study)
+    means = [(files, name, mean_curve(over_depth(files, name))) for name in names for files in study.runs]
+    depths = max((len(curve.xs) for _, _, curve in means), default=0)
+    columns = [
+        Column(key="measure", heading="Measure"),
+        Column(key="label", heading="Run"),
+        *[Column(key=f"depth{i}", heading=f"Part {i + 1}", kind="number") for i in range(depths)],
+    ]
+    rows = []
+    for files, name, curve in means:
+        if not curve.xs:
+            continue
+        cells = [Cell(value=None if math.isnan(y) else y) for y in curve.ys]
+        run = Cell(text=files.run.label, colour=marks[files.run.name].colour)
+        rows.append([Cell(text=measure_name(name)), run, *cells, *[Cell()] * (depths - len(cells))])
+    caption = "By depth in the response, shallow first, after the last step that was looked at: means over seeds."
+    return Table(name="locality_depth", caption=caption, columns=columns, rows=rows)
+
+
+def locality_table(study: StudyFiles) -> Table:
+    """Every record, as it was written."""
+    names = measures(study)
+    columns = [
+        Column(key="run", heading="Run"),
+        Column(key="seed", heading="Seed"),
+        Column(key="step", heading="Step", kind="number", decimals=0),
+        *[Column(key=name, heading=measure_name(name), kind="number") for name in names],
+    ]
+    rows = [
+        [
+            Cell(text=files.run.name),
+            Cell(text=str(seed.seed)),
+            Cell(value=record.step),
+            *[Cell(value=record.values.get(name)) for name in names],
+        ]
+        for files in study.runs
+        for seed in files.seeds
+        for record in seed.locality
+    ]
+    return Table(name="locality", caption="Measures of locality.", columns=columns, rows=rows)
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

@@ -1,0 +1,104 @@
+"""What every run of a study shares: the weights, the tasks, the sampler, the folder, and whom to tell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from stateshape.core.files import BadInput
+from stateshape.core.progress import Reporter
+from stateshape.core.records import Operators
+from stateshape.drift.rulers import Encoder
+from stateshape.locality.compared import Compared
+from stateshape.policy.policy import Policy
+from stateshape.policy.weights import SharedWeights
+from stateshape.sampling.local import LocalSampler
+from stateshape.sampling.settings import Sampler
+from stateshape.study.drift_rollouts import encoders_of
+from stateshape.study.plan import Plan, StudyFile, TaskChoice
+from stateshape.tasks.load import check_evaluable, load_task
+from stateshape.tasks.task import GenerationTask, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyContext:
+    """What every run of a study shares: weights, tasks, sampler, place, and whom to tell."""
+
+    plan: Plan
+    folder: Path
+    weights: SharedWeights
+    target: GenerationTask
+    retention: list[Task]
+    reporter: Reporter
+    sampler: Sampler = field(default_factory=LocalSampler)
+    operators: Operators | None = None  # filled where it is given
+
+    def run_folder(self, run: str, seed: int) -> Path:
+        return self.folder / "runs" / run / f"seed{seed}"
+
+    @cached_property
+    def compared(self) -> Compared | None:
+        """What every run's locality is measured against; None where the study does not ask for it."""
+        settings = self.plan.file.locality
+        if settings is None:
+            return None
+        base = Policy(self.weights, None)
+        questions = [
+            item.prompt for task in self.retention if not isinstance(task, GenerationTask) for item in task.items
+        ]
+        return Compared(
+            base=base,
+            new_task=[
+                base.fitted(base.encode_prompt(item.prompt), behind=settings.max_new_tokens)
+                for item in self.target.test[: settings.prompts]
+            ],
+            retention=[
+                base.fitted(base.encode_prompt(text), behind=settings.retention_tokens)
+                for text in spread_over(questions, settings.prompts)
+            ],
+            sampler=self.sampler,
+            stops=self.target.stops,
+            settings=settings,
+            seed=0,
+        )
+
+    @cached_property
+    def encoders(self) -> dict[str, Encoder]:
+        """What drift looks at besides words."""
+        return encoders_of(self.plan.file.drift, Policy(self.weights, None))
+
+    @property
+    def tasks(self) -> list[Task]:
+        return [self.target, *self.retention]
+
+    def choice_of(self, task: Task) -> TaskChoice:
+        """What the study's file says of one of its tasks."""
+        return [self.plan.file.target, *self.plan.file.retention][self.tasks.index(task)]
+
+
+def spread_over(texts: list[str], num: int) -> list[str]:
+    """So many of them at even distances: all tasks and subjects have a part."""
+    return texts[:: max(1, len(texts) // num)][:num]
+
+
+def load_tasks(file: StudyFile, data_dir: Path | None) -> tuple[GenerationTask, list[Task]]:
+    """The study's tasks. Raises BadInput if the target is not a task that is answered in free text."""
+
+    def load(choice: TaskChoice) -> Task:
+        task = load_task(
+            choice.task,
+            data_dir=data_dir,
+            limit=choice.limit,
+            shots=choice.shots,
+            max_new_tokens=choice.max_new_tokens,
+        )
+        check_evaluable(task)
+        return task
+
+    target = load(file.target)
+    if not isinstance(target, GenerationTask):
+        raise BadInput(
+            f"target.task: got {file.target.task}, a multiple-choice task; expected one answered in free text"
+        )
+    return target, [load(choice) for choice in file.retention]

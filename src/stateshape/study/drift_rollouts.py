@@ -1,0 +1,100 @@
+"""The rollouts by which a policy's states are compared: a fixed prompt set, one sample per prompt, kept in the run folder.
+
+rollouts_pieces.jsonl holds what drift is computed from, rollouts.jsonl the same rollouts for a reader. Computes no distance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stateshape.core.files import read_jsonl, write_jsonl
+from stateshape.core.progress import Tick
+from stateshape.core.records import StateSample
+from stateshape.core.seeds import seed_for
+from stateshape.core.states import Trajectory
+from stateshape.drift.encoders import HiddenStates, Remembering, SentenceEncoder
+from stateshape.drift.rulers import Encoder
+from stateshape.drift.states import Rollouts
+from stateshape.policy.policy import Policy
+from stateshape.record.text import added_texts, state_sample
+from stateshape.sampling.settings import Sampler, SamplingSettings
+from stateshape.states.sampled import rollout
+from stateshape.study.plan import DriftChoice
+from stateshape.tasks.items import GenerationItem
+from stateshape.tasks.task import GenerationTask
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PiecesRecord:
+    """One rollout in pieces, one per token: what drift cuts into prefix states.
+
+    The first k pieces, joined, are the text of the first k tokens behind the prompt, without special tokens. A character that
+    lies in several tokens is in the piece of the last of them; the pieces of the others are empty.
+    """
+
+    item_id: str
+    prompt: str
+    pieces: list[str]
+
+
+def drift_items(task: GenerationTask, choice: DriftChoice) -> Sequence[GenerationItem]:
+    """The fixed prompt set: the last training prompts, never test prompts."""
+    return task.train[-choice.prompts :]
+
+
+def sample_rollouts(
+    policy: Policy, task: GenerationTask, choice: DriftChoice, sampler: Sampler, *, seed: int, tick: Tick | None = None
+) -> tuple[list[PiecesRecord], list[StateSample]]:
+    """One rollout per prompt, as pieces and as readable samples."""
+    items = drift_items(task, choice)
+    prompts = [policy.fitted(policy.encode_prompt(item.prompt), behind=choice.max_new_tokens) for item in items]
+    settings = SamplingSettings(max_new_tokens=choice.max_new_tokens, temperature=choice.temperature, stops=task.stops)
+    completions = sampler.sample(policy, prompts, settings, seed=seed_for(seed, "drift"), progress=tick)
+    pieces, samples = [], []
+    for item, prompt, completion in zip(items, prompts, completions, strict=True):
+        row = rollout(item.item_id, prompt, completion, 0)
+        pieces.append(PiecesRecord(item_id=item.item_id, prompt=item.prompt, pieces=token_texts(row, policy)))
+        samples.append(state_sample(row, policy, step=None, supervised=[False] * len(row.ids)))
+    return pieces, samples
+
+
+def token_texts(row: Trajectory, policy: Policy) -> list[str]:
+    """What each token of the response adds to the text."""
+
+    def text_until(end: int) -> str:
+        return policy.decode(row.ids[:end])
+
+    start, end = row.prompt_length, len(row.ids)
+    alone = [policy.decode([token]) for token in row.response]
+    if added_texts(text_until, [end], start=start) == ["".join(alone)]:
+        return alone  # most rows of a byte-level tokenizer, in a quarter of the time that every prefix takes
+    return added_texts(text_until, range(start + 1, end + 1), start=start)
+
+
+def encoders_of(choice: DriftChoice, base: Policy) -> dict[str, Encoder]:
+    """What states are compared by besides their words."""
+    found: dict[str, Encoder] = {}
+    if choice.hidden:
+        found["hidden"] = Remembering(HiddenStates(base))
+    if choice.encoder:
+        found["encoder"] = Remembering(SentenceEncoder(choice.encoder))
+    return found
+
+
+def write_rollouts(folder: Path, pieces: list[PiecesRecord], samples: list[StateSample], *, name: str) -> None:
+    write_jsonl(folder / f"{name}_pieces.jsonl", pieces)
+    write_jsonl(folder / f"{name}.jsonl", samples)
+
+
+def read_rollouts(folder: Path, *, name: str) -> Rollouts:
+    return as_rollouts(read_jsonl(folder / f"{name}_pieces.jsonl", PiecesRecord))
+
+
+def as_rollouts(records: Sequence[PiecesRecord]) -> Rollouts:
+    return Rollouts(
+        prompt_ids=[record.item_id for record in records],
+        prompts=[record.prompt for record in records],
+        pieces=[record.pieces for record in records],
+    )

@@ -1,0 +1,97 @@
+"""Whether what a study plans can be trained at all: data, recipes, teachers and recorded states. Asked before a model loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stateshape.core.files import BadInput
+from stateshape.core.study_records import BASE
+from stateshape.policy.open import check_teacher
+from stateshape.policy.policy import Policy
+from stateshape.recipes.names import BUILT_IN
+from stateshape.recipes.recipe import Need, Parts, teachers_of
+from stateshape.recipes.replay import Replay
+from stateshape.record.reading import Recording
+from stateshape.sampling.local import LocalSampler
+from stateshape.study.plan import Plan, RunSpec
+from stateshape.study.sealed import check_source
+from stateshape.tasks.items import GenerationItem
+from stateshape.tasks.task import GenerationTask
+
+LACKS: dict[Need, tuple[str, str]] = {
+    "solutions": ("completion", "add 'solution' to them, or use a recipe that needs none"),
+    "rejected": ("rejected", "add 'rejected', a worse solution, to them, or use online_dpo, which samples its pairs"),
+}
+
+
+def check_training(spec: RunSpec, target: GenerationTask) -> None:
+    """Whether the task has what the run trains on. Raises BadInput."""
+    if not target.train:
+        raise BadInput(f'{target.name}: got no training rows; expected some; add rows with "split": "train"')
+    items = target.train[: spec.train.num_items(len(target.train))]
+    check_build(spec, target)
+    for need in spec.recipe_class.needs:
+        name, fix = LACKS[need]
+        check_need(spec, target, [item for item in items if getattr(item, name) is None], need, fix)
+
+
+def check_build(spec: RunSpec, target: GenerationTask) -> None:
+    """Builds a built-in recipe once, its teachers policies that hold no model, for what its parts refuse. Raises BadInput."""
+    if spec.recipe_name not in BUILT_IN:
+        return
+    nobody = Policy.__new__(Policy)
+
+    def teacher(source: str) -> Policy:
+        if list(teachers_of(source)) != [""]:
+            raise BadInput(
+                f"{spec.name}: got several teachers or references, {source!r}; recipe {spec.recipe_name} takes one"
+            )
+        return nobody
+
+    parts = Parts(task=target, sampler=LocalSampler(), teacher=teacher)
+    recipe = spec.recipe()
+    try:
+        if isinstance(recipe, Replay):  # its states may not be there yet
+            recipe.loss()
+            recipe.signal_source(parts)
+        else:
+            recipe.build(parts)
+    except BadInput:
+        raise
+    except ValueError as error:
+        raise BadInput(f"{spec.name}: {error}") from None
+
+
+def check_need(spec: RunSpec, target: GenerationTask, bare: list[GenerationItem], need: Need, fix: str) -> None:
+    if bare:
+        raise BadInput(
+            f"{target.name}: {len(bare)} training rows have no {need.removesuffix('s')} ({bare[0].item_id} is the first); "
+            f"recipe {spec.recipe_name} expected one in each; {fix}"
+        )
+
+
+def check_sources(plan: Plan, spec: RunSpec, target: GenerationTask) -> None:
+    """The policies and states that a run names must be there, fit the model, and last as long as it. Raises BadInput."""
+    inside = {other.name: other for other in plan.runs}
+    for key, sources in spec.named().items():
+        for source in sources:
+            if source not in (BASE, *inside):
+                check_source(source)
+            if key == "states":
+                check_states(spec, source, inside.get(source), len(target.train))
+            elif source not in (BASE, *inside):
+                check_teacher(plan.file.model, source, plan.file.model_settings)
+
+
+def check_states(spec: RunSpec, source: str, other: RunSpec | None, num_items: int) -> None:
+    if other is not None and other.train.states_mb == 0:
+        raise BadInput(f"runs.{source}.train.states_mb: got 0; expected some, since {spec.name} trains on its states")
+    recipe = spec.recipe()
+    if other is None and isinstance(recipe, Replay):
+        recipe.check_recording()
+    there = Recording(Path(source)).num_steps if other is None else other.train.num_steps(num_items)
+    wanted = spec.train.num_steps(num_items)
+    if wanted > there:
+        raise BadInput(
+            f"steps: got {wanted} for {spec.name}; expected at most {there}, the steps of {source}, whose states it trains on"
+        )

@@ -1,0 +1,50 @@
+"""Which runs of a study can begin: those whose teachers and states are there. One that died takes those that need it along."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stateshape.core.files import BadInput
+from stateshape.core.progress import Reporter
+from stateshape.study.plan import RunSpec
+
+
+class RunDied(BadInput):
+    """A run can't go on, e.g. because its loss is no number. The study's other runs can."""
+
+
+class Queue:
+    """Every run for every seed, seeds first. Needs are asked for among the study's own runs of the same seed."""
+
+    def __init__(self, runs: Sequence[RunSpec], seeds: Sequence[int], reporter: Reporter) -> None:
+        self.waiting = [(spec, seed) for seed in seeds for spec in runs]
+        self.num_runs = len(self.waiting)
+        self.num_over = 0  # done, died or left out
+        self._names = {spec.name for spec in runs}
+        self._done: set[tuple[str, int]] = set()
+        self._reporter = reporter
+
+    def ready(self) -> list[tuple[RunSpec, int]]:
+        return [
+            (spec, seed)
+            for spec, seed in self.waiting
+            if all((name, seed) in self._done for name in spec.needs() if name in self._names)
+        ]
+
+    def begin(self, spec: RunSpec, seed: int) -> None:
+        self.waiting.remove((spec, seed))
+
+    def done(self, spec: RunSpec, seed: int, warnings: Sequence[str] = ()) -> None:
+        """Repeats the run's warnings."""
+        self._done.add((spec.name, seed))
+        self.num_over += 1
+        for warning in warnings:
+            self._reporter.warn(f"{spec.label}, seed {seed}: {warning}")
+
+    def died(self, spec: RunSpec, seed: int, error: RunDied) -> None:
+        """Says so, and leaves out the runs that need it."""
+        self.num_over += 1
+        self._reporter.say(f"{spec.label}, seed {seed}: died; {error}")
+        for other in [run for run, at in self.waiting if at == seed and spec.name in run.needs()]:
+            self.begin(other, seed)
+            self.died(other, seed, RunDied(f"it needs {spec.name}"))
