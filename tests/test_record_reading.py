@@ -16,6 +16,7 @@ from stateshape.cli.states import print_down, visible
 from stateshape.core.files import BadInput
 from stateshape.core.method import Combination, Draw, Method, Term, terms_of
 from stateshape.core.records import Span
+from stateshape.core.watch import StepRead, StepUpdate
 from stateshape.losses.cross_entropy import CrossEntropy
 from stateshape.policy.open import open_policy
 from stateshape.policy.policy import Policy
@@ -35,7 +36,6 @@ from stateshape.states.recorded import RecordedStates
 from stateshape.states.sampled import LearnerStates
 from stateshape.train.loop import train
 from stateshape.train.settings import TrainSettings
-from stateshape.train.watch import StepRead, StepUpdate
 
 ITEMS = {item.item_id: item for item in tiny.task().train}
 DRAWN = [("item0", "item3"), ("item1", "item2"), ("item3", "item3")]  # one item twice in a step

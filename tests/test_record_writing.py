@@ -16,13 +16,13 @@ from stateshape.core.files import BadInput
 from stateshape.core.method import Combination, Draw, Method, Term
 from stateshape.core.signals import Credit, Imitate
 from stateshape.core.states import Origin, pack
+from stateshape.core.watch import StepRead, StepUpdate
 from stateshape.losses.cross_entropy import CrossEntropy
 from stateshape.record import parts
 from stateshape.record.parts import parts_of, read_part
 from stateshape.record.reading import Recording
 from stateshape.record.schema import ORIGINS, PER_TOKEN, SCHEMA, source_of, vocabulary_sha256
 from stateshape.record.writer import StateWriter
-from stateshape.train.watch import StepRead, StepUpdate
 
 NAN = float("nan")
 

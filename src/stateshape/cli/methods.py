@@ -92,7 +92,7 @@ def methods(json_output: Annotated[bool, tyro.conf.arg(name="json")] = False) ->
     """
     from rich.console import Console
 
-    pass  # dropped
+    # dropped
     from stateshape.recipes.recipe import all_methods
 
     if json_output:

@@ -1,21 +1,17 @@
 """Looks on while a run trains, and writes down where its supervision lands: locality.jsonl, supervision.json.
 
 Every step: the supervision map and the teacher's graded continuations. Now and then: a probe (probe.py).
-Implements train/watch.py's Watch. Changes nothing: it draws by its own seeds, and takes no gradient.
+Implements core/watch.py's Watch. Changes nothing: it draws by its own seeds, and takes no gradient.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
-
-from torch import Tensor
 
 from stateshape.core.files import append_jsonl, write_json
 from stateshape.core.records import LocalityRecord
-from stateshape.core.signals import Signal
+from stateshape.core.watch import StepRead, StepUpdate
 from stateshape.locality.compared import Compared
 from stateshape.locality.counts import StepCounts, kept, step_counts
 from stateshape.locality.probe import Pending, begin_probe, end_probe, response_text
@@ -25,24 +21,6 @@ from stateshape.locality.supervision import Tally, tally_of
 from stateshape.policy.policy import Policy
 
 PROBES, MAP, STEPS = "locality.jsonl", "supervision.json", "supervision.jsonl"
-
-
-class StepRead(Protocol):
-    """As train/watch.py has it."""
-
-    @property
-    def step(self) -> int: ...
-    @property
-    def num_steps(self) -> int: ...
-    @property
-    def signals(self) -> Mapping[str, Signal]: ...
-
-
-class StepUpdate(Protocol):
-    """As train/watch.py has it."""
-
-    @property
-    def per_token(self) -> Mapping[str, Mapping[str, Tensor]]: ...
 
 
 class LocalityWatch:

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from torch import Tensor
 
 from stateshape.core.files import BadInput, write_json
 from stateshape.core.method import Combination, Draw, Method, terms_of
-from stateshape.core.signals import Signal
-from stateshape.core.states import States
+from stateshape.core.watch import StepRead, StepUpdate
 from stateshape.policy.policy import Policy
 from stateshape.record.parts import (
     BLOCK_STEPS,
@@ -36,28 +33,8 @@ from stateshape.record.schema import FOLDER, SCHEMA, SUMMARY, Source, StatesSumm
 BYTES_A_MB = 10**6
 
 
-class Read(Protocol):
-    """What is asked of a step before its update (train.watch.StepRead)."""
-
-    @property
-    def step(self) -> int: ...
-    @property
-    def draw(self) -> Draw: ...
-    @property
-    def signals(self) -> Mapping[str, Signal]: ...
-    @property
-    def states(self) -> Mapping[str, States]: ...
-
-
-class Update(Protocol):
-    """What is asked of a step's update (train.watch.StepUpdate)."""
-
-    @property
-    def per_token(self) -> Mapping[str, Mapping[str, Tensor]]: ...
-
-
 class StateWriter:
-    """A watch (train/watch.py). `teachers`: the name of each term's teacher; `budget_mb`: 10^6 bytes on the disk."""
+    """A watch (core/watch.py). `teachers`: the name of each term's teacher; `budget_mb`: 10^6 bytes on the disk."""
 
     phase = "record"
 
@@ -88,9 +65,9 @@ class StateWriter:
         if self.stopped_at is None:
             (self.folder / SUMMARY).unlink(missing_ok=True)
 
-    def before_update(self, learner: Policy, read: Read) -> None: ...
+    def before_update(self, learner: Policy, read: StepRead) -> None: ...
 
-    def after_update(self, learner: Policy, read: Read, update: Update) -> None:
+    def after_update(self, learner: Policy, read: StepRead, update: StepUpdate) -> None:
         if self.stopped_at is not None:
             return
         table = self._rows(learner, read, update)
@@ -109,7 +86,7 @@ class StateWriter:
         merge_blocks(self.folder, before=self._num_steps())
         self._summarise()
 
-    def _rows(self, learner: Policy, read: Read, update: Update) -> pa.Table:
+    def _rows(self, learner: Policy, read: StepRead, update: StepUpdate) -> pa.Table:
         if self._schema_metadata is None:
             source = Source(learner.weights.source, vocabulary_sha256(learner.tokenizer.get_vocab()))
             self._schema_metadata = source.metadata()

@@ -13,6 +13,7 @@ from stateshape.core.files import BadInput, read_jsonl, write_json
 from stateshape.core.method import Combination, Method, terms_of
 from stateshape.core.records import RunRecord, StepRecord
 from stateshape.core.seeds import seed_for
+from stateshape.core.watch import Watch
 from stateshape.locality.watch import LocalityWatch
 from stateshape.policy.checks import check_targets
 from stateshape.policy.open import open_beside, policy_on, resolve
@@ -30,7 +31,6 @@ from stateshape.train.health import EARLY_STEPS, Kinds, learned_nothing, warning
 from stateshape.train.loop import OnStep, carried_adapters, draw_for, train
 from stateshape.train.operators import step_operators
 from stateshape.train.step import TrainingDiverged
-from stateshape.train.watch import Watch
 
 LEARNER, TEACHER = "learner", "teacher"
 # torch and safetensors do not report a write that failed as OSError
@@ -141,9 +141,9 @@ def begin(bench: StudyContext, spec: RunSpec, seed: int, folder: Path) -> RunRec
 
 def watches_of(
     bench: StudyContext, spec: RunSpec, method: Method | Combination, folder: Path, seed: int
-) -> list[Watch]:
+) -> list[Watch[Policy]]:
     """What looks on while the run trains."""
-    watches: list[Watch] = []
+    watches: list[Watch[Policy]] = []
     if spec.train.states_mb > 0:
         by_tag = teachers_of(spec.teacher or "")
         teachers = {

@@ -18,12 +18,12 @@ from stateshape.core.records import StateSample, StepRecord
 from stateshape.core.seeds import seed_for
 from stateshape.core.signals import Credit
 from stateshape.core.states import Origin, States, origin_shares
+from stateshape.core.watch import Watch
 from stateshape.policy.policy import Policy
 from stateshape.record.text import state_sample
 from stateshape.train.checkpoint import Progress, load_checkpoint, remove_checkpoints, save_checkpoint
 from stateshape.train.settings import TrainSettings, lr_at
 from stateshape.train.step import StepResult, train_step
-from stateshape.train.watch import Watch
 
 SAMPLED = (Origin.LEARNER, Origin.TEACHER)
 SAMPLES_A_RUN = 24  # trajectories kept as readable samples, spread evenly over the run
@@ -39,7 +39,7 @@ def train(
     seed: int,
     folder: Path,
     on_step: OnStep | None = None,
-    watches: Sequence[Watch] = (),
+    watches: Sequence[Watch[Policy]] = (),
 ) -> Progress:
     """Trains `learner` in place. Resumes from `folder` if it holds a checkpoint. Raises TrainingDiverged."""
     num_steps = settings.num_steps(len(item_ids))

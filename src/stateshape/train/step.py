@@ -20,10 +20,10 @@ from stateshape.core.records import PhaseCost
 from stateshape.core.seeds import generator_for, seed_for
 from stateshape.core.signals import Credit, MatchDistribution, Signal
 from stateshape.core.states import States, chunks
+from stateshape.core.watch import StepRead, StepUpdate, Watch
 from stateshape.policy.flops import activation_bytes
 from stateshape.policy.policy import Policy
 from stateshape.train.settings import TrainSettings
-from stateshape.train.watch import StepRead, StepUpdate, Watch
 
 MIN_CHUNK_TOKENS = 512  # products of fewer rows leave a machine idle
 ACTIVATION_BYTES = {"cpu": 2**26, "cuda": 2**34}  # of a chunk: a CPU is fastest where most of it stays in its cache
@@ -60,7 +60,7 @@ def train_step(
     optimiser: torch.optim.Optimizer,
     draw: Draw,
     settings: TrainSettings,
-    watches: Sequence[Watch] = (),
+    watches: Sequence[Watch[Policy]] = (),
 ) -> StepResult:
     """Draws states, reads the signal, accumulates the gradient by chunk, steps once."""
     costs: dict[str, PhaseCost] = {}

@@ -1,6 +1,6 @@
-"""What may look on while a run trains: recording, locality. A watch changes nothing: no gradient, no draw of the run's own.
+"""A watch: a read-only observer of a run while it trains (recording, locality). It takes no gradient and draws nothing of the run's.
 
-Knows no particular watch.
+A run is the same to the bit with and without it. Knows no particular watch, and of a policy only that there is one.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from stateshape.core.method import Draw
+from stateshape.core.method import AnyPolicy_contra, Draw
 from stateshape.core.signals import Signal
 from stateshape.core.states import States
-from stateshape.policy.policy import Policy
 
 
 class StepRead(NamedTuple):
@@ -32,8 +31,8 @@ class StepUpdate(NamedTuple):
     per_token: Mapping[str, Mapping[str, Tensor]]
 
 
-class Watch(Protocol):
-    """`phase`: the name its cost is written under."""
+class Watch(Protocol[AnyPolicy_contra]):
+    """`phase`: the name its cost is recorded under."""
 
     phase: str
 
@@ -41,8 +40,8 @@ class Watch(Protocol):
         """Before the first step of a process: drops what a killed run wrote after `num_done` completed steps."""
         ...
 
-    def before_update(self, learner: Policy, read: StepRead) -> None: ...
-    def after_update(self, learner: Policy, read: StepRead, update: StepUpdate) -> None: ...
-    def finish(self, learner: Policy) -> None:
+    def before_update(self, learner: AnyPolicy_contra, read: StepRead) -> None: ...
+    def after_update(self, learner: AnyPolicy_contra, read: StepRead, update: StepUpdate) -> None: ...
+    def finish(self, learner: AnyPolicy_contra) -> None:
         """After the last step."""
         ...
