@@ -10,7 +10,7 @@ import tyro
 from rich.table import Table
 
 from stateshape.core.files import plain
-from stateshape.core.method import READ_BY, SIGNALS, STATES, LossKind, SignalKind, StateKind, nearest_legal, why_illegal
+from stateshape.core.method import FACTS, SIGNALS, STATES, LossKind, SignalKind, StateKind, nearest_legal, why_illegal
 from stateshape.recipes.names import BUILT_IN
 from stateshape.recipes.recipe import all_methods, recipe_class
 
@@ -35,9 +35,9 @@ def cells() -> list[GridCell]:
         GridCell(
             states,
             signal,
-            READ_BY[signal],
+            FACTS[signal].read_by,
             made.get((states, signal), []),
-            why_illegal(states, signal, READ_BY[signal]),
+            why_illegal(states, signal, FACTS[signal].read_by),
         )
         for signal in SIGNALS
         for states in STATES
@@ -73,12 +73,12 @@ def grid_table() -> Table:
             if cell.reason is None:
                 shown.append(", ".join(cell.recipes) or "-")
                 continue
-            near = nearest_legal(states, signal, READ_BY[signal])
+            near = nearest_legal(states, signal, FACTS[signal].read_by)
             note = f"{cell.reason.partition(';')[0]}; use {near[0]} states"
             if note not in notes:
                 notes.append(note)
             shown.append(f"({notes.index(note) + 1})")
-        table.add_row(f"{signal}\n-> {READ_BY[signal]}", *shown)
+        table.add_row(f"{signal}\n-> {FACTS[signal].read_by}", *shown)
     table.caption = "\n".join(f"({k + 1}) {note}" for k, note in enumerate(notes))
     table.caption_justify = "left"
     return table

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar, get_ar
 from torch import Tensor
 
 from stateshape.core.signals import Signal
-from stateshape.core.states import States
+from stateshape.core.states import Origin, States
 
 StateKind = Literal["dataset", "learner", "teacher", "mixture", "recorded"]
 SignalKind = Literal[
@@ -34,52 +34,75 @@ STATES: tuple[StateKind, ...] = get_args(StateKind)
 SIGNALS: tuple[SignalKind, ...] = get_args(SignalKind)
 LOSSES: tuple[LossKind, ...] = get_args(LossKind)
 
-# What each signal is, and so which loss can read it.
-READ_BY: dict[SignalKind, LossKind] = {
-    "gold tokens": "cross-entropy",
-    "teacher tokens": "cross-entropy",
-    "teacher continuation": "cross-entropy",
-    "own continuation": "cross-entropy",
-    "teacher distribution": "divergence",
-    "teacher log-prob": "policy gradient",
-    "reward": "policy gradient",
-    "reward filter": "cross-entropy",
-    "preference": "preference",
-}
-DENSITY: dict[SignalKind, str] = {
-    "gold tokens": "dense: every token",
-    "teacher tokens": "dense: every token",
-    "teacher continuation": "dense: every continued token",
-    "own continuation": "dense: every continued token",
-    "teacher distribution": "dense: every vocabulary entry at a state",
-    "teacher log-prob": "dense: one number a token",
-    "reward": "sparse: one number a trajectory",
-    "reward filter": "sparse: one bit a trajectory",
-    "preference": "sparse: one bit a pair",
-}
-# Where a signal can't be read, and why. A pair that is not here is fine.
 NO_LOGPROBS = (
     "credit needs the learner's own samples and their log-probs, and {states} states have none for every token"
 )
-UNREADABLE: dict[tuple[SignalKind, StateKind], str] = {
-    ("gold tokens", "learner"): "gold tokens follow the dataset's own prefixes, not what the learner wrote",
-    ("gold tokens", "teacher"): "gold tokens follow the dataset's own prefixes, not what a teacher wrote",
-    (
-        "gold tokens",
-        "mixture",
-    ): "only some of a mixture's rows are the dataset's; combine sft with another recipe instead",
-    ("teacher tokens", "dataset"): "no teacher wrote the dataset's tokens",
-    ("teacher tokens", "learner"): "these tokens are the learner's own: cross-entropy on them says nothing new",
-    ("teacher tokens", "mixture"): "only some of a mixture's tokens are the teacher's",
-    **{
-        (signal, states): NO_LOGPROBS.format(states=states)
-        for signal in ("teacher log-prob", "reward")
-        for states in ("dataset", "teacher", "mixture")
-    },
-    ("reward filter", "dataset"): "the dataset's solutions are right already: nothing is left to filter",
-    ("reward filter", "mixture"): "a row that several wrote does not tell whose answer was right",
-    ("preference", "teacher"): "a pair is two answers of one source to one prompt, compared by data or reward",
-    ("preference", "mixture"): "a pair is two answers of one source to one prompt, compared by data or reward",
+ONE_SOURCE = "a pair is two answers of one source to one prompt, compared by data or reward"
+
+
+class SignalFacts(NamedTuple):
+    """What holds for every signal of a kind. A state source that `unreadable` does not name is fine."""
+
+    read_by: LossKind
+    density: str
+    about: Origin | None = None  # whose tokens it is about; None: anybody's
+    is_weighed_by_logprob: bool = False  # needs the log-prob that each token was sampled at
+    unreadable: Mapping[StateKind, str] = {}  # where it can't be read, and why
+
+
+FACTS: dict[SignalKind, SignalFacts] = {
+    "gold tokens": SignalFacts(
+        read_by="cross-entropy",
+        density="dense: every token",
+        about=Origin.DATASET,
+        unreadable={
+            "learner": "gold tokens follow the dataset's own prefixes, not what the learner wrote",
+            "teacher": "gold tokens follow the dataset's own prefixes, not what a teacher wrote",
+            "mixture": "only some of a mixture's rows are the dataset's; combine sft with another recipe instead",
+        },
+    ),
+    "teacher tokens": SignalFacts(
+        read_by="cross-entropy",
+        density="dense: every token",
+        about=Origin.TEACHER,
+        unreadable={
+            "dataset": "no teacher wrote the dataset's tokens",
+            "learner": "these tokens are the learner's own: cross-entropy on them says nothing new",
+            "mixture": "only some of a mixture's tokens are the teacher's",
+        },
+    ),
+    "teacher continuation": SignalFacts(read_by="cross-entropy", density="dense: every continued token"),
+    "own continuation": SignalFacts(read_by="cross-entropy", density="dense: every continued token"),
+    "teacher distribution": SignalFacts(read_by="divergence", density="dense: every vocabulary entry at a state"),
+    "teacher log-prob": SignalFacts(
+        read_by="policy gradient",
+        density="dense: one number a token",
+        about=Origin.LEARNER,
+        is_weighed_by_logprob=True,
+        unreadable={states: NO_LOGPROBS.format(states=states) for states in ("dataset", "teacher", "mixture")},
+    ),
+    "reward": SignalFacts(
+        read_by="policy gradient",
+        density="sparse: one number a trajectory",
+        about=Origin.LEARNER,
+        is_weighed_by_logprob=True,
+        unreadable={states: NO_LOGPROBS.format(states=states) for states in ("dataset", "teacher", "mixture")},
+    ),
+    "reward filter": SignalFacts(
+        read_by="cross-entropy",
+        density="sparse: one bit a trajectory",
+        about=Origin.LEARNER,
+        unreadable={
+            "dataset": "the dataset's solutions are right already: nothing is left to filter",
+            "mixture": "a row that several wrote does not tell whose answer was right",
+        },
+    ),
+    "preference": SignalFacts(
+        read_by="preference",
+        density="sparse: one bit a pair",
+        about=Origin.LEARNER,
+        unreadable={"teacher": ONE_SOURCE, "mixture": ONE_SOURCE},
+    ),
 }
 
 
@@ -102,18 +125,18 @@ class Composition:
 
     @property
     def density(self) -> str:
-        return DENSITY[self.signal]
+        return FACTS[self.signal].density
 
 
 def legal_triples() -> list[tuple[StateKind, SignalKind, LossKind]]:
     """Every composition that makes sense."""
-    return [(s, z, READ_BY[z]) for s in STATES for z in SIGNALS if (z, s) not in UNREADABLE]
+    return [(s, z, FACTS[z].read_by) for s in STATES for z in SIGNALS if s not in FACTS[z].unreadable]
 
 
 def why_illegal(states: StateKind, signal: SignalKind, loss: LossKind) -> str | None:
     """The reason why a triple makes no sense, with the nearest one that does; None if it is fine."""
-    reason = UNREADABLE.get((signal, states))
-    if reason is None and loss == READ_BY[signal]:
+    reason = FACTS[signal].unreadable.get(states)
+    if reason is None and loss == FACTS[signal].read_by:
         return None
     reason = reason or f"{loss} can't read a {signal} signal"
     near = nearest_legal(states, signal, loss)
@@ -169,6 +192,20 @@ class SignalSource(Protocol[AnyPolicy_contra]):
     kind: ClassVar[SignalKind]
 
     def read(self, learner: AnyPolicy_contra, states: States, draw: Draw) -> Signal: ...
+
+
+@runtime_checkable
+class Versioned(Protocol):
+    """What a state source may also say: how many updates the learner that wrote its states had completed."""
+
+    def policy_version(self, draw: Draw) -> int: ...
+
+
+@runtime_checkable
+class Carrying(Protocol):
+    """What a signal may also say: names of adapters that it changes from step to step, which a checkpoint then keeps."""
+
+    carries: ClassVar[tuple[str, ...]]
 
 
 class LossValue(NamedTuple):

@@ -60,8 +60,8 @@ class Parts:
 class Recipe(Protocol):
     """A method by its fields. The class docstring's first line is what users read.
 
-    `compositions`: what it is made of; several where it combines methods, or where its fields choose among them (then the
-    object has a `composition`, the chosen one).
+    `compositions`: what it is made of; several where it combines methods, or where its fields choose among them (then it
+    is `Choosing`).
     `needs`: what the task's training items must have.
     """
 
@@ -70,6 +70,14 @@ class Recipe(Protocol):
     source: ClassVar[str]
 
     def build(self, parts: Parts) -> Method | Combination: ...
+
+
+@runtime_checkable
+class Choosing(Protocol):
+    """What a recipe may also say: which of its compositions its fields have chosen."""
+
+    @property
+    def composition(self) -> Composition: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,8 +181,9 @@ def fields_of(recipe: type[Recipe]) -> dict[str, dataclasses.Field[Any]]:
 
 def made_of_by(recipe: type[Recipe] | Recipe) -> tuple[Composition, ...]:
     """What a recipe is made of: of an object whose fields choose, the chosen one."""
-    chosen = None if isinstance(recipe, type) else getattr(recipe, "composition", None)
-    return recipe.compositions if chosen is None else (chosen,)
+    if not isinstance(recipe, type) and isinstance(recipe, Choosing):
+        return (recipe.composition,)
+    return recipe.compositions
 
 
 def method_record(name: str, recipe: type[Recipe] | Recipe) -> MethodRecord:

@@ -9,12 +9,12 @@ from typing import ClassVar, Literal
 
 from stateshape.core.files import BadInput
 from stateshape.core.method import (
-    READ_BY,
+    FACTS,
     SIGNALS,
-    UNREADABLE,
     Composition,
     Loss,
     Method,
+    SignalFacts,
     SignalKind,
     SignalSource,
     StateSource,
@@ -50,20 +50,8 @@ SignalName = Literal[
     "preference",
 ]
 KINDS: dict[str, SignalKind] = {
-    name: kind for kind in SIGNALS for name in (kind.replace(" ", "-"),) if (kind, "recorded") not in UNREADABLE
+    kind.replace(" ", "-"): kind for kind in SIGNALS if "recorded" not in FACTS[kind].unreadable
 }
-
-
-# Whose tokens a signal is about; the others speak anywhere.
-WRITER: dict[str, Origin] = {
-    "gold-tokens": Origin.DATASET,
-    "teacher-tokens": Origin.TEACHER,
-    "teacher-log-prob": Origin.LEARNER,
-    "reward": Origin.LEARNER,
-    "reward-filter": Origin.LEARNER,
-    "preference": Origin.LEARNER,
-}
-WEIGHED = ("teacher-log-prob", "reward")  # by the log-prob each token was sampled at
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +59,7 @@ class Replay:
     """Replay: the states of an earlier run, bit for bit, under a signal of one's choice."""
 
     compositions: ClassVar = tuple(
-        Composition(states="recorded", signal=kind, loss=READ_BY[kind]) for kind in KINDS.values()
+        Composition(states="recorded", signal=kind, loss=FACTS[kind].read_by) for kind in KINDS.values()
     )
     needs: ClassVar[tuple[Need, ...]] = ()
     source: ClassVar[str] = "arXiv:2605.22731 section 2, with the states held fixed"
@@ -106,13 +94,17 @@ class Replay:
     @property
     def composition(self) -> Composition:
         kind = KINDS[self.signal]
-        return Composition(states="recorded", signal=kind, loss=READ_BY[kind])
+        return Composition(states="recorded", signal=kind, loss=FACTS[kind].read_by)
+
+    @property
+    def facts(self) -> SignalFacts:
+        return FACTS[KINDS[self.signal]]
 
     def check_recording(self) -> None:
         """Whether the recorded rows hold tokens that the signal is about. Raises BadInput."""
         recorded = Recording(Path(self.states))
         term = recorded.chosen_term(self.term)
-        writer = WRITER.get(self.signal)
+        writer = self.facts.about
         found = recorded.writers(term)
         if writer is not None and int(writer) not in found:
             others = sorted(Origin(origin).name.lower() for origin in found.keys() - {int(Origin.PROMPT)})
@@ -121,7 +113,7 @@ class Replay:
                 f"{writer.name.lower()}, only by: {', '.join(others)}; use states of another run, or a teacher's "
                 "distribution or continuation"
             )
-        if self.signal in WEIGHED and not found[Origin.LEARNER]:
+        if self.facts.is_weighed_by_logprob and not found[Origin.LEARNER]:
             raise BadInput(
                 f"signal: got {self.signal}, which weighs tokens by the log-prob they were sampled at, but {self.states} "
                 "recorded some without (their prompts were exchanged); use another signal, or states of another run"
@@ -144,7 +136,7 @@ class Replay:
             "policy gradient": lambda: PolicyGradient(normalise="token-mean", temperature=self.temperature),
             "preference": Preference,
         }
-        return made[READ_BY[KINDS[self.signal]]]()
+        return made[self.facts.read_by]()
 
     def signal_source(self, parts: Parts) -> SignalSource[Policy]:
         settings = parts.sampling(self.max_new_tokens, temperature=self.temperature)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stateshape.core.files import BadInput, write_json
-from stateshape.core.method import Combination, Draw, Method, terms_of
+from stateshape.core.method import Combination, Draw, Method, Versioned, terms_of
 from stateshape.core.watch import StepRead, StepUpdate
 from stateshape.policy.policy import Policy
 from stateshape.record.parts import (
@@ -128,6 +128,5 @@ class StateWriter:
 
 
 def version_of(method: Method, draw: Draw) -> int | None:
-    """Completed updates of the learner that wrote the drawn states, where their source tells; some keep older states."""
-    told = getattr(method.states, "policy_version", None)
-    return None if told is None else told(draw)
+    """Completed updates of the learner that wrote the drawn states, where their source says so; some keep older states."""
+    return method.states.policy_version(draw) if isinstance(method.states, Versioned) else None

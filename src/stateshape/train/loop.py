@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from stateshape.core.files import append_jsonl, drop_cut_off_line, read_jsonl, write_jsonl
-from stateshape.core.method import Combination, Draw, Method, terms_of
+from stateshape.core.method import Carrying, Combination, Draw, Method, terms_of
 from stateshape.core.records import StateSample, StepRecord
 from stateshape.core.seeds import seed_for
 from stateshape.core.signals import Credit
@@ -90,7 +90,8 @@ def forget_after(folder: Path, num_done: int) -> None:
 
 def carried_adapters(method: Method | Combination) -> list[str]:
     """Adapters that a signal changes from step to step, and a resumed run must find as they were."""
-    return [name for term in terms_of(method).values() for name in getattr(term.method.signal, "carries", ())]
+    signals = [term.method.signal for term in terms_of(method).values()]
+    return [name for signal in signals if isinstance(signal, Carrying) for name in signal.carries]
 
 
 def distinct_states(result: StepResult) -> list[States]:
