@@ -4,6 +4,7 @@ Goldens hold each recipe's losses on the tiny model; STATESHAPE_REGENERATE_GOLDE
 """
 
 import dataclasses
+import inspect
 import json
 import os
 from pathlib import Path
@@ -282,11 +283,7 @@ def test_a_recipe_is_documented_by_its_own_fields(name):
     found = recipe_class(name)
     assert found.__doc__
     assert found.source
-    source = [
-        line
-        for kind in found.__mro__[:-1]
-        for line in Path(__import__(kind.__module__, fromlist=["x"]).__file__).read_text().splitlines()
-    ]
+    source = [line for kind in found.__mro__[:-1] for line in inspect.getsource(kind).splitlines()]
     for field in dataclasses.fields(found):
         line = next(k for k, text in enumerate(source) if text.strip().startswith(f"{field.name}:"))
         assert source[line + 1].strip().startswith('"""'), field.name

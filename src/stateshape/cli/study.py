@@ -209,16 +209,16 @@ CHARACTERS_A_TOKEN = 3.0  # of worked solutions under common BPE vocabularies; o
 
 def token_estimate(spec: RunSpec, target: GenerationTask, steps: int) -> tuple[int, int]:
     """(supervised, sampled) tokens of one run: upper limits for what is sampled, an estimate for worked solutions."""
+    from stateshape.recipes.recipe import Budgeted, TokenBudget
+
     rows = steps * spec.train.batch_prompts
-    fields = spec.recipe()
-    written = getattr(fields, "rollout_tokens", 0)
-    copies = getattr(fields, "samples", 1) * getattr(fields, "group", 1)
-    continuation = getattr(fields, "max_new_tokens", 0)
-    supervised = rows * copies * (continuation or (1 if getattr(fields, "positions", None) == "last" else written))
+    recipe = spec.recipe()
+    budget = recipe.tokens_per_prompt() if isinstance(recipe, Budgeted) else TokenBudget(supervised=0, sampled=0)
+    supervised = rows * budget.supervised
     if "solutions" in spec.recipe_class.needs:
         texts = [item.completion or "" for item in target.train[:200]]
         solutions = int(rows * sum(map(len, texts)) / max(len(texts), 1) / CHARACTERS_A_TOKEN)
         supervised = max(supervised, solutions)
     if spec.train.supervised_per_step is not None:
         supervised = min(supervised, steps * spec.train.supervised_per_step)
-    return supervised, rows * copies * (written + continuation)
+    return supervised, rows * budget.sampled

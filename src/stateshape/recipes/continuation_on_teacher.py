@@ -8,31 +8,28 @@ from typing import ClassVar
 from stateshape.core.method import Combination, Composition, Method
 from stateshape.losses.cross_entropy import CrossEntropy
 from stateshape.policy.policy import Policy
-from stateshape.recipes.recipe import Need, Parts, taught
+from stateshape.recipes.recipe import Need, Parts, Taught, TeacherText, TokenBudget, taught
 from stateshape.signals.continuation import TeacherContinuation
 from stateshape.states.cuts import Cut
 from stateshape.states.sampled import TeacherStates
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ContinuationOnTeacher:
+class ContinuationOnTeacher(Taught, TeacherText):
     """Teacher continuation on teacher prefixes: a frozen teacher writes, is cut, and writes on; the learner imitates."""
 
     compositions: ClassVar = (Composition(states="teacher", signal="teacher continuation", loss="cross-entropy"),)
     needs: ClassVar[tuple[Need, ...]] = ()
     source: ClassVar[str] = "arXiv:2605.22731 section 2.5, on teacher prefixes"
 
-    teacher: str
-    """Teacher: a run folder, an adapter folder, or a model that shares the vocabulary. Frozen."""
     cut: Cut = field(default_factory=Cut)
     """Where in its own response the teacher starts again."""
-    max_new_tokens: int = 128
-    """Longest response and longest continuation of the teacher, in tokens."""
-    teacher_temperature: float = 1.0
-    """Temperature of the teacher's texts; 0 is greedy."""
+
+    def tokens_per_prompt(self) -> TokenBudget:
+        return TokenBudget(supervised=self.max_new_tokens, sampled=2 * self.max_new_tokens)
 
     def build(self, parts: Parts) -> Method | Combination:
-        settings = parts.sampling(self.max_new_tokens, temperature=self.teacher_temperature)
+        settings = self.teacher_sampling(parts)
 
         def under(teacher: Policy) -> Method:
             return Method(

@@ -10,7 +10,7 @@ from stateshape.core.method import Combination, Composition, Loss, Method, Signa
 from stateshape.losses.cross_entropy import CrossEntropy
 from stateshape.losses.divergence import Divergence
 from stateshape.policy.policy import Policy
-from stateshape.recipes.recipe import LearnerRollouts, Need, Parts, taught
+from stateshape.recipes.recipe import LearnerRollouts, Need, Parts, Taught, TeacherText, TokenBudget, taught
 from stateshape.signals.continuation import TeacherContinuation
 from stateshape.signals.distribution import TeacherDistribution
 from stateshape.states.cuts import Cut
@@ -23,15 +23,13 @@ DISTRIBUTION = Composition(states="mixture", signal="teacher distribution", loss
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DAgger(LearnerRollouts):
+class DAgger(LearnerRollouts, Taught, TeacherText):
     """Dataset aggregation: states by a mixture of teacher and learner, the teacher's continuation or distribution there."""
 
     compositions: ClassVar = (CONTINUATION, DISTRIBUTION)
     needs: ClassVar[tuple[Need, ...]] = ()
     source: ClassVar[str] = "Ross et al. 2011, algorithm 3.1"
 
-    teacher: str
-    """Teacher: a run folder, an adapter folder, or a model that shares the vocabulary. Frozen."""
     signal: Literal["continuation", "distribution"] = "continuation"
     """What the teacher says: it continues from a cut, or gives its distribution at every state."""
     schedule: Schedule = field(default_factory=lambda: Schedule(kind="first", value=1.0))
@@ -42,14 +40,16 @@ class DAgger(LearnerRollouts):
     """Train on states of all steps so far instead of this step's alone."""
     cut: Cut = field(default_factory=Cut)
     """Where the teacher takes over, for continuations."""
-    max_new_tokens: int = 128
-    """Longest continuation, in tokens."""
-    teacher_temperature: float = 1.0
-    """Temperature of the teacher's continuations; 0 is greedy."""
 
     @property
     def composition(self) -> Composition:
         return CONTINUATION if self.signal == "continuation" else DISTRIBUTION
+
+    def tokens_per_prompt(self) -> TokenBudget:
+        written, continued = LearnerRollouts.tokens_per_prompt(self), self.samples * self.max_new_tokens
+        if self.signal == "distribution":
+            return written
+        return TokenBudget(supervised=continued, sampled=written.sampled + continued)
 
     def build(self, parts: Parts) -> Method | Combination:
         if self.aggregate and "=" in self.teacher:
@@ -68,7 +68,7 @@ class DAgger(LearnerRollouts):
         )
         if self.aggregate:
             states = Aggregated(source=states, folder=parts.folder)
-        settings = parts.sampling(self.max_new_tokens, temperature=self.teacher_temperature)
+        settings = self.teacher_sampling(parts)
         signal: SignalSource[Policy] = TeacherDistribution(teacher=teacher, positions="all")
         loss: Loss = Divergence()
         if self.signal == "continuation":

@@ -6,33 +6,32 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from stateshape.core.method import Combination, Composition, Method
-from stateshape.losses.divergence import Direction, Divergence
-from stateshape.recipes.recipe import Need, Parts, taught
+from stateshape.losses.divergence import Direction
+from stateshape.recipes.recipe import Diverging, Need, Parts, Taught, TokenBudget, taught
 from stateshape.signals.distribution import TeacherDistribution
 from stateshape.states.mixtures import DatasetOrLearner
 from stateshape.states.schedules import Schedule
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GKD:
+class GKD(Taught, Diverging):
     """Generalised knowledge distillation: each row is the dataset's or the learner's, the teacher speaks at all of them."""
 
     compositions: ClassVar = (Composition(states="mixture", signal="teacher distribution", loss="divergence"),)
     needs: ClassVar[tuple[Need, ...]] = ("solutions",)
     source: ClassVar[str] = "arXiv:2306.13649"
 
-    teacher: str
-    """Teacher: a run folder, an adapter folder, or a model that shares the vocabulary. Frozen."""
     learner_share: Schedule = field(default_factory=Schedule)
     """Lambda: the chance that a row is the learner's, by step."""
     direction: Direction = "jsd"
     """forward: KL(teacher || learner); reverse: KL(learner || teacher); jsd: between, see beta."""
-    beta: float = 0.5
-    """Where the generalised Jensen-Shannon divergence stands: 0 is forward, 1 is reverse."""
     rollout_tokens: int = 128
     """Longest rollout of the learner, in tokens."""
     temperature: float = 1.0
     """Temperature of the rollouts."""
+
+    def tokens_per_prompt(self) -> TokenBudget:
+        return TokenBudget(supervised=self.rollout_tokens, sampled=self.rollout_tokens)
 
     def build(self, parts: Parts) -> Method | Combination:
         states = DatasetOrLearner(
@@ -41,7 +40,7 @@ class GKD:
             settings=parts.sampling(self.rollout_tokens, temperature=self.temperature),
             learner_share=self.learner_share,
         )
-        loss = Divergence(direction=self.direction, beta=self.beta)
+        loss = self.divergence()
         return taught(
             parts,
             self.teacher,

@@ -12,7 +12,7 @@ from typing import ClassVar
 from stateshape.core.files import BadInput
 from stateshape.core.method import Composition, Method
 from stateshape.losses.policy_gradient import KLEstimator, Normalise, PolicyGradient, Ratio
-from stateshape.recipes.recipe import Need, Parts
+from stateshape.recipes.recipe import Need, Parts, Rewarded, TokenBudget
 from stateshape.recipes.rewards import reward_of
 from stateshape.sampling.settings import check_sampling
 from stateshape.signals.reference import StayClose
@@ -21,7 +21,7 @@ from stateshape.states.sampled import LearnerStates
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GRPO:
+class GRPO(Rewarded):
     """Reinforcement learning: several samples a prompt, 1 for the exact answer, credit relative to the group."""
 
     compositions: ClassVar = (Composition(states="learner", signal="reward", loss="policy gradient"),)
@@ -30,8 +30,6 @@ class GRPO:
 
     group: int = 8
     """Samples a prompt."""
-    reward: str = "exact-answer"
-    """exact-answer: 1 if right; or file.py:name of a function (item, text, finish) -> number or None."""
     baseline: Baseline = "group-mean"
     """What a reward is compared with. group-mean: the mean of its group (GRPO); leave-one-out: of the group's others (RLOO);
     batch-mean: of all samples; none: 0 (REINFORCE)."""
@@ -67,6 +65,9 @@ class GRPO:
                 f"group: got {self.group} with baseline {self.baseline!r}, by which a sample is compared with others of its "
                 "prompt; expected 2 or more, since one alone never gets a gradient; or give --baseline batch-mean"
             )
+
+    def tokens_per_prompt(self) -> TokenBudget:
+        return TokenBudget(supervised=self.group * self.rollout_tokens, sampled=self.group * self.rollout_tokens)
 
     def build(self, parts: Parts) -> Method:
         return Method(

@@ -8,14 +8,14 @@ from typing import ClassVar
 from stateshape.core.method import Combination, Composition, Method, Term
 from stateshape.losses.divergence import Divergence
 from stateshape.losses.policy_gradient import PolicyGradient
-from stateshape.recipes.recipe import LearnerRollouts, Need, Parts, check_several
+from stateshape.recipes.recipe import LearnerRollouts, Need, Parts, Rewarded, Taught, check_several
 from stateshape.recipes.rewards import reward_of
 from stateshape.signals.distribution import TeacherDistribution
 from stateshape.signals.reward import GroupReward
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GRPOPlusOPD(LearnerRollouts):
+class GRPOPlusOPD(LearnerRollouts, Taught, Rewarded):
     """Two signals on one rollout: group-relative reward, and the teacher's distributions along it."""
 
     compositions: ClassVar = (
@@ -25,16 +25,12 @@ class GRPOPlusOPD(LearnerRollouts):
     needs: ClassVar[tuple[Need, ...]] = ()
     source: ClassVar[str] = "a combination of grpo and opd"
 
-    teacher: str
-    """Teacher: a run folder, an adapter folder, or a model that shares the vocabulary. Frozen."""
     samples: int = 8
     """Rollouts a prompt, whose mean reward is the baseline."""
     reward_weight: float = 1.0
     """Weight of the policy gradient, which is divided by its own count of tokens."""
     opd_weight: float = 1.0
     """Weight of the distillation, which is divided by its own count of tokens."""
-    reward: str = "exact-answer"
-    """exact-answer: 1 if right; or file.py:name of a function (item, text, finish) -> number or None."""
 
     def __post_init__(self) -> None:
         LearnerRollouts.__post_init__(self)

@@ -7,13 +7,13 @@ from typing import ClassVar
 
 from stateshape.core.method import Composition, Method
 from stateshape.losses.preference import Preference, Shape
-from stateshape.recipes.recipe import LearnerRollouts, Need, Parts, check_several
+from stateshape.recipes.recipe import LearnerRollouts, Need, Parts, Rewarded, check_several
 from stateshape.recipes.rewards import reward_of
 from stateshape.signals.preference import RewardPreference
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OnlineDPO(LearnerRollouts):
+class OnlineDPO(LearnerRollouts, Rewarded):
     """Online preference optimisation: the best of the learner's responses to a prompt against the worst."""
 
     compositions: ClassVar = (Composition(states="learner", signal="preference", loss="preference"),)
@@ -28,8 +28,6 @@ class OnlineDPO(LearnerRollouts):
     """How strongly the learner is held to the reference."""
     reference: str = "base"
     """What the learner is held to: base (the untrained model), a run folder or an adapter folder."""
-    reward: str = "exact-answer"
-    """exact-answer: 1 if right; or file.py:name of a function (item, text, finish) -> number or None."""
 
     def __post_init__(self) -> None:
         LearnerRollouts.__post_init__(self)

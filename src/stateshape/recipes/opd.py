@@ -6,32 +6,29 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from stateshape.core.method import Combination, Composition, Method
-from stateshape.losses.divergence import Direction, Divergence
-from stateshape.recipes.recipe import LearnerRollouts, Need, Parts, taught
+from stateshape.recipes.recipe import Diverging, LearnerRollouts, Need, Parts, Taught, TokenBudget, taught
 from stateshape.signals.distribution import Positions, TeacherDistribution
 from stateshape.states.cuts import OneState
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OPD(LearnerRollouts):
+class OPD(LearnerRollouts, Taught, Diverging):
     """On-policy distillation: the teacher's next-token distributions at the learner's states."""
 
     compositions: ClassVar = (Composition(states="learner", signal="teacher distribution", loss="divergence"),)
     needs: ClassVar[tuple[Need, ...]] = ()
     source: ClassVar[str] = "arXiv:2605.22731 eq. 7; arXiv:2306.13649"
 
-    teacher: str
-    """Teacher: a run folder, an adapter folder, or a model that shares the vocabulary. Frozen."""
-    direction: Direction = "forward"
-    """forward: KL(teacher || learner), the paper's; reverse: KL(learner || teacher); jsd: between, see beta."""
-    beta: float = 0.5
-    """Where the generalised Jensen-Shannon divergence stands: 0 is forward, 1 is reverse."""
     positions: Positions = "all"
     """all: every state along the rollout; last: one state a rollout, at a random depth (the paper's one-step OPD)."""
 
+    def tokens_per_prompt(self) -> TokenBudget:
+        written = LearnerRollouts.tokens_per_prompt(self)
+        return written._replace(supervised=self.samples) if self.positions == "last" else written
+
     def build(self, parts: Parts) -> Method | Combination:
         states = self.rollouts(parts, cut=OneState() if self.positions == "last" else None)
-        loss = Divergence(direction=self.direction, beta=self.beta)
+        loss = self.divergence()
         return taught(
             parts,
             self.teacher,

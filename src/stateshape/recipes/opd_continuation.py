@@ -10,36 +10,34 @@ from typing import ClassVar, Literal
 
 from stateshape.core.method import Combination, Composition, Method
 from stateshape.losses.cross_entropy import CrossEntropy
-from stateshape.recipes.recipe import LearnerRollouts, Need, Parts, taught
+from stateshape.recipes.recipe import LearnerRollouts, Need, Parts, Taught, TeacherText, TokenBudget, taught
 from stateshape.signals.continuation import TeacherContinuation
 from stateshape.states.cuts import Cut
 from stateshape.states.sampled import Prefixes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OPDContinuation(LearnerRollouts):
+class OPDContinuation(LearnerRollouts, Taught, TeacherText):
     """On-policy distillation: the learner writes a prefix, a frozen teacher continues it, the learner imitates."""
 
     compositions: ClassVar = (Composition(states="learner", signal="teacher continuation", loss="cross-entropy"),)
     needs: ClassVar[tuple[Need, ...]] = ()
     source: ClassVar[str] = "arXiv:2605.22731 section 2.5"
 
-    teacher: str
-    """Teacher: a run folder, an adapter folder, or a model that shares the vocabulary. Frozen."""
     cut: Cut = field(default_factory=Cut)
     """Where in the learner's rollout the teacher takes over."""
     prefixes: Prefixes = "refreshed"
     """refreshed: by the learner of this step; frozen: by the untrained learner; shuffled: each of another prompt."""
     keep: Literal["all", "correct"] = "all"
     """Which continuations are imitated: all, or those whose whole response has the right answer."""
-    max_new_tokens: int = 128
-    """Longest continuation, in tokens."""
-    teacher_temperature: float = 1.0
-    """Temperature of the teacher's continuations; 0 is greedy."""
+
+    def tokens_per_prompt(self) -> TokenBudget:
+        continued = self.samples * self.max_new_tokens
+        return TokenBudget(supervised=continued, sampled=self.samples * self.rollout_tokens + continued)
 
     def build(self, parts: Parts) -> Method | Combination:
         states = self.rollouts(parts, cut=self.cut, prefixes=self.prefixes)
-        settings = parts.sampling(self.max_new_tokens, temperature=self.teacher_temperature)
+        settings = self.teacher_sampling(parts)
         accept = parts.is_right if self.keep == "correct" else None
         return taught(
             parts,

@@ -10,20 +10,17 @@ from typing import ClassVar
 
 from stateshape.core.method import Combination, Composition, Method
 from stateshape.losses.policy_gradient import PolicyGradient
-from stateshape.recipes.recipe import LearnerRollouts, Need, Parts, taught
+from stateshape.recipes.recipe import LearnerRollouts, Need, Parts, Taught, taught
 from stateshape.signals.teacher_logp import TeacherLogProb
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OPDRL(LearnerRollouts):
+class OPDRL(LearnerRollouts, Taught):
     """On-policy distillation by policy gradient: a token's credit is the teacher's log-prob of it minus the learner's."""
 
     compositions: ClassVar = (Composition(states="learner", signal="teacher log-prob", loss="policy gradient"),)
     needs: ClassVar[tuple[Need, ...]] = ()
     source: ClassVar[str] = "Thinking Machines, On-Policy Distillation (2025)"
-
-    teacher: str
-    """Teacher: a run folder, an adapter folder, or a model that shares the vocabulary. Frozen."""
 
     def build(self, parts: Parts) -> Method | Combination:
         states = self.rollouts(parts)

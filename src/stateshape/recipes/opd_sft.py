@@ -10,14 +10,14 @@ from stateshape.core.method import Combination, Composition, Method, Term
 from stateshape.core.seeds import seed_for
 from stateshape.losses.cross_entropy import CrossEntropy
 from stateshape.losses.divergence import Divergence
-from stateshape.recipes.recipe import LearnerRollouts, Need, Parts
+from stateshape.recipes.recipe import LearnerRollouts, Need, Parts, Taught
 from stateshape.signals.distribution import TeacherDistribution
 from stateshape.signals.gold import GoldTokens
 from stateshape.states.dataset import DatasetStates
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OPDPlusSFT(LearnerRollouts):
+class OPDPlusSFT(LearnerRollouts, Taught):
     """Two methods in one step: on-policy distillation, and supervised fine-tuning on a share of the prompts."""
 
     compositions: ClassVar = (
@@ -27,8 +27,6 @@ class OPDPlusSFT(LearnerRollouts):
     needs: ClassVar[tuple[Need, ...]] = ("solutions",)
     source: ClassVar[str] = "a combination of opd and sft"
 
-    teacher: str
-    """Teacher: a run folder, an adapter folder, or a model that shares the vocabulary. Frozen."""
     sft_share: float = 0.25
     """Share of the prompts that are learned from their worked solutions."""
     opd_weight: float = 1.0

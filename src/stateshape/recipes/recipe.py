@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 from stateshape.core.dotted import load_object
 from stateshape.core.files import BadInput
 from stateshape.core.method import Combination, Composition, Method, Term
 from stateshape.core.records import MethodRecord
 from stateshape.core.wording import shown
+from stateshape.losses.divergence import Direction, Divergence
 from stateshape.policy.policy import Policy
 from stateshape.recipes.names import BUILT_IN
 from stateshape.sampling.settings import Sampler, SamplingSettings, check_sampling
@@ -80,6 +81,20 @@ class Choosing(Protocol):
     def composition(self) -> Composition: ...
 
 
+class TokenBudget(NamedTuple):
+    """At most so many tokens per prompt of a step. Tokens of the dataset's own solutions are not among them."""
+
+    supervised: int
+    sampled: int
+
+
+@runtime_checkable
+class Budgeted(Protocol):
+    """What a recipe may also say: the tokens it takes, by which a plan's size is estimated."""
+
+    def tokens_per_prompt(self) -> TokenBudget: ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LearnerRollouts:
     """What every recipe on the learner's own samples has."""
@@ -93,6 +108,10 @@ class LearnerRollouts:
 
     def __post_init__(self) -> None:
         check_sampling(rollout_tokens=self.rollout_tokens, samples=self.samples, temperature=self.temperature)
+
+    def tokens_per_prompt(self) -> TokenBudget:
+        written = self.samples * self.rollout_tokens
+        return TokenBudget(supervised=written, sampled=written)
 
     def rollouts(
         self, parts: Parts, *, cut: PrefixCut | None = None, prefixes: Prefixes = "refreshed"
@@ -110,6 +129,48 @@ def check_several(samples: int, *, why: str) -> None:
     """A signal that compares a prompt's samples needs two. Raises BadInput."""
     if samples < 2:
         raise BadInput(f"samples: got {samples}; expected 2 or more for each prompt, {why}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taught:
+    """What every recipe with a teacher has."""
+
+    teacher: str
+    """Teacher: a run folder, an adapter folder, or a model that shares the vocabulary. Frozen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherText:
+    """What every recipe on text that a teacher writes has."""
+
+    max_new_tokens: int = 128
+    """Longest text that the teacher writes at a time, in tokens."""
+    teacher_temperature: float = 1.0
+    """Temperature of the teacher's texts; 0 is greedy."""
+
+    def teacher_sampling(self, parts: Parts, *, samples: int = 1) -> SamplingSettings:
+        return parts.sampling(self.max_new_tokens, temperature=self.teacher_temperature, samples=samples)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diverging:
+    """What every recipe on a teacher's distribution has."""
+
+    direction: Direction = "forward"
+    """forward: KL(teacher || learner); reverse: KL(learner || teacher); jsd: between the two, see beta."""
+    beta: float = 0.5
+    """Where the generalised Jensen-Shannon divergence stands: 0 is forward, 1 is reverse."""
+
+    def divergence(self) -> Divergence:
+        return Divergence(direction=self.direction, beta=self.beta)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rewarded:
+    """What every recipe with a reward has."""
+
+    reward: str = "exact-answer"
+    """exact-answer: 1 if right; or file.py:name of a function (item, text, finish) -> number or None."""
 
 
 def taught(parts: Parts, teacher: str, build: Callable[[Policy], Method]) -> Method | Combination:

@@ -25,7 +25,7 @@ from stateshape.losses.divergence import Direction, Divergence
 from stateshape.losses.policy_gradient import PolicyGradient
 from stateshape.losses.preference import Preference
 from stateshape.policy.policy import Policy
-from stateshape.recipes.recipe import Need, Parts
+from stateshape.recipes.recipe import Need, Parts, TokenBudget
 from stateshape.recipes.rewards import reward_of
 from stateshape.record.reading import Recording
 from stateshape.signals.continuation import OwnContinuation, TeacherContinuation
@@ -118,6 +118,11 @@ class Replay:
                 f"signal: got {self.signal}, which weighs tokens by the log-prob they were sampled at, but {self.states} "
                 "recorded some without (their prompts were exchanged); use another signal, or states of another run"
             )
+
+    def tokens_per_prompt(self) -> TokenBudget:
+        """Of a continuation; how many tokens were recorded is not known before."""
+        written = self.max_new_tokens if self.signal.endswith("continuation") else 0
+        return TokenBudget(supervised=written, sampled=written)
 
     def build(self, parts: Parts) -> Method:
         self.check_recording()

@@ -8,14 +8,14 @@ from typing import ClassVar, Literal
 from stateshape.core.method import Composition, Method, StateSource
 from stateshape.losses.cross_entropy import CrossEntropy
 from stateshape.policy.policy import Policy
-from stateshape.recipes.recipe import LearnerRollouts, Need, Parts
+from stateshape.recipes.recipe import LearnerRollouts, Need, Parts, Rewarded
 from stateshape.recipes.rewards import reward_of
 from stateshape.signals.filter import RewardFilter
 from stateshape.states.kept import EveryEpoch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RFT(LearnerRollouts):
+class RFT(LearnerRollouts, Rewarded):
     """Rejection sampling fine-tuning: the learner imitates those of its own responses that are right."""
 
     compositions: ClassVar = (Composition(states="learner", signal="reward filter", loss="cross-entropy"),)
@@ -28,8 +28,6 @@ class RFT(LearnerRollouts):
     """Smallest reward of a response that is kept."""
     regenerate: Literal["epoch", "step"] = "epoch"
     """When responses are sampled anew: for all prompts as a pass over them begins, or for each step's prompts."""
-    reward: str = "exact-answer"
-    """exact-answer: 1 if right; or file.py:name of a function (item, text, finish) -> number or None."""
 
     def build(self, parts: Parts) -> Method:
         states: StateSource[Policy] = self.rollouts(parts)

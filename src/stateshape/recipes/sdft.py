@@ -10,13 +10,13 @@ from typing import ClassVar
 
 from stateshape.core.files import BadInput
 from stateshape.core.method import Composition, Method
-from stateshape.losses.divergence import Direction, Divergence
-from stateshape.recipes.recipe import LearnerRollouts, Need, Parts
+from stateshape.losses.divergence import Direction
+from stateshape.recipes.recipe import Diverging, LearnerRollouts, Need, Parts
 from stateshape.signals.demonstration import Demonstrated
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SDFT(LearnerRollouts):
+class SDFT(LearnerRollouts, Diverging):
     """Self-distillation fine-tuning: the learner follows a slow copy of itself that is shown the worked solution."""
 
     compositions: ClassVar = (Composition(states="learner", signal="teacher distribution", loss="divergence"),)
@@ -25,8 +25,6 @@ class SDFT(LearnerRollouts):
 
     direction: Direction = "reverse"
     """reverse: KL(learner || teacher), the source's; forward: KL(teacher || learner); jsd: between, see beta."""
-    beta: float = 0.5
-    """Where the generalised Jensen-Shannon divergence stands: 0 is forward, 1 is reverse."""
     ema_rate: float = 0.02
     """How far the slow copy moves towards the learner a step: 0 stays untrained, 1 is the learner itself."""
     template: str = "{prompt} {solution}\n\n{prompt}"
@@ -50,5 +48,5 @@ class SDFT(LearnerRollouts):
         return Method(
             states=self.rollouts(parts),
             signal=Demonstrated(items=parts.items, rate=self.ema_rate, template=self.template),
-            loss=Divergence(direction=self.direction, beta=self.beta),
+            loss=self.divergence(),
         )

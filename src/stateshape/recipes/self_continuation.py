@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from stateshape.core.method import Composition, Method
 from stateshape.losses.cross_entropy import CrossEntropy
-from stateshape.recipes.recipe import LearnerRollouts, Need, Parts
+from stateshape.recipes.recipe import LearnerRollouts, Need, Parts, TokenBudget
 from stateshape.signals.continuation import OwnContinuation
 from stateshape.states.cuts import Cut
 
@@ -28,6 +28,10 @@ class SelfContinuation(LearnerRollouts):
     """Which continuations are imitated: all, or those whose whole response has the right answer."""
     max_new_tokens: int = 128
     """Longest continuation, in tokens."""
+
+    def tokens_per_prompt(self) -> TokenBudget:
+        continued = self.samples * self.max_new_tokens
+        return TokenBudget(supervised=continued, sampled=self.samples * self.rollout_tokens + continued)
 
     def build(self, parts: Parts) -> Method:
         return Method(
