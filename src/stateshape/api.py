@@ -1,53 +1,53 @@
-"""The package from Python: what the commands do, in one call each. See `stateshape.__init__` for the list."""
+"""The package from Python, and the one place where both towers meet: what makes run folders, and what reads them.
+
+What the commands do, in one call each; `stateshape.__init__` has the list. Each function imports what it needs, so that a
+report needs no tensor library.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from stateshape.analysis.compare import write_comparison
-from stateshape.core.files import check_output
+from stateshape.core.files import BadInput, check_output, read_json
 from stateshape.core.locks import REPORT_LOCK, hold
 from stateshape.core.progress import Reporter, Silent
-from stateshape.core.records import DriftRecord, EvalRow, RunRecord
-from stateshape.core.study_records import Comparison
-from stateshape.evals.evaluate import evaluate as evaluate_policy
-from stateshape.policy.open import open_policy as open_policy_from
-from stateshape.policy.policy import Policy
-from stateshape.policy.settings import ModelSettings
-from stateshape.recipes.recipe import Recipe, recipe_name
-from stateshape.report.write import write_report
-from stateshape.study.execute import REPORT_S, execute
-from stateshape.study.plan import DriftChoice, StudyFile, make_plan, read_study, with_seeds
-from stateshape.study.single import drift_between, train_single
-from stateshape.study.state_map import write_state_map
-from stateshape.tasks.load import load_task as load_task_from
-from stateshape.tasks.task import Task
-from stateshape.train.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from stateshape.core.records import DriftRecord, EvalRow, Operators, RunRecord
+    from stateshape.core.study_records import Comparison
+    from stateshape.policy.policy import Policy
+    from stateshape.policy.settings import ModelSettings
+    from stateshape.recipes.recipe import Recipe
+    from stateshape.study.plan import DriftChoice, Plan, StudyFile
+    from stateshape.tasks.task import Task
+    from stateshape.train.settings import TrainSettings
 
 PathLike = str | Path
 
 
 def open_policy(source: str, settings: ModelSettings | None = None) -> Policy:
     """A frozen policy: "embedded", a model folder, a hub id, a run folder or an adapter folder."""
+    from stateshape.policy.open import open_policy as open_policy_from
+    from stateshape.policy.settings import ModelSettings
+
     return open_policy_from(source, settings or ModelSettings())
 
 
-def load_task(
-    name: str,
-    *,
-    data_dir: PathLike | None = None,
-    limit: int | None = None,
-    shots: int = 0,
-    max_new_tokens: int | None = None,
-) -> Task:
+def load_task(name: str, *, data_dir: PathLike | None = None, limit: int | None = None, shots: int = 0) -> Task:
     """gsm8k, truthfulqa, mmlu (official files in `data_dir`, else the hub), arithmetic, facts, exam, or a .jsonl file."""
-    folder = None if data_dir is None else Path(data_dir)
-    return load_task_from(name, data_dir=folder, limit=limit, shots=shots, max_new_tokens=max_new_tokens)
+    from stateshape.tasks.load import load_task as load_task_from
+
+    return load_task_from(name, data_dir=None if data_dir is None else Path(data_dir), limit=limit, shots=shots)
 
 
 def evaluate(policy: Policy, task: Task) -> list[EvalRow]:
     """One row an item, in the task's order."""
+    from stateshape.evals.evaluate import evaluate as evaluate_policy
+
     return evaluate_policy(policy, task)
 
 
@@ -57,15 +57,27 @@ def train_run(
     model: str,
     task: str,
     out: PathLike,
+    name: str | None = None,
     seed: int = 0,
     settings: TrainSettings | None = None,
     model_settings: ModelSettings | None = None,
     data_dir: PathLike | None = None,
     reporter: Reporter | None = None,
+    operators: Operators | None = None,
 ) -> RunRecord:
-    """Trains one run into the folder `out`, or resumes it. Raises BadInput before the model loads."""
+    """Trains one run into the folder `out`, or resumes it. Raises BadInput before the model loads.
+
+    Args:
+        name: of the recipe, where it is one of your own in a file; default: found from its class.
+        operators: where given, filled with what a step spends its time on.
+    """
+    from stateshape.policy.settings import ModelSettings
+    from stateshape.recipes.recipe import recipe_name
+    from stateshape.study.single import train_single
+    from stateshape.train.settings import TrainSettings
+
     return train_single(
-        recipe_name(recipe),
+        name or recipe_name(recipe),
         recipe,
         model=model,
         task_name=task,
@@ -75,6 +87,7 @@ def train_run(
         settings=settings or TrainSettings(),
         model_settings=model_settings or ModelSettings(),
         reporter=reporter or Silent(),
+        operators=operators,
     )
 
 
@@ -89,6 +102,10 @@ def measure_drift(
     model_settings: ModelSettings | None = None,
 ) -> DriftRecord:
     """How far the states of `b` lie from those of `a`, beside `a` against itself with another sampling seed."""
+    from stateshape.policy.settings import ModelSettings
+    from stateshape.study.plan import DriftChoice
+    from stateshape.study.single import drift_between
+
     return drift_between(
         a,
         b,
@@ -101,6 +118,32 @@ def measure_drift(
     )
 
 
+def plan_study(
+    study: str | StudyFile, *, seeds: Sequence[int] | None = None, model: str | None = None, full: bool = False
+) -> Plan:
+    """A study's plan: which runs, in which order, with which settings. Loads no model. Raises BadInput.
+
+    Args:
+        study: a preset's name, a YAML file, or a StudyFile.
+        model: another base than the study's own.
+        full: evaluate on all items instead of the study's limits.
+    """
+    from stateshape.study.plan import make_plan, read_study, with_seeds
+
+    file = read_study(study) if isinstance(study, str) else study
+    if model is not None:
+        file = replace(file, model=model)
+    if seeds is not None:
+        file = with_seeds(file, seeds)
+    if full:
+        file = replace(
+            file,
+            target=replace(file.target, limit=None),
+            retention=[replace(choice, limit=None) for choice in file.retention],
+        )
+    return make_plan(file)
+
+
 def run_study(
     study: str | StudyFile,
     *,
@@ -109,30 +152,66 @@ def run_study(
     data_dir: PathLike | None = None,
     jobs: int | None = 1,
     reporter: Reporter | None = None,
+    operators: Operators | None = None,
     accept_changes: bool = False,
 ) -> Comparison:
     """Runs or resumes a study (a preset's name, a YAML file, or a StudyFile) and writes its report into `out`.
 
-    `accept_changes`: goes on with finished files that were changed, and puts that on record. `jobs`: runs at a time, each in a
-    process of its own (so that the calling script needs `if __name__ == "__main__"`).
+    Args:
+        jobs: runs at a time, each in a process of its own (so that the calling script needs `if __name__ == "__main__"`).
+        operators: where given, filled with what a step of each run spends its time on; takes one job.
+        accept_changes: goes on with finished files that were changed, and puts that on record.
     """
-    file = read_study(study) if isinstance(study, str) else study
-    if seeds is not None:
-        file = with_seeds(file, seeds)
-    folder = Path(out)
+    from stateshape.core.study_records import Comparison
+    from stateshape.study.execute import REPORT_S, execute
+
+    plan, folder = plan_study(study, seeds=seeds), Path(out)
     data = None if data_dir is None else Path(data_dir)
+    reporter = reporter or Silent()
     check_output(folder)
     with hold(folder):
         execute(
-            make_plan(file),
+            plan,
             folder,
             data_dir=data,
-            reporter=reporter or Silent(),
+            reporter=reporter,
             jobs=jobs,
+            operators=operators,
             accept_changes=accept_changes,
         )
         with hold(folder, name=REPORT_LOCK, wait_s=REPORT_S):
-            comparison = write_comparison(folder)
-            write_state_map(folder)
-            write_report(folder)
-    return comparison
+            _write_results(folder)
+    return read_json(folder / "comparison.json", Comparison)
+
+
+def report_study(
+    folder: PathLike, *, accept_changes: bool = False, say: Callable[[str], None] = lambda text: None
+) -> Path:
+    """Comparison, verdicts, state map, tables, plots and report of a study, from its files alone, also while it runs.
+
+    Returns: the path of report.html. Raises BadInput where a finished file is not as it was when it was finished.
+    """
+    from stateshape.study.sealed import MADE_AGAIN, check_study, unsealed_runs
+
+    folder = Path(folder)
+    if not os.path.exists(folder / "plan.json"):
+        raise BadInput(f"study: {folder} holds no plan.json; expected the folder of a study")
+    check_output(folder, where="folder")
+    with hold(folder, name=REPORT_LOCK):
+        check_study(folder, accept=accept_changes, may_lack=MADE_AGAIN, say=say)
+        if old := unsealed_runs(folder):
+            say(
+                f"{len(old)} finished runs have no manifest.json, as an earlier version left them: changes can't be noticed"
+            )
+        return _write_results(folder)
+
+
+def _write_results(folder: Path) -> Path:
+    """What is made from a study's record files, in the one order that there is."""
+    from stateshape.analysis.compare import write_comparison
+    from stateshape.report.write import write_report
+    from stateshape.study.state_map import write_state_map
+
+    write_comparison(folder)
+    write_state_map(folder)
+    return write_report(folder)

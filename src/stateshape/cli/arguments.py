@@ -6,12 +6,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stateshape.core.files import BadInput
+from stateshape.core.files import BadInput, check_output, parse
 from stateshape.core.wording import MAX_PATH, shown
 
 if TYPE_CHECKING:
     from stateshape.policy.settings import ModelSettings
-
 
 DATA_VARIABLE = "STATESHAPE_DATA"
 
@@ -29,8 +28,15 @@ def data_folder(given: str | None) -> Path | None:
     return Path(chosen)
 
 
+def out_folder(given: str) -> Path:
+    """--out as a folder that can be written to. Raises BadInput."""
+    if not given.strip():
+        raise BadInput(f"out: got {given!r}; expected the name of a folder (an unset variable of the shell?)")
+    check_output(Path(given))
+    return Path(given)
+
+
 def model_settings_from(device: str, dtype: str) -> ModelSettings:
-    from stateshape.core.files import parse
     from stateshape.policy.settings import ModelSettings
 
     return parse({"device": device, "dtype": dtype}, ModelSettings, where="command line")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
+from stateshape.cli.show import console
 from stateshape.core.files import read_json, write_json
-from stateshape.core.records import Json, OperatorCost, PhaseCost, ProfiledPhase, ProfileRecord, profiled
+from stateshape.core.records import Json, Operators, PhaseCost, ProfiledPhase, ProfileRecord, profiled
 from stateshape.report.drawing.table import Cell, Table, render_text
 from stateshape.report.parts.costs import phases_of
 
@@ -22,8 +20,6 @@ if TYPE_CHECKING:
 MACHINE = ("device", "accelerator", "dtype", "threads", "peak_gflops")
 PRINTED = 5  # operators of a phase; profile.json has more
 WATCHED_ITEMS = 8  # of a task whose evaluation is looked into
-
-Operators = dict[str, dict[str, list[OperatorCost]]]
 
 
 def write_profile(
@@ -43,7 +39,7 @@ def write_profile(
         return
     if table is None:
         table = phases_of([(Cell(text=run), [p for p in phases if p.run == run]) for run in {p.run: 0 for p in phases}])
-    Console(width=None if sys.stdout.isatty() else 160).print(render_text(table))
+    console().print(render_text(table))
     if len(operators) == 1:
         for phase, found in next(iter(operators.values())).items():
             most = ", ".join(f"{cost.operator} {cost.share:.0%}" for cost in found[:PRINTED])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tyro
 
-from stateshape.cli.commands import out_folder
+from stateshape.cli.arguments import out_folder
 from stateshape.core.files import BadInput
 from stateshape.core.limits import check_most
 from stateshape.core.locks import hold_beside

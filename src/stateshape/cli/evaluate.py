@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import tyro
 
-from stateshape.cli.arguments import data_folder, model_settings_from
-from stateshape.cli.commands import evaluate_into, out_folder
+from stateshape.cli.arguments import data_folder, model_settings_from, out_folder
 from stateshape.core.files import check_output
 from stateshape.core.locks import hold
+
+if TYPE_CHECKING:
+    from stateshape.core.progress import Reporter
+    from stateshape.core.records import EvaluationRecord, PhaseCost
+    from stateshape.policy.settings import ModelSettings
+    from stateshape.tasks.task import Task
 
 
 def evaluate(
@@ -72,3 +80,45 @@ def evaluate(
             quiet=quiet,
             reporter=reporter,
         )
+
+
+def evaluate_into(
+    folder: Path,
+    source: str,
+    task: Task,
+    about: EvaluationRecord,
+    settings: ModelSettings,
+    *,
+    overwrite: bool,
+    profile: bool,
+    quiet: bool,
+    reporter: Reporter,
+) -> None:
+    """The evaluation itself: rows, summary, what is printed, and the profile."""
+    from stateshape.evals.evaluate import evaluate as evaluate_task
+    from stateshape.evals.evaluate import summarise, write_evaluation
+    from stateshape.policy.open import open_policy
+    from stateshape.study.evaluation import check_same_evaluation, on_machine
+
+    policy = open_policy(source, settings)
+    about = on_machine(about, policy.weights)
+    if not overwrite:
+        check_same_evaluation(folder, task.name, about)
+    costs: dict[str, PhaseCost] = {}
+    with policy.weights.meter.phase("evaluation", costs):
+        rows = evaluate_task(
+            policy, task, progress=reporter.track(f"evaluate on {task.name}", "items", policy.weights.meter)
+        )
+    summary = summarise(rows, task.metrics)
+    write_evaluation(folder, task.name, rows, summary, about)
+    if not quiet:
+        for metric, found in summary.items():
+            interval = "" if found.ci95 is None else f"  95% [{found.ci95[0]:.3f}, {found.ci95[1]:.3f}]"
+            value = "missing" if found.value is None else f"{found.value:.4f}"
+            print(f"{task.name} {metric}: {value}{interval}  n={found.n}")
+        print(f"rows: {folder / 'evals' / (task.name + '.jsonl')}")
+    if profile:
+        from stateshape.cli.costs import profile_evaluation
+
+        path = folder / "evals" / f"{task.name}.profile.json"
+        profile_evaluation(path, source, policy, task, costs["evaluation"], quiet=quiet)

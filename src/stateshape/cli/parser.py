@@ -12,23 +12,30 @@ from importlib.metadata import version
 
 import tyro
 
-from stateshape.cli import commands
+from stateshape.cli.doctor import doctor
+from stateshape.cli.drift import drift
+from stateshape.cli.embedded import embedded
+from stateshape.cli.evaluate import evaluate
+from stateshape.cli.methods import methods
 from stateshape.cli.power import power
 from stateshape.cli.states import states
+from stateshape.cli.study import report, study
+from stateshape.cli.train import train_command, train_overview
 from stateshape.core.files import BadInput
 from stateshape.core.wording import one_line as bounded
 from stateshape.core.wording import shown
 
 COMMANDS: dict[str, Callable[..., None]] = {
-    "methods": commands.methods,
-    "study": commands.study,
-    "eval": commands.evaluate,
-    "drift": commands.drift,
-    "report": commands.report,
+    "methods": methods,
+    "train": train_overview,
+    "study": study,
+    "eval": evaluate,
+    "drift": drift,
+    "report": report,
     "power": power,
     "states": states,
-    "doctor": commands.doctor,
-    "embedded": commands.embedded,
+    "doctor": doctor,
+    "embedded": embedded,
 }
 DESCRIPTION = "Where does a post-training signal land? Train, measure and compare methods by the states they supervise."
 
@@ -37,18 +44,6 @@ MAX_REASON = 300  # characters of what tyro says: it repeats the arguments
 RULE = re.compile(r"-{3,}")  # as tyro draws it where the output is not UTF-8
 
 MARKERS = (tyro.conf.HelptextFromCommentsOff,)
-
-
-def train_overview(recipe: tyro.conf.Positional[str]) -> None:
-    """Train one method with LoRA and leave a run folder. Flags: stateshape train RECIPE --help.
-
-    Args:
-        recipe: One of those that `stateshape methods` shows, or package.module:Class, file.py:Class of your own.
-    """
-    raise BadInput(f"recipe: got {shown(recipe)}; expected it right after train: stateshape train RECIPE --model M ...")
-
-
-COMMANDS["train"] = train_overview
 
 
 def run(args: Sequence[str]) -> None:
@@ -61,8 +56,6 @@ def run(args: Sequence[str]) -> None:
         hint = f"did you mean {near[0]}?" if near else "see stateshape --help"
         raise BadInput(f"command: got {shown(args[0])}; expected one of {', '.join(sorted(COMMANDS))}; {hint}")
     if len(args) > 1 and args[0] == "train" and not args[1].startswith("-"):
-        from stateshape.cli.train_command import train_command
-
         train = deferred(train_command(args[1]))
         prog = f"stateshape train {args[1]}"
         parsed(lambda: tyro.cli(train, prog=prog, args=list(args[2:]), config=MARKERS), prog=prog)()

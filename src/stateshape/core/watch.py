@@ -1,4 +1,4 @@
-"""A watch: a read-only observer of a run while it trains (recording, locality). It takes no gradient and draws nothing of the run's.
+"""A watch: a read-only observer of a run while it trains (recording, locality). It takes no gradient and draws nothing.
 
 A run is the same to the bit with and without it. Knows no particular watch, and of a policy only that there is one.
 """

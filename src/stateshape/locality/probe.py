@@ -1,6 +1,7 @@
 """One probe: every number of a LocalityRecord, from a step's training states and fresh rollouts of the same learner.
 
-`begin_probe` before the update, `end_probe` after it. Of the policy before the update, hidden states are kept, [N, D], never logits.
+`begin_probe` before the update, `end_probe` after it. Of the policy before the update, hidden states are kept, [N, D],
+never logits.
 Draws by its own seeds. Writes no files, and leaves the learner as it was.
 """
 

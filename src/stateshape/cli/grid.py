@@ -1,0 +1,146 @@
+"""The recipes as the paper's Table 1, the whole grid of state source x signal, and one recipe as a tree. Imports torch."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import textwrap
+from typing import NamedTuple
+
+from rich.table import Table
+from rich.tree import Tree
+
+from stateshape.core.method import FACTS, SIGNALS, STATES, LossKind, SignalKind, StateKind, nearest_legal, why_illegal
+from stateshape.recipes.names import BUILT_IN
+from stateshape.recipes.recipe import (
+    Diverging,
+    LearnerRollouts,
+    Recipe,
+    Rewarded,
+    Taught,
+    TeacherText,
+    all_methods,
+    method_record,
+    recipe_class,
+)
+
+
+class GridCell(NamedTuple):
+    """`reason`: why the cell makes no sense, with the nearest that does; None where it is a method."""
+
+    states: StateKind
+    signal: SignalKind
+    loss: LossKind
+    recipes: list[str]
+    reason: str | None
+
+
+def cells() -> list[GridCell]:
+    """Every signal at every state source, with the loss that reads it."""
+    made: dict[tuple[StateKind, SignalKind], list[str]] = {}
+    for name in BUILT_IN:
+        for one in recipe_class(name).compositions:
+            made.setdefault((one.states, one.signal), []).append(name)
+    return [
+        GridCell(
+            states,
+            signal,
+            FACTS[signal].read_by,
+            made.get((states, signal), []),
+            why_illegal(states, signal, FACTS[signal].read_by),
+        )
+        for signal in SIGNALS
+        for states in STATES
+    ]
+
+
+def methods_table() -> Table:
+    table = Table(title="Table 1. Post-training methods by state source, signal and loss", title_justify="left")
+    for name in ("method", "states", "signal", "density", "loss", "on-policy", "source"):
+        table.add_column(name, overflow="fold")
+    for row in all_methods():
+        on_policy = "yes" if row.is_on_policy else "no"
+        table.add_row(row.method, row.state_source, row.signal, row.density, row.loss, on_policy, row.source)
+    return table
+
+
+def grid_table() -> Table:
+    """A row a signal, a column a state source."""
+    table = Table(
+        title="The grid: what is said (rows) where (columns). '-': a method without a built-in recipe; numbers: why not",
+        title_justify="left",
+        show_lines=True,
+    )
+    table.add_column("signal")
+    for states in STATES:
+        table.add_column(states, overflow="fold")
+    notes: list[str] = []
+    found = {(cell.signal, cell.states): cell for cell in cells()}
+    for signal in SIGNALS:
+        shown = []
+        for states in STATES:
+            cell = found[signal, states]
+            if cell.reason is None:
+                shown.append(", ".join(cell.recipes) or "-")
+                continue
+            near = nearest_legal(states, signal, FACTS[signal].read_by)
+            note = f"{cell.reason.partition(';')[0]}; use {near[0]} states"
+            if note not in notes:
+                notes.append(note)
+            shown.append(f"({notes.index(note) + 1})")
+        table.add_row(f"{signal}\n-> {FACTS[signal].read_by}", *shown)
+    table.caption = "\n".join(f"({k + 1}) {note}" for k, note in enumerate(notes))
+    table.caption_justify = "left"
+    return table
+
+
+def method_tree(name: str) -> Tree:
+    """One recipe as states -> signal -> loss, each with the settings that belong to it, their defaults and meaning."""
+    recipe = recipe_class(name)
+    record = method_record(name, recipe)
+    docs = field_docs(recipe)
+    homes: dict[type, str] = {
+        LearnerRollouts: "states", Taught: "signal", TeacherText: "signal", Rewarded: "signal", Diverging: "loss",
+    }  # fmt: skip
+    placed: dict[str, list[str]] = {"states": [], "signal": [], "loss": [], "own": []}
+    for field in dataclasses.fields(recipe):  # type: ignore[arg-type]
+        home = next((part for base, part in homes.items() if field.name in vars(base)["__dataclass_fields__"]
+                     and issubclass(recipe, base)), "own")  # fmt: skip
+        placed[home].append(f"{field.name} {default_of(field)}  [dim]{docs.get(field.name, '')}[/dim]")
+    tree = Tree(f"[bold]{name}[/bold]  {record.summary}\n[dim]{record.source}[/dim]")
+    for part, value in (
+        ("states", record.state_source),
+        ("signal", f"{record.signal}  [dim]{record.density}[/dim]"),
+        ("loss", record.loss),
+    ):
+        branch = tree.add(f"{part}: {value}")
+        for line in placed[part]:
+            branch.add(line)
+    if placed["own"]:
+        branch = tree.add("settings of its own")
+        for line in placed["own"]:
+            branch.add(line)
+    return tree
+
+
+def default_of(field: dataclasses.Field[object]) -> str:
+    if field.default is not dataclasses.MISSING:
+        return f"= {field.default}"
+    if field.default_factory is not dataclasses.MISSING:
+        return f"= {field.default_factory()}"
+    return "(required)"
+
+
+def field_docs(recipe: type[Recipe]) -> dict[str, str]:
+    """The text under each field of the class and its bases, on one line."""
+    docs: dict[str, str] = {}
+    for kind in reversed(recipe.__mro__[:-1]):
+        body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for node, below in zip(body.body, body.body[1:]):
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(below, ast.Expr):
+                text = below.value.value if isinstance(below.value, ast.Constant) else None
+                if isinstance(text, str):
+                    docs[node.target.id] = " ".join(text.split())
+    return docs

@@ -1,0 +1,78 @@
+"""A study's plan in words, for --dry-run: runs, teachers, steps, tokens, and what each claim could see at these sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from stateshape.cli.show import console
+from stateshape.core.study_records import PlannedRun, PlanRecord, TaskRecord
+
+if TYPE_CHECKING:
+    from stateshape.study.plan import Plan, RunSpec
+    from stateshape.tasks.task import GenerationTask, Task
+
+
+def print_plan(plan: Plan, target: GenerationTask) -> None:
+    """Runs, teachers, steps and an upper estimate of tokens."""
+    file = plan.file
+    table = Table(title=f"{file.study}: {file.model}, seeds {', '.join(map(str, file.seeds))}", title_justify="left")
+    for name in ("run", "recipe", "teacher", "steps", "prompts a step", "supervised tokens <=", "sampled tokens <="):
+        table.add_column(name)
+    for spec in plan.runs:
+        steps = spec.train.num_steps(len(target.train))
+        supervised, sampled = token_estimate(spec, target, steps)
+        table.add_row(
+            spec.name, spec.recipe_name, spec.teacher or "-", f"{steps:,}", str(spec.train.batch_prompts),
+            f"{supervised:,}", f"{sampled:,}",
+        )  # fmt: skip
+    console().print(table)
+    choices = [("target", file.target), *(("retention", choice) for choice in file.retention)]
+    for role, choice in choices:
+        console().print(f"{role}: {choice.task}, items: {choice.limit or 'all'}, shots: {choice.shots}")
+    console().print(
+        f"drift: {file.drift.prompts} rollouts x {file.drift.cuts} prefix states a run; plan {plan.sha256[:12]}"
+    )
+
+
+def print_resolvable(plan: Plan, tasks: Sequence[Task]) -> None:
+    """What each claim could see at these sizes."""
+    from stateshape.analysis.resolution import resolvable, resolvable_text
+    from stateshape.study.describe import task_record
+
+    records = [task_record(task) for task in tasks]
+    print()
+    print(resolvable_text(resolvable(plan_sizes(plan, records[0], records[1:]))))
+
+
+def plan_sizes(plan: Plan, target: TaskRecord, retention: list[TaskRecord]) -> PlanRecord:
+    """The record of a plan as far as it is known before a model is loaded."""
+    base = PlannedRun(name="base", label="base", method=None, teacher=None, settings={})
+    runs = [PlannedRun(name=s.name, label=s.label, method=None, teacher=s.teacher, settings={}) for s in plan.runs]
+    file = plan.file
+    return PlanRecord(
+        study=file.study, model=file.model, seeds=file.seeds, target=target, retention=retention, runs=[base, *runs],
+        plan_sha256=plan.sha256, provenance={}, roles=file.roles,
+    )  # fmt: skip
+
+
+CHARACTERS_A_TOKEN = 3.0  # of worked solutions under common BPE vocabularies; only used to estimate a plan's size
+
+
+def token_estimate(spec: RunSpec, target: GenerationTask, steps: int) -> tuple[int, int]:
+    """(supervised, sampled) tokens of one run: upper limits for what is sampled, an estimate for worked solutions."""
+    from stateshape.recipes.recipe import Budgeted, TokenBudget
+
+    rows = steps * spec.train.batch_prompts
+    recipe = spec.recipe()
+    budget = recipe.tokens_per_prompt() if isinstance(recipe, Budgeted) else TokenBudget(supervised=0, sampled=0)
+    supervised = rows * budget.supervised
+    if "solutions" in spec.recipe_class.needs:
+        texts = [item.completion or "" for item in target.train[:200]]
+        solutions = int(rows * sum(map(len, texts)) / max(len(texts), 1) / CHARACTERS_A_TOKEN)
+        supervised = max(supervised, solutions)
+    if spec.train.supervised_per_step is not None:
+        supervised = min(supervised, steps * spec.train.supervised_per_step)
+    return supervised, rows * budget.sampled

@@ -1,0 +1,94 @@
+"""`stateshape train RECIPE`: a recipe's own fields as flags, next to what every run shares. No second config class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import tyro
+
+from stateshape.cli.arguments import data_folder, out_folder
+from stateshape.core.files import BadInput
+from stateshape.core.locks import hold
+from stateshape.core.wording import shown
+
+if TYPE_CHECKING:
+    from stateshape.core.records import Operators
+
+ARGS = """
+    Args:
+        recipe: The method.
+        model: 'embedded', a local folder, or a hub id.
+        task: Task whose training prompts are used: gsm8k, arithmetic, or a .jsonl file.
+        out: The run folder.
+        seed: Decides data order, adapter initialisation and sampling.
+        data: Folder with the official data files; default: $STATESHAPE_DATA, else the hub.
+        settings: Optimiser, batch, length.
+        model_settings: Device, dtype, compile.
+        profile: Print where time and memory went, and write profile.json; runs one step more, without its update.
+        quiet: Say nothing while working.
+        json_events: Say what happens as JSON lines on stderr.
+"""
+
+
+def train_overview(recipe: tyro.conf.Positional[str]) -> None:
+    """Train one method with LoRA and leave a run folder. Flags: stateshape train RECIPE --help.
+
+    Args:
+        recipe: One of those that `stateshape methods` shows, or package.module:Class, file.py:Class of your own.
+    """
+    raise BadInput(f"recipe: got {shown(recipe)}; expected it right after train: stateshape train RECIPE --model M ...")
+
+
+def train_command(name: str) -> Callable[..., None]:
+    """A function with the flags of one recipe. Raises BadInput if there is no such recipe."""
+    from stateshape.policy.settings import ModelSettings
+    from stateshape.recipes.recipe import recipe_class
+    from stateshape.train.settings import TrainSettings
+
+    flat = tyro.conf.arg(name="")
+    found = recipe_class(name)
+
+    def train(
+        *,
+        recipe: Any,
+        model: str,
+        task: str,
+        out: str,
+        seed: int = 0,
+        data: str | None = None,
+        settings: Any = TrainSettings(),  # noqa: B008
+        model_settings: Any = ModelSettings(),  # noqa: B008
+        profile: bool = False,
+        quiet: bool = False,
+        json_events: bool = False,
+    ) -> None:
+        from stateshape.api import train_run
+        from stateshape.cli.costs import time_split, write_profile
+        from stateshape.cli.terminal import reporter_for
+
+        folder = out_folder(out)
+        operators: Operators | None = {} if profile else None
+        reporter = reporter_for(quiet=quiet, json_events=json_events)
+        try:
+            record = train_run(
+                recipe, name=name, model=model, task=task, out=folder, seed=seed, data_dir=data_folder(data),
+                settings=settings, model_settings=model_settings, reporter=reporter, operators=operators,
+            )  # fmt: skip
+        finally:
+            reporter.stop()
+        if not quiet:
+            print(time_split(record.seconds, record.num_supervised_tokens, record.num_sampled_tokens))
+            print(f"run folder: {out}")
+        if operators is not None:
+            path = folder / "profile.json"
+            with hold(folder):
+                write_profile(path, record.phases(), operators, provenance=record.provenance, quiet=quiet)
+
+    train.__doc__ = f"{found.__doc__}\n\nThe same command resumes a run that was stopped.\n{ARGS}"
+    train.__annotations__ = get_type_hints(train, include_extras=True) | {
+        "recipe": Annotated[found, flat],
+        "settings": Annotated[TrainSettings, flat],
+        "model_settings": Annotated[ModelSettings, flat],
+    }
+    return train
