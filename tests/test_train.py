@@ -22,9 +22,7 @@ from stateshape.train.step import TrainingDiverged, train_step
 SETTINGS = TrainSettings(steps=5, batch_prompts=4, lr=1e-2, lora=tiny.LORA)
 
 
-def run(
-    folder, settings=SETTINGS, *, recipe="sft", seed=3, on_step=None, method=None, dtype=torch.float32, **choices
-):
+def run(folder, settings=SETTINGS, *, recipe="sft", seed=3, on_step=None, method=None, dtype=torch.float32, **choices):
     """One run on the tiny model from scratch; a folder with a checkpoint is resumed. Returns its shared weights."""
     shared = tiny.weights(dtype=dtype)
     learner, teacher = tiny.learner(shared, lora=settings.lora), tiny.teacher(shared)
