@@ -24,6 +24,7 @@ from stateshape.core.meter import Meter
 from stateshape.policy.bridge import run_transformers
 from stateshape.policy.checks import check_attention, check_passes, is_plain_lora
 from stateshape.policy.decoder import PLAIN, Attend, ForwardPass, Halves, compiled_halves, read_decoder
+from stateshape.policy.foreign import reading_foreign, reason_of
 from stateshape.policy.settings import LoraSettings, ModelSettings, resolve_device, resolve_dtype
 
 
@@ -84,15 +85,17 @@ class SharedWeights:
 
     def load_adapter(self, name: str, folder: Path) -> None:
         """An adapter saved in peft's format."""
-        config = peft.LoraConfig.from_pretrained(str(folder))
+        with reading_foreign(f"adapter: {folder}/adapter_config.json can't be read", "the one that peft wrote"):
+            config = peft.LoraConfig.from_pretrained(str(folder))
         if config.init_lora_weights not in (True, False, "gaussian"):
             raise BadInput(
                 f"adapter: got init_lora_weights {config.init_lora_weights!r} in {folder}/adapter_config.json, with which peft "
                 "changes the base weights; expected an adapter that leaves them alone; convert it with peft's "
                 "save_pretrained(path_initial_model_for_weight_conversion=...)"
             )
-        self._inject(name, config)
-        self.set_adapter_state(name, load_file(str(folder / "adapter_model.safetensors")))
+        with reading_foreign(f"adapter: {folder} does not fit the model", "an adapter that was trained on it, whole"):
+            self._inject(name, config)
+            self.set_adapter_state(name, load_file(str(folder / "adapter_model.safetensors")))
 
     def has_adapter(self, name: str) -> bool:
         return name in self.adapters
@@ -197,10 +200,9 @@ def load_weights(source: str, settings: ModelSettings) -> SharedWeights:
             source, trust_remote_code=settings.trust_remote_code, **token_options
         )
         model: Any = transformers.AutoModelForCausalLM.from_pretrained(source, **options)
-    except (OSError, ValueError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except Exception as error:  # damaged files make these libraries raise anything
         raise BadInput(
-            f"model: got {source!r}, which could not be loaded ({reason}); expected a folder with config.json, "
+            f"model: got {source!r}, which could not be loaded ({reason_of(error)}); expected a folder with config.json, "
             "safetensors and a tokenizer, a GGUF folder, a run folder, 'embedded', or a hub id that can be reached"
         ) from None
     halves = compiled_halves() if settings.compile else PLAIN

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from stateshape.core.files import write_text
 from stateshape.report.contents import all_plots, all_tables
-from stateshape.report.fonts import missing_characters, note_on
 from stateshape.report.folder import read_study
+from stateshape.report.fonts import missing_characters, note_on
 from stateshape.report.grid import render_csv
 from stateshape.report.html import render_page
 from stateshape.report.tables import write_table, write_tables
