@@ -37,7 +37,7 @@ MOST = {
 }
 
 
-def check_most(prefix: str = "", **fields: object) -> None:
+def check_most(prefix: str = "", /, **fields: object) -> None:
     """Fields that are not in MOST, and values that are no numbers, pass. Raises BadInput."""
     for name, value in fields.items():
         if name in MOST and isinstance(value, int | float) and value > MOST[name]:

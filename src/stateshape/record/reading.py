@@ -57,11 +57,11 @@ class Recording:
 
     def chosen_term(self, term: str | None) -> str:
         """The one asked for, or the only one there is. Raises BadInput."""
-        shown = ", ".join(self.terms)
+        recorded = ", ".join(self.terms)
         if term is None and len(self.terms) > 1:
-            raise BadInput(f"term: got none, but {self.folder} recorded several; expected one of {shown}")
+            raise BadInput(f"term: got none, but {self.folder} recorded several; expected one of {recorded}")
         if term is not None and term not in self.terms:
-            expected = f"one of {shown}" if any(self.terms) else "none: the run had one method alone"
+            expected = f"one of {recorded}" if any(self.terms) else "none: the run had one method alone"
             raise BadInput(f"term: got {shown(term)}, which {self.folder} did not record; expected {expected}")
         return self.terms[0] if term is None else term
 
