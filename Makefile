@@ -10,13 +10,21 @@ BIN := .venv/bin
 export GOMP_SPINCOUNT ?= 5000
 INSTALLED := .venv/.installed
 
-.PHONY: study test check bench bench-gpu clean
+.PHONY: study test test-old-processor check bench bench-gpu clean
 
 study: $(INSTALLED)  ## the embedded study: seven rows, three seeds (SEEDS=0 for one)
 	$(BIN)/stateshape study quickstart --out $(OUT) --seeds $(SEEDS)
 
 test: $(INSTALLED) check  ## checks and tests
 	$(BIN)/python -m pytest -n 2
+	$(MAKE) test-old-processor
+
+# What torch, oneDNN and MKL read: no instructions later than SSE4, as on a processor of 2008. Others round otherwise.
+test-old-processor: export ATEN_CPU_CAPABILITY := default
+test-old-processor: export ONEDNN_MAX_CPU_ISA := SSE41
+test-old-processor: export MKL_CBWR := COMPATIBLE
+test-old-processor: $(INSTALLED)  ## golden, agreement and resume tests once more, with other instructions
+	$(BIN)/python -m pytest -n 2 -m numerics
 
 check: $(INSTALLED)  ## format, lint, types, import rules
 	$(BIN)/ruff format --check -q src tests benchmarks
