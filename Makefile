@@ -14,13 +14,21 @@ export GOMP_SPINCOUNT ?= 5000
 INSTALL := PYTHON="$(PYTHON)" TORCH="$(TORCH)" scripts/install.sh .venv
 DEPENDENCIES := pyproject.toml constraints.txt scripts/install.sh
 
-.PHONY: study test check results bench bench-gpu clean
+.PHONY: study test test-old-processor check results bench bench-gpu clean
 
 study: .venv/.installed  ## the embedded study: seven rows, three seeds (SEEDS=0 for one)
 	$(BIN)/stateshape study quickstart --out $(OUT) --seeds $(SEEDS)
 
 test: .venv/.installed-dev check  ## checks and tests
 	$(BIN)/python -m pytest -n 2
+	$(MAKE) test-old-processor
+
+# What torch, oneDNN and MKL read: no instructions later than SSE4, as on a processor of 2008. Others round otherwise.
+test-old-processor: export ATEN_CPU_CAPABILITY := default
+test-old-processor: export ONEDNN_MAX_CPU_ISA := SSE41
+test-old-processor: export MKL_CBWR := COMPATIBLE
+test-old-processor: .venv/.installed-dev  ## golden, agreement and resume tests once more, with other instructions
+	$(BIN)/python -m pytest -n 2 -m numerics
 
 check: .venv/.installed-dev  ## format, lint, types, import rules
 	$(BIN)/ruff format --check -q src tests benchmarks

@@ -125,7 +125,7 @@ def changed_json(data: bytes, rng: random.Random) -> bytes:
 
 def changed_text(text: str, rng: random.Random) -> str:
     """As an argument of a command: any text, half surrogates too."""
-    return changed_bytes(text.encode(), rng).decode("utf-8", "surrogateescape")
+    return changed_bytes(text.encode("utf-8", "surrogatepass"), rng).decode("utf-8", "surrogateescape")
 
 
 def changed_words(words: list[str], rng: random.Random) -> list[str]:

@@ -25,6 +25,7 @@ def distance_from_share(logits_V, u, token):
     return max(0.0, (upto[token - 1] if token else 0.0) - u, u - upto[token])
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("size", SIZES)
 def test_tokens_are_those_of_the_inverse_cdf(size):
     given, u = logits(64, size), uniform(64)

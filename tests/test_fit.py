@@ -18,7 +18,7 @@ from stateshape.policy.weights import SharedWeights
 from stateshape.sampling.local import LocalSampler
 from stateshape.sampling.settings import SamplingSettings
 from stateshape.states.dataset import DatasetPairs, DatasetStates
-from stateshape.states.fit import fit_notes
+from stateshape.states.fit import check_texts, fit_notes
 from stateshape.states.sampled import LearnerStates
 from stateshape.tasks.items import ChoiceItem, GenerationItem
 from stateshape.tasks.task import ChoiceTask
@@ -95,8 +95,7 @@ def test_an_end_token_inside_a_solution_is_refused():
     policy = Policy(tiny.weights(), None)
     one = item("a", " b<eos> 3")
     with pytest.raises(BadInput, match="solution: got the model's end token '<eos>' in a text of x"):
-        fit_notes(policy, [one], [DatasetStates(items={"x": one})])
-    assert not fit_notes(policy, [one], [rollouts(one)]), "nobody reads it"
+        check_texts(policy, [one])
 
 
 # Lengths
@@ -134,7 +133,8 @@ def test_a_solution_that_leaves_no_prompt_is_refused():
     with pytest.raises(
         BadInput, match=r"solution: got 1 that leave no room for a prompt \(x is the first, 257 tokens\)"
     ):
-        fit_notes(policy, [one], [DatasetStates(items={"x": one})])
+        check_texts(policy, [item("a"), one])
+    check_texts(policy, [item("a"), item("a", "b" * (LIMIT - 2)), item("a", None)])
 
 
 def test_no_row_is_computed_or_sampled_beyond_the_models_positions():

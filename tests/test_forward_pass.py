@@ -67,7 +67,8 @@ BRIDGED: dict[str, Any] = {
     "granite": hf.GraniteConfig(**GROUPED, residual_multiplier=0.5, embedding_multiplier=2.0, attention_multiplier=0.3),
     "smollm3": hf.SmolLM3Config(**GROUPED, no_rope_layers=[1, 0]),  # a layer without positions
 }  # fmt: skip
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
+# fp32: eight products deep, each a sum of up to 48 terms that are rounded by 6e-8
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 3e-5}
 
 
 def shared_of(config, dtype=torch.float64, *, is_bridged=False):
@@ -125,15 +126,17 @@ def max_of(values):
     return torch.tensor(list(values)).max().item()
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("name", [*PLAIN, *BRIDGED])
 @torch.no_grad()
 def test_hidden_states_are_transformers_own(name):
     shared = shared_of((PLAIN | BRIDGED)[name], torch.float32)
     assert shared.is_plain_decoder == (name in PLAIN)
     rows = bushy_rows()
-    assert difference(ours(Policy(shared, None), rows), row_by_row(shared.model, rows)) <= 1e-5
+    assert difference(ours(Policy(shared, None), rows), row_by_row(shared.model, rows)) <= TOLERANCE[torch.float32]
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("is_bridged", [False, True])
 @pytest.mark.parametrize("name", PLAIN)
 @torch.no_grad()
@@ -141,16 +144,17 @@ def test_in_fp64_they_are_the_same_to_nine_digits(name, is_bridged):
     shared = shared_of(PLAIN[name], is_bridged=is_bridged)
     tiny.in_own_dtype(shared.model)
     rows = bushy_rows()
-    assert difference(ours(Policy(shared, None), rows), row_by_row(shared.model, rows)) <= 1e-9
+    assert difference(ours(Policy(shared, None), rows), row_by_row(shared.model, rows)) <= TOLERANCE[torch.float64]
 
 
 @torch.no_grad()
 def test_the_bridge_in_fp64():
     shared = shared_of(BRIDGED["neox"])  # layer norms, which transformers takes in the weights' dtype
     rows = bushy_rows()
-    assert difference(ours(Policy(shared, None), rows), row_by_row(shared.model, rows)) <= 1e-9
+    assert difference(ours(Policy(shared, None), rows), row_by_row(shared.model, rows)) <= TOLERANCE[torch.float64]
 
 
+@pytest.mark.numerics
 @torch.no_grad()
 def test_bf16_differs_by_rounding_alone():
     shared = shared_of(PLAIN["qwen3"], torch.bfloat16)
@@ -207,19 +211,20 @@ def test_an_adapter_and_its_gradients_are_pefts_own(name, is_bridged, tmp_path):
     shared = shared_of(PLAIN[name], is_bridged=is_bridged)
     tiny.adapter(shared, "teacher", seed=5, size=0.2)  # another one beside it has no say
     tiny.learner(shared, size=0.1)
-    assert difference_from_peft(shared, tmp_path) <= 1e-9
+    assert difference_from_peft(shared, tmp_path) <= TOLERANCE[torch.float64]
 
 
+@pytest.mark.numerics
 def test_an_adapter_in_fp32(tmp_path):
     shared = shared_of(PLAIN["qwen3"], torch.float32)
     tiny.learner(shared, size=0.1)
-    assert difference_from_peft(shared, tmp_path) <= 1e-5
+    assert difference_from_peft(shared, tmp_path) <= TOLERANCE[torch.float32]
 
 
 def test_an_adapter_on_a_model_of_another_kind(tmp_path):
     shared = shared_of(BRIDGED["neox"])
     tiny.learner(shared, size=0.1, lora=LoraSettings(rank=4, targets=("query_key_value", "dense_4h_to_h")))
-    assert difference_from_peft(shared, tmp_path) <= 1e-9
+    assert difference_from_peft(shared, tmp_path) <= TOLERANCE[torch.float64]
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -253,7 +258,7 @@ def test_adapters_of_other_kinds_are_pefts_own_too(name, tmp_path):
     saved_variant(tmp_path / "saved", **VARIANTS[name])
     shared = shared_of(PLAIN["llama"])
     shared.load_adapter("learner", tmp_path / "saved")
-    assert difference_from_peft(shared, tmp_path / "again") <= 1e-9
+    assert difference_from_peft(shared, tmp_path / "again") <= TOLERANCE[torch.float64]
 
 
 def test_dora_takes_the_bridge_and_leaves_the_others_on_the_decoder(tmp_path):
@@ -372,6 +377,7 @@ def test_a_layout_holds_every_row_and_every_token_once():
 # Models of other kinds
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("name", BRIDGED)
 def test_the_sampler_writes_what_transformers_itself_would(name):
     shared = shared_of(BRIDGED[name])
@@ -445,8 +451,8 @@ def test_compiled_layers_give_the_same_values_and_gradients(monkeypatch, tmp_pat
     (values, gradients, frozen), (c_values, c_gradients, c_frozen) = found
     assert 0 < num_graphs == torch._dynamo.utils.counters["stats"]["unique_graphs"]
     assert not torch._dynamo.utils.counters["graph_break"]
-    assert max(difference(c_values, values), difference(c_frozen, frozen)) <= 1e-5
-    assert gradient_difference(c_gradients, gradients) <= 1e-5
+    assert max(difference(c_values, values), difference(c_frozen, frozen)) <= TOLERANCE[torch.float32]
+    assert gradient_difference(c_gradients, gradients) <= TOLERANCE[torch.float32]
 
 
 def test_compile_without_a_compiler_is_refused_and_no_other_pass_taken(monkeypatch, tmp_path):

@@ -22,10 +22,13 @@ from stateshape.tasks.load import load_task
 from stateshape.tasks.task import ChoiceTask
 
 MODEL = Path(os.environ.get("STATESHAPE_MODELS", "/nonexistent")) / "smollm2"
-pytestmark = pytest.mark.skipif(
-    not MODEL.is_dir() or "STATESHAPE_DATA" not in os.environ,
-    reason="set STATESHAPE_MODELS to a folder with smollm2/, and STATESHAPE_DATA to the official data",
-)
+pytestmark = [
+    pytest.mark.numerics,
+    pytest.mark.skipif(
+        not MODEL.is_dir() or "STATESHAPE_DATA" not in os.environ,
+        reason="set STATESHAPE_MODELS to a folder with smollm2/, and STATESHAPE_DATA to the official data",
+    ),
+]
 NUM_ITEMS = 100
 MAX_DIFFERENCE_NATS = 1e-3  # fp32 on both sides; batching and padding differ
 
@@ -67,10 +70,12 @@ def test_trap_boundary_retokenised_scores_equal_the_harness_s(
     rows = score_choices(policy, task)
     theirs = harness_logps(harness, task)
     differences = [abs(a - b) for row, logps in zip(rows, theirs) for a, b in zip(row.option_logps or [], logps)]
-    right = []
+    right, leads = [], []
     for item, logps in zip(task.items, theirs):
         chosen = [i for i, is_in in enumerate(item.in_mc1 or (True,) * len(logps)) if is_in]
-        right.append(item.is_true[chosen[int(np.argmax([logps[i] for i in chosen]))]])
+        order = sorted(chosen, key=lambda i: logps[i], reverse=True)
+        right.append(item.is_true[order[0]])
+        leads.append(logps[order[0]] - logps[order[1]])
     accuracy = sum(row.scores[task.metric] for row in rows) / len(rows)
     with capsys.disabled():
         print(
@@ -79,7 +84,12 @@ def test_trap_boundary_retokenised_scores_equal_the_harness_s(
         )
     assert len(rows) == NUM_ITEMS
     assert max(differences) < MAX_DIFFERENCE_NATS
-    assert [row.is_correct for row in rows] == right
+    # where the second option is as near as the scores may differ, rounding decides which is first
+    clear = [lead > 2 * MAX_DIFFERENCE_NATS for lead in leads]
+    assert sum(clear) >= 0.95 * NUM_ITEMS
+    assert [row.is_correct for row, is_clear in zip(rows, clear) if is_clear] == [
+        was_right for was_right, is_clear in zip(right, clear) if is_clear
+    ]
     if task.metric == "mc1":
         for row, item, logps in zip(rows, task.items, theirs):
             assert math.isclose(row.scores["mc2"], harness_mc2(logps, item.is_true), abs_tol=1e-3)

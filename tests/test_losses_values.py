@@ -155,6 +155,7 @@ def slow_losses(states, supervise_BT, logits_BTV, teacher_BTV, advantage_BT, set
     return total
 
 
+@pytest.mark.numerics
 def test_every_loss_equals_a_slow_loop():
     logps = [[-1.0, -2.5, -1.5], [-2.0]]
     signal = credit(logps, [0.7, -1.3])

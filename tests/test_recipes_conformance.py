@@ -322,6 +322,7 @@ def test_gradients_do_not_depend_on_chunks(name, world):
         assert (other - found[0]).norm() <= 1e-6 * found[0].norm()
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("name", NAMES)
 def test_a_killed_run_resumes_to_the_same_bits(name, tmp_path, recorded):
     class Killed(Exception):
@@ -398,6 +399,7 @@ def test_reward_is_raised(name, group, world):
     assert reward() > before + 0.1
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("name", list(BUILT_IN))
 def test_golden_losses(name, tmp_path):
     """In fp64: Adam divides a gradient by its own size, so where one is next to 0 fp32 rounding alone moves a weight by lr.

@@ -96,6 +96,7 @@ def test_trap_generation_without_kv_cache_equals_it(monkeypatch, is_bridged, bur
     assert max(num_rows for num_rows, _ in steps) == num_slots
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("batch_rows", [1, 2, 5, 256])
 def test_trap_left_padding_greedy_rows_do_not_depend_on_their_batch(batch_rows):
     of = policy()
@@ -110,6 +111,7 @@ def assert_same_rows(found, expected):
         assert a.logps == pytest.approx(b.logps, abs=1e-9)
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_what_is_drawn_does_not_depend_on_the_batch(monkeypatch, temperature):
     of = policy()
@@ -175,6 +177,7 @@ def test_buffers_that_are_used_again_hold_nothing_of_the_last_call():
     assert sampler._kept is None  # no adapter, so nothing to write over
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0, 0.0])
 def test_trap_sampler_and_trainer_disagree_log_probs_equal_rescoring(temperature):
     """trl#4772: what the sampler says a token's log-prob was is what the loss would compute for it."""

@@ -126,6 +126,7 @@ def killed_at(step):
     return on_step
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize(("checkpoint_every", "kill_at"), [(1, 3), (2, 3), (4, 2)])
 def test_trap_irreproducible_a_killed_run_resumes_to_the_same_bits(tmp_path, checkpoint_every, kill_at):
     """Killed between checkpoints too: what was done after the last one is done again, and written once."""
@@ -298,6 +299,7 @@ def test_every_train_setting_changes_the_run(tmp_path):
             assert not tiny.is_same(plain, tiny.snapshot(other, "learner")), name
 
 
+@pytest.mark.numerics
 def test_chunk_tokens_changes_the_passes_and_not_the_run(tmp_path, monkeypatch):
     """In fp64: Adam makes a whole step of a gradient next to 0, so in fp32 rounding alone may part two runs."""
     calls, plain = [], CrossEntropy.total

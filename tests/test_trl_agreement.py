@@ -21,6 +21,7 @@ from stateshape.signals.reward import advantages
 from tiny import row
 
 pytest.importorskip("trl")
+pytestmark = pytest.mark.numerics
 
 PROMPT, RESPONSES = 2, (5, 1, 3, 4)  # tokens; every row has the same prompt length, so that TRL's columns are ours
 VOCABULARY, MAX_TOKENS = 7, 8

@@ -95,6 +95,8 @@ def one_line(box: str) -> str:
     """The reason from tyro's framed text: what stands above its first rule, and the nearest flag."""
     lines = [line.strip(" │╭╮╰╯─") for line in re.sub("\x1b\\[[0-9;]*m", "", box).splitlines()]
     lines = ["" if RULE.fullmatch(line) else line for line in lines[1:]]  # behind the title
+    while lines and not lines[0]:
+        del lines[0]
     rule = lines.index("") if "" in lines else len(lines)
     reason = " ".join(lines[:rule])
     near = next(

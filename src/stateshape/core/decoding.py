@@ -37,6 +37,8 @@ def read_text(path: Path) -> str:
         raise BadInput(f"{path}: no such file") from None
     except OSError as error:
         raise BadInput(f"{path}: can't be read: {REASONS.get(error.errno or 0, error.strerror)}") from None
+    except BadInput:  # a ValueError too
+        raise
     except ValueError:  # NUL inside a name
         raise BadInput(f"{shown(str(path))}: no such file") from None
     return text_of(data, where=str(path))

@@ -96,7 +96,7 @@ class PairedDifference:
     """run minus other on the same items. p: exact McNemar for one seed, t over seeds and items for several (`test`).
 
     bootstrap: the crossed bootstrap's 95% interval over seeds and items, as a check; too narrow for a few seeds.
-    secondary: the same difference of other scores of the same rows, e.g. gold_logp_nats (study/secondary.py).
+    secondary: the same difference of other scores of the same rows, e.g. gold_logp_nats (analysis/reading.py).
     """
 
     versus: str

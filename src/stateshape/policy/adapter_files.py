@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import peft
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from stateshape.core.files import BadInput, read_json
+from stateshape.policy.foreign import reason_of
 from stateshape.policy.tensor_files import check_whole
 
 CONFIG, TENSORS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
@@ -62,9 +62,9 @@ def read_config(folder: Path) -> peft.LoraConfig:
         )
     try:
         config = peft.LoraConfig.from_pretrained(str(folder))
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # a damaged file makes peft raise anything
         raise BadInput(
-            f"adapter: got {path}, which peft can't read ({_first_line(error)}); expected a LoRA configuration as peft saves "
+            f"adapter: got {path}, which peft can't read ({reason_of(error)}); expected a LoRA configuration as peft saves "
             "it; save it again, or use a newer peft"
         ) from None
     assert isinstance(config, peft.LoraConfig)
@@ -120,9 +120,9 @@ def check_file(folder: Path) -> None:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         state = load_file(str(path))
-    except SafetensorError as error:
+    except Exception as error:  # a damaged file makes safetensors raise anything
         raise BadInput(
-            f"adapter: got {path}, which can't be read ({_first_line(error)}); expected a whole file; fetch or save it again"
+            f"adapter: got {path}, which can't be read ({reason_of(error)}); expected a whole file; fetch or save it again"
         ) from None
     for name, value in state.items():
         if not value.isfinite().all():
@@ -159,7 +159,3 @@ def _is_same(value: Tensor, base: Tensor) -> bool:
     return value.shape == base.shape and (
         torch.equal(value.to(base.dtype), base) or torch.equal(base.to(value.dtype), value)
     )
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

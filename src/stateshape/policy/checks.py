@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from stateshape.core.files import BadInput
 from stateshape.policy.bridge import run_transformers
 from stateshape.policy.decoder import PLAIN, ForwardPass, join_weights, read_decoder
+from stateshape.policy.foreign import reason_of
 from stateshape.policy.probe import Found, Gap, Probe, exact, gap, make_probe, rounding, run_ours, run_own
 from stateshape.policy.settings import LoraSettings
 
@@ -174,7 +175,7 @@ def allowed_rounding(weights: SharedWeights, probe: Probe, truth: Found) -> floa
         raise
     except RuntimeError as error:
         raise BadInput(
-            f"dtype: got {dtype}, in which {weights.source!r} can't be run here ({first_line(error)}); expected one that "
+            f"dtype: got {dtype}, in which {weights.source!r} can't be run here ({reason_of(error)}); expected one that "
             "this machine computes in; use --dtype float32"
         ) from None
     if not own.logits_TV.isfinite().all():
@@ -230,7 +231,7 @@ def check_compiled(weights: SharedWeights, probe: Probe, truth: Found, allowed: 
         off = rounding(run_ours(weights, probe, compiled), truth)
     except RuntimeError as error:
         raise BadInput(
-            f"compile: got true, but torch.compile fails here ({first_line(error)}); expected a compiler that works; leave "
+            f"compile: got true, but torch.compile fails here ({reason_of(error)}); expected a compiler that works; leave "
             "compile out"
         ) from None
     if not off <= allowed:
@@ -242,7 +243,3 @@ def check_compiled(weights: SharedWeights, probe: Probe, truth: Found, allowed: 
 
 def name_of(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

@@ -14,17 +14,11 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 
 from stateshape.core.files import BadInput
+from stateshape.policy.foreign import reason_of
 from stateshape.policy.tensor_files import check_whole
 
-LOAD_ERRORS = (
-    OSError, ValueError, ImportError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError,
-    StrictDataclassError,
-)  # fmt: skip
-MAX_REASON = 200  # characters of an error that is not ours
 IN_A_LAYER = re.compile(r"\.\d+\.")
 # what older files hold beside weights: causal masks and rotary frequencies, which are computed now
 COMPUTED = ("inv_freq", "masked_bias", ".attn.bias", ".attention.bias")
@@ -50,10 +44,9 @@ def read_model(source: str, *, dtype: torch.dtype, trust_remote_code: bool) -> t
             )
     except torch.OutOfMemoryError:
         raise
-    except LOAD_ERRORS as error:
-        reason = " ".join(str(error).split())[:MAX_REASON] or type(error).__name__
+    except Exception as error:  # damaged files make these libraries raise anything
         raise BadInput(
-            f"model: got {source!r}, which could not be loaded ({reason}); expected a folder with config.json, "
+            f"model: got {source!r}, which could not be loaded ({reason_of(error)}); expected a folder with config.json, "
             "safetensors and a tokenizer, a GGUF folder, a run folder, 'embedded', or a hub id that can be reached"
         ) from None
     model, report = loaded

@@ -22,6 +22,7 @@ from stateshape.core.wording import MAX_PATH, shown
 from stateshape.embedded import base_folder
 from stateshape.policy.adapter_files import CONFIG, check_adapter
 from stateshape.policy.decoder import PLAIN, compiled_halves
+from stateshape.policy.foreign import reason_of
 from stateshape.policy.model_files import read_model
 from stateshape.policy.policy import Policy
 from stateshape.policy.settings import ModelSettings, resolve_device, resolve_dtype
@@ -172,11 +173,10 @@ def vocabulary(model: str, settings: ModelSettings) -> dict[str, int] | None:
         return transformers.AutoTokenizer.from_pretrained(
             str(folder) if model == EMBEDDED else model, trust_remote_code=settings.trust_remote_code
         ).get_vocab()
-    except (OSError, ValueError, ImportError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except Exception as error:  # damaged files make these libraries raise anything
         raise BadInput(
-            f"teacher: got {model!r}, whose tokenizer could not be loaded ({reason}); expected a model, run or adapter "
-            "folder, or a hub id that can be reached"
+            f"teacher: got {model!r}, whose tokenizer could not be loaded ({reason_of(error)}); expected a model, run or "
+            "adapter folder, or a hub id that can be reached"
         ) from None
 
 

@@ -27,11 +27,11 @@ from stateshape.policy.checks import (
     check_numbers,
     check_passes,
     check_tokens,
-    first_line,
     is_plain_lora,
 )
 from stateshape.policy.decoder import PLAIN, Attend, ForwardPass, Halves, read_decoder
 from stateshape.policy.fingerprint import weights_sha256
+from stateshape.policy.foreign import reason_of
 from stateshape.policy.rotary import hold_angles
 from stateshape.policy.settings import LoraSettings
 
@@ -110,13 +110,15 @@ class SharedWeights:
         try:
             self._inject(name, config)
             self.set_adapter_state(name, without_base(state, self.model, f"{folder}/{TENSORS}"))
-        except (BadInput, ValueError) as error:
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # tensors that do not belong here make peft raise anything
             if self.has_adapter(name):
                 self.remove_adapter(name)
             if isinstance(error, BadInput):
                 raise
             raise BadInput(
-                f"adapter: got {folder}, which does not fit {self.source!r} ({first_line(error)}); expected an adapter of "
+                f"adapter: got {folder}, which does not fit {self.source!r} ({reason_of(error)}); expected an adapter of "
                 "this base; check base_model_name_or_path in its adapter_config.json"
             ) from None
 

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 
 from stateshape.core.files import BadInput
 from stateshape.core.records import Span, StateSample
+from stateshape.core.wording import one_line
 from stateshape.embedded import base_folder
 from stateshape.record.schema import ORIGINS, Source, vocabulary_sha256
 
@@ -39,8 +40,8 @@ def open_decoder(source: Source) -> Decoder:
     folder = base_folder() if source.model == "embedded" else Path(source.model)
     path = folder / FILE if folder.is_dir() else try_to_load_from_cache(source.model, FILE)
     if path and Path(str(path)).is_file():
-        light: Decoder = Tokenizer.from_file(str(path))
-        if vocabulary_sha256(light.get_vocab()) == source.vocabulary_sha256:
+        light: Decoder | None = light_tokenizer(Path(str(path)))
+        if light is not None and vocabulary_sha256(light.get_vocab()) == source.vocabulary_sha256:
             return light
     decoder = open_with_transformers(source.model, folder)
     if vocabulary_sha256(decoder.get_vocab()) != source.vocabulary_sha256:
@@ -51,6 +52,14 @@ def open_decoder(source: Source) -> Decoder:
     return decoder
 
 
+def light_tokenizer(path: Path) -> Decoder | None:
+    """None where it can't be read: transformers will say why."""
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception:  # what the library raises
+        return None
+
+
 def open_with_transformers(model: str, folder: Path) -> Decoder:
     """For tokenizers that are not one tokenizer.json: tokens added beside it, SentencePiece, GGUF."""
     from transformers import AutoTokenizer
@@ -59,8 +68,8 @@ def open_with_transformers(model: str, folder: Path) -> Decoder:
     options = {} if gguf is None else {"gguf_file": gguf.name}
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(str(folder) if folder.is_dir() else model, **options)
-    except (OSError, ValueError, ImportError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except Exception as error:  # damaged files make these libraries raise anything
+        reason = one_line((str(error).strip().splitlines() or [type(error).__name__])[0], limit=200)
         raise BadInput(
             f"tokenizer: that of {model!r} could not be loaded ({reason}); expected the model that the run was trained on; "
             "--sql and --summary need no tokenizer"

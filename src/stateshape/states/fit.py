@@ -17,13 +17,12 @@ from stateshape.tasks.items import GenerationItem
 
 
 def fit_notes(policy: Policy, items: Sequence[GenerationItem], sources: Sequence[StateSource[Any]]) -> list[str]:
-    """What becomes of some of the items, a sentence each. Raises BadInput for items that can't be trained on."""
+    """What becomes of some of the items, a sentence each."""
     bare = [getattr(source, "source", source) for source in sources]  # of states that are kept
     num_sampled = max((one.settings.max_new_tokens + 1 for one in bare if hasattr(one, "settings")), default=0)
     asked = [(item, text) for item in items for text in _texts(item, bare) or _unless_short(policy, item, num_sampled)]
     joined = policy.encode_joined([(item.prompt, text) for item, text in asked])
     rows = [(item, one) for (item, _), one in zip(asked, joined, strict=True)]
-    _check_texts(policy, rows)
     cut = _ids([item for item, one in rows if _is_cut(policy, one, num_sampled)])
     across = _ids([item for item, one in rows if not one.is_split])
     notes = []
@@ -40,23 +39,11 @@ def fit_notes(policy: Policy, items: Sequence[GenerationItem], sources: Sequence
     return notes
 
 
-def _texts(item: GenerationItem, sources: Sequence[object]) -> list[str]:
-    """What the dataset's own states write behind the prompt."""
-    found: list[str | None] = []
-    if any(isinstance(source, DatasetStates) for source in sources):
-        found.append(item.completion)
-    if any(isinstance(source, DatasetPairs) for source in sources):
-        found += [item.preferred or item.completion, item.rejected]
-    return [text for text in found if text]
-
-
-def _unless_short(policy: Policy, item: GenerationItem, num_sampled: int) -> list[str]:
-    """An empty text where the prompt may be too long: a token is a byte at least."""
-    most = len(item.prompt.encode()) + 2 + num_sampled
-    return [""] if num_sampled and policy.max_positions is not None and most > policy.max_positions else []
-
-
-def _check_texts(policy: Policy, rows: Sequence[tuple[GenerationItem, Joined]]) -> None:
+def check_texts(policy: Policy, items: Sequence[GenerationItem]) -> None:
+    """Whether the solutions, and the worse ones beside them, can be trained on. Raises BadInput."""
+    asked = [(item, text) for item in items for text in (item.completion, item.rejected) if text]
+    joined = policy.encode_joined([(item.prompt, text) for item, text in asked])
+    rows = [(item, one) for (item, _), one in zip(asked, joined, strict=True)]
     for item, one in rows:
         if ends := set(one.text) & set(policy.eos_ids):
             end = policy.tokenizer.convert_ids_to_tokens(min(ends))
@@ -71,6 +58,22 @@ def _check_texts(policy: Policy, rows: Sequence[tuple[GenerationItem, Joined]]) 
             f"solution: got {len(long)} that leave no room for a prompt ({long[0][0]} is the first, {long[0][1]:,} tokens); "
             f"expected fewer than the model's {limit:,} positions; shorten or drop them, or use a model with more"
         )
+
+
+def _texts(item: GenerationItem, sources: Sequence[object]) -> list[str]:
+    """What the dataset's own states write behind the prompt."""
+    found: list[str | None] = []
+    if any(isinstance(source, DatasetStates) for source in sources):
+        found.append(item.completion)
+    if any(isinstance(source, DatasetPairs) for source in sources):
+        found += [item.preferred or item.completion, item.rejected]
+    return [text for text in found if text]
+
+
+def _unless_short(policy: Policy, item: GenerationItem, num_sampled: int) -> list[str]:
+    """An empty text where the prompt may be too long: a token is a byte at least."""
+    most = len(item.prompt.encode()) + 2 + num_sampled
+    return [""] if num_sampled and policy.max_positions is not None and most > policy.max_positions else []
 
 
 def _is_cut(policy: Policy, one: Joined, num_sampled: int) -> bool:

@@ -21,12 +21,13 @@ from stateshape.policy.policy import Policy
 from stateshape.policy.weights import SharedWeights
 from stateshape.recipes.recipe import Parts, teachers_of
 from stateshape.record.writer import StateWriter
-from stateshape.states.fit import fit_notes
+from stateshape.states.fit import check_texts, fit_notes
 from stateshape.study.context import StudyContext
 from stateshape.study.describe import place_of, run_record
 from stateshape.study.folders import check_same_run
 from stateshape.study.plan import RunSpec
 from stateshape.study.run_queue import RunDied
+from stateshape.tasks.items import GenerationItem
 from stateshape.train.health import EARLY_STEPS, Kinds, learned_nothing, warnings_of
 from stateshape.train.loop import OnStep, carried_adapters, draw_for, train
 from stateshape.train.operators import step_operators
@@ -39,6 +40,10 @@ FULL_DISK = ("PytorchStreamWriter", "unexpected pos", "No space left on device")
 
 def train_one(bench: StudyContext, spec: RunSpec, seed: int, folder: Path) -> RunRecord:
     """Trains until the adapter is there. Returns the run's record, not yet marked complete."""
+    all_ids = tuple(item.item_id for item in bench.target.train)
+    item_ids = all_ids[: spec.train.num_items(len(all_ids))]
+    if not (folder / "adapter").exists():
+        check_items(bench, spec, item_ids)
     record = begin(bench, spec, seed, folder)
     if record.num_steps > 0:
         return record
@@ -46,8 +51,6 @@ def train_one(bench: StudyContext, spec: RunSpec, seed: int, folder: Path) -> Ru
     beside: list[str] = [LEARNER]
     try:
         recipe = spec.recipe(partial(place_of, bench, seed))
-        all_ids = tuple(item.item_id for item in bench.target.train)
-        item_ids = all_ids[: spec.train.num_items(len(all_ids))]
         method = recipe.build(
             Parts(
                 task=bench.target,
@@ -98,17 +101,27 @@ def train_one(bench: StudyContext, spec: RunSpec, seed: int, folder: Path) -> Ru
     return trained
 
 
+def check_items(bench: StudyContext, spec: RunSpec, item_ids: tuple[str, ...]) -> None:
+    """Whether the model can be trained on the items' solutions, before the folder is claimed. Raises BadInput."""
+    if "solutions" not in spec.recipe_class.needs:
+        return
+    try:
+        check_texts(Policy(bench.weights, None), items_of(bench, item_ids))
+    except BadInput as error:
+        raise BadInput(f"{bench.target.name}: {error}") from None
+
+
+def items_of(bench: StudyContext, item_ids: tuple[str, ...]) -> list[GenerationItem]:
+    chosen = set(item_ids)
+    return [item for item in bench.target.train if item.item_id in chosen]
+
+
 def say_what_fits(
     bench: StudyContext, learner: Policy, item_ids: tuple[str, ...], method: Method | Combination
 ) -> None:
-    """One line each for prompts that are cut and the like. Raises BadInput for items that can't be trained on."""
+    """One line each for prompts that are cut and the like."""
     sources = [term.method.states for term in terms_of(method).values()]
-    chosen = set(item_ids)
-    try:
-        notes = fit_notes(learner, [item for item in bench.target.train if item.item_id in chosen], sources)
-    except BadInput as error:
-        raise BadInput(f"{bench.target.name}: {error}") from None
-    for note in notes:
+    for note in fit_notes(learner, items_of(bench, item_ids), sources):
         bench.reporter.warn(f"{bench.target.name}: {note}")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from stateshape.core.files import BadInput, sha256_text
+from stateshape.core.wording import one_line
 from stateshape.tasks import gsm8k, mmlu, truthfulqa
 from stateshape.tasks.task import Task
 
@@ -65,7 +66,7 @@ def _rows(name: str, split: str) -> list[dict[str, Any]]:
     try:
         return list(datasets.load_dataset(repository, config, split=split))
     except (OSError, ValueError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = one_line((str(error).strip().splitlines() or [type(error).__name__])[0], limit=200)
         raise BadInput(
             f"{name}: {repository} could not be read from the hub ({reason}); expected a network connection or a "
             "cached copy; give the folder that holds the files"

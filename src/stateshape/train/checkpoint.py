@@ -83,9 +83,11 @@ def load_checkpoint(folder: Path, policy: Policy, optimiser: torch.optim.Optimiz
             policy.weights.set_adapter_state(name, values)
         costs = parse(state["progress"].pop("costs"), dict[str, PhaseCost], where="costs")
         return Progress(**state["progress"], costs=costs)
-    except (RuntimeError, ValueError, KeyError, TypeError, EOFError, OSError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a damaged file makes the unpickler raise anything
         # torch's text on unpickling advises to run the file's code: not ours
-        reason = "unreadable" if isinstance(error, pickle.UnpicklingError) else (str(error).splitlines() or [""])[0]
+        reason = (
+            "unreadable" if isinstance(error, pickle.UnpicklingError) else (str(error).splitlines() or [""])[0][:200]
+        )
         raise BadInput(
             f"{path}: not a checkpoint of this run ({reason}); delete the file to start the run again"
         ) from None
