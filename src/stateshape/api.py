@@ -191,7 +191,7 @@ def report_study(
 
     Returns: the path of report.html. Raises BadInput where a finished file is not as it was when it was finished.
     """
-    from stateshape.study.sealed import MADE_AGAIN, check_study, unsealed_runs
+    from stateshape.core.sealed import MADE_AGAIN, check_study, unsealed_runs
 
     folder = Path(folder)
     if not os.path.exists(folder / "plan.json"):

@@ -19,6 +19,7 @@ from stateshape.analysis.verdicts import verdicts
 from stateshape.core.files import write_json
 from stateshape.core.manifest import rewriting
 from stateshape.core.records import DriftValue
+from stateshape.core.sealed import COMPARED
 from stateshape.core.study_records import (
     BASE,
     Comparison,
@@ -28,7 +29,6 @@ from stateshape.core.study_records import (
     RunComparison,
     RunContrast,
 )
-from stateshape.study.sealed import COMPARED
 
 
 def compare(study_dir: Path) -> Comparison:

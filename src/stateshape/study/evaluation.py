@@ -15,12 +15,12 @@ from stateshape.core.files import BadInput, plain
 from stateshape.core.locks import remove_leftovers
 from stateshape.core.manifest import check_unchanged, has_manifest
 from stateshape.core.records import EvaluationRecord
+from stateshape.core.sealed import sealed_folders
 from stateshape.evals.evaluate import read_about
 from stateshape.policy.fingerprint import weights_sha256
 from stateshape.policy.open import Resolved, is_same_model, resolve
 from stateshape.policy.weights import SharedWeights
 from stateshape.study.provenance import command, git_revision, now, versions
-from stateshape.study.sealed import sealed_folders
 from stateshape.tasks.task import GenerationTask, Task
 
 SETTINGS = ("data_sha256", "shots", "limit", "max_new_tokens", "stops", "dtype")

@@ -18,6 +18,14 @@ from stateshape.core.locks import REPORT_LOCK, hold, remove_leftovers
 from stateshape.core.manifest import rewriting
 from stateshape.core.progress import Reporter, Silent
 from stateshape.core.records import Operators
+from stateshape.core.sealed import (
+    MADE_AGAIN,
+    check_record_is_there,
+    check_study,
+    is_finished,
+    run_folders,
+    unsealed_runs,
+)
 from stateshape.core.seeds import seed_for
 from stateshape.core.study_records import BASE
 from stateshape.policy.open import open_weights, resolve_base
@@ -39,14 +47,6 @@ from stateshape.study.parallel import run_parallel
 from stateshape.study.plan import Plan, RunSpec
 from stateshape.study.preflight import check_sources, check_training
 from stateshape.study.run_queue import Queue, RunDied
-from stateshape.study.sealed import (
-    MADE_AGAIN,
-    check_record_is_there,
-    check_study,
-    is_finished,
-    run_folders,
-    unsealed_runs,
-)
 from stateshape.study.training import LEARNER, train_one
 
 PLAN = "plan.json"

@@ -11,12 +11,12 @@ from stateshape.core.files import BadInput, check_output, plain, read_json, writ
 from stateshape.core.locks import hold, holds_files, remove_leftovers
 from stateshape.core.manifest import has_manifest
 from stateshape.core.records import RunRecord
+from stateshape.core.sealed import check_record_is_there, seal_run
 from stateshape.core.study_records import PlanRecord
 from stateshape.policy.open import is_same_model
 from stateshape.study.evaluation import check_names_files
 from stateshape.study.origin import check_same_origin, origin
 from stateshape.study.plan import Plan, outside
-from stateshape.study.sealed import check_record_is_there, seal_run
 from stateshape.tasks.task import Task
 from stateshape.train.checkpoint import newest_checkpoint
 from stateshape.train.loop import finish

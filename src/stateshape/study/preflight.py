@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stateshape.core.files import BadInput
+from stateshape.core.sealed import check_source
 from stateshape.core.study_records import BASE
 from stateshape.policy.open import check_teacher
 from stateshape.policy.policy import Policy
@@ -14,7 +15,6 @@ from stateshape.recipes.replay import Replay
 from stateshape.record.reading import Recording
 from stateshape.sampling.local import LocalSampler
 from stateshape.study.plan import Plan, RunSpec
-from stateshape.study.sealed import check_source
 from stateshape.tasks.items import GenerationItem
 from stateshape.tasks.task import GenerationTask
 

@@ -11,6 +11,7 @@ from stateshape.core.locks import holds_files
 from stateshape.core.manifest import check_unchanged
 from stateshape.core.progress import Reporter
 from stateshape.core.records import DriftRecord, Operators, RunRecord
+from stateshape.core.sealed import check_source
 from stateshape.core.seeds import seed_for
 from stateshape.core.study_records import BASE
 from stateshape.drift.measure import measure
@@ -25,7 +26,6 @@ from stateshape.study.drift_rollouts import as_rollouts, encoders_of, sample_rol
 from stateshape.study.folders import check_same_run, claimed_run, close_run, complete_run
 from stateshape.study.plan import SOURCES, DriftChoice, Plan, RunSpec, StudyFile, TaskChoice, check_budget
 from stateshape.study.preflight import check_sources, check_training
-from stateshape.study.sealed import check_source
 from stateshape.study.training import train_one
 from stateshape.tasks.load import load_task
 from stateshape.tasks.task import GenerationTask
