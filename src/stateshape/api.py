@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stateshape.core import layout
 from stateshape.core.files import BadInput, check_output, read_json
 from stateshape.core.locks import REPORT_LOCK, hold
 from stateshape.core.progress import Reporter, Silent
@@ -181,7 +182,7 @@ def run_study(
         )
         with hold(folder, name=REPORT_LOCK, wait_s=REPORT_S):
             _write_results(folder)
-    return read_json(folder / "comparison.json", Comparison)
+    return read_json(folder / layout.COMPARISON, Comparison)
 
 
 def report_study(
@@ -194,7 +195,7 @@ def report_study(
     from stateshape.core.sealed import MADE_AGAIN, check_study, unsealed_runs
 
     folder = Path(folder)
-    if not os.path.exists(folder / "plan.json"):
+    if not os.path.exists(folder / layout.PLAN):
         raise BadInput(f"study: {folder} holds no plan.json; expected the folder of a study")
     check_output(folder, where="folder")
     with hold(folder, name=REPORT_LOCK):

@@ -16,6 +16,7 @@ from stateshape.analysis.predictors import predictor_report, predictor_rows, too
 from stateshape.analysis.reading import load_study
 from stateshape.analysis.scores import StudyScores
 from stateshape.analysis.verdicts import verdicts
+from stateshape.core import layout
 from stateshape.core.files import write_json
 from stateshape.core.manifest import rewriting
 from stateshape.core.records import DriftValue
@@ -41,9 +42,9 @@ def write_comparison(study_dir: Path) -> Comparison:
     study = load_study(study_dir)
     comparison = compare_scores(study)
     with rewriting(study_dir, COMPARED):
-        write_json(study_dir / "comparison.json", comparison)
-        write_json(study_dir / "verdicts.json", verdicts(study))
-        rows, path = predictor_rows(study), study_dir / "predictors.json"
+        write_json(study_dir / layout.COMPARISON, comparison)
+        write_json(study_dir / layout.VERDICTS, verdicts(study))
+        rows, path = predictor_rows(study), study_dir / layout.PREDICTORS
         if too_few(rows) is None:
             write_json(path, predictor_report(study.plan.study, rows))
         else:

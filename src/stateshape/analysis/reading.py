@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from stateshape.analysis.scores import SeedScores, StudyScores
+from stateshape.core import layout
 from stateshape.core.files import BadInput, iter_jsonl, read_json, read_jsonl
 from stateshape.core.records import DriftRecord, EvalRow, Json, LocalityRecord, RunRecord
 from stateshape.core.study_records import BASE, PlanRecord, TaskRecord
@@ -45,7 +46,7 @@ def load_study(study_dir: Path) -> StudyScores:
 
     Raises: BadInput, naming both files, where two runs cannot be compared.
     """
-    plan = read_json(study_dir / "plan.json", PlanRecord)
+    plan = read_json(study_dir / layout.PLAN, PlanRecord)
     study, known = StudyScores(plan=plan, scores={}, drift={}, missing=[]), _Known()
     for run in [planned.name for planned in plan.runs]:
         study.scores[run], study.drift[run], study.secondary[run], study.locality[run] = {}, {}, {}, {}
@@ -63,7 +64,7 @@ def load_study(study_dir: Path) -> StudyScores:
 
 def _read_run(folder: Path, run: str, seed: int, study: StudyScores, known: _Known) -> None:
     for task in study.tasks():
-        path = folder / "evals" / f"{task.name}.jsonl"
+        path = layout.evaluation(folder, task.name)
         if not os.path.exists(path):
             study.missing.append(f"{run}, seed {seed}: no rows for {task.name} ({path.name})")
             continue
@@ -73,10 +74,10 @@ def _read_run(folder: Path, run: str, seed: int, study: StudyScores, known: _Kno
         for name, values in beside.items():
             per_task: dict[str, SeedScores] = study.secondary[run].setdefault(task.name, {})
             per_task.setdefault(name, {})[seed] = values
-    if os.path.exists(folder / "drift.json"):
-        study.drift[run][seed] = _drift(folder / "drift.json", known)
-    if os.path.exists(folder / "locality.jsonl"):
-        records = read_jsonl(folder / "locality.jsonl", LocalityRecord)
+    if os.path.exists(folder / layout.DRIFT):
+        study.drift[run][seed] = _drift(folder / layout.DRIFT, known)
+    if os.path.exists(folder / layout.LOCALITY):
+        records = read_jsonl(folder / layout.LOCALITY, LocalityRecord)
         if records:
             study.locality[run][seed] = max(records, key=lambda record: record.step)
 
@@ -86,8 +87,8 @@ def _finished(study_dir: Path, run: str, study: StudyScores, known: _Known) -> l
     plan, missing = study.plan, study.missing
     found, absent = [], []
     for seed in plan.seeds:
-        folder = study_dir / "runs" / run / f"seed{seed}"
-        path = folder / "run.json"
+        folder = layout.run_folder(study_dir, run, seed)
+        path = folder / layout.RUN
         if not os.path.exists(path):
             absent.append(seed)
             continue
@@ -110,7 +111,7 @@ def _finished(study_dir: Path, run: str, study: StudyScores, known: _Known) -> l
 def _progress(folder: Path, record: RunRecord) -> str:
     if record.num_steps:
         return f"trained {record.num_steps} steps, not all is evaluated"
-    path = folder / "metrics.jsonl"
+    path = folder / layout.METRICS
     done = sum(1 for _ in iter_jsonl(path)) if os.path.exists(path) else 0
     return f"it stopped after {done} step{'s' if done > 1 else ''}" if done else "no step is there"
 

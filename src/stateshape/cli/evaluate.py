@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from stateshape.cli.arguments import data_folder, model_settings_from, out_folder
+from stateshape.core import layout
 from stateshape.core.files import check_output
 from stateshape.core.locks import hold
 
@@ -59,7 +60,7 @@ def evaluate(
     from stateshape.tasks.load import check_evaluable, load_task
 
     folder = out_folder(out)
-    check_output(folder / "evals")
+    check_output(folder / layout.EVALS)
     chosen = load_task(task, data_dir=data_folder(data), limit=limit, shots=shots, max_new_tokens=max_new_tokens)
     check_evaluable(chosen)
     settings = model_settings_from(device, dtype)
@@ -120,5 +121,5 @@ def evaluate_into(
     if profile:
         from stateshape.cli.costs import profile_evaluation
 
-        path = folder / "evals" / f"{task.name}.profile.json"
+        path = folder / layout.EVALS / f"{task.name}.profile.json"
         profile_evaluation(path, source, policy, task, costs["evaluation"], quiet=quiet)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from stateshape.cli.arguments import data_folder, out_folder
+from stateshape.core import layout
 from stateshape.core.files import BadInput, read_json
 from stateshape.core.locks import hold
 from stateshape.core.wording import shown
@@ -112,8 +113,8 @@ def print_results(folder: Path) -> None:
     from stateshape.report.parts.tables import render_text, table1, table2
     from stateshape.report.study_files import read_study
 
-    plan = read_json(folder / "plan.json", PlanRecord)
-    comparison = read_json(folder / "comparison.json", Comparison)
+    plan = read_json(folder / layout.PLAN, PlanRecord)
+    comparison = read_json(folder / layout.COMPARISON, Comparison)
     console().print(render_text(table1(plan)))
     console().print(render_text(table2(plan, comparison)))
     study = read_study(folder)
@@ -140,7 +141,7 @@ def profile_study(folder: Path, operators: Operators, *, quiet: bool) -> None:
     records = [seed.record for run in study.runs for seed in run.seeds if seed.record is not None]
     phases = [phase for record in records for phase in record.phases()]
     write_profile(
-        folder / "profile.json",
+        folder / layout.PROFILE,
         phases,
         operators,
         provenance=study.plan.provenance,

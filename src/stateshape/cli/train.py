@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import tyro
 
 from stateshape.cli.arguments import data_folder, out_folder
+from stateshape.core import layout
 from stateshape.core.files import BadInput
 from stateshape.core.locks import hold
 from stateshape.core.wording import shown
@@ -81,7 +82,7 @@ def train_command(name: str) -> Callable[..., None]:
             print(time_split(record.seconds, record.num_supervised_tokens, record.num_sampled_tokens))
             print(f"run folder: {out}")
         if operators is not None:
-            path = folder / "profile.json"
+            path = folder / layout.PROFILE
             with hold(folder):
                 write_profile(path, record.phases(), operators, provenance=record.provenance, quiet=quiet)
 

@@ -18,9 +18,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from stateshape.core import layout
 from stateshape.core.files import BadInput, read_json, sha256_file, write_json
 
-MANIFEST = "manifest.json"
 How = Literal["changed", "gone"]
 
 
@@ -58,12 +58,12 @@ class Change(NamedTuple):
 
 
 def has_manifest(folder: Path) -> bool:
-    return (folder / MANIFEST).exists()
+    return (folder / layout.MANIFEST).exists()
 
 
 def read_manifest(folder: Path) -> Manifest:
     """Empty where there is none. Raises BadInput where it can't be read."""
-    return read_json(folder / MANIFEST, Manifest) if has_manifest(folder) else Manifest(files={})
+    return read_json(folder / layout.MANIFEST, Manifest) if has_manifest(folder) else Manifest(files={})
 
 
 def seal(folder: Path, files: Iterable[str]) -> None:
@@ -72,7 +72,7 @@ def seal(folder: Path, files: Iterable[str]) -> None:
     now = {name: entry_of(folder / name) for name in files}
     listed = {**found.files, **now}
     kept = {name: entry for name, entry in sorted(listed.items()) if entry is not None}
-    write_json(folder / MANIFEST, replace(found, files=kept))
+    write_json(folder / layout.MANIFEST, replace(found, files=kept))
 
 
 @contextlib.contextmanager
@@ -81,7 +81,7 @@ def rewriting(folder: Path, files: Collection[str]) -> Iterator[None]:
     found = read_manifest(folder)
     if not found.files.keys().isdisjoint(files):
         rest = {name: entry for name, entry in found.files.items() if name not in files}
-        write_json(folder / MANIFEST, replace(found, files=rest))
+        write_json(folder / layout.MANIFEST, replace(found, files=rest))
     yield
     seal(folder, files)
 
@@ -120,8 +120,8 @@ def check_unchanged(
     others = f" (and {more} more file{'' if more == 1 else 's'})" if more else ""
     was = "is gone" if first.how == "gone" else "was changed"
     raise BadInput(
-        f"{first.path}: {was} after it was finished{others}; expected the files as {MANIFEST} lists them; put them back, or go "
-        "on with them as they are: --accept-changes of report, study and eval"
+        f"{first.path}: {was} after it was finished{others}; expected the files as {layout.MANIFEST} lists them; put them "
+        "back, or go on with them as they are: --accept-changes of report, study and eval"
     )
 
 
@@ -135,7 +135,7 @@ def accept_changes(folder: Path, found: Collection[Change]) -> None:
         if now is not None:
             files[change.file] = now
         accepted.append(AcceptedChange(file=change.file, before=before, now=now, date=_now(), command=_command()))
-    write_json(folder / MANIFEST, Manifest(files=dict(sorted(files.items())), accepted=accepted))
+    write_json(folder / layout.MANIFEST, Manifest(files=dict(sorted(files.items())), accepted=accepted))
 
 
 def entry_of(path: Path) -> FileEntry | None:

@@ -10,14 +10,15 @@ from collections.abc import Callable, Collection
 from fnmatch import fnmatch
 from pathlib import Path
 
+from stateshape.core import layout
 from stateshape.core.files import BadInput, read_json
 from stateshape.core.locks import is_lock
-from stateshape.core.manifest import MANIFEST, check_unchanged, has_manifest, seal
+from stateshape.core.manifest import check_unchanged, has_manifest, seal
 from stateshape.core.records import RunRecord
 
-COMPARED = ("comparison.json", "verdicts.json", "predictors.json")  # made again by every report
-MADE_AGAIN = (*COMPARED, "state_map.json")  # by every study
-NOT_LISTED = (MANIFEST, "checkpoint-*.pt", "*.tmp", "profile.json", "*.profile.json")
+COMPARED = (layout.COMPARISON, layout.VERDICTS, layout.PREDICTORS)  # made again by every report
+MADE_AGAIN = (*COMPARED, layout.STATE_MAP)  # by every study
+NOT_LISTED = (layout.MANIFEST, layout.CHECKPOINT, "*.tmp", layout.PROFILE, f"*.{layout.PROFILE}")
 
 
 def seal_run(folder: Path) -> None:
@@ -27,21 +28,17 @@ def seal_run(folder: Path) -> None:
     seal(folder, [path.relative_to(folder).as_posix() for path in kept])
 
 
-def run_folders(study_dir: Path) -> list[Path]:
-    return sorted(path for path in study_dir.glob("runs/*/seed*") if path.is_dir())
-
-
 def check_study(
     study_dir: Path, *, accept: bool, may_lack: Collection[str], say: Callable[[str], None] | None = None
 ) -> None:
     """Raises BadInput where a finished file of the study or of its runs is not as it was; or accepts it."""
     check_unchanged([study_dir], accept=accept, may_lack=may_lack, say=say)
-    check_unchanged(run_folders(study_dir), accept=accept, say=say)
+    check_unchanged(layout.run_folders(study_dir), accept=accept, say=say)
 
 
 def check_record_is_there(folder: Path) -> None:
     """A finished run whose record is gone can't be told from one that never began. Raises BadInput."""
-    if has_manifest(folder) and not (folder / "run.json").exists():
+    if has_manifest(folder) and not (folder / layout.RUN).exists():
         raise BadInput(
             f"{folder / 'run.json'}: is gone after the run was finished; expected the run's record; put the file back, or "
             f"delete {folder} to run it again"
@@ -56,14 +53,14 @@ def check_source(source: str) -> None:
 def sealed_folders(source: str) -> list[Path]:
     """The run folder that a source is or lies in, if it has a manifest."""
     folder = Path(source)
-    found = [folder, folder.parent] if folder.name == "adapter" else [folder]
+    found = [folder, folder.parent] if folder.name == layout.ADAPTER else [folder]
     return [path for path in found if has_manifest(path)]
 
 
 def unsealed_runs(study_dir: Path) -> list[Path]:
     """Finished runs of before there were manifests: a change in them can't be noticed."""
-    return [path for path in run_folders(study_dir) if is_finished(path) and not has_manifest(path)]
+    return [path for path in layout.run_folders(study_dir) if is_finished(path) and not has_manifest(path)]
 
 
 def is_finished(folder: Path) -> bool:
-    return (folder / "run.json").exists() and read_json(folder / "run.json", RunRecord).is_complete
+    return (folder / layout.RUN).exists() and read_json(folder / layout.RUN, RunRecord).is_complete

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stateshape.analysis.statistics import mean_estimate
+from stateshape.core import layout
 from stateshape.core.files import parse, plain, read_json, write_json, write_jsonl
 from stateshape.core.manifest import has_manifest, rewriting
 from stateshape.core.records import EvalRow, EvaluationRecord, Metric
@@ -22,7 +23,7 @@ from stateshape.policy.policy import Policy
 from stateshape.tasks.task import GenerationTask, Progress, Task
 
 Summary = dict[str, Metric]
-SUMMARY, ABOUT = "summary.json", "evaluation"
+ABOUT = "evaluation"
 
 
 def evaluate(policy: Policy, task: Task, *, progress: Progress | None = None) -> list[EvalRow]:
@@ -43,21 +44,21 @@ def write_evaluation(
     """Writes the task's rows and adds its summary to those of other tasks. Each file is replaced whole."""
     entries = _read_entries(folder)
     with rewriting(folder, names_of(task_name)) if has_manifest(folder) else contextlib.nullcontext():
-        write_jsonl(folder / "evals" / f"{task_name}.jsonl", rows)
+        write_jsonl(layout.evaluation(folder, task_name), rows)
         entry = plain(summary) if about is None else {**plain(summary), ABOUT: plain(about)}
-        write_json(folder / "evals" / SUMMARY, {**entries, task_name: entry})
+        write_json(layout.summary(folder), {**entries, task_name: entry})
 
 
 def names_of(task_name: str) -> tuple[str, str]:
     """The files of a task's evaluation, below the folder."""
-    return f"evals/{task_name}.jsonl", f"evals/{SUMMARY}"
+    return str(layout.evaluation(Path(), task_name)), str(layout.summary(Path()))
 
 
 def read_summaries(folder: Path) -> dict[str, Summary]:
     """By task, the metrics."""
     return {
         task: {
-            metric: parse(value, Metric, where=f"{folder / 'evals' / SUMMARY}: {task}.{metric}")
+            metric: parse(value, Metric, where=f"{layout.summary(folder)}: {task}.{metric}")
             for metric, value in entry.items()
             if metric != ABOUT
         }
@@ -68,9 +69,9 @@ def read_summaries(folder: Path) -> dict[str, Summary]:
 def read_about(folder: Path, task_name: str) -> EvaluationRecord | None:
     """Of what the task's evaluation is; None where there is none, or an older one that does not say."""
     value = _read_entries(folder).get(task_name, {}).get(ABOUT)
-    return None if value is None else parse(value, EvaluationRecord, where=f"{folder / 'evals' / SUMMARY}: {task_name}")
+    return None if value is None else parse(value, EvaluationRecord, where=f"{layout.summary(folder)}: {task_name}")
 
 
 def _read_entries(folder: Path) -> dict[str, dict[str, Any]]:
-    path = folder / "evals" / SUMMARY
+    path = layout.summary(folder)
     return read_json(path, dict[str, dict[str, Any]]) if path.exists() else {}

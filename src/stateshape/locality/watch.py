@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from stateshape.core import layout
 from stateshape.core.files import append_jsonl, write_json
 from stateshape.core.records import LocalityRecord
 from stateshape.core.watch import StepRead, StepUpdate
@@ -19,8 +20,6 @@ from stateshape.locality.recoverability import GradeCounts, Grader, count_grades
 from stateshape.locality.settings import interval
 from stateshape.locality.supervision import Tally, tally_of
 from stateshape.policy.policy import Policy
-
-PROBES, MAP, STEPS = "locality.jsonl", "supervision.json", "supervision.jsonl"
 
 
 class LocalityWatch:
@@ -47,8 +46,10 @@ class LocalityWatch:
 
     def resume(self, num_done: int) -> None:
         self._begin_run()
-        last_probe = max((record.step for record in kept(self.folder / PROBES, LocalityRecord, num_done)), default=None)
-        for counts in kept(self.folder / STEPS, StepCounts, num_done):
+        last_probe = max(
+            (record.step for record in kept(self.folder / layout.LOCALITY, LocalityRecord, num_done)), default=None
+        )
+        for counts in kept(self.folder / layout.SUPERVISION_STEPS, StepCounts, num_done):
             self.every = counts.every
             self._add(counts)
             if counts.step == last_probe:
@@ -76,10 +77,10 @@ class LocalityWatch:
             probe_tokens = self.meter.num_tokens - self.tokens_before_step - step_tokens
             self.every = interval(num_steps=read.num_steps, step_tokens=step_tokens, probe_tokens=probe_tokens)
         counts = step_counts(read.step, self.every, self._tally(read, update), self._teacher_grades(learner, read))
-        append_jsonl(self.folder / STEPS, [counts])
+        append_jsonl(self.folder / layout.SUPERVISION_STEPS, [counts])
         self._add(counts)
         if self.pending is not None and values is not None:
-            append_jsonl(self.folder / PROBES, [self._record(read.step, values, self.pending)])
+            append_jsonl(self.folder / layout.LOCALITY, [self._record(read.step, values, self.pending)])
             self.pending = None
             self._begin_interval()
 
@@ -113,7 +114,7 @@ class LocalityWatch:
 
     def finish(self, learner: Policy) -> None:
         """The whole run's map. A run that was finished before has no steps left to add up: its map stays."""
-        steps = self.folder / STEPS
+        steps = self.folder / layout.SUPERVISION_STEPS
         if steps.exists():
-            write_json(self.folder / MAP, self.total.as_map())
+            write_json(self.folder / layout.SUPERVISION, self.total.as_map())
             steps.unlink()

@@ -16,6 +16,7 @@ from pathlib import Path
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
+from stateshape.core import layout
 from stateshape.embedded import base_folder
 
 WEIGHTS = ("*.safetensors", "*.gguf", "pytorch_model*.bin", "adapter_model.bin")
@@ -55,7 +56,7 @@ def _folder(source: str) -> Path | None:
     if source == "embedded":
         return base_folder()
     folder = Path(source)
-    if (folder / "run.json").is_file():
+    if (folder / layout.RUN).is_file():
         return _of_run(folder)
     if folder.is_dir():
         return folder
@@ -67,9 +68,9 @@ def _folder(source: str) -> Path | None:
 
 
 def _of_run(folder: Path) -> Path | None:
-    if (folder / "adapter").is_dir():
-        return folder / "adapter"
-    model = _object(folder / "run.json").get("model")
+    if (folder / layout.ADAPTER).is_dir():
+        return folder / layout.ADAPTER
+    model = _object(folder / layout.RUN).get("model")
     return _folder(model) if isinstance(model, str) and Path(model).absolute() != folder.absolute() else None
 
 

@@ -17,6 +17,7 @@ import transformers
 from huggingface_hub import constants as hub
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
+from stateshape.core import layout
 from stateshape.core.files import BadInput, read_json
 from stateshape.core.wording import MAX_PATH, shown
 from stateshape.embedded import base_folder
@@ -47,7 +48,7 @@ def resolve(source: str) -> Resolved:
         return Resolved(source, None)
     if not folder.is_dir():
         raise BadInput(f"model: got {source!r}, a file; expected a folder, 'embedded' or a hub id")
-    if (folder / "run.json").exists():
+    if (folder / layout.RUN).exists():
         return resolve_run(folder)
     if (folder / CONFIG).exists():
         return resolve_adapter(folder)
@@ -89,8 +90,8 @@ def resolve_base(source: str) -> str:
 
 
 def resolve_run(folder: Path) -> Resolved:
-    model, adapter = field_of(folder / "run.json", "model"), folder / "adapter"
-    record = read_json(folder / "run.json", dict[str, Any])
+    model, adapter = field_of(folder / layout.RUN, "model"), folder / layout.ADAPTER
+    record = read_json(folder / layout.RUN, dict[str, Any])
     if record.get("method") is None:
         return Resolved(model, None)
     # num_steps is written once the adapter is whole

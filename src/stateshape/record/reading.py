@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from stateshape.core import layout
 from stateshape.core.files import BadInput
 from stateshape.core.wording import MAX_PATH, shown
 from stateshape.record.parts import Part, parts_of, read_part, reading
-from stateshape.record.schema import FOLDER, Source, source_of
+from stateshape.record.schema import Source, source_of
 
 SEED = re.compile(r"seed(\d+)")
 
@@ -26,11 +27,11 @@ class Recording:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.parts: list[Part] = parts_of(folder / FOLDER)
+        self.parts: list[Part] = parts_of(folder / layout.STATES)
         if not self.parts:
             raise BadInput(
                 f"states: got {shown(str(folder), limit=MAX_PATH)}, which has no recorded states; expected a run's folder with "
-                f"{FOLDER}/steps-*.parquet; train with states_mb above 0"
+                f"{layout.STATES}/steps-*.parquet; train with states_mb above 0"
             )
         self._held: tuple[Path, pa.Table] | None = None
 
@@ -120,10 +121,10 @@ def recorded_runs(folder: Path) -> list[RecordedRun]:
         raise BadInput(
             f"states: got {shown(str(folder), limit=MAX_PATH)}, which is no folder; expected a run's or a study's"
         )
-    if parts_of(folder / FOLDER) or not (folder / "runs").is_dir():
+    if parts_of(folder / layout.STATES) or not (folder / layout.RUNS).is_dir():
         return [RecordedRun(None, None, Recording(folder))]
     found = []
-    for path in sorted(folder.glob(f"runs/*/seed*/{FOLDER}"), key=place):
+    for path in sorted(folder.glob(f"runs/*/seed*/{layout.STATES}"), key=place):
         if parts_of(path):
             run, seed = place(path)
             found.append(RecordedRun(run, seed, Recording(path.parent)))

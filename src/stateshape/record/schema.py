@@ -14,8 +14,6 @@ import pyarrow as pa
 
 from stateshape.core.files import sha256_text
 
-FOLDER = "states"  # in a run's folder
-SUMMARY = "summary.json"
 ORIGINS = ("prompt", "dataset", "learner", "teacher")  # by number, as core.states.Origin
 PER_TOKEN = (
     "learner_logp",

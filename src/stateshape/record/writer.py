@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stateshape.core import layout
 from stateshape.core.files import BadInput, write_json
 from stateshape.core.method import Combination, Draw, Method, Versioned, terms_of
 from stateshape.core.watch import StepRead, StepUpdate
@@ -28,7 +29,7 @@ from stateshape.record.parts import (
     write_part,
 )  # fmt: skip
 from stateshape.record.rows import rows_of
-from stateshape.record.schema import FOLDER, SCHEMA, SUMMARY, Source, StatesSummary, vocabulary_sha256
+from stateshape.record.schema import SCHEMA, Source, StatesSummary, vocabulary_sha256
 
 BYTES_A_MB = 10**6
 
@@ -48,7 +49,7 @@ class StateWriter:
     ) -> None:
         if not budget_mb > 0:
             raise BadInput(f"states_mb: got {budget_mb}; expected megabytes above 0")
-        self.folder = run / FOLDER
+        self.folder = run / layout.STATES
         self.terms = terms_of(method)
         self.budget_mb = budget_mb
         self.teachers = teachers or {}
@@ -63,7 +64,7 @@ class StateWriter:
         recorded = self._num_steps()
         self.stopped_at = recorded if recorded < num_done else None
         if self.stopped_at is None:
-            (self.folder / SUMMARY).unlink(missing_ok=True)
+            (self.folder / layout.SUMMARY).unlink(missing_ok=True)
 
     def before_update(self, learner: Policy, read: StepRead) -> None: ...
 
@@ -124,7 +125,7 @@ class StateWriter:
             budget_mb=self.budget_mb,
             stopped_at_step=self.stopped_at,
         )
-        write_json(self.folder / SUMMARY, summary)
+        write_json(self.folder / layout.SUMMARY, summary)
 
 
 def version_of(method: Method, draw: Draw) -> int | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from stateshape.core import layout
 from stateshape.core.files import BadInput, iter_jsonl, parse, read_json, read_jsonl
 from stateshape.core.manifest import has_manifest, read_manifest
 from stateshape.core.records import DriftRecord, LocalityRecord, RunRecord, StateSample, StepRecord, SupervisionMap
@@ -70,13 +71,13 @@ class StudyFiles:
 
 def read_study(study_dir: Path) -> StudyFiles:
     """Raises BadInput only where plan.json is missing or unreadable."""
-    plan = read_json(study_dir / "plan.json", PlanRecord)
+    plan = read_json(study_dir / layout.PLAN, PlanRecord)
     problems: list[str] = []
-    comparison = _optional(study_dir, "comparison.json", Comparison, problems, is_expected=True)
+    comparison = _optional(study_dir, layout.COMPARISON, Comparison, problems, is_expected=True)
     verdicts = _verdicts(study_dir, problems)
     runs = [_run_files(study_dir, run, plan.seeds, problems) for run in plan.runs]
-    state_map = _optional(study_dir, "state_map.json", StateMap, problems)
-    predictors = _optional(study_dir, "predictors.json", PredictorReport, problems)
+    state_map = _optional(study_dir, layout.STATE_MAP, StateMap, problems)
+    predictors = _optional(study_dir, layout.PREDICTORS, PredictorReport, problems)
     if comparison is None:
         comparison = empty_comparison(plan)
         absent = [problem for run in runs for problem in _absent(run)]
@@ -106,7 +107,7 @@ def read_study(study_dir: Path) -> StudyFiles:
 
 
 def _place(study_dir: Path, run: PlannedRun, seed: int) -> Path:
-    return study_dir / "runs" / run.name / f"seed{seed}"
+    return layout.run_folder(study_dir, run.name, seed)
 
 
 def _accepted(study_dir: Path, plan: PlanRecord, problems: list[str]) -> list[str]:
@@ -185,7 +186,7 @@ def _optional(study_dir: Path, name: str, kind: type[T], problems: list[str], *,
 
 
 def _verdicts(study_dir: Path, problems: list[str]) -> list[Verdict]:
-    return _optional(study_dir, "verdicts.json", list[Verdict], problems, is_expected=True) or []
+    return _optional(study_dir, layout.VERDICTS, list[Verdict], problems, is_expected=True) or []
 
 
 def _run_files(study_dir: Path, run: PlannedRun, seeds: list[int], problems: list[str]) -> RunFiles:

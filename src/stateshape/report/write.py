@@ -9,6 +9,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from stateshape.core import layout
 from stateshape.core.files import write_text
 from stateshape.core.locks import remove_leftovers
 from stateshape.report.contents import all_plots, all_tables
@@ -20,7 +21,7 @@ from stateshape.report.study_files import read_study
 
 # Files of the study's own folder that a report writes: a study that runs there may be writing others.
 OWN = (
-    *("report.html", "comparison.json", "verdicts.json", "predictors.json", "manifest.json"),
+    *(layout.REPORT, layout.COMPARISON, layout.VERDICTS, layout.PREDICTORS, layout.MANIFEST),
     *(f"table{number}.{suffix}" for number in (1, 2) for suffix in ("csv", "md", "tex")),
 )
 
@@ -34,22 +35,24 @@ def write_report(study_dir: Path) -> Path:
     Raises: BadInput if plan.json is missing or unreadable.
     """
     study = read_study(study_dir)
-    remove_leftovers(study_dir / "tables", study_dir / "plots")
+    remove_leftovers(study_dir / layout.TABLES, study_dir / layout.PLOTS)
     remove_leftovers(study_dir, names=OWN)
     write_tables(study_dir, study.plan, study.comparison)
     with missing_characters() as characters:
         tables, plots = all_tables(study), all_plots(study)
     study = replace(study, missing=[*study.missing, *note_on(characters)])
     for table in tables.for_files():
-        write_table(study_dir / "tables", table)
+        write_table(study_dir / layout.TABLES, table)
     for table in tables.raw:
-        write_text(study_dir / "tables" / f"{table.name}.csv", render_csv(table))
-    _forget_others(study_dir / "tables", (".csv", ".md", ".tex"), [t.name for t in (*tables.for_files(), *tables.raw)])
+        write_text(study_dir / layout.TABLES / f"{table.name}.csv", render_csv(table))
+    _forget_others(
+        study_dir / layout.TABLES, (".csv", ".md", ".tex"), [t.name for t in (*tables.for_files(), *tables.raw)]
+    )
     for plot in plots.all():
-        write_text(study_dir / "plots" / f"{plot.name}.svg", plot.svg)
-        _write_bytes(study_dir / "plots" / f"{plot.name}.png", plot.png)
-    _forget_others(study_dir / "plots", (".svg", ".png"), [plot.name for plot in plots.all()])
-    path = study_dir / "report.html"
+        write_text(study_dir / layout.PLOTS / f"{plot.name}.svg", plot.svg)
+        _write_bytes(study_dir / layout.PLOTS / f"{plot.name}.png", plot.png)
+    _forget_others(study_dir / layout.PLOTS, (".svg", ".png"), [plot.name for plot in plots.all()])
+    path = study_dir / layout.REPORT
     write_text(path, render_page(study, plots=plots, all_tables=tables))
     return path
 

@@ -10,13 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from stateshape.core import layout
 from stateshape.core.files import read_jsonl, write_jsonl
 from stateshape.core.method import Draw, StateKind, StateSource
 from stateshape.core.seeds import seed_for
 from stateshape.core.states import States, Trajectory, pack
 from stateshape.policy.policy import Policy
-
-FOLDER = "kept"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +28,7 @@ class EveryEpoch:
     kind: ClassVar[StateKind] = "learner"
 
     def draw(self, learner: Policy, draw: Draw) -> States:
-        path = self.folder / FOLDER / f"epoch-{draw.epoch}.jsonl"
+        path = self.folder / layout.KEPT / f"epoch-{draw.epoch}.jsonl"
         if not path.exists():
             whole = draw._replace(item_ids=self.item_ids)
             keep(path, self.source.draw(learner, whole).trajectories())
@@ -49,13 +48,13 @@ class Aggregated:
     kind: ClassVar[StateKind] = "mixture"
 
     def draw(self, learner: Policy, draw: Draw) -> States:
-        path = self.folder / FOLDER / f"step-{draw.step}.jsonl"
+        path = self.folder / layout.KEPT / f"step-{draw.step}.jsonl"
         if not path.exists():
             keep(path, self.source.draw(learner, draw).trajectories())
         num_rows = len(read_jsonl(path, Trajectory))
         rng = random.Random(seed_for(draw.seed, "aggregated", draw.step))
         places = [(rng.randint(0, draw.step), k) for k in range(num_rows)]
-        rows = {step: read_jsonl(self.folder / FOLDER / f"step-{step}.jsonl", Trajectory) for step, _ in places}
+        rows = {step: read_jsonl(self.folder / layout.KEPT / f"step-{step}.jsonl", Trajectory) for step, _ in places}
         chosen = [rng.choice(rows[step]) for step, _ in places]
         return pack([replace(row, group=k) for k, row in enumerate(chosen)], device=learner.device)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from stateshape.core import layout
 from stateshape.core.files import BadInput
 from stateshape.core.progress import Reporter
 from stateshape.core.records import Operators
@@ -35,7 +36,7 @@ class StudyContext:
     operators: Operators | None = None  # filled where it is given
 
     def run_folder(self, run: str, seed: int) -> Path:
-        return self.folder / "runs" / run / f"seed{seed}"
+        return layout.run_folder(self.folder, run, seed)
 
     @cached_property
     def compared(self) -> Compared | None:

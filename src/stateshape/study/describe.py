@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+from stateshape.core import layout
 from stateshape.core.files import plain, read_json
 from stateshape.core.records import Json, RunRecord
 from stateshape.core.study_records import BASE, PlannedRun, PlanRecord, TaskRecord
@@ -19,9 +20,9 @@ from stateshape.tasks.task import GenerationTask, Task
 
 def known_seeds(bench: StudyContext) -> list[int]:
     """The seeds the study has folders for, then those asked for now: a study is extended, never cut."""
-    path = bench.folder / "plan.json"
+    path = bench.folder / layout.PLAN
     begun = read_json(path, PlanRecord).seeds if path.exists() else []
-    held = [seed for seed in begun if any((bench.folder / "runs").glob(f"*/seed{seed}"))]
+    held = [seed for seed in begun if any((bench.folder / layout.RUNS).glob(f"*/seed{seed}"))]
     return list(dict.fromkeys([*held, *bench.plan.file.seeds]))
 
 

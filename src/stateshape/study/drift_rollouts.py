@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from stateshape.core import layout
 from stateshape.core.files import read_jsonl, write_jsonl
 from stateshape.core.progress import Tick
 from stateshape.core.records import StateSample
@@ -84,12 +85,12 @@ def encoders_of(choice: DriftChoice, base: Policy) -> dict[str, Encoder]:
 
 
 def write_rollouts(folder: Path, pieces: list[PiecesRecord], samples: list[StateSample], *, name: str) -> None:
-    write_jsonl(folder / f"{name}_pieces.jsonl", pieces)
-    write_jsonl(folder / f"{name}.jsonl", samples)
+    write_jsonl(layout.pieces(folder, name), pieces)
+    write_jsonl(layout.rollouts(folder, name), samples)
 
 
 def read_rollouts(folder: Path, *, name: str) -> Rollouts:
-    return as_rollouts(read_jsonl(folder / f"{name}_pieces.jsonl", PiecesRecord))
+    return as_rollouts(read_jsonl(layout.pieces(folder, name), PiecesRecord))
 
 
 def as_rollouts(records: Sequence[PiecesRecord]) -> Rollouts:

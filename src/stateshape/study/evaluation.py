@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from stateshape.core import layout
 from stateshape.core.files import BadInput, plain
 from stateshape.core.locks import remove_leftovers
 from stateshape.core.manifest import check_unchanged, has_manifest
@@ -75,7 +76,7 @@ def claim_evaluation(
 ) -> None:
     """Whether the evaluation of task `name` may be written to `folder`, whose lock is held. Raises BadInput."""
     check_names_files(name)
-    remove_leftovers(folder / "evals")
+    remove_leftovers(folder / layout.EVALS)
     sealed = [*sealed_folders(source), *([folder] if has_manifest(folder) else [])]
     check_unchanged(dict.fromkeys(path.resolve() for path in sealed), accept=accept, say=say)
     check_place(folder, source)
@@ -94,7 +95,7 @@ def check_names_files(name: str) -> None:
 
 def check_place(folder: Path, source: str) -> None:
     """The folder of a run takes evaluations of this run alone: they are read as its own. Raises BadInput."""
-    if not (folder / "run.json").exists():
+    if not (folder / layout.RUN).exists():
         return
     own, given = resolve(str(folder)), resolve(source)
     same_adapter = (own.adapter is None and given.adapter is None) or (
@@ -109,7 +110,7 @@ def check_place(folder: Path, source: str) -> None:
 
 def check_same_evaluation(folder: Path, name: str, now: EvaluationRecord) -> None:
     """Raises BadInput where the folder holds another evaluation under this task's name, or one that does not say of what."""
-    rows = folder / "evals" / f"{name}.jsonl"
+    rows = layout.evaluation(folder, name)
     there = read_about(folder, name)
     if there is None:
         if rows.exists():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from stateshape.core import layout
 from stateshape.core.files import BadInput, check_output, write_json
 from stateshape.core.limits import check_most
 from stateshape.core.locks import REPORT_LOCK, hold, remove_leftovers
@@ -23,7 +24,6 @@ from stateshape.core.sealed import (
     check_record_is_there,
     check_study,
     is_finished,
-    run_folders,
     unsealed_runs,
 )
 from stateshape.core.seeds import seed_for
@@ -49,7 +49,6 @@ from stateshape.study.preflight import check_sources, check_training
 from stateshape.study.run_queue import Queue, RunDied
 from stateshape.study.training import LEARNER, train_one
 
-PLAN = "plan.json"
 REPORT_S = 60.0  # a report is made in seconds; a study waits for one that is under way
 SMALL_MODEL = 20_000_000  # parameters
 
@@ -92,9 +91,9 @@ def prepare(
 ) -> StudyContext:
     """All checks, then the model; the plan is written down. Raises BadInput."""
     check_plan(folder, plan)
-    remove_leftovers(folder, names=(PLAN, "profile.json", "state_map.json"))
+    remove_leftovers(folder, names=(layout.PLAN, layout.PROFILE, layout.STATE_MAP))
     check_study(folder, accept=accept_changes, may_lack=MADE_AGAIN, say=reporter.say)
-    for run in run_folders(folder):
+    for run in layout.run_folders(folder):
         check_record_is_there(run)
     for old in unsealed_runs(folder):
         reporter.say(f"{old}: no manifest.json, as an earlier version left it; its files are taken as they are")
@@ -113,8 +112,8 @@ def prepare(
         reporter=reporter,
         operators=operators,
     )
-    with hold(folder, name=REPORT_LOCK, wait_s=REPORT_S), rewriting(folder, [PLAN]):
-        write_json(folder / PLAN, plan_record(bench))
+    with hold(folder, name=REPORT_LOCK, wait_s=REPORT_S), rewriting(folder, [layout.PLAN]):
+        write_json(folder / layout.PLAN, plan_record(bench))
     return bench
 
 
@@ -161,7 +160,7 @@ def open_worker(plan: Plan, folder: Path, data_dir: Path | None) -> Callable[[Ru
 def run_base(bench: StudyContext) -> None:
     """Evaluates the untrained model once, and samples its drift rollouts with two seeds."""
     folder = bench.run_folder(BASE, bench.plan.file.seeds[0])
-    folder = next((bench.folder / "runs" / BASE).glob("seed*"), folder)
+    folder = next(iter(layout.seed_folders(bench.folder, BASE)), folder)
     with claimed_run(folder):
         planned = run_record(bench, None, bench.plan.file.seeds[0])
         record = check_same_base(folder, planned) or planned
@@ -192,7 +191,7 @@ def run_one(bench: StudyContext, spec: RunSpec, seed: int) -> list[str]:
             return []
         bench.reporter.say(f"{spec.label}, seed {seed}")
         record = train_one(bench, spec, seed, folder)
-        bench.weights.load_adapter(LEARNER, folder / "adapter")
+        bench.weights.load_adapter(LEARNER, folder / layout.ADAPTER)
         try:
             policy = Policy(bench.weights, LEARNER)
             record = measured(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from stateshape.core import layout
 from stateshape.core.files import BadInput, check_output, plain, read_json, write_json
 from stateshape.core.locks import hold, holds_files, remove_leftovers
 from stateshape.core.manifest import has_manifest
@@ -33,13 +34,13 @@ def claimed_run(folder: Path) -> Iterator[None]:
 
 def check_plan(folder: Path, plan: Plan) -> None:
     """Refuses a folder that another plan has begun. Raises BadInput."""
-    if not (folder / "plan.json").exists():
+    if not (folder / layout.PLAN).exists():
         if holds_files(folder):
             raise BadInput(
                 f"out: {folder} is not empty and holds no study; expected a new or empty folder, or this study's"
             )
         return
-    begun = read_json(folder / "plan.json", PlanRecord)
+    begun = read_json(folder / layout.PLAN, PlanRecord)
     if begun.plan_sha256 != plan.sha256:
         raise BadInput(
             f"out: {folder} holds study {begun.study!r} with other settings (plan {begun.plan_sha256[:12]}, now "
@@ -54,17 +55,17 @@ def check_data(plan: Plan, folder: Path, tasks: list[Task]) -> None:
         raise BadInput(f"retention: got two tasks named {twice[0]}; expected different names; rename one of the files")
     for name in names:
         check_names_files(name)
-    if not (folder / "plan.json").exists():
+    if not (folder / layout.PLAN).exists():
         return
-    begun = read_json(folder / "plan.json", PlanRecord).provenance
+    begun = read_json(folder / layout.PLAN, PlanRecord).provenance
     check_same_origin(folder, begun, origin(plan.file.model, tasks, outside(plan)))
 
 
 def check_same_run(folder: Path, record: RunRecord) -> RunRecord | None:
     """What the folder holds of this run; None where it has not begun. Raises BadInput if it is another, or rests on others."""
-    if not (folder / "run.json").exists():
+    if not (folder / layout.RUN).exists():
         return None
-    begun = read_json(folder / "run.json", RunRecord)
+    begun = read_json(folder / layout.RUN, RunRecord)
     for field_name in ("seed", "model", "task", "teacher", "settings"):
         got, there = plain(getattr(record, field_name)), plain(getattr(begun, field_name))
         if got != there and not (field_name in ("model", "teacher") and is_same_model(there, got)):
@@ -78,7 +79,7 @@ def check_same_run(folder: Path, record: RunRecord) -> RunRecord | None:
 
 def check_same_base(folder: Path, record: RunRecord) -> RunRecord | None:
     """As check_same_run, for the untrained base, whose folder serves every seed."""
-    path = folder / "run.json"
+    path = folder / layout.RUN
     return check_same_run(folder, replace(record, seed=read_json(path, RunRecord).seed)) if path.exists() else None
 
 
@@ -86,7 +87,7 @@ def complete_run(folder: Path, record: RunRecord) -> RunRecord:
     """Marks a run as finished, and seals its files before what only an unfinished run needs is gone."""
     remove_leftovers(folder, *(path for path in folder.iterdir() if path.is_dir()))
     done = replace(record, is_complete=True)
-    write_json(folder / "run.json", done)
+    write_json(folder / layout.RUN, done)
     seal_run(folder)
     finish(folder)
     return done

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from stateshape.core import layout
 from stateshape.core.files import read_jsonl, write_json
 from stateshape.core.records import EvalRow, RunRecord
 from stateshape.core.study_records import BASE
@@ -28,7 +29,7 @@ def measured(bench: StudyContext, record: RunRecord, folder: Path, parts: Sequen
         with bench.weights.meter.phase(phase, costs):
             work()
         record = record.measured(costs)
-        write_json(folder / "run.json", record)
+        write_json(folder / layout.RUN, record)
     return record
 
 
@@ -37,7 +38,7 @@ def evaluations(bench: StudyContext, policy: Policy, folder: Path, run: str) -> 
 
 
 def evaluate_one(bench: StudyContext, policy: Policy, folder: Path, run: str, task: Task) -> None:
-    path = folder / "evals" / f"{task.name}.jsonl"
+    path = layout.evaluation(folder, task.name)
     if not path.exists():
         tick = bench.reporter.track(f"evaluate {run} on {task.name}", "items", policy.weights.meter)
         rows = evaluate(policy, task, progress=tick)
@@ -46,7 +47,7 @@ def evaluate_one(bench: StudyContext, policy: Policy, folder: Path, run: str, ta
     else:
         return
     choice = bench.choice_of(task)
-    adapter = None if policy.adapter is None else folder / "adapter"
+    adapter = None if policy.adapter is None else folder / layout.ADAPTER
     about = planned_evaluation(
         Resolved(bench.plan.file.model, adapter), task, named=choice.task, limit=choice.limit, shots=choice.shots
     )
@@ -54,7 +55,7 @@ def evaluate_one(bench: StudyContext, policy: Policy, folder: Path, run: str, ta
 
 
 def roll(bench: StudyContext, policy: Policy, folder: Path, name: str, seed: int, run: str) -> None:
-    if (folder / f"{name}.jsonl").exists():
+    if (layout.rollouts(folder, name)).exists():
         return
     tick = bench.reporter.track(f"sample {run} for drift", "prompts", policy.weights.meter)
     pieces, samples = sample_rollouts(policy, bench.target, bench.plan.file.drift, bench.sampler, seed=seed, tick=tick)
@@ -62,9 +63,9 @@ def roll(bench: StudyContext, policy: Policy, folder: Path, name: str, seed: int
 
 
 def measure_drift(bench: StudyContext, folder: Path, seed: int) -> None:
-    if (folder / "drift.json").exists():
+    if (folder / layout.DRIFT).exists():
         return
-    base = next((bench.folder / "runs" / BASE).glob("seed*"))
+    base = next(iter(layout.seed_folders(bench.folder, BASE)))
     record = measure(
         read_rollouts(base, name="rollouts"),
         read_rollouts(base, name="rollouts_again"),
@@ -74,4 +75,4 @@ def measure_drift(bench: StudyContext, folder: Path, seed: int) -> None:
         num_cuts=bench.plan.file.drift.cuts,
         encoders=bench.encoders,
     )
-    write_json(folder / "drift.json", record)
+    write_json(folder / layout.DRIFT, record)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from stateshape.core import layout
 from stateshape.core.files import BadInput
 from stateshape.core.manifest import entry_of
 from stateshape.core.records import Json
@@ -19,7 +20,6 @@ from stateshape.core.study_records import BASE
 from stateshape.policy.fingerprint import weights_sha256
 from stateshape.policy.open import resolve
 from stateshape.record.parts import parts_of
-from stateshape.record.schema import FOLDER
 from stateshape.study.plan import RunSpec
 from stateshape.tasks.task import Task
 
@@ -63,7 +63,7 @@ def policy_of(key: str, source: str, stands: Stands) -> dict[str, Json]:
 def states_of(source: str, stands: Stands) -> dict[str, Json]:
     """Recorded states: the rows' files in order."""
     made = hashlib.sha256()
-    for part in parts_of(Path(stands(source)) / FOLDER):
+    for part in parts_of(Path(stands(source)) / layout.STATES):
         entry = entry_of(part.path)
         made.update(f"{part.path.name} {entry.sha256 if entry else None}\n".encode())
     return {f"states {source}": made.hexdigest()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from stateshape.core import layout
 from stateshape.core.files import BadInput, parse, plain
 from stateshape.core.limits import check_most
 from stateshape.core.locks import holds_files
@@ -52,7 +53,7 @@ def train_single(
     """
     check_most(seed=seed)
     with claimed_run(folder):
-        if holds_files(folder) and not (folder / "run.json").exists():
+        if holds_files(folder) and not (folder / layout.RUN).exists():
             raise BadInput(
                 f"out: {folder} is not empty and holds no run; expected a new or empty folder, or this run's"
             )

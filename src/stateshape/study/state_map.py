@@ -10,13 +10,13 @@ import os
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from stateshape.core import layout
 from stateshape.core.files import read_json, read_jsonl, write_json
 from stateshape.core.manifest import rewriting
 from stateshape.core.records import StateSample
 from stateshape.core.study_records import BASE, MapPoint, PlanRecord, StateMap
 from stateshape.drift.projection import state_map
 
-STATE_MAP = "state_map.json"
 MOST = 60  # points of a run and kind
 Kind = Literal["base", "learner", "teacher", "training"]
 
@@ -29,7 +29,7 @@ class Group(NamedTuple):
 
 def write_state_map(study_dir: Path) -> None:
     """Writes state_map.json; nothing where the base has no samples yet."""
-    groups = groups_of(study_dir, read_json(study_dir / "plan.json", PlanRecord))
+    groups = groups_of(study_dir, read_json(study_dir / layout.PLAN, PlanRecord))
     base = next((group for group in groups if group.kind == "base"), None)
     if base is None:
         return
@@ -55,8 +55,8 @@ def write_state_map(study_dir: Path) -> None:
         projection="the two largest principal components; every group weighs the same",
         explained=found.shares,
     )
-    with rewriting(study_dir, [STATE_MAP]):
-        write_json(study_dir / STATE_MAP, made)
+    with rewriting(study_dir, [layout.STATE_MAP]):
+        write_json(study_dir / layout.STATE_MAP, made)
 
 
 def groups_of(study_dir: Path, plan: PlanRecord) -> dict[Group, list[StateSample]]:
@@ -72,15 +72,15 @@ def groups_of(study_dir: Path, plan: PlanRecord) -> dict[Group, list[StateSample
 
     for planned in plan.runs:
         if planned.name == BASE:
-            folder = next((study_dir / "runs" / BASE).glob("seed*"), study_dir / "none")
-            add(BASE, plan.seeds[0], "base", folder / "rollouts.jsonl")
+            folder = next(iter(layout.seed_folders(study_dir, BASE)), study_dir / "none")
+            add(BASE, plan.seeds[0], "base", layout.rollouts(folder))
             continue
         seed = plan.seeds[0]
-        folder = study_dir / "runs" / planned.name / f"seed{seed}"
-        add(planned.name, seed, "learner", folder / "rollouts.jsonl")
-        add(planned.name, seed, "training", folder / "states.jsonl")
+        folder = layout.run_folder(study_dir, planned.name, seed)
+        add(planned.name, seed, "learner", layout.rollouts(folder))
+        add(planned.name, seed, "training", folder / layout.SAMPLES)
         if planned.teacher is not None:
-            add(planned.name, seed, "teacher", study_dir / "runs" / planned.teacher / f"seed{seed}" / "rollouts.jsonl")
+            add(planned.name, seed, "teacher", layout.run_folder(study_dir, planned.teacher, seed) / "rollouts.jsonl")
     return found
 
 

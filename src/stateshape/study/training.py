@@ -9,6 +9,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from stateshape.core import layout
 from stateshape.core.files import BadInput, read_jsonl, write_json
 from stateshape.core.method import Combination, Method, terms_of
 from stateshape.core.records import RunRecord, StepRecord
@@ -42,7 +43,7 @@ def train_one(bench: StudyContext, spec: RunSpec, seed: int, folder: Path) -> Ru
     """Trains until the adapter is there. Returns the run's record, not yet marked complete."""
     all_ids = tuple(item.item_id for item in bench.target.train)
     item_ids = all_ids[: spec.train.num_items(len(all_ids))]
-    if not (folder / "adapter").exists():
+    if not (folder / layout.ADAPTER).exists():
         check_items(bench, spec, item_ids)
     record = begin(bench, spec, seed, folder)
     if record.num_steps > 0:
@@ -95,9 +96,9 @@ def train_one(bench: StudyContext, spec: RunSpec, seed: int, folder: Path) -> Ru
         num_steps=progress.step,
         num_supervised_tokens=progress.num_supervised,
         num_sampled_tokens=progress.num_sampled,
-        warnings=warnings_of(read_jsonl(folder / "metrics.jsonl", StepRecord), kinds),
+        warnings=warnings_of(read_jsonl(folder / layout.METRICS, StepRecord), kinds),
     ).measured(progress.costs)
-    write_json(folder / "run.json", trained)
+    write_json(folder / layout.RUN, trained)
     return trained
 
 
@@ -148,7 +149,7 @@ def begin(bench: StudyContext, spec: RunSpec, seed: int, folder: Path) -> RunRec
     begun = check_same_run(folder, record)
     if begun is None:
         check_targets(bench.weights, spec.train.lora)
-        write_json(folder / "run.json", record)
+        write_json(folder / layout.RUN, record)
     return begun or record
 
 

@@ -17,11 +17,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from stateshape.core import layout
 from stateshape.core.files import BadInput, parse, plain
 from stateshape.core.records import PhaseCost
 from stateshape.policy.policy import Policy
-
-PATTERN = "checkpoint-*.pt"  # the number of completed steps
 
 
 class Progress(NamedTuple):
@@ -50,14 +49,14 @@ def save_checkpoint(
         "carried": {name: policy.weights.adapter_state(name) for name in carried},
         "progress": plain(progress._asdict()),
     }
-    path = folder / PATTERN.replace("*", str(progress.step))
+    path = folder / layout.CHECKPOINT.replace("*", str(progress.step))
     temporary = folder / f".{path.name}.{os.getpid()}.tmp"
     try:
         torch.save(state, temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    for older in set(folder.glob(PATTERN)) - {path}:
+    for older in set(folder.glob(layout.CHECKPOINT)) - {path}:
         older.unlink()
 
 
@@ -94,11 +93,11 @@ def load_checkpoint(folder: Path, policy: Policy, optimiser: torch.optim.Optimiz
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    return max(folder.glob(PATTERN), key=lambda path: (len(path.name), path.name), default=None)
+    return max(folder.glob(layout.CHECKPOINT), key=lambda path: (len(path.name), path.name), default=None)
 
 
 def remove_checkpoints(folder: Path) -> None:
-    for path in folder.glob(PATTERN):
+    for path in folder.glob(layout.CHECKPOINT):
         path.unlink()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from stateshape.core import layout
 from stateshape.core.files import append_jsonl, drop_cut_off_line, read_jsonl, write_jsonl
 from stateshape.core.method import Carrying, Combination, Draw, Method, terms_of
 from stateshape.core.records import StateSample, StepRecord
@@ -56,9 +57,9 @@ def train(
         draw = draw_for(item_ids, batch=settings.batch_prompts, step=step, seed=seed, num_steps=num_steps)
         result = train_step(method, learner, optimiser, draw, settings, watches)
         record = step_record(step, result, optimiser.param_groups[0]["lr"])
-        append_jsonl(folder / "metrics.jsonl", [record])
+        append_jsonl(folder / layout.METRICS, [record])
         if step % max(1, num_steps // SAMPLES_A_RUN) == 0:
-            append_jsonl(folder / "states.jsonl", samples_of(result, learner, step))
+            append_jsonl(folder / layout.SAMPLES, samples_of(result, learner, step))
         progress = advanced(progress, result)
         if (step + 1) % settings.checkpoint_every == 0 or step + 1 == num_steps:
             save_checkpoint(folder, learner, optimiser, progress, carried)
@@ -67,7 +68,7 @@ def train(
     for watch in watches:
         watch.finish(learner)
     assert learner.adapter is not None
-    learner.weights.save_adapter(learner.adapter, folder / "adapter")
+    learner.weights.save_adapter(learner.adapter, folder / layout.ADAPTER)
     return progress
 
 
