@@ -255,9 +255,9 @@ def study(model: str, scale: Scale) -> list[Row]:
     """Every run of the study with few steps and items. `full_steps` is what the study itself would take."""
     from stateshape.api import run_study
     from stateshape.policy.settings import ModelSettings
-    from stateshape.study.plan import StudyFile, make_plan, read_study
+    from stateshape.study.plan import StudyFile, make_plan, read_study_file
 
-    whole = read_study(scale.study)
+    whole = read_study_file(scale.study)
     full = {spec.name: spec.train for spec in make_plan(whole).runs}
 
     def fewer(choice: Any) -> Any:

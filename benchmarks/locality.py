@@ -28,7 +28,7 @@ from stateshape.locality.watch import LocalityWatch
 from stateshape.policy.policy import Policy
 from stateshape.recipes.recipe import Parts
 from stateshape.sampling.local import LocalSampler
-from stateshape.study.plan import Plan, RunSpec, make_plan, read_study
+from stateshape.study.plan import Plan, RunSpec, make_plan, read_study_file
 from stateshape.tasks.load import load_task
 from stateshape.tasks.task import ChoiceTask, GenerationTask
 from stateshape.train.loop import train
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--runs", nargs="*", help="names of the quickstart's runs; default: all")
     parser.add_argument("--repeats", type=int, default=1)
     chosen = parser.parse_args()
-    plan = make_plan(read_study("quickstart"))
+    plan = make_plan(read_study_file("quickstart"))
     setting = Setting(plan)
     rows = []
     for spec in plan.runs:

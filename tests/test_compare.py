@@ -10,7 +10,7 @@ import pytest
 
 from stateshape.analysis.compare import compare, write_comparison
 from stateshape.analysis.estimates import contrast
-from stateshape.analysis.reading import load_study, secondary_scores
+from stateshape.analysis.reading import load_scores, secondary_scores
 from stateshape.analysis.statistics import exact_mcnemar, wilson
 from stateshape.core.files import BadInput, read_json, read_jsonl, write_jsonl
 from stateshape.core.records import EvalRow
@@ -204,7 +204,7 @@ def test_scores_that_are_not_0_or_1(tmp_path):
 
 def test_forgetting_resamples_items_within_a_task_and_seeds_across_tasks(tmp_path):
     folder = write_synthetic_study(tmp_path, num_items=200, rates=TWO)
-    study = load_study(folder)
+    study = load_scores(folder)
     estimate = contrast(study, {"base": 1, "sft_stress": -1}, ["truthfulqa", "mmlu"]).difference
     per_task = [contrast(study, {"base": 1, "sft_stress": -1}, [task]).difference for task in ("truthfulqa", "mmlu")]
     assert estimate.value == pytest.approx(np.mean([part.value for part in per_task]))
@@ -240,7 +240,7 @@ def test_secondary_differences_are_paired(tmp_path):
     accuracy = row.versus_base["mmlu"].difference
     assert beside["gold_logp_nats"].value == pytest.approx(2 * accuracy.value)
     assert beside["gold_logp_nats"].hi == pytest.approx(2 * accuracy.hi)
-    study = load_study(folder)
+    study = load_scores(folder)
     base, post = (np.mean(study.matrix(run, "mmlu", [0, 1, 2])) for run in ("base", "sft_stress"))
     assert beside["retention_above_chance"].value == pytest.approx((post - 0.25) / (base - 0.25))
 

@@ -11,7 +11,7 @@ from stateshape.core.files import BadInput
 from stateshape.drift import encoders
 from stateshape.drift.encoders import HiddenStates, Remembering, SentenceEncoder
 from stateshape.drift.measure import measure
-from stateshape.drift.projection import state_map
+from stateshape.drift.projection import project
 from stateshape.drift.states import PrefixStates, Rollouts
 from stateshape.policy.policy import Policy
 from stateshape.study.drift_rollouts import encoders_of
@@ -104,7 +104,7 @@ def test_the_map_is_the_principal_plane_of_the_pooled_groups():
         "run": ["five six", "five six seven", "six seven two"] * 2,
         "training": [],
     }
-    found = state_map(groups, base="base")
+    found = project(groups, base="base")
     assert {name: points.shape for name, points in found.points.items()} == {
         "base": (15, 2), "run": (6, 2), "training": (0, 2),
     }  # fmt: skip
@@ -116,14 +116,14 @@ def test_the_map_is_the_principal_plane_of_the_pooled_groups():
     # every group weighs the same: the groups' mean squared spread about the common mean is the variance of the axes
     assert base_x.mean() + run_x.mean() == pytest.approx(0, abs=1e-12)
     # a larger group does not turn the map
-    larger = state_map({**groups, "run": groups["run"] * 9}, base="base")
+    larger = project({**groups, "run": groups["run"] * 9}, base="base")
     assert larger.points["base"] == pytest.approx(found.points["base"], abs=1e-9)
     # the larger loadings point to the positive side: a text of the first axis' own words lies there
-    assert state_map(groups, base="base").points["run"] == pytest.approx(found.points["run"], abs=0)
+    assert project(groups, base="base").points["run"] == pytest.approx(found.points["run"], abs=0)
 
 
 def test_the_map_shows_equal_texts_as_one_point_and_needs_a_base():
-    found = state_map({"base": ["a b"] * 3, "run": ["a b"]}, base="base")
+    found = project({"base": ["a b"] * 3, "run": ["a b"]}, base="base")
     assert np.abs(np.concatenate(list(found.points.values()))).max() < 1e-12
     with pytest.raises(BadInput, match="'base' has no texts"):
-        state_map({"run": ["a"]}, base="base")
+        project({"run": ["a"]}, base="base")

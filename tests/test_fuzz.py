@@ -35,8 +35,8 @@ from stateshape.policy.open import resolve
 from stateshape.record.parts import part_name, write_part
 from stateshape.record.reading import Recording, item_ids_by_step
 from stateshape.record.schema import PER_TOKEN, SCHEMA, Source, vocabulary_sha256
-from stateshape.report.study_files import read_study as read_folder
-from stateshape.study.plan import make_plan, read_study
+from stateshape.report.study_files import read_study_folder as read_folder
+from stateshape.study.plan import make_plan, read_study_file
 from stateshape.tasks.load import load_task
 from synthetic_study import write_synthetic_study
 
@@ -93,7 +93,7 @@ def study(home: Path) -> Case:
             path.write_text(json.dumps(hostile.changed_value(parsed, rng)))
         if rng.random() < 0.005:
             return hostile.outcome_of_command(["study", str(path), "--dry-run"])
-        return hostile.outcome(lambda: make_plan(read_study(str(path))))
+        return hostile.outcome(lambda: make_plan(read_study_file(str(path))))
 
     return case
 

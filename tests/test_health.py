@@ -12,7 +12,7 @@ from stateshape.cli import main
 from stateshape.core.files import read_json, write_json
 from stateshape.core.records import RunRecord, StepRecord
 from stateshape.report.parts.tables import render_markdown, table2
-from stateshape.report.study_files import read_study
+from stateshape.report.study_files import read_study_folder
 from stateshape.report.write import write_report
 from stateshape.train.health import learned_nothing, warnings_of
 from synthetic_study import write_synthetic_study
@@ -171,5 +171,5 @@ def test_the_report_names_runs_that_learned_nothing(tmp_path):
     page = write_report(folder).read_text(encoding="utf-8")
     assert "rl, seed 1: learned nothing: because &lt;b&gt;" in page
     assert "Some runs warn of themselves" in page
-    study = read_study(folder)
+    study = read_study_folder(folder)
     assert "rl, seed 1: learned nothing" in render_markdown(table2(study.plan, study.comparison))

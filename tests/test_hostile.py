@@ -23,7 +23,7 @@ from stateshape.policy.open import open_policy, resolve
 from stateshape.policy.settings import LoraSettings, ModelSettings
 from stateshape.record.parts import check_rows, read_part
 from stateshape.record.text import spans_of
-from stateshape.study.plan import make_plan, read_study
+from stateshape.study.plan import make_plan, read_study_file
 from stateshape.study.yaml_file import MOST_CHARACTERS, read_yaml
 from stateshape.tasks.load import load_task
 from stateshape.train.settings import TrainSettings
@@ -102,7 +102,7 @@ def test_what_is_no_file_is_not_waited_for(make: Callable[[Path], None], tmp_pat
 def test_a_name_that_no_file_has(name: str, tmp_path: Path) -> None:
     for act in (
         lambda: read_text(tmp_path / name),
-        lambda: read_study(name),
+        lambda: read_study_file(name),
         lambda: resolve(name),
         lambda: load_task(f"{name}.jsonl"),
     ):
@@ -169,7 +169,7 @@ def test_a_label_of_digits_and_numbers_in_other_spellings(tmp_path: Path) -> Non
     path = tmp_path / "study.yaml"
     text = tiny.study_text("one: {recipe: sft, label: 1.10, train: {lr: 1.0e-4, steps: 1.0e+1, batch_prompts: 1_0}}")
     path.write_text(text)
-    (spec,) = make_plan(read_study(str(path))).runs
+    (spec,) = make_plan(read_study_file(str(path))).runs
     assert spec.label == "1.10"
     assert (spec.train.lr, spec.train.steps, spec.train.batch_prompts) == (1e-4, 10, 10)
 
@@ -203,7 +203,7 @@ def test_a_number_beyond_reason(old: str, new: str, wanted: str, tmp_path: Path)
     assert old in text
     (tmp_path / "study.yaml").write_text(text.replace(old, new, 1))
     with pytest.raises(BadInput) as caught:
-        make_plan(read_study(str(tmp_path / "study.yaml")))
+        make_plan(read_study_file(str(tmp_path / "study.yaml")))
     assert wanted in str(caught.value)
 
 

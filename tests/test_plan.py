@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stateshape.core.files import BadInput
-from stateshape.study.plan import Plan, make_plan, presets, read_study
+from stateshape.study.plan import Plan, make_plan, presets, read_study_file
 
 GOOD = """\
 study: tiny
@@ -24,12 +24,12 @@ runs:
 def planned(text: str, folder: Path) -> Plan:
     path = folder / "study.yaml"
     path.write_text(text, encoding="utf-8")
-    return make_plan(read_study(str(path)))
+    return make_plan(read_study_file(str(path)))
 
 
 @pytest.mark.parametrize("name", presets())
 def test_every_preset_plans(name: str) -> None:
-    plan = make_plan(read_study(name))
+    plan = make_plan(read_study_file(name))
     order = [spec.name for spec in plan.runs]
     assert order
     for spec in plan.runs:
@@ -105,7 +105,7 @@ def test_other_shapes_are_refused(text: str, tmp_path: Path) -> None:
 
 def test_a_preset_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="did you mean smoke"):
-        read_study("smok")
+        read_study_file("smok")
     (tmp_path / "x.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BadInput, match="not UTF-8"):
-        read_study(str(tmp_path / "x.yaml"))
+        read_study_file(str(tmp_path / "x.yaml"))

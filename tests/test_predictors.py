@@ -24,12 +24,12 @@ from stateshape.analysis.predictors import (
     r2_gain,
     ridge_heldout,
 )
-from stateshape.analysis.reading import load_study
+from stateshape.analysis.reading import load_scores
 from stateshape.core.files import read_json, write_json, write_jsonl
 from stateshape.core.records import DriftRecord, DriftValue, LocalityRecord
 from stateshape.core.study_records import PredictorReport
 from stateshape.report.parts.predictors import correlation_table, score_table
-from stateshape.study.plan import make_plan, read_study
+from stateshape.study.plan import make_plan, read_study_file
 from synthetic_study import write_synthetic_study
 
 NAMES = (DRIFT, FORWARD_KL, *LOCALITY)
@@ -170,7 +170,7 @@ def test_reading_a_study(tmp_path):
         drift = read_json(folder / f"runs/rl/seed{seed}/drift.json", DriftRecord)
         drift.distances["c2st_auc"] = DriftValue(value=0.9, base_vs_base=0.5)
         write_json(folder / f"runs/rl/seed{seed}/drift.json", drift)
-    study = load_study(folder)
+    study = load_scores(folder)
     rows = {(row.run, row.seed): row for row in predictor_rows(study)}
     assert len(rows) == 18
     row = rows["rl", 1]
@@ -195,7 +195,7 @@ def test_records_with_the_names_of_older_versions_are_still_shown():
 
 
 def test_the_preset_plans_enough_runs():
-    file = read_study("predictors")
+    file = read_study_file("predictors")
     plan = make_plan(file)
     assert len(plan.runs) >= 8
     assert len(plan.runs) * len(file.seeds) >= 24

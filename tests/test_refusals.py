@@ -22,7 +22,7 @@ from stateshape.recipes.sdft import SDFT
 from stateshape.sampling.settings import SamplingSettings
 from stateshape.states.cuts import Cut
 from stateshape.states.schedules import Schedule
-from stateshape.study.plan import make_plan, read_study
+from stateshape.study.plan import make_plan, read_study_file
 from stateshape.study.preflight import check_build
 from stateshape.train.settings import TrainSettings
 
@@ -120,14 +120,14 @@ def test_a_recipe_of_ones_own(tmp_path):
         recipe_class(f"{tmp_path / 'own.py'}:Bare")
     text = tiny.study_text(f"mine: {{recipe: '{tmp_path / 'own.py'}:Mine'}}")
     (tmp_path / "study.yaml").write_text(text)
-    (spec,) = make_plan(read_study(str(tmp_path / "study.yaml"))).runs
+    (spec,) = make_plan(read_study_file(str(tmp_path / "study.yaml"))).runs
     assert b"stateshape_user" not in pickle.dumps(spec), "another process has not imported the file"
     assert pickle.loads(pickle.dumps(spec)).recipe() == spec.recipe()
 
 
 def test_several_teachers_where_one_is_taken(tmp_path):
     (tmp_path / "study.yaml").write_text(tiny.study_text("two: {recipe: grpo_opd, teacher: 'a=embedded,b=embedded'}"))
-    (spec,) = make_plan(read_study(str(tmp_path / "study.yaml"))).runs
+    (spec,) = make_plan(read_study_file(str(tmp_path / "study.yaml"))).runs
     with pytest.raises(BadInput, match=r"got several teachers or references, .*; recipe grpo_opd takes one"):
         check_build(spec, tiny.task())
 
@@ -136,7 +136,7 @@ def test_a_replay_is_built_before_its_states_are_there(tmp_path):
     choices = "{signal: teacher-distribution, beta: 2, direction: jsd}"
     run = f"again: {{recipe: replay, states: first, teacher: embedded, with: {choices}}}"
     (tmp_path / "study.yaml").write_text(tiny.study_text("first: {recipe: sft}", run))
-    spec = make_plan(read_study(str(tmp_path / "study.yaml"))).runs[1]
+    spec = make_plan(read_study_file(str(tmp_path / "study.yaml"))).runs[1]
     with pytest.raises(BadInput, match="again: beta: got 2"):
         check_build(spec, tiny.task())
 

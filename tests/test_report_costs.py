@@ -13,7 +13,7 @@ from stateshape.core.files import read_json, write_json
 from stateshape.core.records import PhaseCost, ProfileRecord, RunRecord
 from stateshape.report.drawing.table import main_text, render_csv
 from stateshape.report.parts.costs import cost_table, phase_table
-from stateshape.report.study_files import read_study
+from stateshape.report.study_files import read_study_folder
 from stateshape.report.write import write_report
 from synthetic_study import write_synthetic_study
 
@@ -23,7 +23,7 @@ TRAIN = "--model embedded --task arithmetic --steps 2 --batch-prompts 2 --train-
 
 def cells(folder: Path) -> list[list[str]]:
     """The table of phases, as it is shown."""
-    table = phase_table(read_study(folder))
+    table = phase_table(read_study_folder(folder))
     return [[main_text(cell, column) for cell, column in zip(row, table.columns)] for row in table.rows]
 
 
@@ -34,8 +34,8 @@ def test_what_is_not_known_is_a_dash(tmp_path: Path) -> None:
     assert ["Base", "evaluation", "3.0", *["–"] * 5] in shown
     assert ["SFT, mild", "training", "9.0", *["–"] * 5] in shown
     assert [row for row in shown if row[0].startswith("RL")] == [["RL, exact-answer reward", *["–"] * 7]]
-    assert "base,evaluation" not in render_csv(phase_table(read_study(folder)))
-    assert ",3.0,,,,," in render_csv(phase_table(read_study(folder)))
+    assert "base,evaluation" not in render_csv(phase_table(read_study_folder(folder)))
+    assert ",3.0,,,,," in render_csv(phase_table(read_study_folder(folder)))
 
 
 def test_means_over_seeds_and_the_share_of_the_peak(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_means_over_seeds_and_the_share_of_the_peak(tmp_path: Path) -> None:
     row = next(row for row in cells(folder) if row[:2] == ["SFT, mild", "training"])
     # 400 and 200 tokens a second; 40 and 20% of the peak
     assert row == ["SFT, mild", "training", "3.0", "800", "300", "8.0", "30.0", "1.50"]
-    table = cost_table(read_study(folder))
+    table = cost_table(read_study_folder(folder))
     shown = {main_text(row[0], table.columns[0]): row for row in table.rows}["SFT, mild"]
     keys = [column.key for column in table.columns]
     assert shown[keys.index("total")].value == pytest.approx(3 + 3 + 4 + 2)  # evaluation, sampling and signal stay

@@ -21,7 +21,7 @@ from stateshape.report.parts.locality import last_table, measure_name
 from stateshape.report.parts.state_map import MAX_POINTS, MAX_PROMPT, MAX_RESPONSE, cut_spans, map_views
 from stateshape.report.parts.supervision import share_table, supervision_shares
 from stateshape.report.parts.tables import contrast_table
-from stateshape.report.study_files import StudyFiles, read_study
+from stateshape.report.study_files import StudyFiles, read_study_folder
 from stateshape.report.write import write_report
 from synthetic_study import RATES, state_map, write_synthetic_study
 
@@ -175,7 +175,7 @@ def test_drift_stands_beside_its_null_with_the_records_numbers(study: Path) -> N
 
 def test_planned_pairs_stand_with_their_labels(tmp_path: Path) -> None:
     folder = write_synthetic_study(tmp_path, seeds=(0,), num_items=2, rates=FEW)
-    study = read_study(folder)
+    study = read_study_folder(folder)
     difference = PairedDifference(versus="sft_mild", difference=HELD.effect, p=0.02, test="exact McNemar")
     pair = RunContrast(run="opd_mild", versus="sft_mild", differences={"mmlu": difference}, mean_retained=OPEN.effect)
     table = contrast_table(study.plan, dataclasses.replace(study.comparison, contrasts=[pair]))
@@ -192,7 +192,7 @@ def with_maps(folder: Path, maps: list[SupervisionMap]) -> StudyFiles:
     write_synthetic_study(folder, seeds=range(len(maps)), num_items=2, rates={r: FEW[r] for r in ("base", "sft_mild")})
     for seed, found in enumerate(maps):
         write_json(folder / "runs" / "sft_mild" / f"seed{seed}" / "supervision.json", found)
-    return read_study(folder)
+    return read_study_folder(folder)
 
 
 def cell(depth: int, mass: float) -> SupervisionCell:
@@ -240,7 +240,7 @@ def test_planes_are_bounded_and_shown_by_radio_buttons(page: Page) -> None:
 
 
 def test_more_points_than_fit_are_thinned_evenly_and_counted(study: Path) -> None:
-    plan = read_study(study).plan
+    plan = read_study_folder(study).plan
     panel = map_views(state_map(["base", "sft_mild"], [0, 1, 2], num_points=500), plan)[1]
     assert len(panel.points) == 2 * MAX_POINTS
     assert panel.counts == "60 learner, 60 training; 3000 in all"
@@ -251,9 +251,9 @@ def test_places_are_percent_of_the_plane_with_y_upward(study: Path) -> None:
     def point(x: float, y: float) -> MapPoint:
         return MapPoint(run="base", seed=0, kind="base", step=None, x=x, y=y, spans=[])
 
-    (panel,) = map_views(StateMap(points=[point(-1, 5), point(3, 7), point(1, 5.5)]), read_study(study).plan)
+    (panel,) = map_views(StateMap(points=[point(-1, 5), point(3, 7), point(1, 5.5)]), read_study_folder(study).plan)
     assert [(p.left, p.top) for p in panel.points] == [("4.0", "96.0"), ("96.0", "4.0"), ("50.0", "73.0")]
-    (single,) = map_views(StateMap(points=[point(2, 2)]), read_study(study).plan)
+    (single,) = map_views(StateMap(points=[point(2, 2)]), read_study_folder(study).plan)
     assert [(p.left, p.top) for p in single.points] == [("4.0", "96.0")]
 
 
@@ -294,7 +294,7 @@ def test_hostile_states_and_names_stay_text(tmp_path: Path) -> None:
 
 
 def test_last_values_are_means_over_seeds(study: Path) -> None:
-    table = last_table(read_study(study))
+    table = last_table(read_study_folder(study))
     row = {column.key: c for column, c in zip(table.columns, table.rows[0])}
     # synthetic_study.locality: 0.2 + 0.01 * 12, plus 0.02 for the second seed
     assert row["reachability_gap_nats"].value == pytest.approx((0.32 + 0.34) / 2)

@@ -129,9 +129,9 @@ def plan_study(
         model: another base than the study's own.
         full: evaluate on all items instead of the study's limits.
     """
-    from stateshape.study.plan import make_plan, read_study, with_seeds
+    from stateshape.study.plan import make_plan, read_study_file, with_seeds
 
-    file = read_study(study) if isinstance(study, str) else study
+    file = read_study_file(study) if isinstance(study, str) else study
     if model is not None:
         file = replace(file, model=model)
     if seeds is not None:

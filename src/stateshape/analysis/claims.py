@@ -37,12 +37,12 @@ MIN_POINTS = 8  # runs x seeds for a correlation of drift with forgetting
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
+class Effect:
     """One effect a claim rests on. p tests "effect = threshold", two-sided; None where there is nothing to test."""
 
     key: str  # what is tested, from run and task names: two claims that share an effect share one test
     label: str
-    effect: Estimate
+    estimate: Estimate
     p: float | None
     test: str
     threshold: float = 0.0
@@ -62,11 +62,11 @@ class Claim:
 
     claim_id: str
     text: str
-    parts: list[Part] = field(default_factory=list)
-    ways: list[list[Part]] = field(default_factory=list)
-    shown: list[Part] = field(default_factory=list)  # evidence that is reported and decides nothing
+    parts: list[Effect] = field(default_factory=list)
+    ways: list[list[Effect]] = field(default_factory=list)
+    shown: list[Effect] = field(default_factory=list)  # evidence that is reported and decides nothing
 
-    def groups(self) -> list[list[Part]]:
+    def groups(self) -> list[list[Effect]]:
         planned = [way for way in self.ways if all(part.is_planned for part in way)]
         return planned or self.ways or [self.parts]
 
@@ -88,7 +88,7 @@ class Cast:
     def label(self, role: str) -> str:
         return self.study.label(self.run(role))
 
-    def part(self, label: str, weights: Mapping[str, float], tasks: list[str], *, threshold: float = 0.0) -> Part:
+    def part(self, label: str, weights: Mapping[str, float], tasks: list[str], *, threshold: float = 0.0) -> Effect:
         """The contrast with roles as keys. Weights that need a missing role give a part that says so."""
         named = {self.run(role): weight for role, weight in weights.items()}
         planned = [run.name for run in self.study.plan.runs]
@@ -102,10 +102,10 @@ class Cast:
         elif found.difference.value is None:
             lacks = f"no finished rows for {' and '.join(named)} with the same seed"
         terms = [f"{weight:+g} {run}" for run, weight in sorted(named.items())]
-        return Part(
+        return Effect(
             key=f"{' '.join(terms)} on {' '.join(tasks)} above {threshold:g}",
             label=label,
-            effect=found.difference,
+            estimate=found.difference,
             p=found.p,
             test=found.test,
             threshold=threshold,
@@ -224,7 +224,7 @@ def _p4_drift(cast: Cast) -> Claim:
     )
 
 
-def _drift_way(cast: Cast, role: str) -> list[Part]:
+def _drift_way(cast: Cast, role: str) -> list[Effect]:
     stress, other = cast.label("sft_stress"), cast.label(role)
     excess = _drift_above_floor(cast.study, cast.run("sft_stress"))
     values = {run: _drift_values(cast.study, run) for run in (cast.run(role), cast.run("sft_stress"))}
@@ -260,12 +260,12 @@ def _drift_above_floor(study: StudyScores, run: str) -> dict[int, float]:
     return {seed: values[seed] - floor for seed, floor in floors.items() if floor is not None}
 
 
-def _over_seeds(label: str, values: Mapping[int, float], *, threshold: float = 0.0) -> Part:
+def _over_seeds(label: str, values: Mapping[int, float], *, threshold: float = 0.0) -> Effect:
     """Mean over training seeds with Student's t interval: a drift is one number per seed, with no items to resample."""
     ordered = np.array([values[seed] for seed in sorted(values)])
     if len(ordered) == 0:
         lacks = "no drift was measured"
-        return Part(key=label, label=label, effect=EMPTY, p=None, test=DRIFT_T, threshold=threshold, lacks=lacks)
+        return Effect(key=label, label=label, estimate=EMPTY, p=None, test=DRIFT_T, threshold=threshold, lacks=lacks)
     mean = float(ordered.mean())
     note: str | None = "one training seed: no interval"
     lo = hi = p = sd = stderr = None
@@ -288,25 +288,25 @@ def _over_seeds(label: str, values: Mapping[int, float], *, threshold: float = 0
         seed_sd=sd,
         note=note,
     )
-    return Part(key=label, label=label, effect=effect, p=p, test=DRIFT_T, threshold=threshold)
+    return Effect(key=label, label=label, estimate=effect, p=p, test=DRIFT_T, threshold=threshold)
 
 
-def _correlation(study: StudyScores) -> Part:
+def _correlation(study: StudyScores) -> Effect:
     """Spearman correlation of drift with mean forgetting over runs x seeds."""
     label = f"Spearman correlation of drift ({DRIFT_NAME}) with mean forgetting, over runs and seeds"
     found = correlation(predictor_rows(study), DRIFT_NAME, kind="Spearman", min_runs=MIN_POINTS)
     lacks = found.value.note if found.value.value is None else None
-    return Part(key=label, label=label, effect=found.value, p=found.p, test=CORRELATION, lacks=lacks)
+    return Effect(key=label, label=label, estimate=found.value, p=found.p, test=CORRELATION, lacks=lacks)
 
 
-def _heldout(study: StudyScores) -> list[Part]:
+def _heldout(study: StudyScores) -> list[Effect]:
     """Held-out R^2 of mean forgetting on each set of predictors that enough runs have; one line of why where none is."""
     rows = predictor_rows(study)
-    parts: list[Part] = []
+    parts: list[Effect] = []
     for name, predictors in SETS.items():
         found = heldout_r2(rows, predictors, by="configuration")
         label = f"held-out R^2 of mean forgetting on {name}, whole configurations left out"
         lacks = found.estimate.note if found.estimate.value is None else None
         if lacks is None or not parts:
-            parts.append(Part(key=label, label=label, effect=found.estimate, p=found.p, test=HELDOUT, lacks=lacks))
+            parts.append(Effect(key=label, label=label, estimate=found.estimate, p=found.p, test=HELDOUT, lacks=lacks))
     return parts

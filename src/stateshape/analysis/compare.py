@@ -13,7 +13,7 @@ from pathlib import Path
 
 from stateshape.analysis.estimates import contrast, retention, score_estimate, secondary_differences
 from stateshape.analysis.predictors import predictor_report, predictor_rows, too_few
-from stateshape.analysis.reading import load_study
+from stateshape.analysis.reading import load_scores
 from stateshape.analysis.scores import StudyScores
 from stateshape.analysis.verdicts import verdicts
 from stateshape.core import layout
@@ -34,12 +34,12 @@ from stateshape.core.study_records import (
 
 def compare(study_dir: Path) -> Comparison:
     """The study's comparison. Reads only; raises BadInput where rows cannot be paired."""
-    return compare_scores(load_study(study_dir))
+    return compare_scores(load_scores(study_dir))
 
 
 def write_comparison(study_dir: Path) -> Comparison:
     """Writes comparison.json and verdicts.json into the study folder, and predictors.json if enough runs were trained."""
-    study = load_study(study_dir)
+    study = load_scores(study_dir)
     comparison = compare_scores(study)
     with rewriting(study_dir, COMPARED):
         write_json(study_dir / layout.COMPARISON, comparison)

@@ -41,7 +41,7 @@ class _Known:
     runs: dict[str, tuple[Path, Json]] = field(default_factory=dict)
 
 
-def load_study(study_dir: Path) -> StudyScores:
+def load_scores(study_dir: Path) -> StudyScores:
     """Reads plan.json and every finished run's rows, drift and last locality.
 
     Raises: BadInput, naming both files, where two runs cannot be compared.

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from stateshape.analysis.claims import DRIFT_T, NO_LOSS_MARGIN, Part, all_claims
+from stateshape.analysis.claims import DRIFT_T, NO_LOSS_MARGIN, Effect, all_claims
 from stateshape.analysis.power import ALPHA, MIN_SEEDS, Design, items_factor, minimal_effect, power_of, seeds_needed
 from stateshape.analysis.scores import StudyScores
 from stateshape.core.study_records import BASE, PlanRecord, TaskRecord
@@ -44,9 +44,9 @@ class Resolvable(NamedTuple):
     lacks: str | None
 
 
-def resolution(part: Part, alpha: float, *, is_open: bool) -> Resolution:
+def resolution(part: Effect, alpha: float, *, is_open: bool) -> Resolution:
     """What the size and noise of a measured part could tell at level alpha, and what would decide it if it is open."""
-    effect = part.effect
+    effect = part.estimate
     if part.lacks is not None or effect.value is None:
         return Resolution()
     is_drift = part.test == DRIFT_T
@@ -121,7 +121,7 @@ def resolvable(
 
 def _resolvable(
     claim_id: str,
-    part: Part,
+    part: Effect,
     tasks: Sequence[TaskRecord],
     num_seeds: int,
     alpha: float,

@@ -21,9 +21,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from stateshape.analysis.claims import DRIFT_T, SHOWN_TESTS, Claim, Part, all_claims
+from stateshape.analysis.claims import DRIFT_T, SHOWN_TESTS, Claim, Effect, all_claims
 from stateshape.analysis.power import ALPHA, MIN_SEEDS
-from stateshape.analysis.reading import load_study
+from stateshape.analysis.reading import load_scores
 from stateshape.analysis.resolution import MIN_ITEMS, Resolution, resolution
 from stateshape.analysis.scores import StudyScores
 from stateshape.analysis.statistics import holm
@@ -45,7 +45,7 @@ def verdicts(study: StudyScores | Path, *, roles: Mapping[str, str] | None = Non
     Args: study: a study folder or its loaded scores. roles: role -> run name, over those of the plan.
     Raises: BadInput naming a role or run that does not exist.
     """
-    claims = all_claims(load_study(study) if isinstance(study, Path) else study, roles)
+    claims = all_claims(load_scores(study) if isinstance(study, Path) else study, roles)
     adjusted = _adjusted([claim for claim in claims if claim.is_asked()])
     alpha = ALPHA / max(1, len(adjusted))  # of Holm's first and hardest test
     return [_verdict(claim, adjusted, alpha) if claim.is_asked() else _not_asked(claim) for claim in claims]
@@ -82,12 +82,12 @@ def _not_asked(claim: Claim) -> Verdict:
     return Verdict(claim_id=claim.claim_id, claim=claim.text, outcome="not asked", sentence=sentence, evidence=[])
 
 
-def _evidence(part: Part, adjusted: Mapping[str, float], alpha: float, *, is_shown: bool) -> Evidence:
+def _evidence(part: Effect, adjusted: Mapping[str, float], alpha: float, *, is_shown: bool) -> Evidence:
     state = _state(part, adjusted)
     seen = Resolution() if is_shown else resolution(part, alpha, is_open=state == "open")
     return Evidence(
         label=part.label,
-        effect=part.effect,
+        effect=part.estimate,
         p=part.p,
         p_holm=None if is_shown else adjusted.get(part.key),
         test=part.test,
@@ -109,8 +109,8 @@ def _outcome(groups: list[list[State]]) -> Outcome:
     return "cannot tell"
 
 
-def _state(part: Part, adjusted: Mapping[str, float]) -> State:
-    effect = part.effect
+def _state(part: Effect, adjusted: Mapping[str, float]) -> State:
+    effect = part.estimate
     if too_little(part) is not None or effect.lo is None or effect.hi is None:
         return "open"
     if adjusted.get(part.key, 1.0) >= ALPHA:
@@ -120,23 +120,23 @@ def _state(part: Part, adjusted: Mapping[str, float]) -> State:
     return "fails" if effect.hi < part.threshold else "open"
 
 
-def too_little(part: Part) -> str | None:
+def too_little(part: Effect) -> str | None:
     """Why a part cannot decide anything, in words; None where it can."""
     if part.lacks is not None:
         return part.lacks
     if part.test in SHOWN_TESTS:
         return None
-    if part.effect.n_seeds < MIN_SEEDS:
-        seeds = "1 training seed" if part.effect.n_seeds == 1 else f"{part.effect.n_seeds} training seeds"
+    if part.estimate.n_seeds < MIN_SEEDS:
+        seeds = "1 training seed" if part.estimate.n_seeds == 1 else f"{part.estimate.n_seeds} training seeds"
         return f"{seeds}, fewer than {MIN_SEEDS}"
-    if part.test != DRIFT_T and part.effect.n_items < MIN_ITEMS:
-        return f"{part.effect.n_items} items, fewer than {MIN_ITEMS}"
+    if part.test != DRIFT_T and part.estimate.n_items < MIN_ITEMS:
+        return f"{part.estimate.n_items} items, fewer than {MIN_ITEMS}"
     return None
 
 
-def _words(part: Part, adjusted: Mapping[str, float], found: Evidence) -> str:
+def _words(part: Effect, adjusted: Mapping[str, float], found: Evidence) -> str:
     """'label +0.123 (95% interval +0.080 to +0.160, 400 items, 3 seeds, adjusted p .001, power .85 for 0.03)'."""
-    effect = part.effect
+    effect = part.estimate
     if effect.value is None:
         return f"{part.label}: {part.lacks}"
     digits = 5 if part.test == DRIFT_T else 3  # MMD^2 is of the order of .01

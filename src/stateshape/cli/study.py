@@ -111,13 +111,13 @@ def print_results(folder: Path) -> None:
     from stateshape.cli.show import console
     from stateshape.core.study_records import Comparison, PlanRecord
     from stateshape.report.parts.tables import render_text, table1, table2
-    from stateshape.report.study_files import read_study
+    from stateshape.report.study_files import read_study_folder
 
     plan = read_json(folder / layout.PLAN, PlanRecord)
     comparison = read_json(folder / layout.COMPARISON, Comparison)
     console().print(render_text(table1(plan)))
     console().print(render_text(table2(plan, comparison)))
-    study = read_study(folder)
+    study = read_study_folder(folder)
     for verdict in study.verdicts:
         if verdict.outcome != "not asked":
             console().print(f"{verdict.claim_id} {verdict.outcome:13s} {verdict.claim}", highlight=False, markup=False)
@@ -135,9 +135,9 @@ def print_results(folder: Path) -> None:
 def profile_study(folder: Path, operators: Operators, *, quiet: bool) -> None:
     from stateshape.cli.costs import write_profile
     from stateshape.report.parts.costs import phase_table
-    from stateshape.report.study_files import read_study
+    from stateshape.report.study_files import read_study_folder
 
-    study = read_study(folder)
+    study = read_study_folder(folder)
     records = [seed.record for run in study.runs for seed in run.seeds if seed.record is not None]
     phases = [phase for record in records for phase in record.phases()]
     write_profile(

@@ -20,14 +20,14 @@ from stateshape.core.files import BadInput
 from stateshape.drift.features import LexicalFeatures
 
 
-class StateMap(NamedTuple):
+class Projection(NamedTuple):
     """x, y of each text by group, in the order of its texts; and each axis' share of the (weighted) variance."""
 
     points: dict[str, Float64[np.ndarray, "N 2"]]
     shares: tuple[float, float]
 
 
-def state_map(groups: Mapping[str, Sequence[str]], *, base: str) -> StateMap:
+def project(groups: Mapping[str, Sequence[str]], *, base: str) -> Projection:
     """Projects every text of every group. An axis points to where its largest loading is positive.
 
     Args: base: the group whose document frequencies weigh the words, as everywhere in drift. An empty group has no points.
@@ -45,4 +45,4 @@ def state_map(groups: Mapping[str, Sequence[str]], *, base: str) -> StateMap:
     axes_D2 = axes_D2 * np.sign(axes_D2[np.abs(axes_D2).argmax(axis=0), [0, 1]])
     total = max(float(np.trace(spread_DD)), np.finfo(float).tiny)
     shares = (float(largest_2[0] / total), float(largest_2[1] / total))
-    return StateMap({name: (each_ND - mean_D) @ axes_D2 for name, each_ND in rows.items()}, shares)
+    return Projection({name: (each_ND - mean_D) @ axes_D2 for name, each_ND in rows.items()}, shares)

@@ -34,7 +34,7 @@ DICTIONARY = [
 ]
 
 
-class Part(NamedTuple):
+class PartFile(NamedTuple):
     path: Path
     first: int
     last: int
@@ -44,14 +44,14 @@ def part_name(first: int, last: int) -> str:
     return f"steps-{first:06d}-{last:06d}.parquet"
 
 
-def all_parts(folder: Path) -> list[Part]:
+def all_parts(folder: Path) -> list[PartFile]:
     found = [(path, NAME.fullmatch(path.name)) for path in folder.glob("*.parquet")]
-    return [Part(path, int(match[1]), int(match[2])) for path, match in found if match]
+    return [PartFile(path, int(match[1]), int(match[2])) for path, match in found if match]
 
 
-def parts_of(folder: Path) -> list[Part]:
+def parts_of(folder: Path) -> list[PartFile]:
     """The parts that count, in order of steps."""
-    kept: list[Part] = []
+    kept: list[PartFile] = []
     for part in sorted(all_parts(folder), key=lambda part: (part.first, -part.last)):
         if not kept or part.last > kept[-1].last:
             kept.append(part)
@@ -137,7 +137,7 @@ def tokens_in(table: pa.Table) -> int:
 
 def merge_blocks(folder: Path, *, before: int) -> None:
     """Joins the parts of each block of steps that ends before step `before`."""
-    blocks: dict[int, list[Part]] = {}
+    blocks: dict[int, list[PartFile]] = {}
     for part in parts_of(folder):
         if part.last < before:
             blocks.setdefault(part.first // BLOCK_STEPS, []).append(part)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from stateshape.core import layout
 from stateshape.core.files import BadInput
 from stateshape.core.wording import MAX_PATH, shown
-from stateshape.record.parts import Part, parts_of, read_part, reading
+from stateshape.record.parts import PartFile, parts_of, read_part, reading
 from stateshape.record.schema import Source, source_of
 
 SEED = re.compile(r"seed(\d+)")
@@ -27,7 +27,7 @@ class Recording:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.parts: list[Part] = parts_of(folder / layout.STATES)
+        self.parts: list[PartFile] = parts_of(folder / layout.STATES)
         if not self.parts:
             raise BadInput(
                 f"states: got {shown(str(folder), limit=MAX_PATH)}, which has no recorded states; expected a run's folder with "

@@ -69,7 +69,7 @@ class StudyFiles:
         return [files.run.label for files in trained if not any(getattr(seed, field) for seed in files.seeds)]
 
 
-def read_study(study_dir: Path) -> StudyFiles:
+def read_study_folder(study_dir: Path) -> StudyFiles:
     """Raises BadInput only where plan.json is missing or unreadable."""
     plan = read_json(study_dir / layout.PLAN, PlanRecord)
     problems: list[str] = []

@@ -17,7 +17,7 @@ from stateshape.report.drawing.table import render_csv
 from stateshape.report.fonts import missing_characters, note_on
 from stateshape.report.page import render_page
 from stateshape.report.parts.tables import write_table, write_tables
-from stateshape.report.study_files import read_study
+from stateshape.report.study_files import read_study_folder
 
 # Files of the study's own folder that a report writes: a study that runs there may be writing others.
 OWN = (
@@ -34,7 +34,7 @@ def write_report(study_dir: Path) -> Path:
 
     Raises: BadInput if plan.json is missing or unreadable.
     """
-    study = read_study(study_dir)
+    study = read_study_folder(study_dir)
     remove_leftovers(study_dir / layout.TABLES, study_dir / layout.PLOTS)
     remove_leftovers(study_dir, names=OWN)
     write_tables(study_dir, study.plan, study.comparison)

@@ -19,10 +19,10 @@ from stateshape.study.drift_rollouts import read_rollouts, sample_rollouts, writ
 from stateshape.study.evaluation import on_machine, planned_evaluation
 from stateshape.tasks.task import Task
 
-Part = tuple[str, Callable[[], None]]  # the phase it belongs to, and the work
+MeasurementStep = tuple[str, Callable[[], None]]  # the phase it belongs to, and the work
 
 
-def measured(bench: StudyContext, record: RunRecord, folder: Path, parts: Sequence[Part]) -> RunRecord:
+def measured(bench: StudyContext, record: RunRecord, folder: Path, parts: Sequence[MeasurementStep]) -> RunRecord:
     """Does one part after another. What it cost is written down each time: a kill loses the cost of one part at most."""
     costs = dict(record.costs)
     for phase, work in parts:
@@ -33,7 +33,7 @@ def measured(bench: StudyContext, record: RunRecord, folder: Path, parts: Sequen
     return record
 
 
-def evaluations(bench: StudyContext, policy: Policy, folder: Path, run: str) -> list[Part]:
+def evaluations(bench: StudyContext, policy: Policy, folder: Path, run: str) -> list[MeasurementStep]:
     return [("evaluation", partial(evaluate_one, bench, policy, folder, run, task)) for task in bench.tasks]
 
 

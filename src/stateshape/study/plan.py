@@ -165,7 +165,7 @@ def presets() -> list[str]:
     )
 
 
-def read_study(preset_or_file: str) -> StudyFile:
+def read_study_file(preset_or_file: str) -> StudyFile:
     """A preset by name, or a YAML file. Raises BadInput with the field, what it got and what was expected."""
     if preset_or_file in presets():
         text = (files("stateshape.study") / "presets" / f"{preset_or_file}.yaml").read_text(encoding="utf-8")

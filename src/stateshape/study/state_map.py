@@ -15,7 +15,7 @@ from stateshape.core.files import read_json, read_jsonl, write_json
 from stateshape.core.manifest import rewriting
 from stateshape.core.records import StateSample
 from stateshape.core.study_records import BASE, MapPoint, PlanRecord, StateMap
-from stateshape.drift.projection import state_map
+from stateshape.drift.projection import project
 
 MOST = 60  # points of a run and kind
 Kind = Literal["base", "learner", "teacher", "training"]
@@ -28,14 +28,14 @@ class Group(NamedTuple):
 
 
 def write_state_map(study_dir: Path) -> None:
-    """Writes state_map.json; nothing where the base has no samples yet."""
+    """Writes project.json; nothing where the base has no samples yet."""
     groups = groups_of(study_dir, read_json(study_dir / layout.PLAN, PlanRecord))
     base = next((group for group in groups if group.kind == "base"), None)
     if base is None:
         return
     names = {str(k): group for k, group in enumerate(groups)}
     texts = {name: [response(sample) for sample in groups[group]] for name, group in names.items()}
-    found = state_map(texts, base=next(name for name, group in names.items() if group == base))
+    found = project(texts, base=next(name for name, group in names.items() if group == base))
     points = [
         MapPoint(
             run=group.run,
