@@ -1,0 +1,1 @@
+"""How a report looks: the table model, figures, colours, labels, SVG and text. Knows no record."""
