@@ -150,7 +150,7 @@ def _write(
     for row in rows if grader is not None else ():
         at = taken_over_at(row.row) if isinstance(signals[row.term], Imitate) else None
         at = int(rng.choice(row.tokens)) if at is None else at
-        if learner.max_positions is None or at + settings.max_new_tokens <= learner.max_positions:
+        if learner.longest_row is None or at + settings.max_new_tokens <= learner.longest_row:
             continued.append((row, at))
     prompts = [list(ids) for ids in compared.new_task[: settings.prompts]]
     written = compared.sampler.sample(

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import peft
 import torch
+from transformers.pytorch_utils import Conv1D
 
 from stateshape.core.files import BadInput
 from stateshape.policy.bridge import run_transformers
 from stateshape.policy.decoder import PLAIN, ForwardPass, join_weights, read_decoder
+from stateshape.policy.probe import Found, Gap, Probe, exact, gap, make_probe, rounding, run_ours, run_own
 from stateshape.policy.settings import LoraSettings
-from stateshape.policy.tree_attention import TreeAttention, lay_out
 
 if TYPE_CHECKING:
     from stateshape.policy.weights import SharedWeights
 
 PLAIN_TARGETS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
-PROBE_TOKENS = 24
-# logits of our pass against the model's own, relative to their largest: rounding differs, the arithmetic must not
-PROBE_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+MAX_GAP = 1e-7  # in double precision two ways to compute one thing differ by 1e-14 (SmolLM2, 30 layers)
+# a pass may round this much worse than the model's own code, which differs as much from one processor to the next
+MAX_ROUNDING = 8.0
 FOREIGN = (AttributeError, TypeError, RuntimeError, LookupError)  # what a model built in another way ends in
+WINDOWS = ("sliding_window", "attention_window_size", "attention_window", "window_size", "attention_chunk_size")
+ORDINARY = (
+    "attention through transformers' interface, and logits that are hidden states times the head matrix (no bias, scale or "
+    "soft cap)"
+)
 
 
 class CacheShapes(NamedTuple):
@@ -36,7 +43,7 @@ def check_attention(weights: SharedWeights) -> None:
     """Every layer must attend to all that came before: nothing here knows of windows. Raises BadInput."""
     kinds = getattr(weights.config, "layer_types", None) or ()
     others = sorted(set(kinds) - {"full_attention"})
-    if getattr(weights.config, "sliding_window", None) and not kinds:
+    if not kinds and any(getattr(weights.config, name, None) for name in WINDOWS):
         others = ["sliding_attention"]
     if others:
         raise BadInput(
@@ -45,11 +52,58 @@ def check_attention(weights: SharedWeights) -> None:
         )
 
 
+def check_tokens(weights: SharedWeights) -> None:
+    """Every token must have a row in the embedding and in the head. Raises BadInput with those that have none."""
+    if not weights.tokenizer("a 1", add_special_tokens=False)["input_ids"]:
+        raise BadInput(
+            f"model: got {weights.source!r}, whose tokenizer makes no tokens of a text; expected its tokenizer.json (or "
+            "tokenizer.model) beside the weights; copy it there"
+        )
+    num_rows = min(len(weights.model.get_input_embeddings().weight), len(weights.head_VD))
+    beyond = sorted((token, text) for text, token in weights.tokenizer.get_vocab().items() if token >= num_rows)
+    if beyond:
+        token, text = beyond[0]
+        raise BadInput(
+            f"model: got {weights.source!r}, whose tokenizer has tokens without a row in the embedding ({len(beyond)} of "
+            f"them, first {text!r} with id {token}); expected ids below {num_rows:,}; resize the embedding (transformers' "
+            "resize_token_embeddings) and train it, or take the tokens out"
+        )
+
+
+def check_numbers(weights: SharedWeights) -> None:
+    """Every weight must be a finite number in the dtype it is held in. Raises BadInput with the first that is not."""
+    for name, parameter in weights.model.named_parameters():
+        # one pass over memory and no copy; a sum of finite numbers may overflow, so that is looked at again
+        if (
+            parameter.is_floating_point()
+            and not parameter.sum(dtype=torch.float32).isfinite()
+            and not parameter.isfinite().all()
+        ):
+            raise BadInput(
+                f"model: got {weights.source!r}, whose tensor {name} holds a value that is no finite number in "
+                f"{name_of(weights.dtype)}; expected finite weights; use an unbroken copy, or another --dtype"
+            )
+
+
+def linear_layers(weights: SharedWeights) -> set[str]:
+    """Names of the base's linear layers, whether an adapter wraps them or not."""
+    linear = [name for name, module in weights.model.named_modules() if isinstance(module, torch.nn.Linear)]
+    return {name.removesuffix(".base_layer") for name in linear if ".lora_" not in name}
+
+
+def linear_names(weights: SharedWeights) -> list[str]:
+    """What an adapter can name as its targets: the last parts of those, without the head's."""
+    return sorted({name.rpartition(".")[2] for name in linear_layers(weights)} - {"lm_head"})
+
+
 def check_targets(weights: SharedWeights, lora: LoraSettings) -> None:
     """Each of an adapter's targets must name layers of the model; peft passes over those that do not. Raises BadInput."""
-    linear = [name for name, module in weights.model.named_modules() if isinstance(module, torch.nn.Linear)]
-    layers = {name.removesuffix(".base_layer") for name in linear if ".lora_" not in name}  # peft wraps what it adapts
-    last = sorted({name.rpartition(".")[2] for name in layers} - {"lm_head"})
+    layers, last = linear_layers(weights), linear_names(weights)
+    if not last and any(isinstance(module, Conv1D) for module in weights.model.modules()):
+        raise BadInput(
+            f"model: got {weights.source!r}, whose layers are Conv1D, as GPT-2 has them; expected linear layers, which "
+            "alone are adapted here; train another model"
+        )
     if odd := [one for one in lora.targets if not any(f".{name}".endswith(f".{one}") for name in layers)]:
         raise BadInput(
             f"lora.targets: got {odd[0]!r}, which names no linear layer of {weights.source}; expected some of {', '.join(last)}"
@@ -67,61 +121,128 @@ def is_plain_lora(config: peft.LoraConfig) -> bool:
 def check_passes(weights: SharedWeights) -> tuple[bool, CacheShapes]:
     """Whether the plain decoder gives the model's own logits (else transformers' code must), and its cache's shapes.
 
-    Raises: BadInput if neither does, so also where logits are more than hidden states times one matrix.
+    Formulas are compared in double precision (policy/exact.py), where rounding is out of the way whatever the weights'
+    dtype; then each pass in that dtype, where its rounding must be of the order of the model's own code.
+
+    Raises: BadInput if neither agrees, so also where logits are more than hidden states times one matrix.
     """
-    foreign = False
+    probe = make_probe(weights)
+    with _refusing(weights), exact(weights):
+        truth = run_own(weights, probe)
+    allowed = allowed_rounding(weights, probe, truth)
     try:
         join_weights(weights.body)
-        plain, shapes = compare(weights, read_decoder(weights.body, None, trainable=False))
-        is_plain = plain <= PROBE_TOLERANCE[weights.dtype]
+        plain = read_decoder(weights.body, None, trainable=False)
+        found, off = run_both(weights, probe, truth, plain)
+        is_plain = gap(found, truth).worst <= MAX_GAP and off <= allowed
+    except torch.OutOfMemoryError:
+        raise
     except FOREIGN:
         is_plain = False
     if is_plain:
         if weights.halves is not PLAIN:
-            check_compiled(weights)
-        return True, shapes
+            check_compiled(weights, probe, truth, allowed)
+        return True, cache_shapes(found)
+    with _refusing(weights):
+        found, off = run_both(weights, probe, truth, partial(run_transformers, weights.body))
+    refuse_gap(weights, gap(found._replace(cached=None), truth))
+    if not off <= allowed:
+        raise BadInput(
+            f"model: got {weights.source!r}, whose logits in {name_of(weights.dtype)} are off by {off:.2g} of their size in "
+            f"our pass; expected at most {allowed:.2g}, by its own code's rounding; use --dtype float32"
+        )
+    return False, cache_shapes(found)
+
+
+def run_both(weights: SharedWeights, probe: Probe, truth: Found, forward: ForwardPass) -> tuple[Found, float]:
+    """What the pass gives in double precision, and how far it is off in the weights' own."""
+    with exact(weights):
+        found = run_ours(weights, probe, forward)
+    return found, rounding(run_ours(weights, probe, forward), truth)
+
+
+def allowed_rounding(weights: SharedWeights, probe: Probe, truth: Found) -> float:
+    """What a pass in the weights' own dtype may be off by. Raises BadInput where the model itself gives no numbers."""
+    if not truth.logits_TV.isfinite().all():
+        raise BadInput(
+            f"model: got {weights.source!r}, whose logits are not finite; expected numbers; use an unbroken copy of it"
+        )
+    dtype = name_of(weights.dtype)
     try:
-        worst, shapes = compare(weights, partial(run_transformers, weights.body))
+        own = run_own(weights, probe)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise BadInput(
+            f"dtype: got {dtype}, in which {weights.source!r} can't be run here ({first_line(error)}); expected one that "
+            "this machine computes in; use --dtype float32"
+        ) from None
+    if not own.logits_TV.isfinite().all():
+        raise BadInput(
+            f"dtype: got {dtype}, in which logits of {weights.source!r} are not finite; expected numbers that it can hold; "
+            "use --dtype bfloat16 or float32"
+        )
+    return MAX_ROUNDING * (rounding(own, truth) + torch.finfo(weights.dtype).eps)
+
+
+def refuse_gap(weights: SharedWeights, found: Gap) -> None:
+    """Raises BadInput where a pass through transformers' code gives other logits than the model does."""
+    if found.worst <= MAX_GAP:
+        return
+    if found.second_row <= MAX_GAP:
+        raise BadInput(
+            f"model: got {weights.source!r}, in which a row's logits depend on the longest row of its pass (relative "
+            f"difference {found.first_row:.2g}); expected positions that mean the same in any company; use another model"
+        )
+    raise BadInput(
+        f"model: got {weights.source!r}, which has other logits than ours (relative difference {found.worst:.2g}); expected "
+        f"{ORDINARY}; use another model"
+    )
+
+
+@contextmanager
+def _refusing(weights: SharedWeights) -> Iterator[None]:
+    """BadInput for what a model that is built in another way ends in."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
     except ValueError as error:
         raise BadInput(
             f"model: got {weights.source!r}, which has {error}; expected plain attention; use another model"
         ) from None
     except FOREIGN:
-        foreign = True
-    if foreign or worst > PROBE_TOLERANCE[weights.dtype]:
-        found = "attention of its own" if foreign else f"other logits than ours (relative difference {worst:.2g})"
         raise BadInput(
-            f"model: got {weights.source!r}, which has {found}; expected attention through transformers' interface, and "
-            "logits that are hidden states times the head matrix (no bias, scale or soft cap); use another model"
-        )
-    return False, shapes
+            f"model: got {weights.source!r}, which has attention of its own; expected {ORDINARY}; use another model"
+        ) from None
 
 
-def check_compiled(weights: SharedWeights) -> None:
+def cache_shapes(found: Found) -> CacheShapes:
+    assert found.cached is not None
+    keys, values = ((len(found.cached), *part.shape[1:]) for part in found.cached[0])
+    return CacheShapes(keys, values)
+
+
+def check_compiled(weights: SharedWeights, probe: Probe, truth: Found, allowed: float) -> None:
     """Compiled layers must compile here, and give the same logits. Raises BadInput."""
     try:
-        worst, _ = compare(weights, read_decoder(weights.body, None, trainable=False, halves=weights.halves))
+        compiled = read_decoder(weights.body, None, trainable=False, halves=weights.halves)
+        off = rounding(run_ours(weights, probe, compiled), truth)
     except RuntimeError as error:
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise BadInput(
-            f"compile: got true, but torch.compile fails here ({reason}); expected a compiler that works; leave compile out"
+            f"compile: got true, but torch.compile fails here ({first_line(error)}); expected a compiler that works; leave "
+            "compile out"
         ) from None
-    if not worst <= PROBE_TOLERANCE[weights.dtype]:
+    if not off <= allowed:
         raise BadInput(
-            f"compile: got true, but compiled layers give other logits (relative difference {worst:.2g}); expected the "
+            f"compile: got true, but compiled layers give other logits (relative difference {off:.2g}); expected the "
             "model's own; leave compile out"
         )
 
 
-def compare(weights: SharedWeights, forward: ForwardPass) -> tuple[float, CacheShapes]:
-    """Largest difference of our logits from the model's own on two rows that begin alike, relative to the largest logit."""
-    rows = [list(range(PROBE_TOKENS)), [*range(PROBE_TOKENS - 2), 1, 0]]
-    own_BTV = weights.model(input_ids=torch.tensor(rows, device=weights.device), use_cache=False).logits
-    layout = lay_out(rows, weights.device)
-    attention = TreeAttention(layout, keep=True)
-    path_M = torch.tensor(np.concatenate(layout.paths), device=weights.device)
-    hidden_MD = forward(layout.ids_N, layout.position_N, attention, path_M)
-    difference = ((hidden_MD @ weights.head_VD.T).view(own_BTV.shape) - own_BTV).float().abs().max()
-    assert attention.kept is not None
-    keys, values = ((len(attention.kept), *part.shape[1:]) for part in attention.kept[0])
-    return float(difference / own_BTV.float().abs().max().clamp_min(1e-6)), CacheShapes(keys, values)
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

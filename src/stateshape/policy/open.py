@@ -18,6 +18,7 @@ from huggingface_hub import constants as hub
 
 from stateshape.core.files import BadInput, read_json
 from stateshape.embedded import base_folder
+from stateshape.policy.adapter_files import CONFIG, check_adapter
 from stateshape.policy.policy import Policy
 from stateshape.policy.settings import ModelSettings
 from stateshape.policy.weights import SharedWeights, load_weights
@@ -43,14 +44,43 @@ def resolve(source: str) -> Resolved:
         raise BadInput(f"model: got {source!r}, a file; expected a folder, 'embedded' or a hub id")
     if (folder / "run.json").exists():
         return resolve_run(folder)
-    if (folder / "adapter_config.json").exists():
-        return Resolved(field_of(folder / "adapter_config.json", "base_model_name_or_path"), folder)
+    if (folder / CONFIG).exists():
+        return resolve_adapter(folder)
     if not (folder / "config.json").exists() and not any(folder.glob("*.gguf")):
         raise BadInput(
             f"model: got {source!r}, a folder with no config.json, run.json, adapter_config.json or .gguf file; expected a "
             "model, a run or an adapter; give the folder that holds one"
         )
     return Resolved(source, None)
+
+
+def resolve_adapter(folder: Path) -> Resolved:
+    check_adapter(folder)
+    base = field_of(folder / CONFIG, "base_model_name_or_path")
+    if any((Path(base) / name).exists() for name in ("run.json", CONFIG)):
+        raise BadInput(
+            f"model: got {str(folder)!r}, an adapter on {base!r}, which is a run or an adapter itself; expected one on a base "
+            f"model; merge {base!r} into its base (peft's merge_and_unload, then save_pretrained)"
+        )
+    return Resolved(base, folder)
+
+
+def resolve_base(source: str) -> str:
+    """A model that training may start from. Raises BadInput for a run and for an adapter, with the way round."""
+    resolved = resolve(source)
+    if resolved.adapter is not None:
+        kind = "an adapter" if resolved.adapter == Path(source) else "a run, which holds an adapter"
+        raise BadInput(
+            f"model: got {source!r}, {kind} on {resolved.model!r}; expected a base model, because training starts from one; "
+            "merge the adapter into it (peft's merge_and_unload, then save_pretrained) and name that folder, or name this "
+            "one as teacher"
+        )
+    if resolved.model != source:
+        raise BadInput(
+            f"model: got {source!r}, the run of a base without an adapter; expected a base model, because training starts "
+            f"from one; name {resolved.model!r}"
+        )
+    return source
 
 
 def resolve_run(folder: Path) -> Resolved:
@@ -64,6 +94,7 @@ def resolve_run(folder: Path) -> Resolved:
             f"model: got {str(folder)!r}, a run that has not finished; expected a trained one; resume it with the command "
             "that began it"
         )
+    check_adapter(adapter)
     return Resolved(model, adapter)
 
 
@@ -115,7 +146,7 @@ def open_weights(model: str, settings: ModelSettings) -> SharedWeights:
 def check_teacher(model: str, teacher: str, settings: ModelSettings) -> None:
     """Whether `teacher` is there and speaks `model`'s vocabulary, from the tokenizers alone. Raises BadInput."""
     resolved = resolve(teacher)
-    if resolved.model == model:
+    if is_same_model(resolved.model, model):
         return
     ours, theirs = (vocabulary(source, settings) for source in (model, resolved.model))
     if ours is not None and theirs is not None:
@@ -165,8 +196,10 @@ def open_beside(weights: SharedWeights, source: str, settings: ModelSettings, *,
     return other
 
 
-def is_same_model(one: str, other: str) -> bool:
+def is_same_model(one: object, other: object) -> bool:
     """The same name, or two spellings of one folder."""
+    if not isinstance(one, str) or not isinstance(other, str):
+        return one == other
     return one == other or (
         Path(one).is_dir() and Path(other).is_dir() and Path(one).resolve() == Path(other).resolve()
     )

@@ -59,12 +59,28 @@ class Policy:
         if not rows:
             made_ND = self.head_VD.new_zeros(0, self.head_VD.shape[1])
             return made_ND.requires_grad_(self.is_trainable and torch.is_grad_enabled())
+        self.check_length(max(map(len, rows)))
         self.activate()
         layout = lay_out(rows, self.device)
         wanted = np.concatenate([path[at] for path, at in zip(layout.paths, asked, strict=True)])
         wanted_M = torch.tensor(wanted, device=self.device)
         self.count_work(tokens=len(layout.ids_N), pairs=layout.num_pairs, positions=len(wanted))
         return self.weights.run(layout.ids_N, layout.position_N, TreeAttention(layout), wanted_M)
+
+    @property
+    def longest_row(self) -> int | None:
+        """Tokens of the longest row that is right here; None where nothing bounds it."""
+        return min((n for n in (self.max_positions, self.weights.row_limit) if n is not None), default=None)
+
+    def check_length(self, num_tokens: int) -> None:
+        """Raises BadInput for a row beyond which the model's angles depend on the row's company (policy/rotary.py)."""
+        limit = self.weights.row_limit
+        if limit is not None and num_tokens > limit:
+            raise BadInput(
+                f"model: got a row of {num_tokens} tokens for {self.weights.source!r}, whose rotary angles beyond {limit} "
+                f"positions depend on the longest row of a pass (longrope or dynamic); expected at most {limit} tokens; use "
+                "shorter rows or another model"
+            )
 
     @cached_property
     def flops(self) -> Flops:

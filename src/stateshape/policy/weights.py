@@ -14,18 +14,32 @@ from typing import Any
 
 import peft
 import torch
-import transformers
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stateshape.core.files import BadInput
 from stateshape.core.meter import Meter
+from stateshape.policy.adapter_files import TENSORS, read_adapter, without_base
 from stateshape.policy.bridge import run_transformers
-from stateshape.policy.checks import check_attention, check_passes, is_plain_lora
+from stateshape.policy.checks import (
+    check_attention,
+    check_numbers,
+    check_passes,
+    check_tokens,
+    first_line,
+    is_plain_lora,
+)
 from stateshape.policy.decoder import PLAIN, Attend, ForwardPass, Halves, compiled_halves, read_decoder
 from stateshape.policy.fingerprint import weights_sha256
+from stateshape.policy.model_files import read_model
+from stateshape.policy.rotary import hold_angles
 from stateshape.policy.settings import LoraSettings, ModelSettings, resolve_device, resolve_dtype
+
+NO_HEAD = (
+    "lora targets: got lm_head; expected layers below the head, because losses read the head as one matrix; leave lm_head "
+    "out"
+)
 
 
 class SharedWeights:
@@ -44,7 +58,10 @@ class SharedWeights:
         self._peft: peft.PeftModel | None = None
         self.meter = Meter(self.device)
         self.halves = halves
+        self.row_limit = hold_angles(self.body)  # rows beyond it are refused (policy/policy.py)
         check_attention(self)
+        check_tokens(self)
+        check_numbers(self)
         self.is_plain_decoder, self.cache_shapes = check_passes(self)
 
     @property
@@ -89,16 +106,20 @@ class SharedWeights:
             self._inject(name, config)
 
     def load_adapter(self, name: str, folder: Path) -> None:
-        """An adapter saved in peft's format."""
-        config = peft.LoraConfig.from_pretrained(str(folder))
-        if config.init_lora_weights not in (True, False, "gaussian"):
+        """An adapter saved in peft's format. Raises BadInput, and leaves nothing of it behind, where it does not fit."""
+        config, state = read_adapter(folder)
+        try:
+            self._inject(name, config)
+            self.set_adapter_state(name, without_base(state, self.model, f"{folder}/{TENSORS}"))
+        except (BadInput, ValueError) as error:
+            if self.has_adapter(name):
+                self.remove_adapter(name)
+            if isinstance(error, BadInput):
+                raise
             raise BadInput(
-                f"adapter: got init_lora_weights {config.init_lora_weights!r} in {folder}/adapter_config.json, with which peft "
-                "changes the base weights; expected an adapter that leaves them alone; convert it with peft's "
-                "save_pretrained(path_initial_model_for_weight_conversion=...)"
-            )
-        self._inject(name, config)
-        self.set_adapter_state(name, load_file(str(folder / "adapter_model.safetensors")))
+                f"adapter: got {folder}, which does not fit {self.source!r} ({first_line(error)}); expected an adapter of "
+                "this base; check base_model_name_or_path in its adapter_config.json"
+            ) from None
 
     def has_adapter(self, name: str) -> bool:
         return name in self.adapters
@@ -111,20 +132,7 @@ class SharedWeights:
     def _inject(self, name: str, config: peft.LoraConfig) -> None:
         config.base_model_name_or_path = None  # the name is ours to keep: peft would warn that a folder has moved
         if "lm_head" in (config.target_modules or ()):
-            raise BadInput(
-                "lora targets: got lm_head; expected layers below the head, because losses read the head as one matrix; "
-                "leave lm_head out"
-            )
-        if config.alora_invocation_tokens:
-            raise BadInput(
-                "adapter: got an activated LoRA (alora_invocation_tokens), which is at work behind some tokens only; expected "
-                "one that is at work everywhere; use another adapter"
-            )
-        if config.modules_to_save:
-            raise BadInput(
-                f"adapter: got whole layers of its own ({', '.join(config.modules_to_save)}; e.g. lm_head); expected LoRA "
-                "matrices alone, because only they are switched; use an adapter without modules_to_save"
-            )
+            raise BadInput(NO_HEAD)
         if self._peft is None:
             self._peft = peft.get_peft_model(self.model, config, adapter_name=name, autocast_adapter_dtype=True)
         else:
@@ -133,6 +141,9 @@ class SharedWeights:
         self.adapters[name] = config
         self._active = ("", False)  # peft has activated it by itself
         self.activate(None)
+        if isinstance(self.model.get_output_embeddings(), BaseTunerLayer):  # a pattern may reach it under any name
+            self.remove_adapter(name)
+            raise BadInput(NO_HEAD)
 
     def remove_adapter(self, name: str) -> None:
         assert self._peft is not None
@@ -159,13 +170,20 @@ class SharedWeights:
 
     def set_adapter_state(self, name: str, state: dict[str, Tensor]) -> None:
         assert self._peft is not None
-        expected = self.adapter_state(name).keys()
-        missing, unknown = sorted(expected - state.keys()), sorted(state.keys() - expected)
+        expected = self.adapter_state(name)
+        missing, unknown = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
         if missing or unknown:  # peft would load the rest and keep a fresh start for what is missing
             raise BadInput(
                 f"adapter {name!r}: got {len(missing)} tensors missing and {len(unknown)} unknown ones (for example "
-                f"{(missing + unknown)[0]}); expected the tensors that its adapter_config.json describes"
+                f"{(missing + unknown)[0]}); expected those that its adapter_config.json describes on {self.source!r}; check "
+                "that this is its base"
             )
+        for key, value in state.items():
+            if value.shape != expected[key].shape:
+                raise BadInput(
+                    f"adapter {name!r}: got tensor {key} of shape {tuple(value.shape)}; expected "
+                    f"{tuple(expected[key].shape)}, by its adapter_config.json on {self.source!r}; check that this is its base"
+                )
         peft.set_peft_model_state_dict(self._peft, state, adapter_name=name)
 
     def save_adapter(self, name: str, folder: Path) -> None:
@@ -189,25 +207,8 @@ class SharedWeights:
 def load_weights(source: str, settings: ModelSettings) -> SharedWeights:
     """Loads a hub id or a local folder. Raises BadInput with the reason if it cannot be had."""
     device = resolve_device(settings.device)
-    options: dict[str, Any] = {
-        "dtype": resolve_dtype(settings.dtype, device),
-        "trust_remote_code": settings.trust_remote_code,
-    }
-    gguf = next(Path(source).glob("*.gguf"), None) if Path(source).is_dir() else None
-    has_safetensors = gguf is None or any(Path(source).glob("*.safetensors"))
-    options |= {"use_safetensors": True} if has_safetensors else {"gguf_file": gguf.name}  # type: ignore[union-attr]
-    token_options = {} if has_safetensors else {"gguf_file": gguf.name}  # type: ignore[union-attr]
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            source, trust_remote_code=settings.trust_remote_code, **token_options
-        )
-        model: Any = transformers.AutoModelForCausalLM.from_pretrained(source, **options)
-    except (OSError, ValueError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BadInput(
-            f"model: got {source!r}, which could not be loaded ({reason}); expected a folder with config.json, "
-            "safetensors and a tokenizer, a GGUF folder, a run folder, 'embedded', or a hub id that can be reached"
-        ) from None
+    model, tokenizer = read_model(
+        source, dtype=resolve_dtype(settings.dtype, device), trust_remote_code=settings.trust_remote_code
+    )
     halves = compiled_halves() if settings.compile else PLAIN
     return SharedWeights(model.to(device), tokenizer, source=source, halves=halves)

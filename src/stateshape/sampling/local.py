@@ -54,6 +54,7 @@ class LocalSampler:
         """See Sampler. What a row becomes depends on its prompt, its number and the seed, not on the rows beside it."""
         if not prompts:
             return []
+        policy.check_length(max(map(len, prompts)) + settings.max_new_tokens)
         policy.activate()
         num_rows = len(prompts) * settings.num_samples
         generator = torch.Generator(device=policy.device).manual_seed(seed)

@@ -11,7 +11,7 @@ from stateshape.core.files import BadInput, check_output, plain, read_json, writ
 from stateshape.core.locks import hold, holds_files, remove_leftovers
 from stateshape.core.manifest import has_manifest
 from stateshape.core.records import PlanRecord, RunRecord
-from stateshape.policy.open import check_teacher
+from stateshape.policy.open import check_teacher, is_same_model
 from stateshape.policy.policy import Policy
 from stateshape.recipes.names import BUILT_IN
 from stateshape.recipes.recipe import Need, Parts, teachers_of
@@ -152,7 +152,7 @@ def check_same_run(folder: Path, record: RunRecord) -> RunRecord | None:
     begun = read_json(folder / "run.json", RunRecord)
     for field_name in ("seed", "model", "task", "teacher", "settings"):
         got, there = plain(getattr(record, field_name)), plain(getattr(begun, field_name))
-        if got != there:
+        if got != there and not (field_name in ("model", "teacher") and is_same_model(there, got)):
             raise BadInput(
                 f"out: {folder} holds a run with another {field_name} ({first_difference(there, got)}); give --out another "
                 "folder, or delete this one to start again"

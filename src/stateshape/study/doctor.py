@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from stateshape.policy.open import check_same_vocabulary, open_weights, policy_on, resolve
+from stateshape.policy.checks import linear_names
+from stateshape.policy.open import Resolved, check_same_vocabulary, is_same_model, open_weights, policy_on, resolve
 from stateshape.policy.policy import Policy
 from stateshape.policy.settings import LoraSettings, ModelSettings
 from stateshape.policy.weights import SharedWeights
@@ -20,6 +21,8 @@ def examine(model: str, teacher: str | None, *, settings: ModelSettings, rank: i
     resolved = resolve(model)
     weights = open_weights(resolved.model, settings)
     policy = policy_on(weights, resolved, "model")
+    if resolved.adapter is not None:
+        yield about_adapter(weights, resolved)
     yield from about_model(model, weights, policy)
     yield from about_memory(weights, rank)
     if teacher is not None:
@@ -27,18 +30,31 @@ def examine(model: str, teacher: str | None, *, settings: ModelSettings, rank: i
     yield "ok"
 
 
+def about_adapter(weights: SharedWeights, resolved: Resolved) -> str:
+    """What the lines that follow are about."""
+    (config,) = weights.adapters.values()
+    targets = config.target_modules
+    names = targets if isinstance(targets, str) else ", ".join(sorted(targets or ()))
+    return f"adapter      {resolved.adapter}: LoRA r {config.r} on {names} of the base {resolved.model}"
+
+
 def about_model(source: str, weights: SharedWeights, policy: Policy) -> Iterator[str]:
     tokenizer = weights.tokenizer
     if Path(source).is_dir():
         names = sorted(path.name for path in Path(source).iterdir() if path.is_file())
         yield f"files        {', '.join(names)}"
-    num_parameters = sum(parameter.numel() for parameter in weights.model.parameters())
+    num_parameters = sum(parameter.numel() for parameter in base_parameters(weights))
     yield f"model        {type(weights.model).__name__}, {num_parameters / 1e6:.1f} M parameters"
     yield f"device       {weights.device}, {str(weights.dtype).removeprefix('torch.')}"
     yield f"forward pass {'our decoder' if weights.is_plain_decoder else 'transformers, with our attention (slower)'}"
     pieces, rows = len(tokenizer), policy.head_VD.shape[0]
     padded = f" ({rows - pieces} rows are padding)" if rows > pieces else ""
     yield f"vocabulary   {pieces:,} tokens, head of {rows:,} rows{padded}"
+    if weights.row_limit is not None:
+        yield (
+            f"positions    rows of up to {weights.row_limit:,} tokens, of {policy.max_positions:,}: beyond, its rotary angles "
+            "(longrope or dynamic) depend on the longest row of a pass"
+        )
     ends = ", ".join(f"{token} {tokenizer.convert_ids_to_tokens(token)!r}" for token in policy.eos_ids)
     yield f"end ids      {ends or 'none: rows end at stop texts or at their length'}"
     same = (
@@ -51,14 +67,22 @@ def about_model(source: str, weights: SharedWeights, policy: Policy) -> Iterator
     yield f"template     {template}"
 
 
+def base_parameters(weights: SharedWeights) -> list[torch.nn.Parameter]:
+    return [parameter for name, parameter in weights.model.named_parameters() if ".lora_" not in name]
+
+
 def about_memory(weights: SharedWeights, rank: int) -> Iterator[str]:
-    weights_gb = sum(parameter.numel() * parameter.element_size() for parameter in weights.model.parameters()) / 1e9
+    weights_gb = sum(parameter.numel() * parameter.element_size() for parameter in base_parameters(weights)) / 1e9
     targets = LoraSettings().targets
     linears = [
         module
         for name, module in weights.model.named_modules()
-        if isinstance(module, torch.nn.Linear) and name.split(".")[-1] in targets
+        if isinstance(module, torch.nn.Linear) and name.removesuffix(".base_layer").split(".")[-1] in targets
     ]
+    if not linears:
+        last = ", ".join(linear_names(weights)) or "none: others, such as GPT-2's Conv1D, are not adapted here"
+        yield f"memory       weights {weights_gb:.2f} GB; no layer has a default LoRA target's name; linear layers: {last}"
+        return
     adapted = sum(rank * (module.in_features + module.out_features) for module in linears)
     yield (
         f"memory       weights {weights_gb:.2f} GB; LoRA r {rank} on {len(linears)} layers: {adapted / 1e6:.1f} M parameters, "
@@ -68,7 +92,7 @@ def about_memory(weights: SharedWeights, rank: int) -> Iterator[str]:
 
 def about_teacher(weights: SharedWeights, learner: Policy, teacher: str, settings: ModelSettings) -> Iterator[str]:
     resolved = resolve(teacher)
-    if resolved.model == weights.source:
+    if is_same_model(resolved.model, weights.source):
         policy_on(weights, resolved, "teacher")
         yield "teacher      shares the base: an adapter on the same weights"
         return

@@ -15,7 +15,7 @@ from stateshape.core.files import BadInput, check_output, write_json
 from stateshape.core.locks import REPORT_LOCK, hold, remove_leftovers
 from stateshape.core.manifest import rewriting
 from stateshape.core.seeds import seed_for
-from stateshape.policy.open import open_weights, resolve
+from stateshape.policy.open import open_weights, resolve_base
 from stateshape.policy.policy import Policy
 from stateshape.policy.weights import SharedWeights
 from stateshape.study.bench import Bench, Operators, load_tasks
@@ -96,7 +96,7 @@ def prepare(
         reporter.say(f"{old}: no manifest.json, as an earlier version left it; its files are taken as they are")
     target, retention = load_tasks(plan.file, data_dir)
     check_data(plan, folder, [target, *retention])
-    resolve(plan.file.model)
+    resolve_base(plan.file.model)
     for spec in plan.runs:
         check_training(spec, target)
         check_sources(plan, spec, target)

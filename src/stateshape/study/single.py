@@ -11,7 +11,7 @@ from stateshape.core.manifest import check_unchanged
 from stateshape.core.records import DriftRecord, RunRecord
 from stateshape.core.seeds import seed_for
 from stateshape.drift.measure import measure
-from stateshape.policy.open import check_teacher, open_beside, open_weights, policy_on, resolve
+from stateshape.policy.open import check_teacher, open_beside, open_weights, policy_on, resolve, resolve_base
 from stateshape.policy.policy import Policy
 from stateshape.policy.settings import ModelSettings
 from stateshape.recipes.recipe import Recipe
@@ -84,7 +84,7 @@ def single_plan(
     sources = {key: fields.pop(key) for key in SOURCES if fields.get(key) is not None}
     # a folder called like the recipe is not this run itself
     sources = {key: str(Path(text).absolute()) if text == name else text for key, text in sources.items()}
-    resolve(model)
+    resolve_base(model)
     file = StudyFile(
         study=name, model=model, target=TaskChoice(task=task_name), retention=[], runs={}, model_settings=model_settings
     )

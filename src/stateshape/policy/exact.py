@@ -1,0 +1,49 @@
+"""Arithmetic in double precision, whatever the weights' own: what tells a wrong formula from rounding.
+
+Within `with ExactArithmetic():` every operation takes its numbers as float64 and gives float64, one operand at a time, so
+that no second copy of a model is ever held. Two ways to compute one thing then agree to about 1e-12, on any processor and
+for weights in any precision; two different things do not. Slow, and meant for a few tokens. Does not know of models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+ROUNDED = (torch.float32, torch.bfloat16, torch.float16)
+MAX_NUMBERS = 2**26  # of a weight taken in double precision at a time: half a gigabyte
+aten = torch.ops.aten
+
+
+class ExactArithmetic(TorchDispatchMode):
+    """Takes operations over while it is entered; gradients are not made."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func.is_view or func._schema.is_mutable:  # nothing is computed, or into a tensor that stands already
+            return func(*args, **kwargs)
+        if func is aten.embedding.default:  # looked up, so the table may stay as it is
+            return _exact(func(*args, **kwargs))
+        if func is aten.mm.default and args[1].dtype in ROUNDED and args[1].numel() > MAX_NUMBERS:
+            return _wide_product(func, *args)
+        return func(*tree_map(_exact, args), **tree_map(_exact, kwargs))
+
+
+def _exact(value: Any) -> Any:
+    """Also the dtype that a result is asked in."""
+    if isinstance(value, Tensor):
+        return value.double() if value.dtype in ROUNDED else value
+    return torch.float64 if value in ROUNDED else value
+
+
+def _wide_product(func: Callable[..., Tensor], left_NI: Tensor, right_IO: Tensor) -> Tensor:
+    """A head over a large vocabulary, some columns at a time."""
+    columns = max(1, MAX_NUMBERS // right_IO.shape[0])
+    return torch.cat([func(left_NI.double(), part.double()) for part in right_IO.split(columns, dim=1)], dim=1)

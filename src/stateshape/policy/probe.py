@@ -1,0 +1,151 @@
+"""Two short rows through a model's own code and through ours: how far apart the numbers are.
+
+Both rows begin alike, so ours computes them as one tree; the last token of the second stands at the last position that the
+model has, so that angles which depend on the longest row of a pass show in the first. The model's own code runs each row
+alone. Decides nothing (policy/checks.py).
+
+Suffixes: T token of both rows, one after another, V vocabulary, G key-value heads, E head width, N flat token.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stateshape.policy.decoder import ForwardPass
+from stateshape.policy.exact import ExactArithmetic
+from stateshape.policy.tree_attention import TreeAttention, lay_out
+
+if TYPE_CHECKING:
+    from stateshape.policy.weights import SharedWeights
+
+TEXT = "A train leaves the town at nine and travels 120 miles in two hours. How many miles does it travel in an hour?\n"
+MAX_TOKENS = 24
+BRANCH_TOKENS = 2  # in which the second row differs
+TINY = 1e-30  # a model of zeros has no size to compare with
+EAGER = "eager"  # a mixture's experts, one after another: fused products know no double precision
+
+
+class Probe(NamedTuple):
+    """Rows and the position of each of their tokens."""
+
+    rows: list[list[int]]
+    positions: list[list[int]]
+
+
+class Found(NamedTuple):
+    """What a pass gives for the tokens of both rows. `cached`: keys and values [T, G, E] of every layer, where it tells."""
+
+    logits_TV: Tensor
+    cached: list[tuple[Tensor, Tensor]] | None
+
+
+class Gap(NamedTuple):
+    """Largest differences between two passes, relative to the largest value; nan where anything is nan."""
+
+    first_row: float
+    second_row: float
+    cached: float
+
+    @property
+    def worst(self) -> float:
+        return float(torch.tensor(self).max())
+
+
+def make_probe(weights: SharedWeights) -> Probe:
+    """Real text in the model's own tokens, as many as it has positions for; any tokens where the text gives too few."""
+    num_ids = len(weights.head_VD)
+    last = getattr(weights.config, "max_position_embeddings", None)
+    num_positions = last if isinstance(last, int) and last > 0 else MAX_TOKENS
+    num_positions = min(num_positions, weights.row_limit or num_positions)
+    size = min(MAX_TOKENS, num_positions)
+    text = [token for token in weights.tokenizer(TEXT)["input_ids"] if token < num_ids]
+    first = [*text, *(k % num_ids for k in range(size))][:size]
+    shared = max(size - BRANCH_TOKENS, 0)
+    second = [*first[:shared], *((token + 1) % num_ids for token in first[shared:])]
+    places = list(range(size))
+    return Probe([first, second], [places, [*places[:-1], num_positions - 1]])
+
+
+@contextmanager
+def exact(weights: SharedWeights) -> Iterator[None]:
+    """Double precision for all that is computed inside, by the model's own code as by ours."""
+    config, experts = weights.config, getattr(weights.config, "_experts_implementation", None)
+    if experts is not None:
+        config._experts_implementation = EAGER
+    try:
+        with ExactArithmetic(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")  # it is meant
+            yield
+    finally:
+        if experts is not None:
+            config._experts_implementation = experts
+
+
+def run_own(weights: SharedWeights, probe: Probe) -> Found:
+    """The model's own code, a row at a time."""
+    made = [
+        weights.model(
+            input_ids=torch.tensor([row], device=weights.device),
+            position_ids=torch.tensor([positions], device=weights.device),
+            use_cache=True,
+        )
+        for row, positions in zip(probe.rows, probe.positions)
+    ]
+    return Found(torch.cat([one.logits[0] for one in made]), _cached([one.past_key_values for one in made]))
+
+
+def _cached(caches: list[Any]) -> list[tuple[Tensor, Tensor]] | None:
+    """Of both rows, one after another; None where the model's cache is not transformers' usual one."""
+    layers = [getattr(cache, "layers", None) for cache in caches]
+    if not all(isinstance(row, list) and row and all(hasattr(one, "keys") for one in row) for row in layers):
+        return None
+
+    def joined(rows: tuple[Any, ...], name: str) -> Tensor:
+        return torch.cat([getattr(row, name)[0].transpose(0, 1) for row in rows])
+
+    return [(joined(rows, "keys"), joined(rows, "values")) for rows in zip(*layers)]  # type: ignore[arg-type]
+
+
+def run_ours(weights: SharedWeights, probe: Probe, forward: ForwardPass) -> Found:
+    """Both rows as one tree. Raises IndexError where the model's attention never asks ours."""
+    layout = lay_out(probe.rows, weights.device)
+    path_T = torch.tensor(np.concatenate(layout.paths), device=weights.device)
+    position_N = torch.empty_like(layout.position_N)
+    position_N[path_T] = torch.tensor(np.concatenate(probe.positions), device=weights.device)
+    attention = TreeAttention(layout, keep=True)
+    hidden_TD = forward(layout.ids_N, position_N, attention, path_T)
+    if not attention.kept:
+        raise IndexError("attention was never asked")
+    return Found(hidden_TD @ weights.head_VD.T, [(keys[path_T], values[path_T]) for keys, values in attention.kept])
+
+
+def gap(found: Found, expected: Found) -> Gap:
+    """Differences of logits row by row, and of what the tokens leave in a cache where both tell."""
+    difference_TV = (found.logits_TV - expected.logits_TV).abs()
+    size = expected.logits_TV.abs().max().clamp_min(TINY)
+    first, second = (float(row.max() / size) for row in difference_TV.chunk(2))
+    if found.cached is None or expected.cached is None:
+        return Gap(first, second, 0.0)
+    if len(found.cached) != len(expected.cached):
+        return Gap(first, second, torch.inf)
+    pairs = [pair for layers in zip(found.cached, expected.cached) for pair in zip(*layers)]
+    return Gap(first, second, float(torch.tensor([_part_gap(mine, theirs) for mine, theirs in pairs]).max()))
+
+
+def _part_gap(found: Tensor, expected: Tensor) -> float:
+    if found.shape != expected.shape:
+        return torch.inf
+    return float((found - expected).abs().max() / expected.abs().max().clamp_min(TINY))
+
+
+def rounding(found: Found, expected: Found) -> float:
+    """Root mean square of what logits in the weights' own precision are off by, relative to the logits'."""
+    difference_TV = found.logits_TV.double() - expected.logits_TV
+    return float(difference_TV.pow(2).mean().sqrt() / expected.logits_TV.pow(2).mean().sqrt().clamp_min(TINY))
