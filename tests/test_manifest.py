@@ -43,9 +43,9 @@ def study(whole: Path, tmp_path: Path) -> Path:
 
 
 def flip(path: Path) -> None:
-    """One digit, so that the size stays."""
+    """The last digit, so that the size stays, and no id changes."""
     data = path.read_bytes()
-    at = next(i for i, byte in enumerate(data) if chr(byte).isdigit())
+    at = max(i for i, byte in enumerate(data) if chr(byte).isdigit())
     path.write_bytes(data[:at] + (b"7" if data[at : at + 1] != b"7" else b"8") + data[at + 1 :])
 
 

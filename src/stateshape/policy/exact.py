@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 ROUNDED = (torch.float32, torch.bfloat16, torch.float16)
-MAX_NUMBERS = 2**26  # of a weight taken in double precision at a time: half a gigabyte
+MAX_NUMBERS = 2**24  # of a head taken in double precision at a time: 128 MB
 aten = torch.ops.aten
 
 

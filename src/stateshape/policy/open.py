@@ -100,7 +100,8 @@ def resolve_run(folder: Path) -> Resolved:
             f"model: got {str(folder)!r}, a run that has not finished; expected a trained one; resume it with the command "
             "that began it"
         )
-    check_adapter(adapter)
+    if (adapter / CONFIG).exists():
+        check_adapter(adapter)
     return Resolved(model, adapter)
 
 
