@@ -25,22 +25,13 @@ from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 from sklearn.metrics.pairwise import euclidean_distances, rbf_kernel
 
 from benchmarks.common import Options, Row, timed
-from stateshape.drift.distances import (
-    MEDIAN_ROWS,
-    NUM_PROJECTIONS,
-    centroid,
-    drawn_counts,
-    jaccard_of_counts,
-    median_gamma,
-    mmd2,
-    number_labels,
-    random_directions,
-    ruzicka_of_counts,
-    sliced_wasserstein,
-)
+from benchmarks.reference_distances import centroid, drawn_counts, mmd2, sliced_wasserstein
 from stateshape.drift.features import NUM_FEATURES, TOKEN_PATTERN, LexicalFeatures, Vocabulary, gram_counts
 from stateshape.drift.kernels import kernel_sums
-from stateshape.drift.states import PrefixStates, Rollouts, prefix_states
+from stateshape.drift.overlap import jaccard_of_counts, ruzicka_of_counts
+from stateshape.drift.rulers import MEDIAN_ROWS, median_gamma
+from stateshape.drift.sliced import NUM_PROJECTIONS, random_directions
+from stateshape.drift.states import PrefixStates, Rollouts, number_labels, prefix_states
 from stateshape.tasks.load import load_task
 from stateshape.tasks.task import GenerationTask
 

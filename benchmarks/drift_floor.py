@@ -18,8 +18,8 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from benchmarks.common import data_dir
+from benchmarks.reference_distances import biased_mmd2_floor, mmd2_biased, mmd2_unbiased
 from stateshape.core.seeds import seed_for
-from stateshape.drift.distances import biased_mmd2_floor, mmd2_biased, mmd2_unbiased
 from stateshape.drift.features import LexicalFeatures
 from stateshape.tasks.load import load_task
 from stateshape.tasks.task import GenerationTask

@@ -6,19 +6,20 @@ import math
 import numpy as np
 import ot
 import pytest
+from benchmarks import reference_distances as d
 from scipy.stats import kstest
 from sklearn.metrics.pairwise import rbf_kernel
 
 from stateshape.core.files import BadInput, read_json, write_json
 from stateshape.core.records import DriftRecord
-from stateshape.drift import distances as d
 from stateshape.drift import kernels
 from stateshape.drift.features import LexicalFeatures, Vocabulary, gram_counts, words
 from stateshape.drift.measure import DISTANCES, measure
 from stateshape.drift.nulls import Draws, judged
 from stateshape.drift.paired import Paired
 from stateshape.drift.pairwise import contrasts, unbiased
-from stateshape.drift.rulers import lexical
+from stateshape.drift.rulers import lexical, median_gamma
+from stateshape.drift.sliced import random_directions
 from stateshape.drift.states import Rollouts, matched, prefix_states
 
 
@@ -89,11 +90,11 @@ def test_groups_by_hand():
 
 def test_median_gamma_by_hand():
     # distances 1, 2, 3 between 0, 1, 3: the median is 2 and gamma = 1 / (2 * 4)
-    assert d.median_gamma(np.array([[0.0], [1.0], [3.0]])) == pytest.approx(1 / 8)
+    assert median_gamma(np.array([[0.0], [1.0], [3.0]])) == pytest.approx(1 / 8)
     with pytest.raises(ValueError, match="coincide"):
-        d.median_gamma(np.zeros((5, 2)))
+        median_gamma(np.zeros((5, 2)))
     with pytest.raises(ValueError, match="at least 2"):
-        d.median_gamma(np.zeros((1, 2)))
+        median_gamma(np.zeros((1, 2)))
 
 
 # Centroid, sliced Wasserstein
@@ -107,7 +108,7 @@ def test_centroid_by_hand():
 @pytest.mark.parametrize(("m", "n"), [(30, 30), (30, 17), (5, 64), (12, 18)])
 def test_sliced_wasserstein_equals_pot(m, n, p):
     x, y = rng(3).normal(size=(m, 6)), rng(4).normal(0.5, 2, size=(n, 6))
-    directions = d.random_directions(6, seed=9, num_projections=40)
+    directions = random_directions(6, seed=9, num_projections=40)
     expected = ot.sliced_wasserstein_distance(x, y, projections=directions, p=p)
     assert d.sliced_wasserstein(x, y, seed=9, num_projections=40, p=p) == pytest.approx(expected, rel=1e-9)
 
@@ -172,7 +173,7 @@ def test_no_drift_gives_the_papers_value():
     """64 states a side without any drift lie near .011, the value the paper prints for three different runs."""
     texts = [_sentence(i) for i in range(128)]
     rows = LexicalFeatures.fit(texts).transform(texts)
-    gamma = d.median_gamma(rows)
+    gamma = median_gamma(rows)
     assert d.mmd2_biased(rows[:64], rows[64:], gamma) == pytest.approx(0.0115, abs=0.002)
     assert d.biased_mmd2_floor(rows, gamma, m=64, n=64) == pytest.approx(0.0115, abs=0.002)
 
@@ -272,7 +273,7 @@ def test_words_that_the_ruler_has_not_seen_do_not_look_like_drift():
         rows = lexical(counts[1])
         pair = Paired(x_MD=rows(counts[0]), y_MD=rows(counts[2]), prompt_M=np.repeat(np.arange(24), 2))
         draws = Draws.make(24, seed=i, num_permutations=99, num_resamples=0)
-        sums = contrasts(pair, d.median_gamma(rows(counts[1])))
+        sums = contrasts(pair, median_gamma(rows(counts[1])))
         p.append(judged(unbiased(sums.family_PP, pair.counts_P, draws), None, num_states=48).p)
     assert np.mean(p) == pytest.approx(0.5, abs=0.08)
     assert kstest(np.array(p) - rng(1).random(150) / 100, "uniform").pvalue > 0.005
@@ -286,7 +287,7 @@ def test_the_set_is_that_of_its_parts():
     texts = [prefix_states(s, generator=g, num_cuts=1).responses for s, g in zip(sides, streams)]
     features = LexicalFeatures.fit(texts[1])
     x, b, y = (features.transform(side) for side in texts)
-    gamma = d.median_gamma(b)
+    gamma = median_gamma(b)
     apart = ~np.eye(30, dtype=bool)
     mmd2 = lambda g, on: sum(s * rbf_kernel(u, v, g)[on].mean() for u, v, s in ((x, x, 1), (y, y, 1), (x, y, -2)))  # noqa: E731
     family = np.mean([mmd2(gamma / w**2, apart) for w in (0.25, 0.5, 1, 2, 4)])
@@ -294,7 +295,7 @@ def test_the_set_is_that_of_its_parts():
     assert got["mmd2_biased"].value == pytest.approx(mmd2(gamma, apart | ~apart), abs=1e-7)
     centroid = got["centroid"]
     assert centroid.value + centroid.floor == pytest.approx(d.centroid(x, y), rel=1e-6)
-    directions = d.random_directions(1024, seed=3, num_projections=256)
+    directions = random_directions(1024, seed=3, num_projections=256)
     for p in (1, 2):
         expected = ot.sliced_wasserstein_distance(x, y, projections=directions, p=p)
         assert got[f"sliced_wasserstein_{p}"].value == pytest.approx(expected, rel=1e-5)
@@ -342,7 +343,7 @@ def test_a_prompt_that_only_some_sides_answered_counts_for_none():
 
 
 def test_large_samples_keep_the_primary_set_whole_and_say_so(monkeypatch):
-    for module in ("measure", "comparison"):
+    for module in ("measure", "all_distances"):
         monkeypatch.setattr(f"stateshape.drift.{module}.MAX_EXACT", 60)
     sides = [_rollouts(0), _rollouts(100), _rollouts(300, shift=200)]
     record = measure(*sides, task="t", seed=3, **FEW)

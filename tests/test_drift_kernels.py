@@ -3,15 +3,16 @@ the features against scikit-learn's."""
 
 import numpy as np
 import pytest
+from benchmarks import reference_distances as d
 from scipy.sparse import csr_array
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 from sklearn.metrics.pairwise import rbf_kernel
 
-from stateshape.drift import distances as d
 from stateshape.drift import features as features_module
 from stateshape.drift import kernels
 from stateshape.drift.features import TOKEN_PATTERN, LexicalFeatures, Vocabulary, gram_counts, words
 from stateshape.drift.kernels import kernel_sums
+from stateshape.drift.rulers import median_gamma
 
 
 def rng(seed=0):
@@ -77,10 +78,10 @@ def test_a_family_of_bandwidths_in_one_pass(dtype, error):
 def test_float32_rows_cost_little_against_the_floor():
     features = LexicalFeatures.fit(texts(200, 1))
     x, y = features.transform(texts(200, 1)), features.transform(texts(200, 2))
-    gamma = d.median_gamma(x)
+    gamma = median_gamma(x)
     floor = d.biased_mmd2_floor(x, gamma, m=len(x), n=len(y))
     single_x, single_y = (csr_array(rows.astype(np.float32)) for rows in (x, y))
-    assert d.median_gamma(single_x) == pytest.approx(gamma, rel=1e-6)
+    assert median_gamma(single_x) == pytest.approx(gamma, rel=1e-6)
     for distance in (d.mmd2_biased, d.mmd2_unbiased):
         assert distance(single_x, single_y, gamma) == pytest.approx(distance(x, y, gamma), abs=1e-5 * floor)
     assert d.centroid(single_x, single_y) == pytest.approx(d.centroid(x, y), rel=1e-6)
@@ -91,7 +92,7 @@ def test_float32_rows_cost_little_against_the_floor():
 def test_float32_rows_that_coincide_have_no_median():
     one = LexicalFeatures.fit(["a b c d e", "f"]).transform(["a b c d e f"] * 6).astype(np.float32)
     with pytest.raises(ValueError, match="coincide"):
-        d.median_gamma(csr_array(one))
+        median_gamma(csr_array(one))
 
 
 # Reading and counting

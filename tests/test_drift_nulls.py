@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import ot
 import pytest
+from benchmarks import reference_distances as d
 from scipy.sparse import csr_array
 from scipy.spatial.distance import cdist
 from scipy.stats import energy_distance, kstest
@@ -15,7 +16,6 @@ from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.model_selection import GroupKFold
 
 from stateshape.drift import all_distances as comparison
-from stateshape.drift import distances as d
 from stateshape.drift.all_distances import Trials, geometric_distances, word_overlaps
 from stateshape.drift.classifier import classifier_auc
 from stateshape.drift.fourier import fourier_mmd2
@@ -24,7 +24,7 @@ from stateshape.drift.overlap import Tokens, overlaps, thinned_counts
 from stateshape.drift.paired import Paired
 from stateshape.drift.pairwise import BANDWIDTHS, biased, centroid, contrasts, unbiased
 from stateshape.drift.rulers import Ruler
-from stateshape.drift.sliced import sliced_wassersteins
+from stateshape.drift.sliced import random_directions, sliced_wassersteins
 
 GAMMA = 0.3
 COUNTS = [2, 1, 3, 1, 2, 2, 1, 3, 2, 1, 1, 2]  # states of each prompt
@@ -179,7 +179,7 @@ def test_distances_equal_scikit_learns_pots_and_scipys():
     energy = 2 * cdist(x, y).mean() - cdist(x, x).mean() - cdist(y, y).mean()
     # a row's distance to itself is the root of a rounding error, 1e-8
     assert sums.energy_PP.sum() / 20**2 == pytest.approx(energy, abs=1e-6)
-    directions = d.random_directions(4, seed=5, num_projections=64)
+    directions = random_directions(4, seed=5, num_projections=64)
     for p, found in zip((1, 2), sliced_wassersteins(pair, none, seed=5, num_projections=64)):
         assert found.value == pytest.approx(ot.sliced_wasserstein_distance(x, y, projections=directions, p=p), rel=1e-6)
 

@@ -38,14 +38,13 @@ from stateshape.drift.all_distances import (
     geometric_distances,
     word_overlaps,
 )
-from stateshape.drift.distances import number_labels
 from stateshape.drift.features import Corpus, Vocabulary, gram_counts
 from stateshape.drift.kernels import Rows
 from stateshape.drift.nulls import NUM_PERMUTATIONS, NUM_RESAMPLES, judged
 from stateshape.drift.overlap import Tokens
 from stateshape.drift.paired import Paired
 from stateshape.drift.rulers import Encoder, Ruler, ToRows, centred, lexical, stacked
-from stateshape.drift.states import NUM_CUTS, Matched, PrefixStates, Rollouts, matched, prefix_states
+from stateshape.drift.states import NUM_CUTS, Matched, PrefixStates, Rollouts, matched, number_labels, prefix_states
 
 DISTANCES = (*GEOMETRIC, *WORD_OVERLAP)
 BASE_A, BASE_B, RUN = 0, 1, 2  # the three sides

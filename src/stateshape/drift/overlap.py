@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Bool, Int64, Integer
 from scipy.sparse import csr_array
 
-from stateshape.drift.distances import jaccard_of_counts, ruzicka_of_counts
 from stateshape.drift.nulls import Draws, Statistic
 
 DRAWS_AT_ONCE = 64  # x 10,000 words x 8 bytes x 2 sides = 10 MB
@@ -79,3 +78,12 @@ def _both(first_WB: np.ndarray, second_WB: np.ndarray) -> np.ndarray:
 
 def _num(is_there_WB: Bool[np.ndarray, "W B"]) -> np.ndarray:
     return np.count_nonzero(is_there_WB, axis=0)
+
+
+def jaccard_of_counts(counts_x: Int64[np.ndarray, " W"], counts_y: Int64[np.ndarray, " W"]) -> float:
+    in_x, in_y = counts_x > 0, counts_y > 0
+    return 1.0 - int((in_x & in_y).sum()) / int((in_x | in_y).sum())
+
+
+def ruzicka_of_counts(counts_x: Int64[np.ndarray, " W"], counts_y: Int64[np.ndarray, " W"]) -> float:
+    return 1.0 - int(np.minimum(counts_x, counts_y).sum()) / int(np.maximum(counts_x, counts_y).sum())

@@ -18,10 +18,13 @@ import numpy as np
 from jaxtyping import Float
 from scipy.sparse import csr_array, vstack
 
-from stateshape.drift.distances import MEDIAN_ROWS, median_gamma
 from stateshape.drift.features import LexicalFeatures
-from stateshape.drift.kernels import Rows, kernel_sums
+from stateshape.drift.kernels import Rows, exponent_left, exponent_right, kernel_sums, squared_norms, table, times_table
 from stateshape.drift.states import PrefixStates
+
+MEDIAN_ROWS = 2048  # rows drawn for the median heuristic
+# a squared distance below this many roundings of the largest |x|^2 cannot be told from 0
+ROUNDINGS = 64
 
 ToRows: TypeAlias = Callable[[Rows], Rows]  # counts or vectors of any states -> rows that distances are measured on
 
@@ -88,3 +91,24 @@ def centred(fitted_ND: Rows) -> ToRows:
 
 def stacked(parts: Sequence[Rows]) -> Rows:
     return vstack(parts, format="csr") if isinstance(parts[0], csr_array) else np.concatenate(parts)
+
+
+def median_gamma(sample_ND: Rows, *, seed: int = 0) -> float:
+    """The median heuristic's kernel width: gamma = 1 / (2 median_{i<j} |x_i - x_j|^2), on at most MEDIAN_ROWS rows.
+
+    Compute it once, on base states, and reuse it: a kernel that changes with the run measures nothing.
+    Raises: ValueError if there are fewer than two rows, or more than half of the pairs coincide (median 0).
+    Source: Gretton et al. 2012 sec. 8.
+    """
+    num_rows = sample_ND.shape[0]
+    if num_rows > MEDIAN_ROWS:
+        sample_ND = sample_ND[np.random.default_rng(seed).choice(num_rows, MEDIAN_ROWS, replace=False)]
+        num_rows = MEDIAN_ROWS
+    if num_rows < 2:
+        raise ValueError(f"median_gamma: expected at least 2 rows, got {num_rows}")
+    columns_DN = table(exponent_right(sample_ND, 1.0))
+    squared_NN = -times_table(exponent_left(sample_ND, 1.0), columns_DN, slice(0, num_rows)).numpy()
+    median = float(np.median(squared_NN[np.tri(num_rows, k=-1, dtype=bool)]))
+    if median <= ROUNDINGS * np.finfo(sample_ND.dtype).eps * squared_norms(sample_ND).max():
+        raise ValueError("median_gamma: more than half of the rows coincide, so the median distance is 0")
+    return 1.0 / (2.0 * median)

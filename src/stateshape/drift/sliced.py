@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int64, UInt8
 
-from stateshape.drift.distances import NUM_PROJECTIONS, random_directions
 from stateshape.drift.kernels import Rows, times_table
 from stateshape.drift.nulls import Draws, Statistic
 from stateshape.drift.paired import Paired
 
+NUM_PROJECTIONS = 256
 DRAWS_AT_ONCE = 128  # x 1024 rows x 8 bytes of places = 1 MB, which stays in a core's cache
 
 
@@ -31,7 +31,7 @@ class SlicedWasserstein(NamedTuple):
 def sliced_wassersteins(
     pair: Paired, draws: Draws, *, seed: int, num_projections: int = NUM_PROJECTIONS
 ) -> SlicedWasserstein:
-    """SW_p = (mean_l W_p^p)^(1/p) along seeded directions l; see distances.sliced_wasserstein.
+    """SW_p = (mean_l W_p^p)^(1/p) along seeded directions l; see benchmarks/reference_distances.py.
 
     Cost: L (B + C) passes over the rows of both sides, about 3 ns a row and pass.
     """
@@ -102,3 +102,9 @@ def _costs(first: Float[np.ndarray, " n"], second: Float[np.ndarray, " n"], *, s
     gaps_BM = (first - second).reshape(-1, size)
     absolute_B = np.abs(gaps_BM).sum(axis=1, dtype=np.float64)
     return np.stack([absolute_B, np.einsum("bm,bm->b", gaps_BM, gaps_BM, dtype=np.float64)], axis=1) / size
+
+
+def random_directions(num_features: int, *, seed: int, num_projections: int) -> Float64[np.ndarray, "D L"]:
+    """Unit columns, uniform on the sphere."""
+    normal_DL = np.random.default_rng(seed).standard_normal((num_features, num_projections))
+    return normal_DL / np.linalg.norm(normal_DL, axis=0)

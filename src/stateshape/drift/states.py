@@ -110,3 +110,9 @@ def _drawn(
     rank = np.arange(len(prompts)) - np.searchsorted(prompts, prompts)
     kept = np.sort(shuffled[rank < limit_P[prompts]])
     return kept[np.argsort(prompt_N[kept], kind="stable")]
+
+
+def number_labels(*sides: Sequence[str]) -> list[Int64[np.ndarray, " N"]]:
+    """Each label as a number, the same on all sides."""
+    numbers = {label: number for number, label in enumerate(dict.fromkeys(label for side in sides for label in side))}
+    return [np.array([numbers[label] for label in side], np.int64) for side in sides]

@@ -1,4 +1,4 @@
-"""Distances between two samples: kernel MMD^2, centroids, sliced Wasserstein, and word overlap.
+"""Distances between two samples, one at a time and as they are defined: what tests and benchmarks hold the package's own to.
 
 Rows are samples, columns features; any sample sizes; dense arrays or sparse text features (kernels.Rows). Work is done in
 blocks of rows, so memory stays bounded. Does not know where samples come from, and gives no null distribution: compare
@@ -21,19 +21,12 @@ from jaxtyping import Float, Float64, Int64, Integer
 from stateshape.drift.kernels import (
     KernelSums,
     Rows,
-    exponent_left,
-    exponent_right,
     kernel_sums,
-    squared_norms,
-    table,
     times_table,
 )
-
-MEDIAN_ROWS = 2048  # rows drawn for the median heuristic
-NUM_PROJECTIONS = 256
-# a squared distance below this many roundings of the largest |x|^2 cannot be told from 0
-ROUNDINGS = 64
-
+from stateshape.drift.overlap import jaccard_of_counts, ruzicka_of_counts
+from stateshape.drift.sliced import NUM_PROJECTIONS, random_directions
+from stateshape.drift.states import number_labels
 
 # Kernel MMD
 
@@ -52,27 +45,6 @@ def mmd2(within_x: KernelSums, within_y: KernelSums, across: KernelSums) -> Mmd2
     if any(each.num_pairs == each.num_same for each in sums):
         return Mmd2(biased_K, None)
     return Mmd2(biased_K, within_x.mean_apart_K() + within_y.mean_apart_K() - 2 * across.mean_apart_K())
-
-
-def median_gamma(sample_ND: Rows, *, seed: int = 0) -> float:
-    """The median heuristic's kernel width: gamma = 1 / (2 median_{i<j} |x_i - x_j|^2), on at most MEDIAN_ROWS rows.
-
-    Compute it once, on base states, and reuse it: a kernel that changes with the run measures nothing.
-    Raises: ValueError if there are fewer than two rows, or more than half of the pairs coincide (median 0).
-    Source: Gretton et al. 2012 sec. 8.
-    """
-    num_rows = sample_ND.shape[0]
-    if num_rows > MEDIAN_ROWS:
-        sample_ND = sample_ND[np.random.default_rng(seed).choice(num_rows, MEDIAN_ROWS, replace=False)]
-        num_rows = MEDIAN_ROWS
-    if num_rows < 2:
-        raise ValueError(f"median_gamma: expected at least 2 rows, got {num_rows}")
-    columns_DN = table(exponent_right(sample_ND, 1.0))
-    squared_NN = -times_table(exponent_left(sample_ND, 1.0), columns_DN, slice(0, num_rows)).numpy()
-    median = float(np.median(squared_NN[np.tri(num_rows, k=-1, dtype=bool)]))
-    if median <= ROUNDINGS * np.finfo(sample_ND.dtype).eps * squared_norms(sample_ND).max():
-        raise ValueError("median_gamma: more than half of the rows coincide, so the median distance is 0")
-    return 1.0 / (2.0 * median)
 
 
 def mmd2_biased(x_MD: Rows, y_ND: Rows, gamma: float) -> float:
@@ -131,12 +103,6 @@ def biased_mmd2_floor(sample_ND: Rows, gamma: float, *, m: int, n: int) -> float
     return (1 / m + 1 / n) * (1 - float(kernel_sums(sample_ND, gamma=gamma).mean_apart_K()[0]))
 
 
-def number_labels(*sides: Sequence[str]) -> list[Int64[np.ndarray, " N"]]:
-    """Each label as a number, the same on all sides."""
-    numbers = {label: number for number, label in enumerate(dict.fromkeys(label for side in sides for label in side))}
-    return [np.array([numbers[label] for label in side], np.int64) for side in sides]
-
-
 def _check_rows(x_MD: Rows, y_ND: Rows, *, at_least: int) -> None:
     sizes = (x_MD.shape[0], y_ND.shape[0])
     if min(sizes) < at_least:
@@ -174,12 +140,6 @@ def sliced_wasserstein(
     if directions_DL is None:
         directions_DL = random_directions(x_MD.shape[1], seed=seed, num_projections=num_projections)
     return quantile_distance(sorted_projections(x_MD, directions_DL), sorted_projections(y_ND, directions_DL), p=p)
-
-
-def random_directions(num_features: int, *, seed: int, num_projections: int) -> Float64[np.ndarray, "D L"]:
-    """Unit columns, uniform on the sphere."""
-    normal_DL = np.random.default_rng(seed).standard_normal((num_features, num_projections))
-    return normal_DL / np.linalg.norm(normal_DL, axis=0)
 
 
 def sorted_projections(x_MD: Rows, directions_DL: Float64[np.ndarray, "D L"]) -> Float[np.ndarray, "L M"]:
@@ -223,15 +183,6 @@ def lexical_jaccard(tokens_x: Sequence[str], tokens_y: Sequence[str], *, seed: i
 def ruzicka(tokens_x: Sequence[str], tokens_y: Sequence[str], *, seed: int, budget: int | None = None) -> float:
     """1 - sum_w min(a_w, b_w) / sum_w max(a_w, b_w) of word counts at an equal token budget (see lexical_jaccard)."""
     return ruzicka_of_counts(*drawn_counts(*number_labels(tokens_x, tokens_y), seed=seed, budget=budget))
-
-
-def jaccard_of_counts(counts_x: Int64[np.ndarray, " W"], counts_y: Int64[np.ndarray, " W"]) -> float:
-    in_x, in_y = counts_x > 0, counts_y > 0
-    return 1.0 - int((in_x & in_y).sum()) / int((in_x | in_y).sum())
-
-
-def ruzicka_of_counts(counts_x: Int64[np.ndarray, " W"], counts_y: Int64[np.ndarray, " W"]) -> float:
-    return 1.0 - int(np.minimum(counts_x, counts_y).sum()) / int(np.maximum(counts_x, counts_y).sum())
 
 
 def drawn_counts(
