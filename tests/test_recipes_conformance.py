@@ -390,12 +390,15 @@ def test_sft_learns_its_solutions(world):
     assert made.losses[-1] < 0.5 * made.losses[0]
 
 
-@pytest.mark.parametrize(("name", "group"), [("grpo", "group"), ("rft", "samples"), ("online_dpo", "samples")])
-def test_reward_is_raised(name, group, world):
+@pytest.mark.parametrize(
+    ("name", "group", "steps"), [("grpo", "group", 16), ("rft", "samples", 16), ("online_dpo", "samples", 24)]
+)
+def test_reward_is_raised(name, group, steps, world):
+    """Rises by .16 and more with each of several seeds: a token that rounding flips is no more than another seed."""
     made = world(name, **{group: 16})
     reward = lambda: np.mean([made.rewarded(step) for step in range(4)])  # noqa: E731
     before = reward()
-    made.train(dataclasses.replace(SETTINGS, steps=16, batch_prompts=6))
+    made.train(dataclasses.replace(SETTINGS, steps=steps, batch_prompts=6))
     assert reward() > before + 0.1
 
 
