@@ -30,22 +30,15 @@ from sklearn.metrics.pairwise import euclidean_distances, rbf_kernel
 from sklearn.model_selection import GroupKFold
 
 from benchmarks.common import Options, Row, timed
-from benchmarks.reference_distances import centroid, drawn_counts, mmd2, sliced_wasserstein
-from stateshape.drift.features import NUM_FEATURES, TOKEN_PATTERN, LexicalFeatures, Vocabulary, gram_counts
-from stateshape.drift.kernels import kernel_sums
-from stateshape.drift.overlap import jaccard_of_counts, ruzicka_of_counts
-from stateshape.drift.rulers import MEDIAN_ROWS, median_gamma
-from stateshape.drift.sliced import NUM_PROJECTIONS, random_directions
-from stateshape.drift.states import PrefixStates, Rollouts, number_labels, prefix_states
 from stateshape.core.records import DriftRecord
 from stateshape.core.seeds import seed_for
 from stateshape.drift.classifier import NUM_FOLDS, RIDGE
-from stateshape.drift.contrasts import BANDWIDTHS
-from stateshape.drift.distances import NUM_PROJECTIONS, random_directions
 from stateshape.drift.features import NUM_FEATURES, TOKEN_PATTERN, words
 from stateshape.drift.measure import measure
 from stateshape.drift.nulls import NUM_PERMUTATIONS, NUM_RESAMPLES, Draws, Statistic, judged
 from stateshape.drift.overlap import Tokens, thinned_counts
+from stateshape.drift.pairwise import BANDWIDTHS
+from stateshape.drift.sliced import NUM_PROJECTIONS, random_directions
 from stateshape.drift.states import Rollouts, matched, prefix_states
 from stateshape.tasks.load import load_task
 from stateshape.tasks.task import GenerationTask

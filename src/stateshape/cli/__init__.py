@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import signal
 import sys
@@ -30,6 +31,9 @@ OF_THE_DISK = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code. A user's mistake is one line on stderr and code 2."""
     os.environ.setdefault("GOMP_SPINCOUNT", GOMP_SPINCOUNT)  # read when torch loads its OpenMP library
+    os.environ["MPLBACKEND"] = (
+        "agg"  # plots need no window, and importing matplotlib fails at a name that it does not know
+    )
     args = list(sys.argv[1:] if argv is None else argv)
     try:
         check_arguments(args)
@@ -82,4 +86,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def entry() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a label may hold characters that an old terminal's encoding lacks
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(main())
