@@ -132,14 +132,13 @@ def _whole_number(value: object) -> int | None:
     """None where it is none. 1e3 and "1.0e+3" are: YAML 1.1 reads the one as a text, the other as a float."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
-    with contextlib.suppress(ValueError, OverflowError):
-        if isinstance(value, int) or int(value) == value:
-            return int(value)
     if isinstance(value, str):
-        with contextlib.suppress(ValueError, OverflowError):
+        with contextlib.suppress(ValueError):
             return int(value)
-        with contextlib.suppress(ValueError, OverflowError):
-            return _whole_number(float(value))
+    with contextlib.suppress(ValueError, OverflowError):  # not a number, or not a finite one
+        number = float(value) if isinstance(value, str) else value
+        if int(number) == number:
+            return int(number)
     return None
 
 
