@@ -14,7 +14,7 @@ export GOMP_SPINCOUNT ?= 5000
 INSTALL := PYTHON="$(PYTHON)" TORCH="$(TORCH)" scripts/install.sh .venv
 DEPENDENCIES := pyproject.toml constraints.txt scripts/install.sh
 
-.PHONY: study test test-old-processor check results bench bench-gpu clean
+.PHONY: study test test-old-processor check docs results bench bench-gpu clean
 
 study: .venv/.installed  ## the embedded study: seven rows, three seeds (SEEDS=0 for one)
 	$(BIN)/stateshape study quickstart --out $(OUT) --seeds $(SEEDS)
@@ -39,6 +39,11 @@ check: .venv/.installed-dev  ## format, lint, types, import rules
 results: .venv/.installed  ## a study of results/ again, with its report: NAME=controls
 	$(BIN)/python scripts/results.py $(NAME)
 
+docs: .venv/.installed-docs  ## the documentation site, in build/docs; fails on a broken link, an unknown command or flag
+	$(BIN)/python docs/tools/check_commands.py
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+	@echo "build/docs/index.html"
+
 bench: .venv/.installed-bench  ## side by side with peers (BENCH="sampling grpo" for some, MODEL=FOLDER for another model than the embedded)
 	$(BIN)/python -m benchmarks.run $(BENCH) --model $(MODEL)
 
@@ -52,6 +57,10 @@ bench-gpu: .venv/.installed  ## on a GPU: STAGE=sampling, training, peers or stu
 
 .venv/.installed-dev: $(DEPENDENCIES)
 	@$(INSTALL) dev,gguf
+	@touch $@ .venv/.installed
+
+.venv/.installed-docs: $(DEPENDENCIES)
+	@$(INSTALL) docs
 	@touch $@ .venv/.installed
 
 .venv/.installed-bench: $(DEPENDENCIES)
