@@ -312,7 +312,9 @@ def test_write_comparison_round_trips(tmp_path):
 
 
 def test_a_full_size_study_is_fast(tmp_path):
-    folder = write_synthetic_study(tmp_path, num_items=2000)
+    """Beside the time to write its files on the same processor: 1.2 of it was seen."""
     start = time.process_time()
+    folder = write_synthetic_study(tmp_path, num_items=2000)
+    written = time.process_time()
     compare(folder)
-    assert time.process_time() - start < 20
+    assert time.process_time() - written < 5 * (written - start)
