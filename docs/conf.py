@@ -33,7 +33,7 @@ nitpick_ignore_regex = [("py:.*", ".*")]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_class_signature = "mixed"
-autodoc_default_options = {"members": True, "undoc-members": True, "show-inheritance": False}
+autodoc_default_options = {"members": True, "undoc-members": True}
 python_maximum_signature_line_length = 88
 
 html_theme = "furo"

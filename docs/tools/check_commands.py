@@ -8,12 +8,13 @@ code 1 if there are any. `...` at the end of a command stands for the flags --mo
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
+import io
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -33,7 +34,7 @@ def pages() -> list[Path]:
     return [page for page in found if page.exists() and "generated" not in page.parts]
 
 
-@contextmanager
+@contextlib.contextmanager
 def parsing_only() -> Iterator[None]:
     """The parser does all its work, and the command is then not called."""
 
@@ -67,7 +68,7 @@ def problem_of(command: Command) -> str | None:
         elided = {flag: value for flag, value in ELIDED.items() if flag not in words}
         words = [*words[:-1], *(word for pair in elided.items() for word in pair)]
     try:
-        with parsing_only():
+        with parsing_only(), contextlib.redirect_stdout(io.StringIO()):  # --help prints
             parser.run(words[1:])
     except BadInput as error:
         return f"{command.where}: {' '.join(command.words)}: {error}"

@@ -30,8 +30,10 @@ def rewrite_links(app: Sphinx, doctree: nodes.document) -> None:
         if node.get("reftype") != "myst" or str(node["reftarget"]).startswith("#"):
             continue
         path, anchor = _target(node, docname=docname, base=base)
-        if not path.exists():
-            LOGGER.warning("link to a file that does not exist: %s", path, location=node, type="repository_links")
+        if not (path.exists() and path.is_relative_to(ROOT)):
+            LOGGER.warning(
+                "link to a file that is not in the repository: %s", path, location=node, type="repository_links"
+            )
         elif path.suffix == ".md" and path.is_relative_to(DOCS):
             node.attributes |= {"refdomain": "doc", "reftarget": str(path.relative_to(DOCS).with_suffix(""))}
             node.attributes.setdefault("reftargetid", anchor)
@@ -49,8 +51,8 @@ def _target(node: nodes.Element, *, docname: str, base: Path) -> tuple[Path, str
         if docname in INCLUDED:
             text = os.path.relpath(DOCS / text, DOCS / Path(docname).parent)
             base_of_path = base
-        return (base_of_path / text).resolve(), anchor or None
-    return (base / text).resolve(), anchor or None
+        return Path(os.path.normpath(base_of_path / text)), anchor or None
+    return Path(os.path.normpath(base / text)), anchor or None
 
 
 def _url(app: Sphinx, docname: str, path: Path) -> str:
@@ -63,5 +65,5 @@ def _url(app: Sphinx, docname: str, path: Path) -> str:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_config_value("repository_url", "", "html", [str])
-    app.connect("doctree-read", rewrite_links)
+    app.connect("doctree-read", rewrite_links, priority=100)  # before Sphinx collects files to download
     return {"parallel_read_safe": True, "parallel_write_safe": True}

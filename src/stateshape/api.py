@@ -39,14 +39,20 @@ def open_policy(source: str, settings: ModelSettings | None = None) -> Policy:
 
 
 def load_task(name: str, *, data_dir: PathLike | None = None, limit: int | None = None, shots: int = 0) -> Task:
-    """gsm8k, truthfulqa, mmlu (official files in `data_dir`, else the hub), arithmetic, facts, exam, or a .jsonl file."""
+    """A task by name: arithmetic, facts, exam, gsm8k, truthfulqa, mmlu, or a .jsonl file.
+
+    Args:
+        data_dir: Folder with the official files of gsm8k, truthfulqa and mmlu. Default: they are read from the hub.
+        limit: The first N test items. Default: all.
+        shots: Worked examples in the prompt.
+    """
     from stateshape.tasks.load import load_task as load_task_from
 
     return load_task_from(name, data_dir=None if data_dir is None else Path(data_dir), limit=limit, shots=shots)
 
 
 def evaluate(policy: Policy, task: Task) -> list[EvalRow]:
-    """One row an item, in the task's order."""
+    """Evaluates a policy on a task: one row per item, in the task's order. `summarise` gives their means."""
     from stateshape.evals.evaluate import evaluate as evaluate_policy
 
     return evaluate_policy(policy, task)
@@ -69,8 +75,15 @@ def train_run(
     """Trains one run into the folder `out`, or resumes it. Raises BadInput before the model loads.
 
     Args:
-        name: of the recipe, where it is one of your own in a file; default: found from its class.
-        operators: where given, filled with what a step spends its time on.
+        recipe: The method, for example `SFT()`.
+        model: "embedded", a model folder or a hub id.
+        task: Name of a task, or a .jsonl file; its training rows are used.
+        out: The run folder.
+        seed: Fixes data order, adapter initialisation and sampling.
+        settings: Optimiser, steps, batch, LoRA.
+        model_settings: Device and dtype.
+        name: The recipe's name, where it is one of your own in a file; default: found from its class.
+        operators: Where given, filled with what a step spends its time on.
     """
     from stateshape.policy.settings import ModelSettings
     from stateshape.recipes.recipe import recipe_name
@@ -102,7 +115,14 @@ def measure_drift(
     seed: int = 0,
     model_settings: ModelSettings | None = None,
 ) -> DriftRecord:
-    """How far the states of `b` lie from those of `a`, beside `a` against itself with another sampling seed."""
+    """Distances between the states of `a` and `b`, each with its null and with `a` against itself (another sampling seed).
+
+    Args:
+        a: The reference: a model or a run folder.
+        b: The other model or run folder.
+        task: Task whose last training prompts are used.
+        choice: Number of prompts and cuts, length, temperature, encoders.
+    """
     from stateshape.policy.settings import ModelSettings
     from stateshape.study.plan import DriftChoice
     from stateshape.study.single import drift_between
