@@ -21,7 +21,7 @@ from blocks import Block, blocks_of, commands_of  # noqa: E402
 from check_commands import commands_to_parse, pages, problem_of  # noqa: E402
 
 PAGES = {str(page.relative_to(ROOT)): page for page in pages()}
-EXECUTED = [name for name in PAGES if name.startswith("docs/")]
+EXECUTED = [name for name in PAGES if name.startswith("docs/") or name == "README.md"]
 LINKED = [*PAGES, "CHANGELOG.md"]
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 NAMED_FILE = re.compile(r"`((?:src|tests|benchmarks|examples|scripts|results|docs)/[\w./-]+)`")
