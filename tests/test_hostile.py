@@ -323,3 +323,11 @@ def test_recorded_states_that_no_run_writes(tmp_path: Path) -> None:
 def test_json_values_keep_what_is_fine() -> None:
     value = {"a": [1, 2.5, None, True, "x", {"b": []}], "": {}}
     assert json_value(json.dumps(value), where="f") == value
+
+
+def test_recorded_steps_are_those_of_the_name(tmp_path: Path) -> None:
+    path = tmp_path / "steps-000003-000004.parquet"
+    check_rows(path, pa.table({"step": [3, 4]}))
+    for steps in ([2, 3], [4, 5], [-1]):
+        with pytest.raises(BadInput, match="expected those that its name says"):
+            check_rows(path, pa.table({"step": steps}))

@@ -11,7 +11,7 @@ from torch import nn
 
 import tiny
 from stateshape.core.files import BadInput
-from stateshape.policy import checks, tree_attention
+from stateshape.policy import checks, exact, tree_attention
 from stateshape.policy.decoder import Decoder, Halves, before_attention
 from stateshape.policy.policy import Policy
 from stateshape.policy.weights import SharedWeights
@@ -186,6 +186,15 @@ def test_a_model_of_few_positions_is_no_reason(num_positions):
         vocab_size=SIZES["vocab_size"], n_embd=32, n_layer=2, n_head=4, n_positions=num_positions, eos_token_id=1
     )
     assert not shared_of(model_of(config)).is_plain_decoder
+
+
+def test_a_head_taken_a_few_columns_at_a_time_is_the_same(monkeypatch):
+    left, right = torch.randn(3, 8), torch.randn(50, 8).to(torch.bfloat16)
+    monkeypatch.setattr(exact, "MAX_NUMBERS", 60)
+    with exact.ExactArithmetic():
+        found = left @ right.T
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, left.double() @ right.double().T, rtol=1e-12, atol=1e-12)
 
 
 # Numbers

@@ -63,6 +63,7 @@ def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     check_part(path)
     with reading(path):
         table = pq.read_table(path, columns=columns, partitioning=None)
+        table.validate(full=True)  # texts are UTF-8, offsets lie inside their arrays
     check_rows(path, table)
     return table
 
@@ -75,7 +76,17 @@ def check_rows(path: Path, table: pa.Table) -> None:
     lengths = [pc.list_value_length(table[name]) for name in EVERY_TOKEN if name in table.column_names]
     for other in lengths[1:]:
         if not other.equals(lengths[0]):
-            raise BadInput(f"{path}: got a row with {' or '.join(EVERY_TOKEN)} of other lengths; expected one a token")
+            raise BadInput(
+                f"{path}: got a row with {' or '.join(EVERY_TOKEN)} of other lengths; expected one for each token"
+            )
+    match = NAME.fullmatch(path.name)
+    if match and "step" in table.column_names and len(table):
+        steps = pc.min_max(table["step"]).as_py()
+        if steps["min"] < int(match[1]) or steps["max"] > int(match[2]):
+            raise BadInput(
+                f"{path}: step: got rows of steps {steps['min']} to {steps['max']}; expected those that its name says; give "
+                "it its old name"
+            )
 
 
 @contextmanager
@@ -85,7 +96,7 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise
-    except (pa.ArrowException, OSError, MemoryError, OverflowError) as error:
+    except (pa.ArrowException, OSError, MemoryError, OverflowError, UnicodeDecodeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise BadInput(f"{path}: not a readable Parquet file ({one_line(reason, limit=120)})") from None
 

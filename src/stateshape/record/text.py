@@ -81,7 +81,9 @@ def open_with_transformers(model: str, folder: Path) -> Decoder:
 def check_row(ids: Sequence[int] | None, origins: Sequence[int] | None, supervised: Sequence[bool] | None) -> None:
     """Raises BadInput for a row that no run records, as of a damaged file or another program's."""
     if ids is None or origins is None or supervised is None or not len(ids) == len(origins) == len(supervised):
-        raise BadInput("states: got a row with ids, origins and supervised of other lengths; expected one each a token")
+        raise BadInput(
+            "states: got a row with ids, origins and supervised of other lengths; expected each once for a token"
+        )
     if not all(origin in range(len(ORIGINS)) for origin in origins) or any(token is None or token < 0 for token in ids):
         raise BadInput(f"states: got a row with an unknown origin or token; expected origins 0 to {len(ORIGINS) - 1}")
 
