@@ -77,7 +77,7 @@ def check_rows(path: Path, table: pa.Table) -> None:
     for other in lengths[1:]:
         if not other.equals(lengths[0]):
             raise BadInput(
-                f"{path}: got a row with {' or '.join(EVERY_TOKEN)} of other lengths; expected one for each token"
+                f"{path}: got a row whose {', '.join(EVERY_TOKEN)} differ in length; expected one for each token"
             )
     match = NAME.fullmatch(path.name)
     if match and "step" in table.column_names and len(table):

@@ -82,7 +82,7 @@ def check_row(ids: Sequence[int] | None, origins: Sequence[int] | None, supervis
     """Raises BadInput for a row that no run records, as of a damaged file or another program's."""
     if ids is None or origins is None or supervised is None or not len(ids) == len(origins) == len(supervised):
         raise BadInput(
-            "states: got a row with ids, origins and supervised of other lengths; expected each once for a token"
+            "states: got a row whose ids, origins and supervised differ in length; expected one for each token"
         )
     if not all(origin in range(len(ORIGINS)) for origin in origins) or any(token is None or token < 0 for token in ids):
         raise BadInput(f"states: got a row with an unknown origin or token; expected origins 0 to {len(ORIGINS) - 1}")
