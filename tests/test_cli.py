@@ -357,5 +357,6 @@ def test_a_folder_that_can_t_be_made_is_one_line_before_any_work(
     monkeypatch.setattr("stateshape.tasks.load.load_task", lambda *_, **__: pytest.fail("data was read"))
     code, told, err = run(*command.split(), "--out", out)
     assert (code, told, err.count("\n")) == (2, "", 1)
-    assert err.startswith("stateshape: out: got ")
+    told_at = "argument" if out == "\udcff" else "out: got"  # no text at all is refused before it is read as a flag
+    assert err.startswith(f"stateshape: {told_at}")
     assert list(tmp_path.iterdir()) == []

@@ -80,7 +80,7 @@ def test_a_number_is_graded_as_people_write_it(tmp_path):
 
 @pytest.mark.parametrize("row", [{**SUM, "answer": float("nan")}, {**COLOUR, "answer": float("inf")}])
 def test_a_gap_in_a_table_is_no_answer(tmp_path, row):
-    assert f"mine.jsonl:1: answer: got {row['answer']}, a gap" in refusal(tmp_path, row)
+    assert f"mine.jsonl:1: answer: got {row['answer']}; expected a finite number" in refusal(tmp_path, row)
     assert "mine.jsonl:1: tag: got nan" in refusal(tmp_path, {**SUM, "tag": float("nan")})
 
 

@@ -294,7 +294,7 @@ def test_prompts_get_no_end_token_and_continuations_no_special_tokens():
     policy = Policy(shared, None)
     plain = policy.encode("abc 1")
 
-    def with_specials(text, add_special_tokens=True):
+    def with_specials(text, add_special_tokens=True, **_):
         return {"input_ids": [44, *plain, tiny.EOS] if add_special_tokens else plain}
 
     with_specials.pad_token_id = None

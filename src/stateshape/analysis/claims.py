@@ -17,7 +17,7 @@ from scipy.stats import t as student_t
 from scipy.stats import ttest_1samp
 
 from stateshape.analysis.estimates import EMPTY, contrast
-from stateshape.analysis.predictors import SETS, correlation, heldout_r2, predictor_rows
+from stateshape.analysis.predictors import DRIFT, SETS, correlation, heldout_r2, predictor_rows
 from stateshape.analysis.scores import StudyScores
 from stateshape.core.files import BadInput
 from stateshape.core.study_records import Estimate, PlanRecord
@@ -294,7 +294,7 @@ def _over_seeds(label: str, values: Mapping[int, float], *, threshold: float = 0
 def _correlation(study: StudyScores) -> Effect:
     """Spearman correlation of drift with mean forgetting over runs x seeds."""
     label = f"Spearman correlation of drift ({DRIFT_NAME}) with mean forgetting, over runs and seeds"
-    found = correlation(predictor_rows(study), DRIFT_NAME, kind="Spearman", min_runs=MIN_POINTS)
+    found = correlation(predictor_rows(study), DRIFT, kind="Spearman", min_runs=MIN_POINTS)
     lacks = found.value.note if found.value.value is None else None
     return Effect(key=label, label=label, estimate=found.value, p=found.p, test=CORRELATION, lacks=lacks)
 

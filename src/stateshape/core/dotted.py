@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from stateshape.core.files import BadInput
-from stateshape.core.wording import one_line, shown
+from stateshape.core.wording import MAX_PATH, one_line, shown
 
 
 def load_object(path: str, *, what: str) -> Any:
@@ -23,7 +23,8 @@ def load_object(path: str, *, what: str) -> Any:
     except (Exception, SystemExit) as error:  # a user's module may raise anything while it is imported
         reason = one_line(f"{type(error).__name__}: {error}", limit=200)
         raise BadInput(
-            f"{what}: got {shown(path)}, which can't be imported ({reason}); expected package.module:Name or file.py:Name"
+            f"{what}: got {shown(path, limit=MAX_PATH)}, which can't be imported ({reason}); expected "
+            "package.module:Name or file.py:Name"
         ) from None
     return found
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from stateshape.core.meter import Meter
+if TYPE_CHECKING:
+    from stateshape.core.meter import Meter
 
 Tick = Callable[[int, int], None]
 """(done, total)"""

@@ -66,6 +66,7 @@ class Policy:
         """Last hidden states [N, D] of each row at its places, in order. Rows without places are not among `rows`."""
         asked = [np.asarray(at) for at in places if len(at)]
         longest = max(map(len, rows), default=0)
+        self.check_length(longest)
         if self.max_positions is not None and longest > self.max_positions:
             raise BadInput(
                 f"{self.weights.source}: got a row of {longest} tokens; expected at most the model's {self.max_positions} "
@@ -74,7 +75,6 @@ class Policy:
         if not rows:
             made_ND = self.head_VD.new_zeros(0, self.head_VD.shape[1])
             return made_ND.requires_grad_(self.is_trainable and torch.is_grad_enabled())
-        self.check_length(max(map(len, rows)))
         self.activate()
         layout = lay_out(rows, self.device)
         wanted = np.concatenate([path[at] for path, at in zip(layout.paths, asked, strict=True)])

@@ -67,7 +67,7 @@ def train_single(
         begun = check_same_run(folder, planned_record(plan, [task], spec, seed, partial(stands_at, model)))
         if begun is not None and begun.is_complete:
             close_run(folder)
-            return begun
+            return warned(begun, reporter)
         bench = StudyContext(
             plan=plan,
             folder=folder,
@@ -77,10 +77,13 @@ def train_single(
             reporter=reporter,
             operators=operators,
         )
-        done = complete_run(folder, train_one(bench, spec, seed, folder))
-        for warning in done.warnings:
-            reporter.warn(warning)
-        return done
+        return warned(complete_run(folder, train_one(bench, spec, seed, folder)), reporter)
+
+
+def warned(record: RunRecord, reporter: Reporter) -> RunRecord:
+    for warning in record.warnings:
+        reporter.warn(warning)
+    return record
 
 
 def single_plan(
