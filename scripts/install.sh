@@ -31,8 +31,9 @@ if ! "$bin/python" -c 'import torch' 2> /dev/null; then
   if [ "$torch" = cpu ]; then
     echo "Installing into $venv with a CPU build of torch: about 2 GB on disk, 0.5 GB to download, 1 to 5 minutes."
     # The CPU index may be out of reach (a mirror, a closed network): then the default index has to do.
-    "$bin/python" -m pip install -q "${pins[@]}" --retries 1 --timeout 15 --index-url "$cpu_index" torch 2> /dev/null ||
-      { echo "The index of CPU builds cannot be reached: taking the default one." >&2; torch=default; }
+    version=$(sed -n 's/^torch==//p' constraints.txt)
+    "$bin/python" -m pip install -q "${pins[@]}" --retries 1 --timeout 15 --extra-index-url "$cpu_index" "torch==$version+cpu" 2> /dev/null ||
+      { echo "No CPU build can be had from $cpu_index: taking pip's default index." >&2; torch=default; }
   fi
   if [ "$torch" = default ]; then
     echo "Installing into $venv with torch from pip's default index. On Linux that is a build with CUDA: about 6 GB on disk," \
