@@ -126,7 +126,7 @@ def test_the_grid_shows_every_cell_its_recipes_or_the_reason(run: Run) -> None:
         ("study smoke --model embeded --out NEW", "did you mean embedded?"),
         ("study smoke --out FILE", "is a file; expected a folder"),
         ("study smoke --out FILE/below", "is a file; expected a folder"),
-        ("study smoke --out FULL", "is not empty and holds no study"),
+        ("study smoke --out FULL", "is not empty and contains no study"),
         ("study smoke --data NEW --out NEW2", "which is not a folder"),
         ("train sfft --model embedded --task arithmetic --out NEW", "recipe: got 'sfft'"),
         ("train nowhere:Recipe --model embedded --task arithmetic --out NEW", "can't be imported"),
@@ -135,13 +135,16 @@ def test_the_grid_shows_every_cell_its_recipes_or_the_reason(run: Run) -> None:
         ("train sft --model embedded --task arithmetic --out NEW --lr nan", "lr: got nan"),
         ("train sft --model embedded --task arithmetic --out NEW --lr -1", "lr: got -1.0"),
         ("train sft --model embedded --task facts --out NEW", "multiple choice"),
-        ("train sft --model embedded --task arithmetic --out FULL", "is not empty and holds no run"),
+        ("train sft --model embedded --task arithmetic --out FULL", "is not empty and contains no run"),
         ("train sft --model embedded --task BAD.jsonl --out NEW", "BAD.jsonl:2"),
         ("train sft --model embedded --task TEST.jsonl --out NEW", "got no training rows"),
         ("train sft --model embedded --task BARE.jsonl --out NEW", "no solution"),
         ("train opd_continuation --model embedded --task arithmetic --out NEW", "--teacher"),
         ("train opd_continuation --model embedded --task arithmetic --teacher ./none --out NEW", "'./none'"),
-        ("train opd_continuation --model embedded --task arithmetic --teacher OTHER --out NEW", "another vocabulary"),
+        (
+            "train opd_continuation --model embedded --task arithmetic --teacher OTHER --out NEW",
+            "a different vocabulary",
+        ),
         ("eval FULL --task facts --out NEW", "a folder with no config.json"),
         ("eval FILE --task facts --out NEW", "a file; expected a folder"),
         ("eval BADRUN --task facts --out NEW", "run.json: model: got None"),
@@ -224,8 +227,8 @@ def test_interruption_and_a_full_disk_are_one_line(run: Run, monkeypatch: pytest
         raise OSError(28, "No space left on device", "out/run.json")
 
     monkeypatch.setattr("stateshape.cli.parser.run", interrupted)
-    assert run("study", "smoke") == (130, "", "stopped; the same command goes on from here\n")
-    assert run("drift", "a") == (130, "", "stopped\n")
+    assert run("study", "smoke") == (130, "", "Stopped. Run the same command to resume.\n")
+    assert run("drift", "a") == (130, "", "Stopped.\n")
     monkeypatch.setattr("stateshape.cli.parser.run", full)
     code, _, err = run("study", "smoke")
     assert code == 2
