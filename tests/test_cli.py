@@ -78,6 +78,12 @@ def test_help_names_every_flag(command: str, flags: str, run: Run) -> None:
     assert [flag for flag in flags.split() if flag.lower() not in out.lower()] == []
 
 
+def test_help_of_a_recipe_explains_the_flags_that_all_share(run: Run) -> None:
+    out = run("train", "sft", "--help")[1]
+    assert "Task whose training prompts are used" in out.partition("options")[2]
+    assert "Args:" not in out
+
+
 def test_version_completion_and_overview(run: Run) -> None:
     assert run("--version")[:2] == (0, "stateshape 0.1.0\n")
     code, out, _ = run("--tyro-print-completion", "bash")
@@ -156,10 +162,10 @@ def test_the_grid_shows_every_cell_its_recipes_or_the_reason(run: Run) -> None:
         ("drift embedded embedded --task arithmetic --prompts 0", "prompts: got 0"),
         ("doctor --model embedded --device foo", "device: got 'foo'"),
         ("doctor --model embedded --dtype int8", "dtype: got 'int8'"),
-        ("report FULL", "holds no plan.json"),
+        ("report FULL", "contains no plan.json"),
         ("embedded tain --out NEW", "got 'tain'; expected train"),
         ("embedded train --out NEW --steps 0", "steps: got 0"),
-        ("embedded train --out FULL", "holds no embedded base"),
+        ("embedded train --out FULL", "contains no embedded base"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(
@@ -251,7 +257,7 @@ def test_methods_and_report_need_no_tensor_library(tmp_path: Path) -> None:
     )
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (told.returncode, told.stderr.count("\n")) == (2, 1), told.stderr
-    assert "holds no plan.json" in told.stderr
+    assert "contains no plan.json" in told.stderr
 
 
 def test_eval_writes_rows_and_summary(run: Run, tmp_path: Path) -> None:

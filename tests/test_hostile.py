@@ -230,7 +230,7 @@ def test_shots_beyond_reason_are_refused_at_once(task: str, tmp_path: Path) -> N
     [
         (["eval", "embedded", "--task", "fac\udce9ts", "--out", "o"], r"argument 4: got 'fac\udce9ts'; expected UTF-8 text"),
         (["report", "a\0b"], r"argument 2: got 'a\x00b'"),
-        (["report", "x" * 5_000], "holds no plan.json"),
+        (["report", "x" * 5_000], "contains no plan.json"),
         (["study", "x" * 5_000, "--dry-run"], "study: got 'xxx"),
         (["x" * 5_000], "command: got 'xxx"),
         (["eval", "embedded", "--task", "facts", "--data", "x" * 5_000, "--out", "o"], "data: got 'xxx"),

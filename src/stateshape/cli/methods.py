@@ -18,8 +18,7 @@ def methods(
 
 
     Args:
-        name: Show one method as a tree with its settings: a name from the list, or your own as package.module:Class or
-            file.py:Class.
+        name: Show one method as a tree with its settings: a name from the list, package.module:Class or file.py:Class.
         json_output: Print JSON instead of tables.
     """
     from stateshape.cli.grid import cells, grid_table, method_tree, methods_table

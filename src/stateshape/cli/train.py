@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from stateshape.core.records import Operators
 
 ARGS = """
-    Args:
-        recipe: The method's own settings.
-        model: 'embedded', a local folder, or a hub id.
-        task: Task whose training prompts are used: gsm8k, arithmetic, or a .jsonl file.
-        out: The run folder.
-        seed: Seed of data order, adapter initialisation and sampling.
-        data: Folder with the official data files; default: $STATESHAPE_DATA, else the hub.
-        settings: Optimiser, batch size and length of training.
-        model_settings: Device, dtype, compilation.
-        profile: Print time and memory per phase, and write profile.json; adds one step, without its update.
-        quiet: No progress output.
-        json_events: Report progress as JSON lines on stderr.
+Args:
+    recipe: The method's own settings.
+    model: 'embedded', a local folder, or a hub id.
+    task: Task whose training prompts are used: gsm8k, arithmetic, or a .jsonl file.
+    out: The run folder.
+    seed: Seed of data order, adapter initialisation and sampling.
+    data: Folder with the official data files; default: $STATESHAPE_DATA, else the hub.
+    settings: Optimiser, batch size and length of training.
+    model_settings: Device, dtype, compilation.
+    profile: Print time and memory per phase, and write profile.json; adds one step, without its update.
+    quiet: No progress output.
+    json_events: Report progress as JSON lines on stderr.
 """
 
 
