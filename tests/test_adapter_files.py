@@ -173,13 +173,13 @@ FILES: dict[str, tuple[Any, str]] = {
     "pickled": (only_pickled, r"adapter_model.bin and no adapter_model.safetensors; .*save it again with save_pretrained"),
     "none": (lambda folder: (folder / "adapter_model.safetensors").unlink(), "without adapter_model.safetensors"),
     "cut off": (lambda folder: cut(folder, 2500), r"of 2,500 bytes, while its header describes"),
-    "cut in its header": (lambda folder: cut(folder, 300), r"no safetensors file or a broken one \(300 bytes\)"),
+    "cut in its header": (lambda folder: cut(folder, 300), r"not a safetensors file or a broken one \(300 bytes\)"),
     "empty": (lambda folder: cut(folder, 0), r"broken one \(0 bytes\)"),
     "pointer": (
         lambda folder: (folder / "adapter_model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n"),
         "a Git LFS pointer; .*git lfs pull",
     ),
-    "no number": (lambda folder: change(folder, no_number), r"lora_A.weight holds a value that is no finite number"),
+    "no number": (lambda folder: change(folder, no_number), r"lora_A.weight contains a value that is not a finite number"),
     "another rank": (
         lambda folder: change(folder, narrower),
         r"q_proj.lora_A.weight of shape \(3, 32\); expected \(4, 32\), .* on '.*base'",

@@ -78,6 +78,12 @@ def test_help_names_every_flag(command: str, flags: str, run: Run) -> None:
     assert [flag for flag in flags.split() if flag.lower() not in out.lower()] == []
 
 
+def test_help_of_a_recipe_explains_the_flags_that_all_share(run: Run) -> None:
+    out = run("train", "sft", "--help")[1]
+    assert "Task whose training prompts are used" in out.partition("options")[2]
+    assert "Args:" not in out
+
+
 def test_version_completion_and_overview(run: Run) -> None:
     assert run("--version")[:2] == (0, "stateshape 0.1.0\n")
     code, out, _ = run("--tyro-print-completion", "bash")
@@ -126,7 +132,7 @@ def test_the_grid_shows_every_cell_its_recipes_or_the_reason(run: Run) -> None:
         ("study smoke --model embeded --out NEW", "did you mean embedded?"),
         ("study smoke --out FILE", "is a file; expected a folder"),
         ("study smoke --out FILE/below", "is a file; expected a folder"),
-        ("study smoke --out FULL", "is not empty and holds no study"),
+        ("study smoke --out FULL", "is not empty and contains no study"),
         ("study smoke --data NEW --out NEW2", "which is not a folder"),
         ("train sfft --model embedded --task arithmetic --out NEW", "recipe: got 'sfft'"),
         ("train nowhere:Recipe --model embedded --task arithmetic --out NEW", "can't be imported"),
@@ -135,13 +141,16 @@ def test_the_grid_shows_every_cell_its_recipes_or_the_reason(run: Run) -> None:
         ("train sft --model embedded --task arithmetic --out NEW --lr nan", "lr: got nan"),
         ("train sft --model embedded --task arithmetic --out NEW --lr -1", "lr: got -1.0"),
         ("train sft --model embedded --task facts --out NEW", "multiple choice"),
-        ("train sft --model embedded --task arithmetic --out FULL", "is not empty and holds no run"),
+        ("train sft --model embedded --task arithmetic --out FULL", "is not empty and contains no run"),
         ("train sft --model embedded --task BAD.jsonl --out NEW", "BAD.jsonl:2"),
         ("train sft --model embedded --task TEST.jsonl --out NEW", "got no training rows"),
         ("train sft --model embedded --task BARE.jsonl --out NEW", "no solution"),
         ("train opd_continuation --model embedded --task arithmetic --out NEW", "--teacher"),
         ("train opd_continuation --model embedded --task arithmetic --teacher ./none --out NEW", "'./none'"),
-        ("train opd_continuation --model embedded --task arithmetic --teacher OTHER --out NEW", "another vocabulary"),
+        (
+            "train opd_continuation --model embedded --task arithmetic --teacher OTHER --out NEW",
+            "a different vocabulary",
+        ),
         ("eval FULL --task facts --out NEW", "a folder with no config.json"),
         ("eval FILE --task facts --out NEW", "a file; expected a folder"),
         ("eval BADRUN --task facts --out NEW", "run.json: model: got None"),
@@ -153,10 +162,10 @@ def test_the_grid_shows_every_cell_its_recipes_or_the_reason(run: Run) -> None:
         ("drift embedded embedded --task arithmetic --prompts 0", "prompts: got 0"),
         ("doctor --model embedded --device foo", "device: got 'foo'"),
         ("doctor --model embedded --dtype int8", "dtype: got 'int8'"),
-        ("report FULL", "holds no plan.json"),
+        ("report FULL", "contains no plan.json"),
         ("embedded tain --out NEW", "got 'tain'; expected train"),
         ("embedded train --out NEW --steps 0", "steps: got 0"),
-        ("embedded train --out FULL", "holds no embedded base"),
+        ("embedded train --out FULL", "contains no embedded base"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(
@@ -224,8 +233,8 @@ def test_interruption_and_a_full_disk_are_one_line(run: Run, monkeypatch: pytest
         raise OSError(28, "No space left on device", "out/run.json")
 
     monkeypatch.setattr("stateshape.cli.parser.run", interrupted)
-    assert run("study", "smoke") == (130, "", "stopped; the same command goes on from here\n")
-    assert run("drift", "a") == (130, "", "stopped\n")
+    assert run("study", "smoke") == (130, "", "Stopped. Run the same command to resume.\n")
+    assert run("drift", "a") == (130, "", "Stopped.\n")
     monkeypatch.setattr("stateshape.cli.parser.run", full)
     code, _, err = run("study", "smoke")
     assert code == 2
@@ -248,7 +257,7 @@ def test_methods_and_report_need_no_tensor_library(tmp_path: Path) -> None:
     )
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (told.returncode, told.stderr.count("\n")) == (2, 1), told.stderr
-    assert "holds no plan.json" in told.stderr
+    assert "contains no plan.json" in told.stderr
 
 
 def test_eval_writes_rows_and_summary(run: Run, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_a_smaller_one_does_not_replace_a_larger_one_unasked(evaluate: Eval) -> 
     before = contents(Path("o"))
     code, told = evaluate("embedded", "facts", "--limit", "2")
     assert (code, told.count("\n")) == (2, 1)
-    assert "is of another evaluation (limit: 4 there, 2 now)" in told and "--overwrite" in told
+    assert "is from a different evaluation (limit: 4 there, 2 now)" in told and "--overwrite" in told
     assert contents(Path("o")) == before
     assert evaluate("embedded", "facts", "--limit", "4")[0] == 0, "the same again"
     assert contents(Path("o"))["evals/facts.jsonl"] == before["evals/facts.jsonl"]
@@ -105,7 +105,7 @@ def test_an_older_summary_is_read_and_not_replaced_unasked(evaluate: Eval) -> No
     path.write_text(json.dumps(entries))
     assert read_about(Path("o"), "facts") is None
     assert read_summaries(Path("o"))["facts"]["mc1"].n == 2
-    assert "does not say of which model" in evaluate("embedded", "facts", "--limit", "2")[1]
+    assert "does not name its model" in evaluate("embedded", "facts", "--limit", "2")[1]
     assert evaluate("embedded", "exam", "--limit", "2")[0] == 0, "another task beside it"
 
 

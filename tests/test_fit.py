@@ -88,7 +88,7 @@ def test_where_a_token_reaches_across_the_two_are_encoded_apart_and_it_is_said()
     assert joined.text == policy.encode("b")
     one = item("3a", "b")
     (note,) = fit_notes(policy, [one, item("3a", " c")], [DatasetStates(items={"x": one})])
-    assert note.startswith("solution: in 1 of 2 training items a token of this tokenizer reaches from the prompt")
+    assert note.startswith("solution: in 1 of 2 training items one token would span the end of the prompt")
 
 
 def test_an_end_token_inside_a_solution_is_refused():

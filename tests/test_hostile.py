@@ -127,7 +127,7 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9
     ("text", "wanted"),
     [
         (BOMB, "by its aliases; expected fewer"),
-        ("a: &a [*a]", "line 1: got an alias of what it stands in"),
+        ("a: &a [*a]", "line 1: got an alias that contains itself"),
         ("a: " + "[" * 3_000, "nested too deeply"),
         ("a: " + "[" * 70 + "]" * 70, "line 1: nested too deeply; expected at most 64 levels"),
         ("a: 1\nb: 2\na: 3", "line 3: got 'a' twice"),
@@ -230,7 +230,7 @@ def test_shots_beyond_reason_are_refused_at_once(task: str, tmp_path: Path) -> N
     [
         (["eval", "embedded", "--task", "fac\udce9ts", "--out", "o"], r"argument 4: got 'fac\udce9ts'; expected UTF-8 text"),
         (["report", "a\0b"], r"argument 2: got 'a\x00b'"),
-        (["report", "x" * 5_000], "holds no plan.json"),
+        (["report", "x" * 5_000], "contains no plan.json"),
         (["study", "x" * 5_000, "--dry-run"], "study: got 'xxx"),
         (["x" * 5_000], "command: got 'xxx"),
         (["eval", "embedded", "--task", "facts", "--data", "x" * 5_000, "--out", "o"], "data: got 'xxx"),

@@ -60,7 +60,7 @@ WRONG = {
     "a field of another type": (lambda f: with_config(f, hidden_size="many"), "could not be loaded .*hidden_size"),
     "an unknown kind": (lambda f: with_config(f, model_type="nonesuch"), "could not be loaded .*nonesuch"),
     "no tokenizer": (
-        lambda f: [path.unlink() for path in f.glob("tokenizer*")], "whose tokenizer makes no tokens|could not be loaded"
+        lambda f: [path.unlink() for path in f.glob("tokenizer*")], "whose tokenizer returns no tokens|could not be loaded"
     ),
 }  # fmt: skip
 

@@ -75,17 +75,17 @@ def test_a_run_does_not_go_on_with_other_data_or_other_weights(run: Run, monkeyp
         assert {path: path.read_bytes() for path in Path("r").rglob("*") if path.is_file()} == before
 
     write_data(Path("data.jsonl"), 1)
-    refused("r was begun with other data for data (sha256 ")
+    refused("r was started with different data for data (sha256 ")
     write_data(Path("data.jsonl"), 0)
     other_config(Path("m"))
-    refused("r was begun with other weights of the base model")
+    refused("r was started with different weights of the base model")
     shutil.rmtree("m")
     shutil.copytree(base_folder(), "m")
     assert run(*command)[0] == 0
     assert json.loads(Path("r/run.json").read_text())["num_steps"] == 2
     before = {path: path.read_bytes() for path in Path("r").rglob("*") if path.is_file()}
     write_data(Path("data.jsonl"), 1)
-    refused("r was begun with other data for data")
+    refused("r was started with different data for data")
     write_data(Path("data.jsonl"), 0)
     (Path("r") / "metrics.jsonl").write_text("")
     before[Path("r/metrics.jsonl")] = b""
@@ -104,8 +104,8 @@ def test_nor_with_another_teacher_or_other_states(run: Run, monkeypatch: pytest.
     assert run(*pupil, "--out", "pupil")[0] == 0, "finished, and nothing else"
     shutil.rmtree("t")
     assert run("train", "sft", *own, "--out", "t", "--seed", "1")[0] == 0
-    assert "pupil was begun with other weights for teacher t" in run(*pupil, "--out", "pupil")[1]
-    assert "again was begun with other states t" in run(*replay, "--out", "again")[1]
+    assert "pupil was started with different weights for teacher t" in run(*pupil, "--out", "pupil")[1]
+    assert "again was started with different states t" in run(*replay, "--out", "again")[1]
     adapter = Path("t/adapter/adapter_model.safetensors")
     adapter.write_bytes(adapter.read_bytes()[:-1] + b"x")
     for out in ("pupil", "new"):
@@ -123,7 +123,7 @@ def test_a_study_refuses_other_weights_under_the_models_name(run: Run) -> None:
     other_config(Path("m"))
     code, told = run("study", "s.yaml", "--out", "s", "--quiet")
     assert (code, told.count("\n")) == (2, 1)
-    assert "s was begun with other weights of the base model" in told
+    assert "s was started with different weights of the base model" in told
     for path in Path("s").rglob("manifest.json"):
         path.unlink()
     run_json = Path("s/runs/one/seed0/run.json")
@@ -139,5 +139,5 @@ def test_what_an_older_record_does_not_say_is_not_compared(tmp_path: Path) -> No
     now = {"weights_sha256": "a", "data_sha256": {"t": "b"}, "sources_sha256": {"teacher x": "c", "states y": None}}
     for begun in ({}, {"weights_sha256": None, "data_sha256": {}}, {"sources_sha256": {"states y": "d"}}, dict(now)):
         check_same_origin(tmp_path, begun, now)
-    with pytest.raises(BadInput, match="other weights for teacher x"):
+    with pytest.raises(BadInput, match="different weights for teacher x"):
         check_same_origin(tmp_path, {"sources_sha256": {"teacher x": "0"}}, now)

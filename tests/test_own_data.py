@@ -152,9 +152,9 @@ def test_the_official_and_the_embedded_solutions_are_graded_right():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"answer": "Question: what?"}, "answer: got 'Question: what?', which holds the stop text 'Question:'"),
-        ({"answer": "x < y </s>"}, "answer: got 'x < y </s>', which holds the stop text '</s>'"),
-        ({"answer": "####"}, "answer: got '####', with nothing behind its ####"),
+        ({"answer": "Question: what?"}, "answer: got 'Question: what?', which contains the stop text 'Question:'"),
+        ({"answer": "x < y </s>"}, "answer: got 'x < y </s>', which contains the stop text '</s>'"),
+        ({"answer": "####"}, "answer: got '####', with nothing after its ####"),
         ({"solution": "7<|im_end|>"}, "solution: got '<|im_end|>' at its end"),
         ({"solution": "7", "rejected": "8 </s>\n"}, "rejected: got '</s>' at its end"),
     ],
@@ -222,11 +222,11 @@ def test_a_file_may_have_settings(tmp_path):
         ([{"settings": {"stops": "x"}}, SUM], "settings: stops: got 'x'; expected a list"),
         ([{"settings": {"stops": [""]}}, SUM], "settings: stops: got an empty text"),
         ([{"settings": {"max_new_tokens": 0}}, SUM], "settings: max_new_tokens: got 0; expected 1 or more"),
-        ([{"settings": {}, **SUM}, SUM], "settings: got other keys beside them"),
+        ([{"settings": {}, **SUM}, SUM], "settings: got other keys in the same row"),
         ([SUM, {"settings": {}}], "mine.jsonl:2: settings: got them in a later row"),
         ([{"settings": {"stops": ["x"]}}, COLOUR], "settings: stops: got it for multiple choice"),
         ([{"settings": {}}], "mine.jsonl: got no rows"),
-        ([{"settings": {"stops": ["7"]}}, SUM], "answer: got '7', which holds the stop text '7'"),
+        ([{"settings": {"stops": ["7"]}}, SUM], "answer: got '7', which contains the stop text '7'"),
     ],
 )
 def test_settings_that_are_refused(tmp_path, rows, message):
@@ -337,11 +337,12 @@ def test_prompts_that_are_seen_twice_are_counted(tmp_path, caplog):
     load(tmp_path, *rows)
     assert "prompt: 2 of 3 test prompts are also training prompts (line 2 is the first)" in caplog.text
     assert (
-        "answer: 1 of 4 rows ask what an earlier row asks and give another answer (line 3 is the first)" in caplog.text
+        "answer: 1 of 4 rows repeat the prompt of an earlier row with a different answer (line 3 is the first)"
+        in caplog.text
     )
     caplog.clear()
     load(tmp_path, {**SUM, "prompt": "3\r\n+4="})
-    assert "1 of 1 rows hold Windows line ends" in caplog.text
+    assert "1 of 1 rows contain Windows line ends" in caplog.text
 
 
 def test_a_file_without_test_rows_has_nothing_to_evaluate(tmp_path):

@@ -87,11 +87,11 @@ def test_the_others_go_on_without_a_run_that_diverged(tmp_path):
     runs = [spec("mad"), spec("pupil", "mad"), spec("its_pupil", "pupil"), spec("other")]
     run_parallel(partial(opened, tmp_path), runs, [0], 2, said)
     assert [path.name for path in tmp_path.iterdir()] == ["other0"]
-    dead = [line for line in said.lines if "died" in line]
+    dead = [line for line in said.lines if "failed" in line]
     assert dead == [
-        "mad, seed 0: died; training diverged at step 3",
-        "pupil, seed 0: died; it needs mad",
-        "its_pupil, seed 0: died; it needs pupil",
+        "mad, seed 0: failed; training diverged at step 3",
+        "pupil, seed 0: failed; it needs mad",
+        "its_pupil, seed 0: failed; it needs pupil",
     ]
 
 

@@ -350,7 +350,7 @@ def test_a_table_is_aligned_and_a_missing_value_is_a_dash(embedded, capsys):
         (["--origin", "me"], "origin: got 'me'; expected one of prompt, dataset, learner, teacher"),
         (["--csv"], "csv: got it without --sql or --summary"),
         (["--sql", "SELECT 1", "--summary"], "sql, summary: got both"),
-        (["--sql", "SELECT 1", "--step", "1"], "step: got it beside --sql"),
+        (["--sql", "SELECT 1", "--step", "1"], "step: got it together with --sql"),
         (["--limit", "0"], "limit: got 0; expected a number above 0"),
         (["--sql", "SELEC 1"], "sql: Parser Error"),
     ],

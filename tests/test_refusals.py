@@ -80,7 +80,7 @@ def test_a_reward_that_is_no_number(value, tmp_path):
     reward = reward_of(f"{tmp_path / 'own.py'}:reward", tiny.parts(None))
     with pytest.raises(BadInput, match="for item0; expected a finite number, or None for no grade"):
         reward("item0", "text", "eos")
-    with pytest.raises(BadInput, match="which is no function"):
+    with pytest.raises(BadInput, match="which is not a function"):
         reward_of(f"{tmp_path / 'own.py'}:number", tiny.parts(None))
     with pytest.raises(BadInput, match=r"reward: got '\.:x', which can't be imported"):
         reward_of(".:x", tiny.parts(None))
@@ -116,7 +116,7 @@ class Mine(SFT):
 
 def test_a_recipe_of_ones_own(tmp_path):
     (tmp_path / "own.py").write_text(OWN)
-    with pytest.raises(BadInput, match="which is no dataclass"):
+    with pytest.raises(BadInput, match="which is not a dataclass"):
         recipe_class(f"{tmp_path / 'own.py'}:Bare")
     text = tiny.study_text(f"mine: {{recipe: '{tmp_path / 'own.py'}:Mine'}}")
     (tmp_path / "study.yaml").write_text(text)

@@ -153,7 +153,7 @@ def test_another_plan_or_other_data_is_refused(done: Study, tmp_path: Path, caps
     (out / "plan.json").write_text(json.dumps(plan))
     (out / "manifest.json").unlink()
     assert study(done[0], out) == 2
-    assert "was begun with other data for facts" in capsys.readouterr().err
+    assert "was started with different data for facts" in capsys.readouterr().err
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(
@@ -183,7 +183,7 @@ def test_a_full_disk_is_one_line_and_can_be_resumed(
         assert study(file, out) == 2
     told = capsys.readouterr().err
     assert told.count("\n") == 1
-    assert "the same command goes on" in told
+    assert "run the same command again" in told
     assert study(file, out) == 0
     assert results(out) == results(whole)
 

@@ -136,7 +136,7 @@ def methods_page() -> str:
     ]
     for name, (description, flags) in pages.items():
         own = [flag for flag in flags if flag not in shared]
-        parts += [f"## stateshape train {name}", _plain(description.split("\n\nThe same command")[0])]
+        parts += [f"## stateshape train {name}", _plain(description.split("\n\nRun the same command")[0])]
         parts.append(flag_table(own) if own else "No flags of its own.")
     return "\n\n".join(parts) + "\n"
 

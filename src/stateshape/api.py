@@ -216,13 +216,13 @@ def report_study(
 
     folder = Path(folder)
     if not os.path.exists(folder / layout.PLAN):
-        raise BadInput(f"study: {folder} holds no plan.json; expected the folder of a study")
+        raise BadInput(f"study: {folder} contains no plan.json; expected the folder of a study")
     check_output(folder, where="folder")
     with hold(folder, name=REPORT_LOCK):
         check_study(folder, accept=accept_changes, may_lack=MADE_AGAIN, say=say)
         if old := unsealed_runs(folder):
             say(
-                f"{len(old)} finished runs have no manifest.json, as an earlier version left them: changes can't be noticed"
+                f"{len(old)} finished runs have no manifest.json, written by an earlier version: changes cannot be detected"
             )
         return _write_results(folder)
 

@@ -1,4 +1,4 @@
-"""The command line: one function a command, flags from their signatures, one line for a user's mistake.
+"""The command line: one function per command, flags from their signatures, one line for a user's mistake.
 
 Only the command that was asked for is imported, so `methods`, `report` and `--help` stay quick and torch-free where they can.
 """
@@ -42,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             run(args)
     except KeyboardInterrupt:
-        goes_on = "; the same command goes on from here" if args[:1] in (["study"], ["train"]) else ""
-        print(f"\nstopped{goes_on}" if sys.stderr.isatty() else f"stopped{goes_on}", file=sys.stderr)
+        how_to_resume = " Run the same command to resume." if args[:1] in (["study"], ["train"]) else ""
+        print(f"\nStopped.{how_to_resume}" if sys.stderr.isatty() else f"Stopped.{how_to_resume}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -55,14 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno not in OF_THE_DISK:
             raise
         where = f" at {error.filename}" if error.filename else ""
-        line = one_line(f"{error.strerror}{where}; the same command goes on once that is mended")
+        line = one_line(f"{error.strerror}{where}; fix that and run the same command again")
         print(f"stateshape: {line}", file=sys.stderr)
         return EXIT_BAD_INPUT
     return 0
 
 
 def check_arguments(args: Sequence[str]) -> None:
-    """Every argument is text: bytes that are no UTF-8 would fail where they are first written. Raises BadInput."""
+    """Raises BadInput for an argument that is not text: such bytes would fail only when they are first written."""
     for number, arg in enumerate(args, 1):
         if "\0" in arg or any("\ud800" <= c <= "\udfff" for c in arg):
             raise BadInput(f"argument {number}: got {shown(arg)}; expected UTF-8 text without NUL characters")

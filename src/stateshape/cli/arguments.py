@@ -1,4 +1,4 @@
-"""Flags that several commands share, and what they become."""
+"""Flags that several commands share, and their conversion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`stateshape doctor`: what would go wrong with a model, before any time is spent."""
+"""`stateshape doctor`: finds problems with a model before any time is spent."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from stateshape.core.limits import check_most
 def doctor(
     *, model: str, teacher: str | None = None, device: str = "auto", dtype: str = "auto", rank: int = 32
 ) -> None:
-    """Check a model, and a teacher beside it, before any time is spent on them.
+    """Check that a model, and optionally a teacher, will work, before spending time on them.
 
     Args:
         model: 'embedded', a model folder, a hub id, a run folder or an adapter folder.
-        teacher: A model or run that is to teach it.
+        teacher: A model or run to use as its teacher.
         device: auto, cpu, cuda, cuda:N.
         dtype: auto, float32, bfloat16, float16.
         rank: LoRA rank for the memory estimate.

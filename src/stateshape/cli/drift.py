@@ -1,4 +1,4 @@
-"""`stateshape drift`: how far the states of one model are from those of another."""
+"""`stateshape drift`: distances between the states of two models."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ def drift(
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = False,
     quiet: bool = False,
 ) -> None:
-    """How far the states of B lie from those of A, beside A against A with another sampling seed.
+    """Distance between the states of A and B, with A-vs-A (another seed) as control.
 
     Args:
-        a: The reference: model or run.
-        b: The other: model or run.
-        task: Task whose last training prompts are rolled out.
+        a: The reference: a model or a run.
+        b: The model or run to compare with it.
+        task: Task whose last training prompts both models continue.
         data: Folder with the official data files; default: $STATESHAPE_DATA, else the hub.
-        prompts: Rollouts a side.
-        cuts: Prefix states a rollout.
+        prompts: Rollouts per side (A and B), one per prompt.
+        cuts: Prefix states per rollout.
         max_new_tokens: Longest rollout, in tokens.
         temperature: Sampling temperature.
-        hidden: Also on hidden states of A's untrained base.
-        encoder: Also on the embeddings of this sentence-transformers model.
+        hidden: Also compute distances on hidden states of A's untrained base.
+        encoder: Also compute distances on the embeddings of this sentence-transformers model.
         seed: Sampling seed.
         device: auto, cpu, cuda, cuda:N.
         dtype: auto, float32, bfloat16, float16.
         json_output: Print JSON instead of a table.
-        quiet: Say nothing while working.
+        quiet: No progress output.
     """
     from stateshape.cli.terminal import reporter_for
     from stateshape.study.plan import DriftChoice
@@ -75,8 +75,8 @@ def drift(
 
 
 def print_drift(record: DriftRecord) -> None:
-    """A line for each distance: its value and interval, its null, and the reference against itself."""
-    print(f"{record.num_states} states a side from {record.num_prompts} prompts of {record.task}; {record.features}")
+    """One line per distance: value and interval, null, and the reference compared with itself."""
+    print(f"{record.num_states} states per side from {record.num_prompts} prompts of {record.task}; {record.features}")
     heads = ("value", "95% from", "to", "null mean", "null sd", "z", "p", "A vs A")
     print(f"{'distance':28s}" + "".join(f"{head:>11s}" for head in heads))
     for name, one in record.distances.items():

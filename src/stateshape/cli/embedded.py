@@ -1,4 +1,4 @@
-"""`stateshape embedded train`: the embedded base trained again from its generated world."""
+"""`stateshape embedded train`: trains the embedded base again from its generated world."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def embedded(
     threads: int = 2,
     overwrite: bool = False,
 ) -> None:
-    """Train the embedded base anew from its generated world.
+    """Train the embedded base model again from its generated world.
 
     Args:
-        what: train.
+        what: The word `train`.
         out: Folder for the model and its tokenizer.
-        steps: Optimiser steps. Default: those of the packaged base.
-        seed: Seed of world order and initialisation. Default: that of the packaged base.
-        threads: CPU threads; another number gives other bits.
-        overwrite: Replace a base that was trained with other steps, seed or threads, which is refused otherwise.
+        steps: Optimiser steps. Default: as for the packaged base.
+        seed: Seed of data order and initialisation. Default: as for the packaged base.
+        threads: CPU threads. A different number gives slightly different weights.
+        overwrite: Replace a base that was trained with different steps, seed or threads; without this flag, that is refused.
     """
     from stateshape.embedded.train import DEFAULT_SEED, DEFAULT_STEPS, check_replaces, train_base
 

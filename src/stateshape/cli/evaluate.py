@@ -36,23 +36,23 @@ def evaluate(
     quiet: bool = False,
     json_events: bool = False,
 ) -> None:
-    """Evaluate a model or a run on a task: one row an item, and a summary with intervals.
+    """Evaluate a model or a run on a task: one row per item, and a summary with intervals.
 
     Args:
         source: 'embedded', a model folder, a hub id, a run folder or an adapter folder.
         task: gsm8k, truthfulqa, mmlu, arithmetic, facts, exam, or a .jsonl file.
-        out: Folder; writes evals/<task>.jsonl and evals/summary.json in it.
+        out: Output folder; evals/<task>.jsonl and evals/summary.json are written there.
         data: Folder with the official data files; default: $STATESHAPE_DATA, else the hub.
-        limit: Number of items: the first N; for exams N stratified by subject. Default: all.
+        limit: Evaluate N items: the first N; for exams, N stratified by subject. Default: all.
         shots: Worked examples in the prompt.
         max_new_tokens: Longest completion, in tokens. Default: the task's own (docs/tasks.md).
         device: auto, cpu, cuda, cuda:N.
         dtype: auto, float32, bfloat16, float16.
-        overwrite: Replace an evaluation of another model, other data or other settings, which is refused otherwise.
-        accept_changes: Go on with a run's files that were changed after it was finished, and put that on record.
-        profile: Print where time and memory went, and write evals/<task>.profile.json; evaluates a few items again.
-        quiet: Say nothing while working.
-        json_events: Say what happens as JSON lines on stderr.
+        overwrite: Replace an evaluation of a different model, data or settings; without this flag, that is refused.
+        accept_changes: Continue although files of a finished run were changed; this is recorded.
+        profile: Print time and memory per phase, and write evals/<task>.profile.json; evaluates a few items again.
+        quiet: No progress output.
+        json_events: Report progress as JSON lines on stderr.
     """
     from stateshape.cli.terminal import reporter_for
     from stateshape.policy.open import resolve
@@ -95,7 +95,7 @@ def evaluate_into(
     quiet: bool,
     reporter: Reporter,
 ) -> None:
-    """The evaluation itself: rows, summary, what is printed, and the profile."""
+    """The evaluation itself: rows, summary, printed output and profile."""
     from stateshape.evals.evaluate import evaluate as evaluate_task
     from stateshape.evals.evaluate import summarise, write_evaluation
     from stateshape.policy.open import open_policy

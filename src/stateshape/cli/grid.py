@@ -27,7 +27,7 @@ from stateshape.recipes.recipe import (
 
 
 class GridCell(NamedTuple):
-    """`reason`: why the cell makes no sense, with the nearest that does; None where it is a method."""
+    """`reason`: why the combination is invalid, with the nearest valid one; None where it is valid."""
 
     states: StateKind
     signal: SignalKind
@@ -66,9 +66,9 @@ def methods_table() -> Table:
 
 
 def grid_table() -> Table:
-    """A row a signal, a column a state source."""
+    """One row per signal, one column per state source."""
     table = Table(
-        title="The grid: what is said (rows) where (columns). '-': a method without a built-in recipe; numbers: why not",
+        title="Every signal (row) on every state source (column). '-': valid, no built-in recipe; numbers: why it is invalid",
         title_justify="left",
         show_lines=True,
     )
@@ -118,7 +118,7 @@ def method_tree(name: str) -> Tree:
         for line in placed[part]:
             branch.add(line)
     if placed["own"]:
-        branch = tree.add("settings of its own")
+        branch = tree.add("other settings")
         for line in placed["own"]:
             branch.add(line)
     return tree

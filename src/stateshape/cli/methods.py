@@ -1,4 +1,4 @@
-"""`stateshape methods`: every method and the grid they come from, or one method as a tree."""
+"""`stateshape methods`: every method and every combination of state source and signal, or one method as a tree."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ def methods(
     *,
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
-    """List the methods by state source, signal and loss (the paper's Table 1), and the grid of all combinations.
+    """List the methods by state source, signal and loss (the paper's Table 1), then every combination of state source and
+    signal, and why some are invalid.
+
 
     Args:
-        name: One method, shown as a tree with its settings: a name of the list, or package.module:Class, file.py:Class.
+        name: Show one method as a tree with its settings: a name from the list, package.module:Class or file.py:Class.
         json_output: Print JSON instead of tables.
     """
     from stateshape.cli.grid import cells, grid_table, method_tree, methods_table

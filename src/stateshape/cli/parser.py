@@ -37,7 +37,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "doctor": doctor,
     "embedded": embedded,
 }
-DESCRIPTION = "Where does a post-training signal land? Train, measure and compare methods by the states they supervise."
+DESCRIPTION = (
+    "Train, measure and compare post-training methods by the states (text prefixes) on which they supervise the model."
+)
 
 
 MAX_REASON = 300  # characters of what tyro says: it repeats the arguments
@@ -70,7 +72,7 @@ def run(args: Sequence[str]) -> None:
 
 
 def deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
-    """The command with its signature, but called later: what it prints and raises is not an argument's fault."""
+    """The command with its signature, but called later: so that its output and its errors are not taken for parsing errors."""
 
     @functools.wraps(command)
     def keep(*args: object, **kwargs: object) -> Callable[[], None]:
@@ -92,7 +94,7 @@ def parsed(parse: Callable[[], Callable[[], None]], *, prog: str) -> Callable[[]
 
 
 def one_line(box: str) -> str:
-    """The reason from tyro's framed text: what stands above its first rule, and the nearest flag."""
+    """The reason from tyro's framed text: the text above its first rule, and the nearest flag."""
     lines = [line.strip(" │╭╮╰╯─") for line in re.sub("\x1b\\[[0-9;]*m", "", box).splitlines()]
     lines = ["" if RULE.fullmatch(line) else line for line in lines[1:]]  # behind the title
     while lines and not lines[0]:

@@ -1,4 +1,4 @@
-"""A study's plan in words, for --dry-run: runs, teachers, steps, tokens, and what each claim could see at these sizes."""
+"""A study's plan in words, for --dry-run: runs, teachers, steps, tokens, and the smallest detectable effects."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def print_plan(plan: Plan, target: GenerationTask) -> None:
     """Runs, teachers, steps and an upper estimate of tokens."""
     file = plan.file
     table = Table(title=f"{file.study}: {file.model}, seeds {', '.join(map(str, file.seeds))}", title_justify="left")
-    for name in ("run", "recipe", "teacher", "steps", "prompts a step", "supervised tokens <=", "sampled tokens <="):
+    for name in ("run", "recipe", "teacher", "steps", "prompts per step", "supervised tokens <=", "sampled tokens <="):
         table.add_column(name)
     for spec in plan.runs:
         steps = spec.train.num_steps(len(target.train))
@@ -33,12 +33,12 @@ def print_plan(plan: Plan, target: GenerationTask) -> None:
     for role, choice in choices:
         console().print(f"{role}: {choice.task}, items: {choice.limit or 'all'}, shots: {choice.shots}")
     console().print(
-        f"drift: {file.drift.prompts} rollouts x {file.drift.cuts} prefix states a run; plan {plan.sha256[:12]}"
+        f"drift: {file.drift.prompts} rollouts x {file.drift.cuts} prefix states per run; plan {plan.sha256[:12]}"
     )
 
 
 def print_resolvable(plan: Plan, tasks: Sequence[Task]) -> None:
-    """What each claim could see at these sizes."""
+    """The smallest effect that each claim could detect at these sizes."""
     from stateshape.analysis.resolution import resolvable, resolvable_text
     from stateshape.study.describe import task_record
 
@@ -58,7 +58,7 @@ def plan_sizes(plan: Plan, target: TaskRecord, retention: list[TaskRecord]) -> P
     )  # fmt: skip
 
 
-CHARACTERS_A_TOKEN = 3.0  # of worked solutions under common BPE vocabularies; only used to estimate a plan's size
+CHARACTERS_PER_TOKEN = 3.0  # of worked solutions under common BPE vocabularies; only used to estimate a plan's size
 
 
 def token_estimate(spec: RunSpec, target: GenerationTask, steps: int) -> tuple[int, int]:
@@ -71,7 +71,7 @@ def token_estimate(spec: RunSpec, target: GenerationTask, steps: int) -> tuple[i
     supervised = rows * budget.supervised
     if "solutions" in spec.recipe_class.needs:
         texts = [item.completion or "" for item in target.train[:200]]
-        solutions = int(rows * sum(map(len, texts)) / max(len(texts), 1) / CHARACTERS_A_TOKEN)
+        solutions = int(rows * sum(map(len, texts)) / max(len(texts), 1) / CHARACTERS_PER_TOKEN)
         supervised = max(supervised, solutions)
     if spec.train.supervised_per_step is not None:
         supervised = min(supervised, steps * spec.train.supervised_per_step)

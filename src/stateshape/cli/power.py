@@ -1,4 +1,4 @@
-"""`stateshape power`: what a comparison of two rates can see, before anything is trained."""
+"""`stateshape power`: the effects that a comparison of two rates can detect, before anything is trained."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stateshape.core.files import BadInput
 
 
 class PowerRow(NamedTuple):
-    """One way to compare. None: no number of items reaches the power, or there is no effect to see."""
+    """One way to compare. None: no number of items reaches the power, or there is no effect."""
 
     way: str
     rho: float
@@ -33,20 +33,22 @@ def power(
     alpha: float = 0.05,
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
-    """What a comparison of two rates can see: power, the smallest effect seen with 80% power, the items it would take.
+    """Power of a comparison of two rates: the smallest effect detectable at 80% power, and the items or seeds needed.
 
     Args:
-        p0: One rate, e.g. the base's accuracy.
-        p1: The other.
-        n: Evaluated items. Default: GSM8K's test split.
-        rho: Correlation of the two runs' right and wrong answers over the same items.
-        seeds: Training seeds.
-        seed_sd: Standard deviation of the difference between training seeds.
+        p0: First rate, e.g. the base's accuracy.
+        p1: Second rate.
+        n: Evaluated items. The default is the size of GSM8K's test split.
+        rho: Correlation between the two runs' right and wrong answers on the same items.
+        seeds: Training seeds per method.
+        seed_sd: Standard deviation of the difference p1 - p0 across training seeds.
         alpha: Two-sided level of the test; divide it by the number of tests if there are several.
         json_output: Print JSON instead of a table.
     """
     if seeds > 1 and seed_sd == 0:
-        raise BadInput("seed-sd: got nothing with several seeds; expected how much the difference varies between them")
+        raise BadInput(
+            "seed-sd: got nothing with several seeds; expected the standard deviation of the difference between seeds"
+        )
     try:
         rows = power_rows(p0, p1, n, rho, seeds=seeds, seed_sd=seed_sd, alpha=alpha)
     except ValueError as error:
@@ -56,16 +58,18 @@ def power(
         return
     noise = f", {seeds} seeds with sd {seed_sd:g}" if seeds > 1 else ""
     print(f"{p0:g} against {p1:g} ({p1 - p0:+.4g}) on {n:,} items{noise}, two-sided level {alpha:g}")
-    print(f"{'':20s}{'power':>8s}{'smallest seen':>15s}{'items for 80%':>15s}{'seeds for 80%':>15s}")
+    print(f"{'':20s}{'power':>8s}{'min. effect':>15s}{'items for 80%':>15s}{'seeds for 80%':>15s}")
     for row in rows:
         name = f"{row.way}, rho {row.rho:g}"
         shown = "-" if row.power is None else f"{row.power:.3f}"
         numbers = ["-" if number is None else f"{number:,}" for number in (row.items_needed, row.seeds_needed)]
         print(f"{name:20s}{shown:>8s}{row.minimal_effect:>15.4f}{numbers[0]:>15s}{numbers[1]:>15s}")
     if any(row.items_needed is None for row in rows):
-        print("-: no number of them would do alone.")
+        print("-: not reachable by adding items (or seeds) alone.")
     if seeds == 1:
-        print("One training seed: this is about these two models on other items, not about training them again.")
+        print(
+            "One training seed: this covers the choice of items for these two models, not the variation from training again."
+        )
 
 
 def power_rows(

@@ -6,7 +6,7 @@ import sys
 
 from rich.console import Console
 
-PIPED_WIDTH = 160  # columns where stdout is no terminal
+PIPED_WIDTH = 160  # columns where stdout is not a terminal
 MISSING = "-"
 
 

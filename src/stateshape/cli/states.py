@@ -1,4 +1,4 @@
-"""`stateshape states`: the states a run trained on, as text by writer, as answers to SQL, or summed up. Loads no weights."""
+"""`stateshape states`: the states a run trained on, as text by writer, as answers to SQL, or as a summary. Loads no weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 COLOURS = {"prompt": "dim", "dataset": "green", "learner": "cyan", "teacher": "magenta"}
 SHOWN_CELL = 60  # characters of a table's cell; --csv and --json give all
-PIPED_WIDTH = 10_000  # a table that is no terminal's is as wide as it needs
+PIPED_WIDTH = 10_000  # a table that is not on a terminal is as wide as it needs
 VISIBLE = {c: f"\\x{c:02x}" for c in [*range(32), *range(127, 160)] if chr(c) not in "\n\t"}  # never sent to a terminal
 
 
@@ -42,20 +42,20 @@ def states(
     csv: bool = False,
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
-    """Browse the states a run trained on: text by who wrote it, or answers to SQL. See docs/states.md.
+    """Browse the states a run trained on, with text marked by its writer, or query them with SQL. See docs/states.md.
 
     Args:
-        folder: A run's folder, or a study's.
-        step: Rows of this step, counted from 0.
-        item: Rows of this item id.
-        origin: Rows with tokens of this writer: prompt, dataset, learner, teacher.
-        finish: Rows that ended so: eos, stop, length, dataset.
-        min_reward: Rows with at least this reward.
-        term: Rows of this method of a combination.
-        limit: Most rows to print.
-        sql: One SELECT over the view `states`, which has a row a trajectory.
-        summary: Rows, tokens, who wrote them and bytes a token, instead of the rows.
-        csv: Print the answer to --sql, or the summary, as CSV. Text like =1+1 gets a ' in front, so that it stays text.
+        folder: A run folder or a study folder.
+        step: Only rows of this step, counted from 0.
+        item: Only rows of this item id.
+        origin: Only rows with tokens of this writer: prompt, dataset, learner, teacher.
+        finish: Only rows that ended in this way: eos, stop, length, dataset.
+        min_reward: Only rows with at least this reward.
+        term: Only rows of this method, where the run combined several.
+        limit: Print at most this many rows.
+        sql: One SELECT over the view `states`, which has one row per trajectory.
+        summary: Print counts of rows and tokens, tokens by writer, and bytes per token, instead of the rows.
+        csv: Print the answer to --sql, or the summary, as CSV. Text like =1+1 gets a leading ' to keep it text.
         json_output: Print JSON.
     """
     from stateshape.record.query import StatesView
@@ -72,7 +72,7 @@ def states(
             else:
                 browse(view, filters, limit=limit, json_output=json_output)
     except FileNotFoundError as error:
-        raise BadInput(f"states: {error}; a run that goes on has moved its files meanwhile; try again") from None
+        raise BadInput(f"states: {error}; a run in progress has moved its files meanwhile; try again") from None
 
 
 def check_flags(
@@ -83,11 +83,13 @@ def check_flags(
         raise BadInput("sql, summary: got both; expected one of them")
     if given and (sql is not None or summary):
         other = "summary" if summary else "sql"
-        raise BadInput(f"{given[0]}: got it beside --{other}; expected one of them; say it in --sql as a WHERE")
+        raise BadInput(
+            f"{given[0]}: got it together with --{other}; expected one of them; write it in --sql as a WHERE"
+        )
     if csv and json_output:
         raise BadInput("csv, json: got both; expected one of them")
     if csv and sql is None and not summary:
-        raise BadInput("csv: got it without --sql or --summary; expected one of them; rows of text come as --json")
+        raise BadInput("csv: got it without --sql or --summary; expected one of them; for rows of text use --json")
     if filters["origin"] not in (None, *COLOURS):
         raise BadInput(f"origin: got {filters['origin']!r}; expected one of {', '.join(COLOURS)}")
     if limit < 1:
@@ -128,7 +130,7 @@ def browse(view: StatesView, filters: Mapping[str, Any], *, limit: int, json_out
     if not json_output and total != len(rows):
         print(f"{len(rows)} of {total} rows; --limit {total} shows all", file=sys.stderr)
     if not total:
-        print("no recorded row is like that; --summary tells what there is", file=sys.stderr)
+        print("no recorded row matches; --summary shows the contents", file=sys.stderr)
 
 
 def legend() -> Text:
@@ -139,7 +141,7 @@ def legend() -> Text:
 
 
 def print_row(console: Console, row: Mapping[str, Any], spans: list[Span], *, is_coloured: bool) -> None:
-    """A line about the row, then its text: by colour, or with each writer named where there is no colour."""
+    """A line about the row, then its text: coloured by writer, or with each writer named where there is no colour."""
     from rich.text import Text
 
     names = {"run": "run", "seed": "seed", "step": "step", "term": "term", "row": "row", "item_id": "item"}
@@ -159,7 +161,7 @@ def print_row(console: Console, row: Mapping[str, Any], spans: list[Span], *, is
 
 
 def visible(text: str) -> str:
-    """Control characters as \\xNN: what a model wrote may not steer a terminal."""
+    """Control characters as \\xNN: text from a model must not control a terminal."""
     return text.translate(VISIBLE)
 
 
@@ -197,7 +199,7 @@ def print_table(answer: Answer) -> None:
 
 
 def print_down(answer: Answer) -> None:
-    """A line for each value, where the columns do not fit side by side."""
+    """One line per value, where the columns do not fit side by side."""
     width = max(map(len, answer.columns))
     for number, row in enumerate(answer.rows, 1):
         print(f"{f'─ {number} ':─<{width + 20}}")
@@ -206,7 +208,7 @@ def print_down(answer: Answer) -> None:
 
 
 def cell(value: object) -> str:
-    """A value on one line: a missing one is a dash, a number has as many digits as are worth reading."""
+    """A value on one line: a dash if it is missing, a number with six digits."""
     if value is None:
         return "–"
     text = f"{value:.6g}" if isinstance(value, float) else visible(str(value)).replace("\n", "\\n")

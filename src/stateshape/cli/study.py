@@ -38,19 +38,19 @@ def study(
     Args:
         preset_or_file: A YAML file, or a preset: quickstart, smoke, laptop, paper, controls, predictors,
             same_states, same_signal, same_signal_far.
-        out: The study's folder. Needed unless --dry-run.
+        out: The study's folder. Required without --dry-run.
         seeds: Training seeds, separated by commas. Default: the study's own.
-        model: Another base than the study's: a folder or a hub id.
+        model: Use this base model instead of the study's: a folder or a hub id.
         data: Folder with the official data files; default: $STATESHAPE_DATA, else the hub.
-        full: Evaluate on all items instead of the study's limits.
+        full: Evaluate all items; ignore the study's limits.
         dry_run: Print the plan (runs, teachers, steps, tokens) and stop.
-        jobs: Runs at a time, each in a process with its share of the threads. Default: one a thread for several seeds of
-            a small model on a CPU, else 1.
-        accept_changes: Go on with files that were changed after they were finished, put that on record and into the report.
-        profile: Print where time and memory went, and write profile.json; runs one step more of each run it trains, one
+        jobs: Runs at the same time, each in its own process with a share of the threads. Default: one per thread for a
+            small model with several seeds on a CPU, else 1.
+        accept_changes: Continue although finished files were changed; this is recorded and shown in the report.
+        profile: Print time and memory per phase, and write profile.json; adds one step to each run it trains, and trains one
             run at a time.
-        quiet: Say nothing while working.
-        json_events: Say what happens as JSON lines on stderr.
+        quiet: No progress output.
+        json_events: Report progress as JSON lines on stderr.
     """
     from stateshape.api import plan_study
     from stateshape.api import run_study as run
@@ -87,11 +87,11 @@ def study(
 
 
 def report(folder: tyro.conf.Positional[str], *, accept_changes: bool = False) -> None:
-    """Rebuild comparison, verdicts, tables and report of a study from its files alone, also while it runs.
+    """Rebuild the comparison, verdicts, tables and report of a study from its files, also while it runs.
 
     Args:
         folder: The study's folder.
-        accept_changes: Go on with files that were changed after they were finished, put that on record and into the report.
+        accept_changes: Continue although finished files were changed; this is recorded and shown in the report.
     """
     from stateshape.api import report_study
 

@@ -1,6 +1,6 @@
-"""How long work looks in a terminal: bars with rate and ETA after two seconds, plain lines, or JSON lines.
+"""Progress of long work in a terminal: bars with rate and ETA after two seconds, plain lines, or JSON lines.
 
-Everything but results goes to stderr, so that stdout can be piped. Knows nothing of what the work is.
+Everything but results goes to stderr, so that stdout can be piped. Knows nothing about the work itself.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class RateColumn(ProgressColumn):
 
 
 def token_rate(meter: Meter | None) -> Callable[[], str]:
-    """Tells tokens through the models a second, from now on; nothing where none were counted."""
+    """Reports tokens per second through the models, from now on; empty where none were counted."""
     first, began = meter.num_tokens if meter else 0, time.monotonic()
 
     def told() -> str:
@@ -106,7 +106,7 @@ class Terminal:
 
 
 class JsonLines:
-    """One JSON object a line on stderr, for other programs."""
+    """One JSON object per line on stderr, for other programs."""
 
     def say(self, text: str) -> None:
         self._write({"event": "say", "text": text})
@@ -135,7 +135,7 @@ class JsonLines:
 
 
 class Quiet(Silent):
-    """Tells nothing but warnings."""
+    """Prints warnings only."""
 
     def warn(self, text: str) -> None:
         print(f"warning: {text}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`stateshape train RECIPE`: a recipe's own fields as flags, next to what every run shares. No second config class."""
+"""`stateshape train RECIPE`: a recipe's own fields as flags, next to shared settings. No second config class."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ if TYPE_CHECKING:
     from stateshape.core.records import Operators
 
 ARGS = """
-    Args:
-        recipe: The method.
-        model: 'embedded', a local folder, or a hub id.
-        task: Task whose training prompts are used: gsm8k, arithmetic, or a .jsonl file.
-        out: The run folder.
-        seed: Decides data order, adapter initialisation and sampling.
-        data: Folder with the official data files; default: $STATESHAPE_DATA, else the hub.
-        settings: Optimiser, batch, length.
-        model_settings: Device, dtype, compile.
-        profile: Print where time and memory went, and write profile.json; runs one step more, without its update.
-        quiet: Say nothing while working.
-        json_events: Say what happens as JSON lines on stderr.
+Args:
+    recipe: The method's own settings.
+    model: 'embedded', a local folder, or a hub id.
+    task: Task whose training prompts are used: gsm8k, arithmetic, or a .jsonl file.
+    out: The run folder.
+    seed: Seed of data order, adapter initialisation and sampling.
+    data: Folder with the official data files; default: $STATESHAPE_DATA, else the hub.
+    settings: Optimiser, batch size and length of training.
+    model_settings: Device, dtype, compilation.
+    profile: Print time and memory per phase, and write profile.json; adds one step, without its update.
+    quiet: No progress output.
+    json_events: Report progress as JSON lines on stderr.
 """
 
 
 def train_overview(recipe: tyro.conf.Positional[str]) -> None:
-    """Train one method with LoRA and leave a run folder. Flags: stateshape train RECIPE --help.
+    """Train one method with LoRA into a run folder. For its flags: stateshape train RECIPE --help.
 
     Args:
-        recipe: One of those that `stateshape methods` shows, or package.module:Class, file.py:Class of your own.
+        recipe: A method listed by `stateshape methods`, or your own as package.module:Class or file.py:Class.
     """
     raise BadInput(f"recipe: got {shown(recipe)}; expected it right after train: stateshape train RECIPE --model M ...")
 
@@ -86,7 +86,7 @@ def train_command(name: str) -> Callable[..., None]:
             with hold(folder):
                 write_profile(path, record.phases(), operators, provenance=record.provenance, quiet=quiet)
 
-    train.__doc__ = f"{found.__doc__}\n\nThe same command resumes a run that was stopped.\n{ARGS}"
+    train.__doc__ = f"{found.__doc__}\n\nRun the same command again to resume a stopped run.\n{ARGS}"
     train.__annotations__ = get_type_hints(train, include_extras=True) | {
         "recipe": Annotated[found, flat],
         "settings": Annotated[TrainSettings, flat],

@@ -189,13 +189,15 @@ def check_replaces(folder: Path, *, steps: int, seed: int, threads: int) -> None
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     if not (folder / CURVE_FILE).exists():
-        raise BadInput(f"out: {folder} is not empty and holds no embedded base; expected a new or empty folder, or one")
+        raise BadInput(
+            f"out: {folder} is not empty and contains no embedded base; expected a new or empty folder, or one"
+        )
     there = read_json(folder / CURVE_FILE, dict[str, Any])
     for name, value in (("steps", steps), ("seed", seed), ("threads", threads)):
         if there.get(name) != value:
             raise BadInput(
-                f"out: {folder} holds a base with other {name} ({there.get(name)} there, {value} now); expected the same; give "
-                "--out another folder, or --overwrite to replace it"
+                f"out: {folder} holds a base with different {name} ({there.get(name)} there, {value} now); expected the same; "
+                "give --out another folder, or --overwrite to replace it"
             )
 
 

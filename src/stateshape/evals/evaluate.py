@@ -1,6 +1,6 @@
 """Evaluation of a policy on a task: rows, their summary, and the files they become.
 
-<folder>/evals/<task>.jsonl has one EvalRow a line; <folder>/evals/summary.json has {task: {metric: Metric}}, and beside the
+<folder>/evals/<task>.jsonl has one EvalRow per line; <folder>/evals/summary.json has {task: {metric: Metric}}, and next to the
 metrics of a task an EvaluationRecord under "evaluation": of what it is (older summaries lack it).
 Does not know what a run or a comparison is, nor how rows are scored.
 """

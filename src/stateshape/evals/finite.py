@@ -1,4 +1,4 @@
-"""A broken model is no stupid one: log-probs that are no finite numbers end an evaluation before anything is written."""
+"""A broken model must not look like a weak one: non-finite log-probs end an evaluation before anything is written."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ def check_finite(policy: Policy, task: str, item_id: str, logps: Iterable[float]
     adapter = f" with adapter {policy.adapter!r}" if policy.adapter is not None else ""
     raise BadInput(
         f"{policy.weights.source}{adapter}: {task}: item {item_id}: got a log-prob of {odd}; expected finite ones; the weights "
-        "hold numbers that are none, or overflow in this dtype: try --dtype float32, check or fetch the weights again"
+        "contain NaN or infinity, or overflow in this dtype: try --dtype float32, check or fetch the weights again"
     )

@@ -1,6 +1,6 @@
 """Generate-and-grade: greedy completions of a task's test prompts, graded by the task.
 
-Greedy, so a score belongs to the model and not to a seed. A completion that hit the token limit is graded as it stands
+Greedy, so a score belongs to the model and not to a seed. A completion that hit the token limit is graded as it is
 and marked truncated. A prompt that leaves no room for max_new_tokens loses tokens on the left, as in
 lm-evaluation-harness, with a warning. Knows nothing of files or of how grading works.
 """

@@ -1,4 +1,4 @@
-"""How often and how closely a run is looked at. Loads nothing."""
+"""How often and how closely a run is probed. Loads nothing."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from stateshape.core.files import BadInput
 from stateshape.core.limits import check_most
 
 SHARE = 0.1  # of the tokens that a run puts through its models, for probes
-MOST_PROBES = 9  # the first, the last, and as many between as tell a trend
+MOST_PROBES = 9  # the first, the last, and enough between them to show a trend
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LocalitySettings:
-    """What a probe looks at. The first and the last step are always probed."""
+    """Size of a probe. The first and the last step are always probed."""
 
     every: int | None = None
-    """Steps between probes. Default: 9 probes a run, or fewer, so that they put less than a tenth of the run's tokens
-    through the models."""
+    """Steps between probes. Default: 9 probes per run, or fewer, so that they process less than a tenth of the run's
+    tokens."""
     prompts: int = 6
-    """Held-out prompts, retention prompts and training rows that a probe looks at, of each so many."""
+    """Number of held-out prompts, of retention prompts and of training rows per probe."""
     max_new_tokens: int = 96
     """Longest fresh rollout, and longest continuation of a training state, in tokens."""
     retention_tokens: int = 8
-    """Tokens written after a retention prompt: answers to a question are short."""
+    """Tokens written after a retention prompt, where answers are short."""
     positions: int = 512
-    """States that a mean over states takes in at most, chosen by chance."""
+    """Most states per mean over states, chosen at random."""
 
     def __post_init__(self) -> None:
         for name in ("every", "prompts", "max_new_tokens", "retention_tokens", "positions"):

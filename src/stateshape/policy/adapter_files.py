@@ -45,7 +45,7 @@ def check_adapter(folder: Path) -> peft.LoraConfig:
 
 
 def read_adapter(folder: Path) -> SavedAdapter:
-    """Checked. Raises BadInput as check_adapter does, and where a tensor holds what is no number."""
+    """Checked. Raises BadInput as check_adapter does, and where a tensor contains NaN or infinity."""
     config = check_adapter(folder)
     state = read_tensors(folder / TENSORS)
     config.init_lora_weights = True  # whatever it started from, its tensors are those of the file
@@ -86,8 +86,8 @@ def check_config(config: peft.LoraConfig, path: Path) -> None:
         )
     if config.alora_invocation_tokens:
         raise BadInput(
-            "adapter: got an activated LoRA (alora_invocation_tokens), which is at work behind some tokens only; expected "
-            "one that is at work everywhere; use another adapter"
+            "adapter: got an activated LoRA (alora_invocation_tokens), which is active after some tokens only; expected "
+            "one that is active everywhere; use another adapter"
         )
     if config.modules_to_save:
         raise BadInput(
@@ -100,7 +100,7 @@ def check_config(config: peft.LoraConfig, path: Path) -> None:
         value = getattr(config, field.name)
         if not known and value and value != default:
             raise BadInput(
-                f"adapter: got {field.name} {value!r} in {path}, which does more than add B A beside layers; expected plain "
+                f"adapter: got {field.name} {value!r} in {path}, which does more than add B A to layers; expected plain "
                 "LoRA (rank, scale, targets, DoRA or its own bias); use another adapter, or a model that it was merged into"
             )
 
@@ -127,14 +127,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     for name, value in state.items():
         if not value.isfinite().all():
             raise BadInput(
-                f"adapter: got {path}, whose tensor {name} holds a value that is no finite number; expected finite "
-                "weights; use an unbroken copy, or train it again"
+                f"adapter: got {path}, whose tensor {name} contains a value that is not a finite number; expected finite "
+                "weights; use an intact copy, or train it again"
             )
     return state
 
 
 def without_base(state: dict[str, Tensor], model: Any, path: str) -> dict[str, Tensor]:
-    """The adapter's own tensors, without copies of the base's, which peft saves beside LoRA on an embedding.
+    """The adapter's own tensors, without copies of the base's, which peft saves with LoRA on an embedding.
 
     Raises: BadInput if such a copy is another tensor than the base's.
     """

@@ -57,8 +57,8 @@ def check_tokens(weights: SharedWeights) -> None:
     """Every token must have a row in the embedding and in the head. Raises BadInput with those that have none."""
     if not weights.tokenizer("a 1", add_special_tokens=False)["input_ids"]:
         raise BadInput(
-            f"model: got {weights.source!r}, whose tokenizer makes no tokens of a text; expected its tokenizer.json (or "
-            "tokenizer.model) beside the weights; copy it there"
+            f"model: got {weights.source!r}, whose tokenizer returns no tokens for a text; expected its tokenizer.json (or "
+            "tokenizer.model) next to the weights; copy it there"
         )
     num_rows = min(len(weights.model.get_input_embeddings().weight), len(weights.head_VD))
     beyond = sorted((token, text) for text, token in weights.tokenizer.get_vocab().items() if token >= num_rows)
@@ -81,7 +81,7 @@ def check_numbers(weights: SharedWeights) -> None:
             and not parameter.isfinite().all()
         ):
             raise BadInput(
-                f"model: got {weights.source!r}, whose tensor {name} holds a value that is no finite number in "
+                f"model: got {weights.source!r}, whose tensor {name} contains a value that is not a finite number in "
                 f"{name_of(weights.dtype)}; expected finite weights; use an unbroken copy, or another --dtype"
             )
 
@@ -112,7 +112,7 @@ def check_targets(weights: SharedWeights, lora: LoraSettings) -> None:
 
 
 def is_plain_lora(config: peft.LoraConfig) -> bool:
-    """Whether an adapter is B A beside linear layers of attention and MLP, and nothing else."""
+    """Whether an adapter is B A added to linear layers of attention and MLP, and nothing else."""
     targets = {str(name).split(".")[-1] for name in config.target_modules or ()}
     extras = (config.use_dora, config.lora_bias, config.fan_in_fan_out, config.layers_to_transform)
     return targets <= PLAIN_TARGETS and not any(extras)
@@ -180,7 +180,7 @@ def allowed_rounding(weights: SharedWeights, probe: Probe, truth: Found) -> floa
         ) from None
     if not own.logits_TV.isfinite().all():
         raise BadInput(
-            f"dtype: got {dtype}, in which logits of {weights.source!r} are not finite; expected numbers that it can hold; "
+            f"dtype: got {dtype}, in which logits of {weights.source!r} are not finite; expected numbers within its range; "
             "use --dtype bfloat16 or float32"
         )
     return MAX_ROUNDING * (rounding(own, truth) + torch.finfo(weights.dtype).eps)
@@ -193,7 +193,7 @@ def refuse_gap(weights: SharedWeights, found: Gap) -> None:
     if found.second_row <= MAX_GAP:
         raise BadInput(
             f"model: got {weights.source!r}, in which a row's logits depend on the longest row of its pass (relative "
-            f"difference {found.first_row:.2g}); expected positions that mean the same in any company; use another model"
+            f"difference {found.first_row:.2g}); expected positions that do not depend on other rows; use another model"
         )
     raise BadInput(
         f"model: got {weights.source!r}, which has other logits than ours (relative difference {found.worst:.2g}); expected "

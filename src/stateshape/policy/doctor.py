@@ -1,4 +1,4 @@
-"""Preflight: what would go wrong with a model, or a teacher beside it, said before any time is spent. Trains nothing."""
+"""Preflight: problems of a model, or of a teacher for it, reported before any time is spent. Trains nothing."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def about_teacher(weights: SharedWeights, learner: Policy, teacher: str, setting
         return
     other = policy_on(open_weights(resolved.model, settings), resolved, "teacher")
     check_same_vocabulary(weights, other.weights)
-    yield "teacher      another base, loaded beside; the vocabularies agree"
+    yield "teacher      another base, loaded separately; the vocabularies match"
     if set(other.eos_ids) != set(learner.eos_ids):
         yield (
             f"warning      end ids differ (learner {learner.eos_ids}, teacher {other.eos_ids}): the learner may not stop "

@@ -1,7 +1,7 @@
-"""From what a user names (embedded, a folder, a run, a hub id) to a policy; and a teacher beside a learner.
+"""From what a user names (embedded, a folder, a run, a hub id) to a policy; and a teacher next to a learner.
 
 A teacher that shares the learner's base is an adapter on the same weights. One that does not is loaded on its own and
-must speak the same vocabulary. Knows run folders only by their run.json and adapter/.
+must have the same vocabulary. Knows run folders only by their run.json and adapter/.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def resolve_run(folder: Path) -> Resolved:
     if not record.get("num_steps") or not (adapter / "adapter_model.safetensors").exists():
         raise BadInput(
             f"model: got {str(folder)!r}, a run that has not finished; expected a trained one; resume it with the command "
-            "that began it"
+            "that started it"
         )
     if (adapter / CONFIG).exists():
         check_adapter(adapter)
@@ -115,7 +115,7 @@ def field_of(path: Path, name: str) -> str:
 
 
 def check_hub_id(source: str) -> None:
-    """A name that is no folder must at least look like a hub id. Raises BadInput."""
+    """A name that is not a folder must at least look like a hub id. Raises BadInput."""
     near = difflib.get_close_matches(source, [EMBEDDED], n=1)
     try:
         validate_repo_id(source)
@@ -155,7 +155,7 @@ def open_weights(model: str, settings: ModelSettings) -> SharedWeights:
 
 
 def check_teacher(model: str, teacher: str, settings: ModelSettings) -> None:
-    """Whether `teacher` is there and speaks `model`'s vocabulary, from the tokenizers alone. Raises BadInput."""
+    """Whether `teacher` exists and has `model`'s vocabulary, from the tokenizers alone. Raises BadInput."""
     resolved = resolve(teacher)
     if is_same_model(resolved.model, model):
         return
@@ -165,7 +165,7 @@ def check_teacher(model: str, teacher: str, settings: ModelSettings) -> None:
 
 
 def vocabulary(model: str, settings: ModelSettings) -> dict[str, int] | None:
-    """Token to id; None where only loading the weights will tell (a GGUF folder)."""
+    """Token to id; None where only the loaded weights show it (a GGUF folder)."""
     folder = base_folder() if model == EMBEDDED else Path(model)
     if not os.path.exists(folder):
         stay_offline_without_network()
@@ -227,7 +227,7 @@ def refuse_difference(ours: dict[str, int], theirs: dict[str, int], *, learner: 
     if different:
         token = different[0]
         raise BadInput(
-            f"teacher: {teacher!r} has another vocabulary than {learner!r}: {len(different)} tokens differ, "
+            f"teacher: {teacher!r} has a different vocabulary from {learner!r}: {len(different)} tokens differ, "
             f"for example {token!r} is {ours.get(token)} here and {theirs.get(token)} there; expected the same token ids; "
             "use a teacher of the same family"
         )

@@ -1,4 +1,4 @@
-"""What a user may choose about a model and its adapter, with sensible defaults. Loads nothing."""
+"""Settings of a model and its adapter, with sensible defaults. Loads nothing."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSettings:
-    """Where and how weights are held."""
+    """Device and precision of the weights."""
 
     device: str = "auto"
     """auto: cuda if there is one, else cpu; or any torch device."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: bfloat16 on a GPU, float32 on a CPU."""
     trust_remote_code: bool = False
-    """Run Python code that comes with the model. Off unless you asked for it."""
+    """Run Python code that comes with the model."""
     compile: bool = False
-    """Fuse a layer's small operations by torch.compile, which takes about a minute at first. Meant for a GPU: on a CPU it
-    brought nothing (LOG.md). Models that run through transformers' own code stay as they are."""
+    """Fuse a layer's small operations with torch.compile, which takes about a minute at the start. Meant for a GPU: on a CPU
+    it was not faster (LOG.md). No effect on models that run through transformers' own code."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoraSettings:
-    """A LoRA adapter (arXiv:2106.09685). Dropout is always 0: with it an on-policy ratio would not be 1."""
+    """A LoRA adapter (arXiv:2106.09685). Dropout is always 0, since with dropout an on-policy ratio would not be 1."""
 
     rank: int = 32
-    """Rank r of the update."""
+    """Rank r of the update B A."""
     alpha: int = 64
     """Scale: the update is (alpha / r) B A."""
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    """Names of the linear layers that are adapted."""
+    """Names of the linear layers to adapt."""
 
     def __post_init__(self) -> None:
         if self.rank < 1 or self.alpha <= 0 or not self.targets:

@@ -1,4 +1,4 @@
-"""Whether a safetensors file is whole, from its size and its header alone, so that a cut-off download is told by its name.
+"""Whether a safetensors file is whole, from its size and its header alone, so that a cut-off download is reported by its name.
 
 Source: the format, https://github.com/huggingface/safetensors#format. Loads no tensor.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 from stateshape.core.files import BadInput
 
 LENGTH_BYTES = 8  # of the header's length, little endian
-POINTER = b"version https://git-lfs"  # what stands in place of a file that Git LFS has not fetched
+POINTER = b"version https://git-lfs"  # the placeholder of a file that Git LFS has not fetched
 
 
 def check_whole(path: Path, *, field: str) -> None:
@@ -30,7 +30,7 @@ def check_whole(path: Path, *, field: str) -> None:
         ends = [value["data_offsets"][1] for name, value in tensors.items() if name != "__metadata__"]
     except (ValueError, KeyError, TypeError, AttributeError, LookupError):
         raise BadInput(
-            f"{field}: got {path}, which is no safetensors file or a broken one ({size:,} bytes); expected a whole one; "
+            f"{field}: got {path}, which is not a safetensors file or a broken one ({size:,} bytes); expected a whole one; "
             "fetch or save it again"
         ) from None
     expected = LENGTH_BYTES + length + max(ends, default=0)

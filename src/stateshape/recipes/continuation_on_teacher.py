@@ -16,14 +16,14 @@ from stateshape.states.sampled import TeacherStates
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ContinuationOnTeacher(Taught, TeacherText):
-    """Teacher continuation on teacher prefixes: a frozen teacher writes, is cut, and writes on; the learner imitates."""
+    """Teacher continuation on teacher prefixes: a frozen teacher continues its own cut response; the learner imitates."""
 
     compositions: ClassVar = (Composition(states="teacher", signal="teacher continuation", loss="cross-entropy"),)
     needs: ClassVar[tuple[Need, ...]] = ()
     source: ClassVar[str] = "arXiv:2605.22731 section 2.5, on teacher prefixes"
 
     cut: Cut = field(default_factory=Cut)
-    """Where in its own response the teacher starts again."""
+    """Where the teacher's own response is cut."""
 
     def tokens_per_prompt(self) -> TokenBudget:
         return TokenBudget(supervised=self.max_new_tokens, sampled=2 * self.max_new_tokens)

@@ -1,4 +1,4 @@
-"""DAgger: teacher and learner write the states together, the teacher says what comes next. Source: Ross et al. 2011."""
+"""DAgger: teacher and learner write the states together, the teacher supervises them. Source: Ross et al. 2011."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ DISTRIBUTION = Composition(states="mixture", signal="teacher distribution", loss
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DAgger(LearnerRollouts, Taught, TeacherText):
-    """Dataset aggregation: states by a mixture of teacher and learner, the teacher's continuation or distribution there."""
+    """Dataset aggregation: teacher and learner write the states together; the signal is the teacher's, at those states."""
 
     compositions: ClassVar = (CONTINUATION, DISTRIBUTION)
     needs: ClassVar[tuple[Need, ...]] = ()
     source: ClassVar[str] = "Ross et al. 2011, algorithm 3.1"
 
     signal: Literal["continuation", "distribution"] = "continuation"
-    """What the teacher says: it continues from a cut, or gives its distribution at every state."""
+    """The signal: the teacher continues from a cut, or gives its distribution at every state."""
     schedule: Schedule = field(default_factory=lambda: Schedule(kind="first", value=1.0))
-    """Beta: the teacher's share of the writing, by step."""
+    """Beta: the share written by the teacher, by step."""
     unit: Unit = "sequence"
-    """What beta is a share of: sequences (each by one writer), prefix (the teacher begins each row), token."""
+    """Unit of the schedule's share: sequence (one writer per row), prefix (the teacher begins each row), or token."""
     aggregate: bool = False
-    """Train on states of all steps so far instead of this step's alone."""
+    """Train on the states of all steps so far instead of those of the current step."""
     cut: Cut = field(default_factory=Cut)
     """Where the teacher takes over, for continuations."""
 

@@ -14,7 +14,7 @@ from stateshape.states.dataset import DatasetPairs
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DPO:
-    """Direct preference optimisation: the worked solution becomes likelier than the rejected one, against a reference."""
+    """Direct preference optimisation: makes the worked solution likelier than the rejected one, relative to a reference."""
 
     compositions: ClassVar = (Composition(states="dataset", signal="preference", loss="preference"),)
     needs: ClassVar[tuple[Need, ...]] = ("solutions", "rejected")
@@ -23,9 +23,9 @@ class DPO:
     shape: Shape = "dpo"
     """dpo: -log sigmoid of the margin; ipo: squared distance of the mean margin from 1 / (2 beta)."""
     beta: float = 0.1
-    """How strongly the learner is held to the reference."""
+    """How strongly the learner is kept close to the reference."""
     reference: str = "base"
-    """What the learner is held to: base (the untrained model), a run folder or an adapter folder."""
+    """The reference: base (the untrained model), a run folder or an adapter folder."""
 
     def build(self, parts: Parts) -> Method:
         return Method(

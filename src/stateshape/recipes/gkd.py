@@ -15,14 +15,14 @@ from stateshape.states.schedules import Schedule
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GKD(Taught, Diverging):
-    """Generalised knowledge distillation: each row is the dataset's or the learner's, the teacher speaks at all of them."""
+    """Generalised knowledge distillation: rows from the dataset or the learner, with the teacher's distributions on both."""
 
     compositions: ClassVar = (Composition(states="mixture", signal="teacher distribution", loss="divergence"),)
     needs: ClassVar[tuple[Need, ...]] = ("solutions",)
     source: ClassVar[str] = "arXiv:2306.13649"
 
     learner_share: Schedule = field(default_factory=Schedule)
-    """Lambda: the chance that a row is the learner's, by step."""
+    """Lambda: the probability that a row is the learner's, by step."""
     direction: Direction = "jsd"
     """forward: KL(teacher || learner); reverse: KL(learner || teacher); jsd: between, see beta."""
     rollout_tokens: int = 128

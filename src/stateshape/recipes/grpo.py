@@ -1,6 +1,6 @@
 """Policy gradient with a verifiable reward: learner states, reward, policy gradient. GRPO and its relatives by settings.
 
-Source: arXiv:2402.03300. Differs: one update a batch by default, so that the ratio is 1 and clipping idle; no KL term unless
+Source: arXiv:2402.03300. Differs: one update per batch by default, so that the ratio is 1 and clipping idle; no KL term unless
 it is asked for. docs/losses.md has the settings of Dr.GRPO, DAPO, GSPO, RLOO and REINFORCE.
 """
 
@@ -22,37 +22,37 @@ from stateshape.states.sampled import LearnerStates
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GRPO(Rewarded):
-    """Reinforcement learning: several samples a prompt, 1 for the exact answer, credit relative to the group."""
+    """Reinforcement learning: several samples per prompt, reward 1 for the exact answer, credit relative to the group."""
 
     compositions: ClassVar = (Composition(states="learner", signal="reward", loss="policy gradient"),)
     needs: ClassVar[tuple[Need, ...]] = ()
     source: ClassVar[str] = "arXiv:2402.03300"
 
     group: int = 8
-    """Samples a prompt."""
+    """Samples per prompt."""
     baseline: Baseline = "group-mean"
-    """What a reward is compared with. group-mean: the mean of its group (GRPO); leave-one-out: of the group's others (RLOO);
-    batch-mean: of all samples; none: 0 (REINFORCE)."""
+    """Baseline of a reward. group-mean: the mean of its group (GRPO); leave-one-out: the mean of the others in its group
+    (RLOO); batch-mean: the mean of all samples; none: 0 (REINFORCE)."""
     scale: Scale = "std"
     """std: divide by the standard deviation of the rewards compared (GRPO); none: do not (Dr.GRPO)."""
     truncated: Truncated = "grade"
-    """A sample that ran out of tokens. grade: graded as it stands; mask: not supervised; penalise: 1 off its reward."""
+    """Samples cut off at the token limit. grade: grade the text as it is; mask: do not supervise; penalise: reward minus 1."""
     normalise: Normalise = "token-mean"
-    """token-mean: every token weighs the same (DAPO); sequence-mean: every sample does (GRPO); constant: as token-mean, over
-    samples x rollout_tokens (Dr.GRPO)."""
+    """token-mean: every token has equal weight (DAPO); sequence-mean: every sample has (GRPO); constant: as token-mean, but
+    divided by samples x rollout_tokens (Dr.GRPO)."""
     ratio: Ratio = "token"
-    """Learner over sampler. token: for each token; sequence: one for a sample, the geometric mean (GSPO)."""
+    """Probability ratio of learner to sampler. token: one per token; sequence: one per sample, the geometric mean (GSPO)."""
     clip_low: float = 0.2
     """Ratios below 1 - clip_low are clipped."""
     clip_high: float = 0.2
     """Ratios above 1 + clip_high are clipped (DAPO: 0.28)."""
     kl_coefficient: float = 0.0
-    """Weight of the KL to the reference. 0: no KL term, and no pass of the reference."""
+    """Weight of the KL to the reference. 0: no KL term, and no forward pass of the reference."""
     kl_estimator: KLEstimator = "exact"
-    """exact: KL(learner || reference) over the whole vocabulary; k1, k2, k3: from the sampled token; docs/losses.md says
-    what each one's gradient is."""
+    """exact: KL(learner || reference) over the whole vocabulary; k1, k2, k3: from the sampled token (see docs/losses.md for
+    their gradients)."""
     reference: str = "base"
-    """What the KL holds the learner to: base (the untrained model), a run folder or an adapter folder."""
+    """Reference of the KL term: base (the untrained model), a run folder or an adapter folder."""
     rollout_tokens: int = 128
     """Longest rollout, in tokens."""
     temperature: float = 1.0

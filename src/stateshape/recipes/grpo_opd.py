@@ -1,4 +1,4 @@
-"""Reward and distillation on the same rollouts: two signals about one batch of learner states."""
+"""Reward and distillation on the same rollouts: two signals on one batch of learner states."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class GRPOPlusOPD(LearnerRollouts, Taught, Rewarded):
     source: ClassVar[str] = "a combination of grpo and opd"
 
     samples: int = 8
-    """Rollouts a prompt, whose mean reward is the baseline."""
+    """Rollouts per prompt; their mean reward is the baseline."""
     reward_weight: float = 1.0
-    """Weight of the policy gradient, which is divided by its own count of tokens."""
+    """Weight of the policy-gradient loss, a mean over its own tokens."""
     opd_weight: float = 1.0
-    """Weight of the distillation, which is divided by its own count of tokens."""
+    """Weight of the distillation loss, a mean over its own tokens."""
 
     def __post_init__(self) -> None:
         LearnerRollouts.__post_init__(self)

@@ -14,14 +14,14 @@ from stateshape.states.sampled import TeacherStates
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KDOnTeacher(Taught, TeacherText, Diverging):
-    """Offline distillation where the teacher goes: its next-token distributions along what it writes by itself."""
+    """Offline distillation on teacher rollouts: the teacher's next-token distributions along its own responses."""
 
     compositions: ClassVar = (Composition(states="teacher", signal="teacher distribution", loss="divergence"),)
     needs: ClassVar[tuple[Need, ...]] = ()
     source: ClassVar[str] = "arXiv:1503.02531, on the teacher's own text"
 
     samples: int = 1
-    """Teacher responses a prompt."""
+    """Teacher responses per prompt."""
 
     def tokens_per_prompt(self) -> TokenBudget:
         return TokenBudget(supervised=self.samples * self.max_new_tokens, sampled=self.samples * self.max_new_tokens)

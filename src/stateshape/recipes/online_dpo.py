@@ -14,20 +14,20 @@ from stateshape.signals.preference import RewardPreference
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OnlineDPO(LearnerRollouts, Rewarded):
-    """Online preference optimisation: the best of the learner's responses to a prompt against the worst."""
+    """Online preference optimisation: prefers the best of the learner's responses to a prompt over the worst."""
 
     compositions: ClassVar = (Composition(states="learner", signal="preference", loss="preference"),)
     needs: ClassVar[tuple[Need, ...]] = ()
     source: ClassVar[str] = "arXiv:2402.04792"
 
     samples: int = 8
-    """Rollouts a prompt, of which the best and the worst make a pair; none where all have the same reward."""
+    """Rollouts per prompt. The best and the worst make a pair; there is none where all have the same reward."""
     shape: Shape = "dpo"
     """dpo: -log sigmoid of the margin; ipo: squared distance of the mean margin from 1 / (2 beta)."""
     beta: float = 0.1
-    """How strongly the learner is held to the reference."""
+    """How strongly the learner is kept close to the reference."""
     reference: str = "base"
-    """What the learner is held to: base (the untrained model), a run folder or an adapter folder."""
+    """The reference: base (the untrained model), a run folder or an adapter folder."""
 
     def __post_init__(self) -> None:
         LearnerRollouts.__post_init__(self)

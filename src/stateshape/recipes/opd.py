@@ -20,7 +20,7 @@ class OPD(LearnerRollouts, Taught, Diverging):
     source: ClassVar[str] = "arXiv:2605.22731 eq. 7; arXiv:2306.13649"
 
     positions: Positions = "all"
-    """all: every state along the rollout; last: one state a rollout, at a random depth (the paper's one-step OPD)."""
+    """all: every state along the rollout; last: one state per rollout, at a random depth (the paper's one-step OPD)."""
 
     def tokens_per_prompt(self) -> TokenBudget:
         written = LearnerRollouts.tokens_per_prompt(self)

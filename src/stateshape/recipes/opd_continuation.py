@@ -27,9 +27,10 @@ class OPDContinuation(LearnerRollouts, Taught, TeacherText):
     cut: Cut = field(default_factory=Cut)
     """Where in the learner's rollout the teacher takes over."""
     prefixes: Prefixes = "refreshed"
-    """refreshed: by the learner of this step; frozen: by the untrained learner; shuffled: each of another prompt."""
+    """Who writes the prefixes. refreshed: the current learner; frozen: the untrained learner; shuffled: the current learner,
+    each prefix moved to another prompt."""
     keep: Literal["all", "correct"] = "all"
-    """Which continuations are imitated: all, or those whose whole response has the right answer."""
+    """Which continuations to imitate: all, or those whose complete response has the right answer."""
 
     def tokens_per_prompt(self) -> TokenBudget:
         continued = self.samples * self.max_new_tokens

@@ -28,17 +28,17 @@ class OPDPlusSFT(LearnerRollouts, Taught):
     source: ClassVar[str] = "a combination of opd and sft"
 
     sft_share: float = 0.25
-    """Share of the prompts that are learned from their worked solutions."""
+    """Share of the prompts that are trained on their worked solutions."""
     opd_weight: float = 1.0
-    """Weight of the distillation, which is divided by its own count of tokens."""
+    """Weight of the distillation loss, a mean over its own tokens."""
     sft_weight: float = 0.25
-    """Weight of the fine-tuning, which is divided by its own count of tokens."""
+    """Weight of the fine-tuning loss, a mean over its own tokens."""
 
     def __post_init__(self) -> None:
         LearnerRollouts.__post_init__(self)
         if not 0 < self.sft_share < 1:
             raise BadInput(
-                f"sft_share: got {self.sft_share}; expected a share between 0 and 1; for all of one use opd or sft"
+                f"sft_share: got {self.sft_share}; expected a share between 0 and 1; for one method alone use opd or sft"
             )
 
     def is_for_sft(self, item_id: str) -> bool:

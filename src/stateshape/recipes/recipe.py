@@ -1,4 +1,4 @@
-"""What a recipe is: one dataclass a file, whose fields are the method's own choices, and a `build`.
+"""What a recipe is: one dataclass per file, whose fields are the method's own choices, and a `build`.
 
 The command line's flags, a study file's fields and the documentation are made from these fields. Loads no model.
 """
@@ -33,7 +33,7 @@ Need = Literal["solutions", "rejected"]  # of the task's training items
 class Parts:
     """What a recipe is built from. `teacher` loads a frozen policy by name, run folder or adapter folder.
 
-    item_ids: the prompts the run trains on. folder: the run's own, for what must outlive a step.
+    item_ids: the prompts the run trains on. folder: the run's own, for data that must outlive a step.
     """
 
     task: GenerationTask
@@ -75,14 +75,14 @@ class Recipe(Protocol):
 
 @runtime_checkable
 class Choosing(Protocol):
-    """What a recipe may also say: which of its compositions its fields have chosen."""
+    """An optional part of a recipe: which of its compositions its fields have chosen."""
 
     @property
     def composition(self) -> Composition: ...
 
 
 class TokenBudget(NamedTuple):
-    """At most so many tokens per prompt of a step. Tokens of the dataset's own solutions are not among them."""
+    """Upper limits of tokens per prompt and step, without the tokens of the dataset's own solutions."""
 
     supervised: int
     sampled: int
@@ -90,14 +90,14 @@ class TokenBudget(NamedTuple):
 
 @runtime_checkable
 class Budgeted(Protocol):
-    """What a recipe may also say: the tokens it takes, by which a plan's size is estimated."""
+    """An optional part of a recipe: the tokens it takes, from which a plan's size is estimated."""
 
     def tokens_per_prompt(self) -> TokenBudget: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LearnerRollouts:
-    """What every recipe on the learner's own samples has."""
+    """Fields of every recipe that samples from the learner."""
 
     rollout_tokens: int = 128
     """Longest rollout of the learner, in tokens."""
@@ -128,23 +128,23 @@ class LearnerRollouts:
 def check_several(samples: int, *, why: str) -> None:
     """A signal that compares a prompt's samples needs two. Raises BadInput."""
     if samples < 2:
-        raise BadInput(f"samples: got {samples}; expected 2 or more for each prompt, {why}")
+        raise BadInput(f"samples: got {samples}; expected 2 or more per prompt, {why}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Taught:
-    """What every recipe with a teacher has."""
+    """Fields of every recipe with a teacher."""
 
     teacher: str
-    """Teacher: a run folder, an adapter folder, or a model that shares the vocabulary. Frozen."""
+    """The frozen teacher: a run folder, an adapter folder, or a model with the same vocabulary."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherText:
-    """What every recipe on text that a teacher writes has."""
+    """Fields of every recipe that samples text from a teacher."""
 
     max_new_tokens: int = 128
-    """Longest text that the teacher writes at a time, in tokens."""
+    """Longest text that the teacher writes per call, in tokens."""
     teacher_temperature: float = 1.0
     """Temperature of the teacher's texts; 0 is greedy."""
 
@@ -154,12 +154,12 @@ class TeacherText:
 
 @dataclass(frozen=True, kw_only=True)
 class Diverging:
-    """What every recipe on a teacher's distribution has."""
+    """Fields of every recipe that uses a teacher's distribution."""
 
     direction: Direction = "forward"
     """forward: KL(teacher || learner); reverse: KL(learner || teacher); jsd: between the two, see beta."""
     beta: float = 0.5
-    """Where the generalised Jensen-Shannon divergence stands: 0 is forward, 1 is reverse."""
+    """For jsd: position between forward (0) and reverse (1) KL."""
 
     def divergence(self) -> Divergence:
         return Divergence(direction=self.direction, beta=self.beta)
@@ -167,16 +167,16 @@ class Diverging:
 
 @dataclass(frozen=True, kw_only=True)
 class Rewarded:
-    """What every recipe with a reward has."""
+    """Fields of every recipe with a reward."""
 
     reward: str = "exact-answer"
     """exact-answer: 1 if right; or file.py:name of a function (item, text, finish) -> number or None."""
 
 
 def taught(parts: Parts, teacher: str, build: Callable[[Policy], Method]) -> Method | Combination:
-    """The method under one teacher, or one method a teacher where the text names several by the items' tags.
+    """The method under one teacher, or one method per teacher where the text names several by the items' tags.
 
-    `maths=studies/a,stories=studies/b`: each item is taught by the teacher of its tag; the teachers weigh the same.
+    `maths=studies/a,stories=studies/b`: each item is taught by the teacher of its tag; the teachers have equal weight.
     """
     sources = teachers_of(teacher)
     if list(sources) == [""]:
@@ -199,7 +199,7 @@ def taught(parts: Parts, teacher: str, build: Callable[[Policy], Method]) -> Met
 
 
 def teachers_of(teacher: str) -> dict[str, str]:
-    """Tag -> where that teacher stands; the tag is empty where one teacher teaches all. Raises BadInput."""
+    """Tag -> name of that teacher; the tag is empty where one teacher teaches all. Raises BadInput."""
     if "=" not in teacher or os.path.exists(teacher):
         return {"": teacher}
     pairs = [pair.partition("=") for pair in teacher.split(",")]
@@ -224,7 +224,7 @@ def recipe_class(name: str) -> type[Recipe]:
     if not known or not all(isinstance(one, Composition) for one in known) or not hasattr(found, "build"):
         raise BadInput(f"recipe: got {name!r}, which has no `compositions` and `build`; see docs/recipes.md")
     if not hasattr(found, "__dataclass_fields__"):
-        raise BadInput(f"recipe: got {name!r}, which is no dataclass; its fields are its flags; see docs/recipes.md")
+        raise BadInput(f"recipe: got {name!r}, which is not a dataclass; its fields are its flags; see docs/recipes.md")
     if lacking := [field for field in ("needs", "source") if not hasattr(found, field)]:
         raise BadInput(f"recipe: got {name!r}, which has no `{lacking[0]}`; see docs/recipes.md")
     return found
@@ -241,7 +241,7 @@ def fields_of(recipe: type[Recipe]) -> dict[str, dataclasses.Field[Any]]:
 
 
 def made_of_by(recipe: type[Recipe] | Recipe) -> tuple[Composition, ...]:
-    """What a recipe is made of: of an object whose fields choose, the chosen one."""
+    """The compositions of a recipe; of an object whose fields choose among them, the chosen one."""
     if not isinstance(recipe, type) and isinstance(recipe, Choosing):
         return (recipe.composition,)
     return recipe.compositions

@@ -56,7 +56,7 @@ KINDS: dict[str, SignalKind] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Replay:
-    """Replay: the states of an earlier run, bit for bit, under a signal of one's choice."""
+    """Replay: the states of an earlier run, bit for bit, under a signal of your choice."""
 
     compositions: ClassVar = tuple(
         Composition(states="recorded", signal=kind, loss=FACTS[kind].read_by) for kind in KINDS.values()
@@ -65,23 +65,23 @@ class Replay:
     source: ClassVar[str] = "arXiv:2605.22731 section 2, with the states held fixed"
 
     states: str
-    """Folder of the run whose states are trained on, which has kept them (states_mb)."""
+    """Folder of the run whose states to train on; it must have recorded them (states_mb)."""
     signal: SignalName
-    """What is said at these states."""
+    """The signal at these states."""
     teacher: str | None = None
     """Teacher, for the signals that need one: a run folder, an adapter folder or a model. Frozen."""
     term: str | None = None
-    """Which of the earlier run's methods' states, where it combined several."""
+    """Where the earlier run combined several methods: the one whose states to use."""
     direction: Direction = "forward"
-    """Of a teacher's distribution: forward is KL(teacher || learner), reverse the other way, jsd between; see beta."""
+    """For signal distribution. forward: KL(teacher || learner); reverse: KL(learner || teacher); jsd: between, see beta."""
     beta: float = 0.5
-    """Where the generalised Jensen-Shannon divergence stands: 0 is forward, 1 is reverse."""
+    """For jsd: position between forward (0) and reverse (1) KL."""
     cut: Cut = field(default_factory=Cut)
-    """Where whole responses are cut for a continuation; rows that were cut stay as they are."""
+    """Where to cut complete responses for a continuation; rows that were cut already stay as they are."""
     max_new_tokens: int = 128
     """Longest continuation, in tokens."""
     temperature: float = 1.0
-    """Temperature of continuations, and the one the recorded rows were sampled at, for credit."""
+    """Temperature of continuations; for credit, the temperature at which the recorded rows were sampled."""
     reward: str = "exact-answer"
     """exact-answer: 1 if right; or file.py:name of a function (item, text, finish) -> number or None."""
 
@@ -101,7 +101,7 @@ class Replay:
         return FACTS[KINDS[self.signal]]
 
     def check_recording(self) -> None:
-        """Whether the recorded rows hold tokens that the signal is about. Raises BadInput."""
+        """Checks that the recorded rows have the tokens that the signal needs. Raises BadInput."""
         recorded = Recording(Path(self.states))
         term = recorded.chosen_term(self.term)
         writer = self.facts.about
@@ -120,7 +120,7 @@ class Replay:
             )
 
     def tokens_per_prompt(self) -> TokenBudget:
-        """Of a continuation; how many tokens were recorded is not known before."""
+        """Of a continuation; the number of recorded tokens is not known in advance."""
         written = self.max_new_tokens if self.signal.endswith("continuation") else 0
         return TokenBudget(supervised=written, sampled=written)
 

@@ -25,7 +25,7 @@ SHOWN = 60  # characters of a text or a value in a message
 
 
 def reward_of(name: str, parts: Parts) -> Reward:
-    """(item id, text, finish) -> reward. A function of one's own is given the item itself. Raises BadInput."""
+    """(item id, text, finish) -> reward. A user's function gets the item itself. Raises BadInput."""
     if name == EXACT_ANSWER:
         return lambda item_id, text, finish: float(parts.is_right(item_id, text))
     if ":" not in name:
@@ -39,7 +39,7 @@ def reward_of(name: str, parts: Parts) -> Reward:
         except (Exception, SystemExit) as error:  # whatever the user's code raises
             raise BadInput(
                 f"reward: {name!r} raised {described(error)} for {item_id}, whose text ends in {text[-SHOWN:]!r}; expected a "
-                "number, or None where it can't tell; mend the function, and the same command goes on"
+                "number, or None where it cannot decide; fix the function and run the same command again"
             ) from None
         return None if value is None else number_of(value, name, item_id)
 
@@ -49,7 +49,7 @@ def reward_of(name: str, parts: Parts) -> Reward:
 def check_function(name: str, own: Any) -> None:
     """Whether it can be called with an item, a text and a finish reason. Raises BadInput."""
     if not callable(own):
-        raise BadInput(f"reward: got {name!r}, which is no function; {EXPECTED}")
+        raise BadInput(f"reward: got {name!r}, which is not a function; {EXPECTED}")
     called = own if inspect.isroutine(own) else type(own).__call__
     if inspect.iscoroutinefunction(called) or inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
         raise BadInput(f"reward: got {name!r}, which is async or a generator; {EXPECTED}; return the number itself")

@@ -16,7 +16,7 @@ from stateshape.states.kept import EveryEpoch
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RFT(LearnerRollouts, Rewarded):
-    """Rejection sampling fine-tuning: the learner imitates those of its own responses that are right."""
+    """Rejection sampling fine-tuning: the learner imitates its own correct responses."""
 
     compositions: ClassVar = (Composition(states="learner", signal="reward filter", loss="cross-entropy"),)
     needs: ClassVar[tuple[Need, ...]] = ()
@@ -25,9 +25,9 @@ class RFT(LearnerRollouts, Rewarded):
     keep: Literal["rewarded", "all"] = "rewarded"
     """rewarded: responses with a reward of at least `threshold`; all: every response (self-SFT)."""
     threshold: float = 0.5
-    """Smallest reward of a response that is kept."""
+    """Smallest reward at which a response is kept."""
     regenerate: Literal["epoch", "step"] = "epoch"
-    """When responses are sampled anew: for all prompts as a pass over them begins, or for each step's prompts."""
+    """When to sample again: for all prompts at the start of each pass over them, or for each step's prompts."""
 
     def build(self, parts: Parts) -> Method:
         states: StateSource[Policy] = self.rollouts(parts)

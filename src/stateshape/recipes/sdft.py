@@ -1,4 +1,4 @@
-"""Self-distillation from a demonstration: learner states, its own distribution once it has seen the worked solution.
+"""Self-distillation from a demonstration: learner states, its own distribution given the worked solution.
 
 Source: arXiv:2601.19897. Differs: see signals/demonstration.py.
 """
@@ -17,7 +17,7 @@ from stateshape.signals.demonstration import Demonstrated
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SDFT(LearnerRollouts, Diverging):
-    """Self-distillation fine-tuning: the learner follows a slow copy of itself that is shown the worked solution."""
+    """Self-distillation fine-tuning: the learner imitates a slow copy of itself that sees the worked solution."""
 
     compositions: ClassVar = (Composition(states="learner", signal="teacher distribution", loss="divergence"),)
     needs: ClassVar[tuple[Need, ...]] = ("solutions",)
@@ -26,9 +26,9 @@ class SDFT(LearnerRollouts, Diverging):
     direction: Direction = "reverse"
     """reverse: KL(learner || teacher), the source's; forward: KL(teacher || learner); jsd: between, see beta."""
     ema_rate: float = 0.02
-    """How far the slow copy moves towards the learner a step: 0 stays untrained, 1 is the learner itself."""
+    """How far the slow copy moves towards the learner per step: 0 stays untrained, 1 is the learner itself."""
     template: str = "{prompt} {solution}\n\n{prompt}"
-    """The teacher's prompt, made of {prompt} and {solution}."""
+    """Template of the teacher's prompt, with {prompt} and {solution}."""
 
     def __post_init__(self) -> None:
         LearnerRollouts.__post_init__(self)

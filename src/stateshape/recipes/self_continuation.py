@@ -1,4 +1,4 @@
-"""Self-continuation: learner prefixes that the learner, or the untrained base, continues. A control: nobody teaches."""
+"""Self-continuation: learner prefixes that the learner, or the untrained base, continues. A control without a teacher."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from stateshape.states.cuts import Cut
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SelfContinuation(LearnerRollouts):
-    """Control for on-policy distillation: the learner imitates its own, or the base's, continuation of its prefix."""
+    """Control for on-policy distillation: the learner imitates its own or the base's continuation of its prefix."""
 
     compositions: ClassVar = (Composition(states="learner", signal="own continuation", loss="cross-entropy"),)
     needs: ClassVar[tuple[Need, ...]] = ()
     source: ClassVar[str] = "control of arXiv:2605.22731 section 2.5"
 
     writer: Literal["learner", "base"] = "learner"
-    """Who continues: the learner as it stands, or the untrained base."""
+    """Who continues: the current learner, or the untrained base."""
     cut: Cut = field(default_factory=Cut)
     """Where in the learner's rollout the continuation begins."""
     keep: Literal["all", "correct"] = "all"
-    """Which continuations are imitated: all, or those whose whole response has the right answer."""
+    """Which continuations to imitate: all, or those whose complete response has the right answer."""
     max_new_tokens: int = 128
     """Longest continuation, in tokens."""
 

@@ -14,14 +14,14 @@ from stateshape.states.sampled import TeacherStates
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SeqKD(Taught, TeacherText):
-    """Offline distillation by imitation: the learner imitates what a frozen teacher writes by itself."""
+    """Sequence-level distillation: the learner imitates responses of a frozen teacher."""
 
     compositions: ClassVar = (Composition(states="teacher", signal="teacher tokens", loss="cross-entropy"),)
     needs: ClassVar[tuple[Need, ...]] = ()
     source: ClassVar[str] = "arXiv:1606.07947"
 
     samples: int = 1
-    """Teacher responses a prompt."""
+    """Teacher responses per prompt."""
 
     def tokens_per_prompt(self) -> TokenBudget:
         return TokenBudget(supervised=self.samples * self.max_new_tokens, sampled=self.samples * self.max_new_tokens)

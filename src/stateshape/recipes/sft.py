@@ -14,7 +14,7 @@ from stateshape.states.dataset import DatasetStates
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SFT:
-    """Supervised fine-tuning on worked solutions. Mild or stress is a matter of rate, rank and epochs."""
+    """Supervised fine-tuning on worked solutions. Learning rate, rank and epochs decide whether it is mild or a stress test."""
 
     compositions: ClassVar = (Composition(states="dataset", signal="gold tokens", loss="cross-entropy"),)
     needs: ClassVar[tuple[Need, ...]] = ("solutions",)

@@ -121,7 +121,7 @@ class Decoding:
         return draw(logits_RV, self.uniform_CS[number_R, step_R], greedy=self.temperature == 0)
 
     def enter(self, rows: slice, *, tokens: Tensor, positions: Tensor, numbers: Tensor) -> None:
-        """Rows that were prefilled: their first token is drawn and stands at `positions`."""
+        """Rows that were prefilled: their first token is drawn and is at `positions`."""
         self.token_R[rows], self.position_R[rows], self.number_R[rows] = tokens, positions, numbers
         self.step_R[rows] = 1
 

@@ -52,7 +52,7 @@ class LocalSampler:
         seed: int,
         progress: Progress | None = None,
     ) -> list[Completion]:
-        """See Sampler. What a row becomes depends on its prompt, its number and the seed, not on the rows beside it."""
+        """See Sampler. A row depends on its prompt, its number and the seed, not on the other rows."""
         if not prompts:
             return []
         longest = max(map(len, prompts))

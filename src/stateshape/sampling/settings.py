@@ -1,4 +1,4 @@
-"""What a sampler is asked for and what it gives back: token ids in, token ids out. Knows no engine."""
+"""Input and output of a sampler: token ids in, token ids out. Knows no engine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SamplingSettings:
     def __post_init__(self) -> None:
         check_sampling(max_new_tokens=self.max_new_tokens, num_samples=self.num_samples, temperature=self.temperature)
         if "" in self.stops:
-            raise BadInput("stops: got an empty text, which every completion holds; expected texts that end a row")
+            raise BadInput("stops: got an empty text, which every completion contains; expected texts that end a row")
 
 
 def check_sampling(**fields: float) -> None:
@@ -60,5 +60,5 @@ class Sampler(Protocol):
         seed: int,
         progress: Progress | None = None,
     ) -> list[Completion]:
-        """num_samples completions a prompt, all of prompt 0's first."""
+        """num_samples completions per prompt, all of prompt 0's first."""
         ...

@@ -49,7 +49,7 @@ class Slots:
             cache[:, target, :, :length] = cache[:, source, :, :length]
 
     def begin(self, position_R: Tensor, places: int) -> None:
-        """The next token of slot r stands at position_R[r] < places."""
+        """The next token of slot r goes to position_R[r] < places."""
         rows, heads = len(position_R), self.first_RG.shape[1]
         self.new_N = (self.first_RG[:rows] + position_R[:, None]).flatten()
         hidden_RT = self.place_T[:places] > position_R[:, None]

@@ -1,4 +1,4 @@
-"""Where a response is cut so that another policy can speak there: by depth, by the writer's uncertainty, at the first error.
+"""Where a response is cut so that another policy can continue there: by depth, by the writer's uncertainty, at the first error.
 
     uniform       a uniformly random share of the response, between `low` and `high`; low == high is a fixed fraction
     entropy       the most uncertain token between `low` and `high`: where the policy's next-token entropy is largest
@@ -36,11 +36,11 @@ class Cut:
     """Where another policy takes over."""
 
     at: str = "uniform"
-    """uniform, entropy, first-error, or file.py:name of a function of your own."""
+    """uniform (random), entropy (most uncertain token), first-error, or your own function as file.py:name."""
     low: float = 0.0
-    """Smallest share of the response that is kept."""
+    """Smallest share of the response to keep."""
     high: float = 0.9
-    """Largest share of the response that is kept."""
+    """Largest share of the response to keep."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.high <= 1:
@@ -49,12 +49,12 @@ class Cut:
             raise BadInput(f"cut.at: got {shown(self.at)}; expected {', '.join(KINDS)}, or file.py:name of a function")
 
     def applied(self, policy: Policy, rows: Sequence[Trajectory], items: Items, rng: random.Random) -> list[Trajectory]:
-        """Each row up to its cut. `policy`: whose uncertainty counts."""
+        """Each row up to its cut. `policy`: the one whose uncertainty counts."""
         if not rows:
             return []
         kept = self.function()(policy, rows, items, rng)
         if len(kept) != len(rows):
-            raise BadInput(f"cut.at: {self.at!r} gave {len(kept)} cuts for {len(rows)} rows; expected one a row")
+            raise BadInput(f"cut.at: {self.at!r} gave {len(kept)} cuts for {len(rows)} rows; expected one per row")
         for row, keep in zip(rows, kept, strict=True):
             length = len(row.ids) - row.prompt_length
             if not isinstance(keep, Integral) or not 0 <= keep < max(length, 1):  # numpy's integers too
@@ -121,7 +121,7 @@ def response_entropies(policy: Policy, rows: Sequence[Trajectory]) -> list[list[
 
 
 def tokens_before(policy: Policy, ids: Sequence[int], place: int) -> int:
-    """How many tokens lie wholly before a character of their text."""
+    """Number of tokens that end before a given character of their text."""
     low, high = 0, len(ids)
     while low < high:
         middle = (low + high + 1) // 2

@@ -17,7 +17,7 @@ from stateshape.tasks.items import GenerationItem
 
 
 def fit_notes(policy: Policy, items: Sequence[GenerationItem], sources: Sequence[StateSource[Any]]) -> list[str]:
-    """What becomes of some of the items, a sentence each."""
+    """Notes on items that are changed to fit, one sentence each."""
     bare = [getattr(source, "source", source) for source in sources]  # of states that are kept
     num_sampled = max((one.settings.max_new_tokens + 1 for one in bare if hasattr(one, "settings")), default=0)
     asked = [(item, text) for item in items for text in _texts(item, bare) or _unless_short(policy, item, num_sampled)]
@@ -28,19 +28,19 @@ def fit_notes(policy: Policy, items: Sequence[GenerationItem], sources: Sequence
     notes = []
     if cut:
         notes.append(
-            f"prompt: {len(cut)} of {len(items)} training prompts leave no room for what is written behind them within the "
+            f"prompt: {len(cut)} of {len(items)} training prompts leave no room for a response within the "
             f"model's {policy.max_positions:,} positions, and lose tokens on the left ({cut[0]} is the first)"
         )
     if across:
         notes.append(
-            f"solution: in {len(across)} of {len(items)} training items a token of this tokenizer reaches from the prompt into "
-            f"the solution ({across[0]} is the first); there the two are encoded apart"
+            f"solution: in {len(across)} of {len(items)} training items one token would span the end of the prompt and "
+            f"the start of the solution ({across[0]} is the first); there the two are encoded separately"
         )
     return notes
 
 
 def check_texts(policy: Policy, items: Sequence[GenerationItem]) -> None:
-    """Whether the solutions, and the worse ones beside them, can be trained on. Raises BadInput."""
+    """Checks that the solutions, and the rejected ones, can be trained on. Raises BadInput."""
     asked = [(item, text) for item in items for text in (item.completion, item.rejected) if text]
     joined = policy.encode_joined([(item.prompt, text) for item, text in asked])
     rows = [(item, one) for (item, _), one in zip(asked, joined, strict=True)]

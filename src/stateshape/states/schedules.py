@@ -25,13 +25,13 @@ class Schedule:
     """A share in [0, 1] by step."""
 
     kind: str = "constant"
-    """constant, first, power, linear, or file.py:name of a function (step, num_steps) -> share."""
+    """constant, first, power, linear (docs/recipes.md), or file.py:name of a function (step, num_steps) -> share."""
     value: float = 0.5
-    """The share at the start; the base of the power."""
+    """The share at the start; for power, the base."""
     end: float = 0.0
-    """The share at the last step, where the schedule is linear."""
+    """For linear: the share at the last step."""
     every: int = 10
-    """Steps of one iteration, for first and power."""
+    """For first and power: steps per iteration."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS and ":" not in self.kind:

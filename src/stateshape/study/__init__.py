@@ -1,7 +1,7 @@
 """Makes run folders: a study from its plan to its last measured run. Reads none of them for conclusions (analysis,
 report do).
 
-plan, yaml_file: the study file. preflight, folders, origin: may it begin here? execute, run_queue, parallel, single:
+plan, yaml_file: the study file. preflight, folders, origin: may it start here? execute, run_queue, parallel, single:
 runs in order. training, measuring, drift_rollouts, evaluation, state_map: one run's parts. context, describe,
-provenance: what they share and write. Imported by api and the command line.
+provenance: their common parts and records. Imported by api and the command line.
 """

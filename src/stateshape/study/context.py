@@ -1,4 +1,4 @@
-"""What every run of a study shares: the weights, the tasks, the sampler, the folder, and whom to tell."""
+"""Shared by every run of a study: the weights, the tasks, the sampler, the folder and the reporter."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from stateshape.tasks.task import GenerationTask, Task
 
 @dataclass(frozen=True, kw_only=True)
 class StudyContext:
-    """What every run of a study shares: weights, tasks, sampler, place, and whom to tell."""
+    """Shared by every run of a study: weights, tasks, sampler, folder and reporter."""
 
     plan: Plan
     folder: Path
@@ -40,7 +40,7 @@ class StudyContext:
 
     @cached_property
     def compared(self) -> Compared | None:
-        """What every run's locality is measured against; None where the study does not ask for it."""
+        """The reference of every run's locality probes; None where the study does not ask for them."""
         settings = self.plan.file.locality
         if settings is None:
             return None
@@ -66,7 +66,7 @@ class StudyContext:
 
     @cached_property
     def encoders(self) -> dict[str, Encoder]:
-        """What drift looks at besides words."""
+        """Encoders for drift, in addition to words."""
         return encoders_of(self.plan.file.drift, Policy(self.weights, None))
 
     @property
@@ -74,12 +74,12 @@ class StudyContext:
         return [self.target, *self.retention]
 
     def choice_of(self, task: Task) -> TaskChoice:
-        """What the study's file says of one of its tasks."""
+        """The entry of a task in the study's file."""
         return [self.plan.file.target, *self.plan.file.retention][self.tasks.index(task)]
 
 
 def spread_over(texts: list[str], num: int) -> list[str]:
-    """So many of them at even distances: all tasks and subjects have a part."""
+    """`num` of them at even distances, so that all tasks and subjects are represented."""
     return texts[:: max(1, len(texts) // num)][:num]
 
 

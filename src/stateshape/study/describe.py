@@ -1,4 +1,4 @@
-"""A study and its runs as records: what plan.json and run.json say."""
+"""A study and its runs as records: the contents of plan.json and run.json."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stateshape.tasks.task import GenerationTask, Task
 
 
 def known_seeds(bench: StudyContext) -> list[int]:
-    """The seeds the study has folders for, then those asked for now: a study is extended, never cut."""
+    """The seeds the study has folders for, then those asked for now: a study can be extended, never reduced."""
     path = bench.folder / layout.PLAN
     begun = read_json(path, PlanRecord).seeds if path.exists() else []
     held = [seed for seed in begun if any((bench.folder / layout.RUNS).glob(f"*/seed{seed}"))]
@@ -89,7 +89,7 @@ def run_record(bench: StudyContext, spec: RunSpec | None, seed: int) -> RunRecor
 
 
 def place_of(bench: StudyContext, seed: int, source: str) -> str:
-    """Where a named policy stands: the base, another run of this study (same seed), or as it is named."""
+    """Location of a named policy: the base, another run of this study (same seed), or as it is named."""
     if source == BASE:
         return bench.plan.file.model
     if any(source == other.name for other in bench.plan.runs):

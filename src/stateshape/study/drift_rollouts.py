@@ -62,7 +62,7 @@ def sample_rollouts(
 
 
 def token_texts(row: Trajectory, policy: Policy) -> list[str]:
-    """What each token of the response adds to the text."""
+    """The text that each token of the response adds."""
 
     def text_until(end: int) -> str:
         return policy.decode(row.ids[:end])
@@ -75,7 +75,7 @@ def token_texts(row: Trajectory, policy: Policy) -> list[str]:
 
 
 def encoders_of(choice: DriftChoice, base: Policy) -> dict[str, Encoder]:
-    """What states are compared by besides their words."""
+    """Encoders by which states are compared, in addition to words."""
     found: dict[str, Encoder] = {}
     if choice.hidden:
         found["hidden"] = Remembering(HiddenStates(base))

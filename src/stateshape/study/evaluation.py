@@ -1,4 +1,4 @@
-"""Of what an evaluation is, and whether it may take the place of one that is there: never another one's, unless asked to.
+"""Identity of an evaluation, and whether it may replace an existing one: only the same one, unless asked to.
 
 Two evaluations are the same if model and adapter have the same content (where that is known; else the same names), and so do
 data, shots, limit, lengths, stops and precision. Evaluates nothing.
@@ -32,7 +32,7 @@ AROUND_A_NAME = len(b"..profile.json.") + len("4194304.tmp")  # what a temporary
 def planned_evaluation(
     resolved: Resolved, task: Task, *, named: str, limit: int | None, shots: int
 ) -> EvaluationRecord:
-    """As far as it is known before the model is loaded."""
+    """The record as far as it is known before the model is loaded."""
     return EvaluationRecord(
         model=resolved.model,
         weights_sha256=weights_sha256(resolved.model),
@@ -103,7 +103,7 @@ def check_place(folder: Path, source: str) -> None:
     )
     if not same_adapter or not is_same_model(own.model, given.model):
         raise BadInput(
-            f"out: got {folder}, the folder of a run, for an evaluation of {source}; expected a folder of its own, or the run "
+            f"out: got {folder}, the folder of a run, for an evaluation of {source}; expected a separate folder, or the run "
             "itself as the model; give --out another folder"
         )
 
@@ -115,13 +115,13 @@ def check_same_evaluation(folder: Path, name: str, now: EvaluationRecord) -> Non
     if there is None:
         if rows.exists():
             raise BadInput(
-                f"out: {rows} is there, and its summary does not say of which model, data and settings it is; expected a "
+                f"out: {rows} exists, and its summary does not name its model, data and settings; expected a "
                 "folder without it; give --out another folder, or --overwrite to replace it"
             )
         return
     if (found := first_other(there, now)) is not None:
         raise BadInput(
-            f"out: {rows} is of another evaluation ({found}); expected the same again, or a folder without it; give --out "
+            f"out: {rows} is from a different evaluation ({found}); expected the same one, or a folder without it; give --out "
             "another folder, or --overwrite to replace it"
         )
 

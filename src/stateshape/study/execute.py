@@ -49,7 +49,7 @@ from stateshape.study.preflight import check_sources, check_training
 from stateshape.study.run_queue import Queue, RunDied
 from stateshape.study.training import LEARNER, train_one
 
-REPORT_S = 60.0  # a report is made in seconds; a study waits for one that is under way
+REPORT_S = 60.0  # a report takes seconds; a study waits for one in progress
 SMALL_MODEL = 20_000_000  # parameters
 
 
@@ -63,12 +63,12 @@ def execute(
     operators: Operators | None = None,
     accept_changes: bool = False,
 ) -> None:
-    """Runs what is not done yet. Raises BadInput before any model loads if something does not fit.
+    """Does the remaining runs. Raises BadInput before any model loads if something does not fit.
 
     Args:
-        accept_changes: goes on with finished files that were changed, and puts that on record.
-        jobs: runs at a time, each in a process with its share of the threads. None: see fitting_jobs.
-        operators: where given, filled with what a step of each run that trains spends its time on; takes one job.
+        accept_changes: continue although finished files were changed, and record that.
+        jobs: runs at the same time, each in its own process with a share of the threads. None: see fitting_jobs.
+        operators: where given, filled with the operators of one step of each run that trains; needs one job.
     """
     if jobs is not None and jobs < 1:
         raise BadInput(f"jobs: got {jobs}; expected 1 or more")
@@ -96,7 +96,7 @@ def prepare(
     for run in layout.run_folders(folder):
         check_record_is_there(run)
     for old in unsealed_runs(folder):
-        reporter.say(f"{old}: no manifest.json, as an earlier version left it; its files are taken as they are")
+        reporter.say(f"{old}: no manifest.json (written by an earlier version); its files are used unchecked")
     target, retention = load_tasks(plan.file, data_dir)
     check_data(plan, folder, [target, *retention])
     resolve_base(plan.file.model)
@@ -137,7 +137,7 @@ def run_all(bench: StudyContext, data_dir: Path | None, jobs: int | None) -> Non
 
 
 def fitting_jobs(plan: Plan, weights: SharedWeights) -> int:
-    """One run a thread for several seeds of a small model on a CPU, whose steps are too short to share; else 1."""
+    """One run per thread for several seeds of a small model on a CPU, whose steps are too short to share; else 1."""
     num_parameters = sum(parameter.numel() for parameter in weights.model.parameters())
     if weights.device.type != "cpu" or len(plan.file.seeds) == 1 or num_parameters > SMALL_MODEL:
         return 1
@@ -145,7 +145,7 @@ def fitting_jobs(plan: Plan, weights: SharedWeights) -> int:
 
 
 def open_worker(plan: Plan, folder: Path, data_dir: Path | None) -> Callable[[RunSpec, int], list[str]]:
-    """What a process of its own needs to do runs of the study."""
+    """Sets up a separate process for runs of the study."""
     logging.getLogger("stateshape.tasks").setLevel(
         logging.ERROR
     )  # the study's process has said what is odd about the data

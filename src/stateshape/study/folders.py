@@ -37,13 +37,13 @@ def check_plan(folder: Path, plan: Plan) -> None:
     if not (folder / layout.PLAN).exists():
         if holds_files(folder):
             raise BadInput(
-                f"out: {folder} is not empty and holds no study; expected a new or empty folder, or this study's"
+                f"out: {folder} is not empty and contains no study; expected a new or empty folder, or this study's"
             )
         return
     begun = read_json(folder / layout.PLAN, PlanRecord)
     if begun.plan_sha256 != plan.sha256:
         raise BadInput(
-            f"out: {folder} holds study {begun.study!r} with other settings (plan {begun.plan_sha256[:12]}, now "
+            f"out: {folder} holds study {begun.study!r} with different settings (plan {begun.plan_sha256[:12]}, now "
             f"{plan.sha256[:12]}); give --out another folder, or delete this one to start again"
         )
 
@@ -69,8 +69,9 @@ def check_same_run(folder: Path, record: RunRecord) -> RunRecord | None:
     for field_name in ("seed", "model", "task", "teacher", "settings"):
         got, there = plain(getattr(record, field_name)), plain(getattr(begun, field_name))
         if got != there and not (field_name in ("model", "teacher") and is_same_model(there, got)):
+            different = "different settings" if field_name == "settings" else f"a different {field_name}"
             raise BadInput(
-                f"out: {folder} holds a run with another {field_name} ({first_difference(there, got)}); give --out another "
+                f"out: {folder} holds a run with {different} ({first_difference(there, got)}); give --out another "
                 "folder, or delete this one to start again"
             )
     check_same_origin(folder, begun.provenance, record.provenance)

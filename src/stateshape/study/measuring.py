@@ -1,4 +1,4 @@
-"""What is measured of a policy once it stands: the tasks, its rollouts, their drift. A part is done when its file is there."""
+"""Measurements of a trained policy: the tasks, its rollouts, their drift. A part is done when its file is there."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from stateshape.study.plan import RunSpec
 from stateshape.tasks.task import Task
 
 Stands = Callable[[str], str]
-"""From a named source to where it stands."""
+"""From a named source to its location."""
 
 
 class Thing(NamedTuple):
@@ -37,7 +37,7 @@ class Thing(NamedTuple):
 def origin(
     model: str, tasks: Sequence[Task], specs: Sequence[RunSpec] = (), stands: Stands = lambda source: source
 ) -> dict[str, Json]:
-    """As it stands in a provenance: data_sha256, weights_sha256, and sources_sha256 of what `specs` name."""
+    """As in a provenance: data_sha256, weights_sha256, and sources_sha256 of what `specs` name."""
     sources: dict[str, Json] = {}
     for spec in specs:
         for key, named in spec.named().items():
@@ -75,13 +75,13 @@ def check_same_origin(folder: Path, begun: Mapping[str, Json], now: Mapping[str,
     for name, sha256 in things(now):
         if before.get(name, sha256) != sha256:
             raise BadInput(
-                f"out: {folder} was begun with other {name} (sha256 {before[name][:12]} there, {sha256[:12]} now); expected "
-                "the same content; give --out another folder, or use what it was begun with"
+                f"out: {folder} was started with different {name} (sha256 {before[name][:12]} there, {sha256[:12]} now); "
+                "expected the same content; give --out another folder, or use the one it was started with"
             )
 
 
 def things(provenance: Mapping[str, Json]) -> Iterator[Thing]:
-    """What a provenance tells by content; nothing of what it does not."""
+    """The hashes of contents in a provenance."""
     data, sources = provenance.get("data_sha256"), provenance.get("sources_sha256")
     for words, shas in (("data for {}", data), ("weights for {}", sources)):
         for name, sha256 in (shas if isinstance(shas, dict) else {}).items():

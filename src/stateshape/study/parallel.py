@@ -61,8 +61,8 @@ def run_parallel(open_worker: OpenWorker, runs: list[RunSpec], seeds: list[int],
                 tick(queue.num_over, queue.num_runs)
     except BrokenProcessPool:
         raise BadInput(
-            f"jobs: got {jobs} runs at a time, and one of the processes died (out of memory?); expected room for all; "
-            "use a smaller --jobs, and the same command goes on"
+            f"jobs: got {jobs} runs at a time, and one of the processes died (out of memory?); expected memory for "
+            "all; use a smaller --jobs and run the same command again"
         ) from None
     finally:
         if queue.waiting or running:

@@ -42,13 +42,13 @@ MOST_CHARACTERS = 100  # of a run's name: file systems take 255 bytes
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskChoice:
-    """A task and how much of it."""
+    """A task and how many of its items to evaluate."""
 
     task: str
     limit: int | None = None
     shots: int = 0
     max_new_tokens: int | None = None
-    """Longest evaluated completion. Default: the task's own."""
+    """Longest completion in tokens. Default: the task's own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,13 +58,13 @@ class DriftChoice:
     prompts: int = 128
     """Training prompts the drift rollouts start from: the last ones, so that a limited run does not train on them."""
     cuts: int = 2
-    """Prefix states a rollout."""
+    """Prefix states per rollout."""
     max_new_tokens: int = 128
     temperature: float = 1.0
     hidden: bool = True
-    """Also on hidden states of the untrained base."""
+    """Also compute distances on hidden states of the untrained base."""
     encoder: str | None = None
-    """Also on the embeddings of this sentence-transformers model."""
+    """Also compute distances on the embeddings of this sentence-transformers model."""
 
     def __post_init__(self) -> None:
         for name in ("prompts", "cuts", "max_new_tokens"):
@@ -89,7 +89,7 @@ class RunChoice:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudyFile:
-    """What the YAML says."""
+    """The contents of the YAML file."""
 
     study: str
     model: str
@@ -106,11 +106,11 @@ class StudyFile:
     roles: dict[str, str] = field(default_factory=dict)
     """Which run plays which role of the claims, e.g. sft_stress: my_run. A run named like a role plays it."""
     contrasts: list[list[str]] = field(default_factory=list)
-    """Pairs of runs that are compared besides each run with the base and with its teacher: [first, second]."""
+    """Further pairs of runs to compare, as [first, second]. Each run is always compared with the base and with its teacher."""
 
 
 class RunSpec(NamedTuple):
-    """One run, ready to be built: its recipe filled in except for where the policies and states it names stand."""
+    """One run, ready to be built: its recipe filled in except for the locations of the policies and states it names."""
 
     name: str
     label: str
@@ -129,18 +129,18 @@ class RunSpec(NamedTuple):
         return self.sources.get("teacher")
 
     def named(self) -> dict[str, list[str]]:
-        """By field, the runs, folders and models it names: a teacher's text may name several."""
+        """By field, the runs, folders and models it names: a teacher field may name several."""
         return {
             name: list(teachers_of(text).values()) if name == "teacher" else [text]
             for name, text in self.sources.items()
         }
 
     def needs(self) -> list[str]:
-        """All it names."""
+        """All sources that it names."""
         return list(chain.from_iterable(self.named().values()))
 
     def recipe(self, stands: Callable[[str], str] | None = None) -> Recipe:
-        """The recipe object. `stands`: from a named source to where it stands now; None: as it is named."""
+        """The recipe object. `stands`: from a named source to its location; None: as it is named."""
         where = stands or (lambda source: source)
         found = {
             name: ",".join(f"{tag}={where(one)}" if tag else where(one) for tag, one in teachers_of(text).items())
@@ -166,7 +166,7 @@ def presets() -> list[str]:
 
 
 def read_study_file(preset_or_file: str) -> StudyFile:
-    """A preset by name, or a YAML file. Raises BadInput with the field, what it got and what was expected."""
+    """A preset by name, or a YAML file. Raises BadInput with the field, the value and the expected one."""
     if preset_or_file in presets():
         text = (files("stateshape.study") / "presets" / f"{preset_or_file}.yaml").read_text(encoding="utf-8")
     else:
@@ -268,7 +268,7 @@ def check_budget(spec: RunSpec) -> None:
     if spec.train.supervised_per_step is not None and is_preference:
         raise BadInput(
             f"runs.{spec.name}.train.supervised_per_step: got {spec.train.supervised_per_step} for a preference, which "
-            "compares whole responses; expected none; leave it out, or take fewer prompts a step"
+            "compares whole responses; expected none; leave it out, or take fewer prompts per step"
         )
 
 
@@ -299,7 +299,7 @@ def merged(shared: dict[str, Json], own: dict[str, Json]) -> dict[str, Json]:
 
 
 def outside(plan: Plan) -> list[RunSpec]:
-    """The runs with only those sources that are no runs of the plan."""
+    """The runs with only those sources that are not runs of the plan."""
     inside = {spec.name for spec in plan.runs}
     return [
         spec._replace(sources={key: text for key, text in spec.sources.items() if inside.isdisjoint(spec.named()[key])})
@@ -328,7 +328,7 @@ def in_order(specs: dict[str, RunSpec]) -> list[RunSpec]:
 
 
 def check_names(spec: RunSpec, specs: dict[str, RunSpec]) -> None:
-    """A source that is no run of the study must be base, embedded, a folder or a hub id. Raises BadInput."""
+    """A source that is not a run of the study must be base, embedded, a folder or a hub id. Raises BadInput."""
     for key, sources in spec.named().items():
         for source in sources:
             if source in (BASE, "embedded", *specs) or "/" in source or os.path.exists(source):

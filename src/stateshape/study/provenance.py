@@ -90,7 +90,7 @@ BUDGET_S = 0.15  # after which no other width is begun
 
 
 def peak_gflops(dtype: torch.dtype, device: torch.device) -> float:
-    """10^9 FLOPs a second of square products with this type and the threads of now: once a process."""
+    """10^9 FLOPs per second of square products with this type and the current threads: once per process."""
     return _measured(dtype, device, torch.get_num_threads())
 
 

@@ -10,7 +10,7 @@ from stateshape.study.plan import RunSpec
 
 
 class RunDied(BadInput):
-    """A run can't go on, e.g. because its loss is no number. The study's other runs can."""
+    """A run cannot continue, e.g. because its loss is not a number. The study's other runs can."""
 
 
 class Queue:
@@ -19,7 +19,7 @@ class Queue:
     def __init__(self, runs: Sequence[RunSpec], seeds: Sequence[int], reporter: Reporter) -> None:
         self.waiting = [(spec, seed) for seed in seeds for spec in runs]
         self.num_runs = len(self.waiting)
-        self.num_over = 0  # done, died or left out
+        self.num_over = 0  # done, failed or skipped
         self._names = {spec.name for spec in runs}
         self._done: set[tuple[str, int]] = set()
         self._reporter = reporter
@@ -44,7 +44,7 @@ class Queue:
     def died(self, spec: RunSpec, seed: int, error: RunDied) -> None:
         """Says so, and leaves out the runs that need it."""
         self.num_over += 1
-        self._reporter.say(f"{spec.label}, seed {seed}: died; {error}")
+        self._reporter.say(f"{spec.label}, seed {seed}: failed; {error}")
         for other in [run for run, at in self.waiting if at == seed and spec.name in run.needs()]:
             self.begin(other, seed)
             self.died(other, seed, RunDied(f"it needs {spec.name}"))

@@ -55,7 +55,7 @@ def train_single(
     with claimed_run(folder):
         if holds_files(folder) and not (folder / layout.RUN).exists():
             raise BadInput(
-                f"out: {folder} is not empty and holds no run; expected a new or empty folder, or this run's"
+                f"out: {folder} is not empty and contains no run; expected a new or empty folder, or this run's"
             )
         check_unchanged([folder])
         task = generation_task(task_name, data_dir)
@@ -121,7 +121,7 @@ def drift_between(
     """Drift of `b` from `a` on fresh rollouts of the same prompts, and of `a` from itself with another seed."""
     task = generation_task(task_name, data_dir)
     if not task.train:
-        raise BadInput(f"{task.name}: got no training rows; expected some, whose prompts are rolled out")
+        raise BadInput(f"{task.name}: got no training rows; expected some, to sample rollouts from their prompts")
     check_source(a)
     check_source(b)
     resolved = resolve(a)

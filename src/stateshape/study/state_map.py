@@ -1,7 +1,7 @@
 """The states of a study's runs on one plane: what base, learner and teacher write, and what was trained on.
 
 Made from the record files of the first seed; a run without samples has no points. Texts are the responses, without prompts:
-the same prompts stand on all sides, and would be what is seen. Draws nothing.
+the same prompts are on all sides, and would dominate the map. Draws nothing.
 """
 
 from __future__ import annotations

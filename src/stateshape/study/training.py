@@ -84,8 +84,8 @@ def train_one(bench: StudyContext, spec: RunSpec, seed: int, folder: Path) -> Ru
         if not any(sign in str(error) for sign in FULL_DISK):
             raise
         raise BadInput(
-            f"out: {folder}: a file could not be written ({str(error).strip().splitlines()[0][:120]}); expected room on the "
-            "disk; make some, and the same command goes on"
+            f"out: {folder}: a file could not be written ({str(error).strip().splitlines()[0][:120]}); expected space on the "
+            "disk; free some and run the same command again"
         ) from None
     finally:
         for name in beside:
@@ -103,7 +103,7 @@ def train_one(bench: StudyContext, spec: RunSpec, seed: int, folder: Path) -> Ru
 
 
 def check_items(bench: StudyContext, spec: RunSpec, item_ids: tuple[str, ...]) -> None:
-    """Whether the model can be trained on the items' solutions, before the folder is claimed. Raises BadInput."""
+    """Checks that the model can be trained on the items' solutions, before the folder is claimed. Raises BadInput."""
     if "solutions" not in spec.recipe_class.needs:
         return
     try:
@@ -127,7 +127,7 @@ def say_what_fits(
 
 
 def told_early(bench: StudyContext, spec: RunSpec, seed: int, kinds: Kinds) -> OnStep:
-    """Moves the bar, and warns after the first few steps if there was nothing to learn from in them."""
+    """Updates the progress bar, and warns after the first few steps if they had nothing to learn from."""
     tick = bench.reporter.track(f"train {spec.name}", "steps", bench.weights.meter)
     seen: list[StepRecord] = []
 
@@ -144,7 +144,7 @@ def told_early(bench: StudyContext, spec: RunSpec, seed: int, kinds: Kinds) -> O
 
 
 def begin(bench: StudyContext, spec: RunSpec, seed: int, folder: Path) -> RunRecord:
-    """The run's record, written before the first step; what is there already must be the same run. Raises BadInput."""
+    """The run's record, written before the first step; a record that exists must be of the same run. Raises BadInput."""
     record = run_record(bench, spec, seed)
     begun = check_same_run(folder, record)
     if begun is None:
@@ -156,7 +156,7 @@ def begin(bench: StudyContext, spec: RunSpec, seed: int, folder: Path) -> RunRec
 def watches_of(
     bench: StudyContext, spec: RunSpec, method: Method | Combination, folder: Path, seed: int
 ) -> list[Watch[Policy]]:
-    """What looks on while the run trains."""
+    """Observers of the run while it trains."""
     watches: list[Watch[Policy]] = []
     if spec.train.states_mb > 0:
         by_tag = teachers_of(spec.teacher or "")
@@ -177,7 +177,7 @@ def watches_of(
 
 
 def teacher_loader(bench: StudyContext, loaded: list[str]) -> Callable[[str], Policy]:
-    """Loads frozen teachers beside the learner, each base once; adapter names taken on the learner's are added to `loaded`."""
+    """Loads frozen teachers next to the learner, each base once; adapter names taken on the learner's are added to `loaded`."""
     others: dict[str, SharedWeights] = {}
 
     def load(source: str) -> Policy:

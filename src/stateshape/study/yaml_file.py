@@ -55,13 +55,13 @@ class Check:
         self.sizes: dict[int, int | None] = {}  # by node; None while it is being counted
 
     def size(self, node: yaml.Node, *, depth: int) -> int:
-        """How many values it stands for, with every alias written out."""
+        """Number of values, with every alias written out."""
         if depth > MAX_DEPTH:
             raise BadInput(f"{line_of(node)}: nested too deeply; expected at most {MAX_DEPTH} levels")
         if id(node) in self.sizes:
             known = self.sizes[id(node)]
             if known is None:
-                raise BadInput(f"{line_of(node)}: got an alias of what it stands in; expected values that end")
+                raise BadInput(f"{line_of(node)}: got an alias that contains itself; expected values that end")
             return known
         self.sizes[id(node)] = None
         if node.tag in AS_WRITTEN:
@@ -88,7 +88,9 @@ class Check:
             kind in ("int", "float", "bool", "null")
             and self.loader.resolve(yaml.ScalarNode, node.value, (True, False)) != node.tag
         ):  # asked for by !!int
-            raise BadInput(f"{line_of(node)}: got {shown(node.value)} with the tag !!{kind}; expected one that it is")
+            raise BadInput(
+                f"{line_of(node)}: got {shown(node.value)} with the tag !!{kind}; expected a value of that type"
+            )
         if kind == "int" and OCTAL.fullmatch(node.value):
             raise BadInput(
                 f"{line_of(node)}: got {node.value}, which some read as octal; expected a number that does not begin with 0; "

@@ -1,4 +1,4 @@
-"""Reads the arithmetic that stands in a text: where an equation stands, and whether it holds.
+"""Reads the arithmetic in a text: where an equation is, and whether it holds.
 
 Numbers: 12, 1,234, 0.05, .5, $4, 20%, 1/3, the mixed 1 1/2. Operators: + - * / x × · ÷ and brackets, 2(3 + 4). A chain
 `a = b = c` is compared side by side; a running total (`2 + 3 = 5 + 1 = 6`) is right where the next side begins with the
@@ -6,7 +6,7 @@ value so far.
 
 Where a text can be read in two ways (1 1/2 as a mixed number or as a 1 before a half, 20% as 0.2 or as 20, a hyphen as a
 minus or as a list's mark, 6 / 1/3 from the left or by a third), an equation holds if it holds in one of them. What can't be
-read (algebra, words between numbers) is no equation. Knows nothing of tasks.
+read (algebra, words between numbers) is not an equation. Knows nothing of tasks.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def equations(text: str) -> Iterator[Equation]:
 
 
 def values_of(expression: str) -> list[Fraction]:
-    """Every value an expression may have; none if it is no arithmetic or divides by zero."""
+    """Every value an expression may have; none if it is not arithmetic or divides by zero."""
     tokens = [token for token in _tokens(expression) if token.kind != "blank"]
     return _values(tokens) if tokens and len(tokens) <= MAX_TOKENS else []
 
@@ -119,7 +119,7 @@ def _sides(run: Sequence[Token]) -> list[list[Token]]:
 
 
 def _leading(side: Sequence[Token], text: str) -> list[Fraction]:
-    """Values of a run's first side: words may stand before it."""
+    """Values of a run's first side: words may come before it."""
     first, *others = side
     before = text[: first.start].rstrip(" \t")
     if first.kind in ("operator", "times"):
@@ -162,7 +162,7 @@ def _values(tokens: Sequence[Token]) -> list[Fraction]:
 class _Reader:
     """Recursive descent: sum = product (+|- product)*, product = factor (*|/ factor)*; "2(3 + 4)" is a product.
 
-    is_tight: "25 / 1/3" divides by a third, since no blanks stand around the second stroke.
+    is_tight: "25 / 1/3" divides by a third, since there are no blanks around the second stroke.
     """
 
     def __init__(self, tokens: Sequence[Token], percent: Fraction, *, is_tight: bool) -> None:

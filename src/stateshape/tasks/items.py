@@ -13,7 +13,7 @@ from dataclasses import dataclass
 class GenerationItem:
     """One problem answered in free text. `completion` is a worked solution (None where the data has none).
 
-    rejected: a worse solution, for preferences. preferred: the text it is set beside, where that is not the completion.
+    rejected: a worse solution, for preferences. preferred: the text it is compared with, where that is not the completion.
     tag: what kind of problem it is, where teachers are chosen by kind.
     """
 

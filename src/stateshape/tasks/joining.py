@@ -1,4 +1,4 @@
-"""What stands between a prompt and the text behind it: a blank, or nothing where a blank would be out of place.
+"""The separator between a prompt and the text after it: a blank, or nothing where a blank would be out of place.
 
 Knows nothing of tokens: policy.py encodes both together.
 """
@@ -20,7 +20,7 @@ def prompt_text(written: str) -> str:
 def default_delimiter(prompt: str) -> str:
     """Nothing behind a line's end (a chat template, code) and behind Chinese or Japanese; else a blank.
 
-    The script is that of the prompt's last letter, or of its last full-width sign if that stands behind.
+    The script is that of the prompt's last letter, or of its last full-width sign if that comes later.
     """
     if prompt[-1].isspace():
         return ""

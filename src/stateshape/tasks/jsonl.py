@@ -39,7 +39,7 @@ def read_jsonl_task(path: Path, *, limit: int | None = None) -> Task:
         (where, first), *rows = rows
         settings = settings_row(first, where=where)
     if not rows:
-        raise BadInput(f"{path}: got no rows; expected at least one JSON object a line; {PAGE}")
+        raise BadInput(f"{path}: got no rows; expected at least one JSON object per line; {PAGE}")
     is_choice = isinstance(rows[0][1], dict) and "options" in rows[0][1]
     for where, row in rows:
         _check_shape(row, is_choice, where=where)
@@ -92,7 +92,7 @@ def _choice_item(row: dict[str, Any], delimiter: str | None, *, name: str, where
     if len(set(options)) < len(options) or len({option[0].isspace() for option in options}) > 1:
         raise BadInput(
             f"{where}: options: got some that begin with a blank and some that do not ({shown(parsed.options)}); expected all "
-            "alike, or the blank would decide; write them without"
+            "alike, or the blank would decide; write them without it"
         )
     return ChoiceItem(
         item_id=parsed.id or f"{name}/{where.rpartition(':')[2]}",
@@ -169,13 +169,13 @@ def _with_answer(solution: str, answer: str) -> str:
 def _check_answer(answer: str, stops: tuple[str, ...], *, where: str) -> None:
     if gsm8k.ANSWER_MARK in answer:
         raise BadInput(
-            f"{where}: answer: got {shown(answer)}, with nothing behind its {gsm8k.ANSWER_MARK}; expected the answer; add it"
+            f"{where}: answer: got {shown(answer)}, with nothing after its {gsm8k.ANSWER_MARK}; expected the answer; add it"
         )
     for stop in stops:
         if stop in answer:
             raise BadInput(
-                f"{where}: answer: got {shown(answer)}, which holds the stop text {stop!r}; expected none, since completions "
-                f'end there; give the file stops of its own: a first row {{"settings": {{"stops": [...]}}}}; {PAGE}'
+                f"{where}: answer: got {shown(answer)}, which contains the stop text {stop!r}; expected none, since "
+                f'completions end there; set other stops for the file: a first row {{"settings": {{"stops": [...]}}}}; {PAGE}'
             )
 
 
@@ -188,11 +188,11 @@ def _check_ends(solution: str | None, rejected: str | None, *, where: str) -> No
 
 
 def _check_pair(solution: str, rejected: str, *, where: str) -> None:
-    """Nothing is added to a pair: what only one side has is what is preferred. So the mark stands in both or in neither."""
+    """Nothing is added to a pair: a text that only one side has would decide. So the mark is in both or in neither."""
     has, other = (gsm8k.ANSWER_MARK in text for text in (solution, rejected))
     if has != other:
         with_, without = ("solution", "rejected") if has else ("rejected", "solution")
         raise BadInput(
             f"{where}: {without}: got no {gsm8k.ANSWER_MARK} and {with_!r} has one; expected it in both or in neither, or the "
-            "pair is about the mark; add it, or take it away"
+            "pair would teach the mark; add it, or remove it"
         )

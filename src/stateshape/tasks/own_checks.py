@@ -15,7 +15,7 @@ from stateshape.tasks.task import Grades
 
 
 class Read(NamedTuple):
-    """An item, its split and where it stands (file:line)."""
+    """An item, its split and its place (file:line)."""
 
     where: str
     split: str
@@ -51,7 +51,7 @@ def _wrong_solutions(rows: Sequence[Read], grade: Callable[[str, GenerationItem]
     row, strict = wrong[0]
     return (
         f"solution: {len(wrong)} of {len(solved)} are graded wrong by this task's own grader ({row.line} is the first: it "
-        f"reads {shown(strict.prediction)}, the answer is {shown(row.item.gold)}); mend them, or drop these rows"
+        f"reads {shown(strict.prediction)}, the answer is {shown(row.item.gold)}); fix them, or drop these rows"
     )
 
 
@@ -62,7 +62,7 @@ def _equal_pairs(rows: Sequence[Read]) -> str:
         return ""
     return (
         f"rejected: {len(equal)} of {len(pairs)} are the same text as their solution ({equal[0].line} is the first), which "
-        "teaches no preference"
+        "cannot teach a preference"
     )
 
 
@@ -74,7 +74,7 @@ def _shared_prompts(rows: Sequence[Read]) -> str:
         return ""
     return (
         f"prompt: {len(shared)} of {len(test)} test prompts are also training prompts ({shared[0].line} is the first); "
-        "a score on them is no score on unseen problems"
+        "a score on them is not a score on unseen problems"
     )
 
 
@@ -84,8 +84,8 @@ def _twofold_prompts(rows: Sequence[Read]) -> str:
     if not odd:
         return ""
     return (
-        f"answer: {len(odd)} of {len(rows)} rows ask what an earlier row asks and give another answer ({odd[0].line} is the "
-        "first); at most one of the two is right"
+        f"answer: {len(odd)} of {len(rows)} rows repeat the prompt of an earlier row with a different answer "
+        f"({odd[0].line} is the first); at most one of the two is right"
     )
 
 
@@ -95,13 +95,13 @@ def _returns(rows: Sequence[Read]) -> str:
     if not odd:
         return ""
     return (
-        f"prompt: {len(odd)} of {len(rows)} rows hold Windows line ends (\\r\\n), which are kept ({odd[0].line} is the "
+        f"prompt: {len(odd)} of {len(rows)} rows contain Windows line ends (\\r\\n), which are kept ({odd[0].line} is the "
         "first); write \\n if the model should not read them"
     )
 
 
 def choice_notes(items: Sequence[tuple[str, ChoiceItem]]) -> list[str]:
-    """items: each with where it stands."""
+    """items: each with its place."""
     beaten = [(where, item, pair) for where, item in items if (pair := _always_beaten(item))]
     if not beaten:
         return []

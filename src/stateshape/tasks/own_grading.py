@@ -15,7 +15,7 @@ OUTER = " .,;:!?\"'"  # signs that do not count at the ends of an answer
 
 
 class Answer(NamedTuple):
-    """What stands behind the last "####" that has something behind it: its line, and all of it. `line` empty: no mark."""
+    """The text after the last "####" that is followed by something: its line, and all of it. `line` empty: no mark."""
 
     line: str
     behind: str

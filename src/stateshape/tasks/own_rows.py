@@ -51,13 +51,13 @@ def settings_row(row: object, *, where: str) -> FileSettings:
     """Of {"settings": {...}}. Raises BadInput."""
     assert isinstance(row, dict)
     if len(row) > 1:
-        raise BadInput(f"{where}: settings: got other keys beside them; expected a row of their own; {PAGE}")
+        raise BadInput(f"{where}: settings: got other keys in the same row; expected a row with settings alone; {PAGE}")
     found = parse(row["settings"], FileSettings, where=f"{where}: settings")
     if found.max_new_tokens is not None and found.max_new_tokens < 1:
         raise BadInput(f"{where}: settings: max_new_tokens: got {found.max_new_tokens}; expected 1 or more")
     if "" in (found.stops or ()):
         raise BadInput(
-            f"{where}: settings: stops: got an empty text, which every completion holds; expected texts that end an answer"
+            f"{where}: settings: stops: got an empty text, which every completion contains; expected texts that end an answer"
         )
     return found
 
@@ -67,7 +67,7 @@ def generation_row(row: dict[str, Any], *, where: str) -> GenerationRow:
     answer = given["answer"]
     if isinstance(answer, bool) or not isinstance(answer, str | int | float):
         raise BadInput(
-            f"{where}: answer: got {shown(answer)}; expected a text or a number, or 'options' beside it; {PAGE}"
+            f"{where}: answer: got {shown(answer)}; expected a text or a number, or 'options' next to it; {PAGE}"
         )
     return parse({**given, "answer": number_text(answer)}, GenerationRow, where=where)
 

@@ -25,7 +25,7 @@ class Grades:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GenerationTask:
-    """Problems answered in free text. Prompts of `train` are zero-shot; shots stand in the prompts of `test` only."""
+    """Problems answered in free text. Prompts of `train` are zero-shot; shots are in the prompts of `test` only."""
 
     name: str
     label: str
@@ -52,7 +52,7 @@ class ChoiceTask:
     metrics: tuple[str, ...]
     chance: float
     data_sha256: str
-    is_lettered: bool = False  # the options are letters that stand for choices written in the prompt
+    is_lettered: bool = False  # the options are letters for choices written in the prompt
     notes: tuple[str, ...] = ()
 
 

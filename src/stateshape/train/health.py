@@ -53,7 +53,7 @@ def learned_nothing(steps: Sequence[StepRecord], kinds: Kinds) -> str | None:
     if all(is_idle(step, kinds) for step in steps):
         return f"learned nothing: none of {len(steps)} steps had anything to learn from; {reasons(steps, kinds)}"
     if set(kinds.values()) == {"teacher distribution"} and all(abs(step.loss or 0.0) < EQUAL_NATS for step in steps):
-        return f"learned nothing: in {len(steps)} steps the teacher never said anything else than the learner did"
+        return f"learned nothing: in {len(steps)} steps the teacher's distributions were the same as the learner's"
     return None
 
 

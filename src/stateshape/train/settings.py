@@ -15,35 +15,35 @@ MAX_EPOCHS = 1_000_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainSettings:
-    """Optimiser, batch and length of a run. Give `steps` or `epochs`."""
+    """Optimiser, batch size and length of training. Give `steps` or `epochs`."""
 
     lr: float = 1e-4
     """Peak learning rate of AdamW."""
     epochs: float | None = None
     """Passes over the training prompts."""
     steps: int | None = None
-    """Optimiser steps; used where epochs is not given. Default: one epoch."""
+    """Optimiser steps, if epochs is not given. Default: one epoch."""
     train_items: int | None = None
     """Use the first N training prompts. Default: all."""
     batch_prompts: int = 16
-    """Prompts an optimiser step."""
+    """Prompts per optimiser step."""
     supervised_per_step: int | None = None
-    """Supervise at most N tokens a step, chosen by chance: equal budgets for methods that differ in density. Default: all."""
+    """Supervise at most N random tokens per step: equal budgets for methods that differ in density. Default: all."""
     warmup_share: float = 0.05
-    """Share of the steps over which the rate rises linearly."""
+    """Share of the steps over which the learning rate rises linearly."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """What the rate does after the warm-up: falls to a tenth along a cosine, or stays."""
+    """Learning rate after the warm-up. cosine: falls to a tenth; constant: stays."""
     weight_decay: float = 0.0
-    """AdamW's decoupled decay of the adapter."""
+    """AdamW's decoupled weight decay of the adapter."""
     max_grad_norm: float = 1.0
-    """Gradients are scaled down to this global norm."""
+    """Gradients above this global norm are scaled down to it."""
     chunk_tokens: int | None = None
-    """Distinct tokens a forward pass takes; changes memory, never the gradient. Default: 512, or as many as
+    """Distinct tokens per forward pass; changes memory, never the gradient. Default: 512, or as many as
     need 64 MiB of activations on a CPU, 16 GiB on a GPU."""
     states_mb: float = 32.0
-    """Megabytes of the states trained on that the run keeps on record (docs/states.md); 0 keeps none."""
+    """Record at most this many megabytes of the states trained on (docs/states.md); 0 records none."""
     checkpoint_every: int = 1
-    """Steps between checkpoints: what a killed run can lose."""
+    """Steps between checkpoints: the most that a killed run can lose."""
     lora: LoraSettings = field(default_factory=LoraSettings)
 
     def __post_init__(self) -> None:
@@ -53,7 +53,7 @@ class TrainSettings:
             if getattr(self, name) <= 0:
                 raise BadInput(f"{name}: got {getattr(self, name)}; expected a number above 0")
         if self.states_mb < 0:
-            raise BadInput(f"states_mb: got {self.states_mb}; expected a number of megabytes, or 0 to keep none")
+            raise BadInput(f"states_mb: got {self.states_mb}; expected a number of megabytes, or 0 to record none")
         if self.weight_decay < 0:
             raise BadInput(f"weight_decay: got {self.weight_decay}; expected 0 or more")
         if self.epochs is not None and self.epochs > MAX_EPOCHS:
@@ -68,7 +68,9 @@ class TrainSettings:
         if self.train_items is None:
             return available
         if not 0 < self.train_items <= available:
-            raise BadInput(f"train_items: got {self.train_items}; expected 1 to {available}, what the task has")
+            raise BadInput(
+                f"train_items: got {self.train_items}; expected 1 to {available}, the number that the task has"
+            )
         return self.train_items
 
     def num_steps(self, available: int) -> int:

@@ -140,7 +140,7 @@ def read_signals(terms: Mapping[str, Term], learner: Policy, drawn: Mapping[str,
 
 
 def thinned(signals: Mapping[str, Signal], supervised: int, draw: Draw) -> dict[str, Signal]:
-    """At most so many supervised tokens a step, evenly chosen by chance among all of the step's: equal budgets."""
+    """At most so many supervised tokens per step, chosen uniformly at random among all of the step's: equal budgets."""
     kept: dict[str, Signal] = {}
     sizes = {name: int(signal.supervise_BT.sum()) for name, signal in signals.items()}
     generator = generator_for(draw.seed, "supervised", draw.step)
