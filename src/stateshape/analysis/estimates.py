@@ -34,7 +34,7 @@ EMPTY = Estimate(value=None, lo=None, hi=None, n_items=0, n_seeds=0)
 MCNEMAR = "exact McNemar"
 ITEM_BOOTSTRAP = "paired bootstrap over items"
 SEEDS_AND_ITEMS = "t over seeds and items (crossed random effects)"
-UNANIMOUS = "exact binomial bound: every item alike"
+UNANIMOUS = "exact binomial bound: all items have the same value"
 MIN_INTERVAL_ITEMS = 10  # fewer give no interval: a bootstrap of them has too few distinct resamples
 ABOVE_CHANCE = "retention_above_chance"
 
@@ -148,7 +148,7 @@ def retention(
     values_S = np.mean(per_seed, axis=0)
     found = replace(found, per_seed={str(seed): float(value) for seed, value in zip(seeds, values_S)})
     if is_unbounded:
-        return replace(found, lo=None, hi=None, note="the base may lie at chance: the ratio has no bound")
+        return replace(found, lo=None, hi=None, note="the base may be at chance level: the ratio is unbounded")
     return found
 
 
@@ -161,13 +161,13 @@ def _with_interval(seeds: Sequence[int], arrays: Sequence[np.ndarray], *, width:
         return replace(found, note=f"{num_items} items, fewer than {MIN_INTERVAL_ITEMS}: no interval")
     if _is_unanimous(arrays):
         if width is None:
-            return replace(found, note="every item alike: no interval")
+            return replace(found, note="all items have the same value: no interval")
         value, half = found.value or 0.0, unanimous_half_width(num_items, width)
-        return replace(found, lo=value - half, hi=value + half, note="every item alike")
+        return replace(found, lo=value - half, hi=value + half, note="all items have the same value")
     spread = crossed_spread(arrays)
     lo, hi = t_interval(spread)
     seed_sd = math.sqrt(spread.seed_variance * len(seeds)) if len(seeds) > 1 else None
-    note = "one training seed: the interval is over items alone" if len(seeds) == 1 else None
+    note = "one training seed: the interval covers items only" if len(seeds) == 1 else None
     return replace(found, lo=lo, hi=hi, stderr=math.sqrt(spread.variance), seed_sd=seed_sd, note=note)
 
 

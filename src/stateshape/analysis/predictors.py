@@ -160,7 +160,7 @@ def correlation(
     note = too_few(known, len(rows) - len(known), min_runs=min_runs, min_configurations=MIN_CORRELATED)
     x_N, y_N = (np.array(v) for v in ([row.values[predictor] for row in known], [row.forgetting for row in known]))
     if note is None and (np.ptp(x_N) == 0 or np.ptp(y_N) == 0):
-        note = "predictor or forgetting does not vary"
+        note = "the predictor or forgetting has no variance"
     if note is not None:
         return Correlation(predictor=predictor, kind=kind, value=_nothing(note), p=None)
     if kind == "Spearman":
@@ -307,10 +307,10 @@ def too_few(
     num_configurations = len({row.run for row in rows})
     if len(rows) >= min_runs and num_configurations >= min_configurations:
         return None
-    lacking = f" ({num_left_out} more lack a predictor)" if num_left_out else ""
+    lacking = f" ({num_left_out} more have a missing predictor)" if num_left_out else ""
     return (
-        f"{len(rows)} runs of {num_configurations} configurations{lacking}; expected at least {min_runs} of "
-        f"{min_configurations}"
+        f"{len(rows)} runs of {num_configurations} configurations{lacking}; expected at least {min_runs} runs of "
+        f"{min_configurations} configurations"
     )
 
 

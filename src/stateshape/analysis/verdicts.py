@@ -64,9 +64,9 @@ def _verdict(claim: Claim, adjusted: Mapping[str, float], alpha: float) -> Verdi
     evidence = [_evidence(part, adjusted, alpha, is_shown=False) for part in decisive]
     evidence += [_evidence(part, adjusted, alpha, is_shown=True) for part in claim.shown]
     words = "; ".join(_words(part, adjusted, found) for part, found in zip([*decisive, *claim.shown], evidence))
-    needs = "; ".join(f"{found.label}: {found.needs}" for found in evidence if found.needs is not None)
+    needs = "; ".join(f"{found.label} needs {found.needs}" for found in evidence if found.needs is not None)
     if outcome == "cannot tell" and needs:
-        words += f". To decide, {needs}"
+        words += f". To decide: {needs}"
     return Verdict(
         claim_id=claim.claim_id,
         claim=claim.text,
@@ -157,5 +157,5 @@ def _words(part: Effect, adjusted: Mapping[str, float], found: Evidence) -> str:
         about.append(f"power {found.power:.2f} for {found.power_effect:g}".replace("0.", ".", 1))
     reason = too_little(part)
     if reason is not None and "fewer" in reason:
-        about.append(f"too little to decide: {reason}")
+        about.append(f"not enough data to decide: {reason}")
     return f"{part.label} {effect.value:+.{digits}f} ({', '.join(about)})"

@@ -53,7 +53,7 @@ def fourier_mmd2(
     apart = num_apart(counts_P)
     by_frequency_KF = _powers(total_F**2 - square_F, num_frequencies) / apart
     error = np.sqrt((by_frequency_KF.var(axis=1, ddof=1) / num_frequencies).sum()) / len(BANDWIDTHS)
-    note = f"random Fourier features, {num_frequencies} frequencies a bandwidth; their standard error is {error:.1e}"
+    note = f"random Fourier features, {num_frequencies} frequencies per bandwidth; standard error {error:.1e}"
     diagonal_P = np.concatenate(square_P) / all_frequencies
     weighted_C = np.array([np.square(weights_P, dtype=np.float64) @ diagonal_P for weights_P in w_CP])
     apart_C = np.array([resampled_apart(weights_P[None].astype(np.float64), counts_P)[0] for weights_P in w_CP])

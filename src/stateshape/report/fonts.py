@@ -55,6 +55,6 @@ def note_on(characters: set[str]) -> list[str]:
         return []
     some = "".join(sorted(characters)[:MOST_SHOWN]) + ("…" if len(characters) > MOST_SHOWN else "")
     return [
-        f"plots: no font on this machine has the characters {some}; the .png files show boxes in their place, the .svg files "
-        "and this page hold the text"
+        f"plots: no font on this machine has the characters {some}; the .png files show boxes instead, the .svg files and "
+        "this page contain the text"
     ]
