@@ -181,7 +181,7 @@ def test_trap_fragile_forgetting_claims_rows_that_cannot_be_paired(tmp_path):
             compare(folder)
     text = path.parent.parent.parent.parent / "base/seed0/evals/mmlu.jsonl"
     path.write_text(text.read_text().replace(good[3].prompt_sha256, "f" * 64))
-    with pytest.raises(BadInput, match="'mmlu-3' was asked with different prompts") as error:
+    with pytest.raises(BadInput, match="'mmlu-3' has different prompts") as error:
         compare(folder)
     assert str(path) in str(error.value)
     assert str(text) in str(error.value)

@@ -193,7 +193,11 @@ def test_a_label_of_digits_and_numbers_in_other_spellings(tmp_path: Path) -> Non
         ("batch_prompts: 2", "batch_prompts: 2147483648", "batch_prompts: got 2147483648"),
         ("rank: 2", "rank: 2147483648", "lora.rank: got 2147483648"),
         ("recipe: sft", "recipe: grpo, with: {group: 2147483648}", "runs.one.with: group: got 2147483648"),
-        ("recipe: sft", "recipe: grpo, with: {rollout_tokens: 99999999}", "runs.one.with: rollout_tokens: got 99999999"),
+        (
+            "recipe: sft",
+            "recipe: grpo, with: {rollout_tokens: 99999999}",
+            "runs.one.with: rollout_tokens: got 99999999",
+        ),
         ("study: tiny", "study: tiny\nseeds: [9999999999]", "seed: got 9999999999; expected at most 2,147,483,647"),
         ("one:", f"{'x' * 101}:", "expected up to 100 letters"),
     ],

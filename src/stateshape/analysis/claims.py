@@ -1,6 +1,6 @@
-"""The paper's claims as contrasts between runs: what is compared with what, and which way the claim says it goes.
+"""The paper's claims as contrasts between runs: the runs compared, and the direction that the claim predicts.
 
-Each claim becomes parts; a part is an effect, oriented so that the claim says "above `threshold`". Does not decide
+Each claim becomes parts; a part is an effect, oriented so that the claim predicts "above `threshold`". Does not decide
 anything: verdicts.py applies one rule to all parts. Knows runs by role, not by name; without rows (a plan that has not
 run yet) the parts are there, and empty.
 Source: arXiv:2605.22731 sec. 3 (P1-P4) and sec. 5-6 (C1-C3).
@@ -89,7 +89,7 @@ class Cast:
         return self.study.label(self.run(role))
 
     def part(self, label: str, weights: Mapping[str, float], tasks: list[str], *, threshold: float = 0.0) -> Effect:
-        """The contrast with roles as keys. Weights that need a missing role give a part that says so."""
+        """The contrast with roles as keys. Weights that need a missing role give a part with the reason in `lacks`."""
         named = {self.run(role): weight for role, weight in weights.items()}
         planned = [run.name for run in self.study.plan.runs]
         absent = [run for run in named if run not in planned]

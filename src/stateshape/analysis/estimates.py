@@ -1,7 +1,7 @@
 """The evaluated items of a whole study, lined up by item, and contrasts between runs on them. Torch-free.
 
 A study's runs answer the same items, so every comparison here is paired: by item, and by training seed where both runs
-have one. The untrained base has no training seed; where it was evaluated once, its rows stand beside every seed.
+have one. The untrained base has no training seed; where it was evaluated once, its rows are paired with every seed.
 Does not know which contrasts matter (claims.py) or how they are laid out (compare.py). Read by scores.py.
 """
 
@@ -67,7 +67,7 @@ def contrast(
 
     {"rl": 1, "base": -1} is rl minus base. One seed of a plain difference of 0/1 scores on one task: exact McNemar. One
     seed otherwise: bootstrap over items; its intervals are the bootstrap's. Several: t with seeds and items as crossed
-    random effects, and the crossed bootstrap beside it. Where a run or task is missing the estimate is empty, p None.
+    random effects, and the crossed bootstrap for comparison. Where a run or task is missing the estimate is empty, p None.
     """
     versus = next((run for run, weight in weights.items() if weight < 0), "")
     seeds = study.common_seeds(list(weights), tasks)
@@ -100,7 +100,7 @@ def contrast(
 
 
 def secondary_differences(study: StudyScores, run: str, other: str, task: str) -> dict[str, Estimate]:
-    """run minus other in the scores beside the headline (secondary.py) that both have; t intervals, nothing is tested.
+    """run minus other in the secondary scores (secondary.py) that both have; t intervals, nothing is tested.
 
     Against the base of a retention task also (run - chance) / (base - chance), which is a ratio and no difference.
     """

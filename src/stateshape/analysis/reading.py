@@ -83,7 +83,7 @@ def _read_run(folder: Path, run: str, seed: int, study: StudyScores, known: _Kno
 
 
 def _finished(study_dir: Path, run: str, study: StudyScores, known: _Known) -> list[tuple[int, Path]]:
-    """(seed, folder) of the runs that finished; says in `missing` which did not, and repeats the runs' own warnings."""
+    """(seed, folder) of the runs that finished; adds to `missing` those that did not, and repeats the runs' own warnings."""
     plan, missing = study.plan, study.missing
     found, absent = [], []
     for seed in plan.seeds:
@@ -152,7 +152,7 @@ def _aligned(path: Path, task: TaskRecord, references: dict[str, _Reference]) ->
 
 
 def _secondary(rows: Sequence[EvalRow]) -> dict[str, np.ndarray]:
-    """By name: one value a row. A score that a row lacks is left out for the whole task: means must be over all items."""
+    """By name: one value per row. A score that a row lacks is left out for the whole task: means must be over all items."""
     found = [secondary_scores(row) for row in rows]
     names = set.intersection(*(set(scores) for scores in found))
     return {name: np.array([scores[name] for scores in found]) for name in sorted(names)}

@@ -1,7 +1,7 @@
-"""What a study can resolve, claim by claim: before it runs from its sizes, and afterwards from the noise it met.
+"""What a study can resolve, per claim: before it runs from its sizes, and afterwards from the measured noise.
 
-Power is for a named effect, not for the one seen (power.py says why). What would decide an open effect is worked out as
-if the effect seen were the true one, and is as uncertain as that effect. Knows claims, not how verdicts are reached.
+Power is for a stated effect, not for the observed one (power.py gives the reason). What an open effect needs is computed
+as if the observed effect were the true one, and is as uncertain as that effect. Knows claims, not how verdicts are reached.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Resolvable(NamedTuple):
 
 
 def resolution(part: Effect, alpha: float, *, is_open: bool) -> Resolution:
-    """What the size and noise of a measured part could tell at level alpha, and what would decide it if it is open."""
+    """What the size and noise of a measured part can resolve at level alpha, and what an open one needs."""
     effect = part.estimate
     if part.lacks is not None or effect.value is None:
         return Resolution()

@@ -50,7 +50,7 @@ def missing_characters() -> Iterator[set[str]]:
 
 
 def note_on(characters: set[str]) -> list[str]:
-    """What the report says of them: at most one line."""
+    """The note about them in the report: at most one line."""
     if not characters:
         return []
     some = "".join(sorted(characters)[:MOST_SHOWN]) + ("…" if len(characters) > MOST_SHOWN else "")

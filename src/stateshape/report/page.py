@@ -175,14 +175,18 @@ def _effect_view(evidence: Evidence) -> EffectView:
 
 
 def _power_words(evidence: Evidence, decimals: int) -> str:
-    """What this size could have decided, and which would; of effects that are decided the table tells it."""
+    """Power, smallest detectable effect and what is needed; empty for decided effects, whose power is in the table."""
     if evidence.state in ("holds", "fails"):
         return ""
     words = []
     if evidence.power is not None and evidence.power_effect is not None:
-        words.append(f"power {evidence.power:.2f} for an effect of {text.number(evidence.power_effect, decimals=decimals)}")
+        words.append(
+            f"power {evidence.power:.2f} for an effect of {text.number(evidence.power_effect, decimals=decimals)}"
+        )
     if evidence.minimal_effect is not None:
-        words.append(f"smallest detectable effect at 80% power {text.number(evidence.minimal_effect, decimals=decimals)}")
+        words.append(
+            f"smallest detectable effect at 80% power {text.number(evidence.minimal_effect, decimals=decimals)}"
+        )
     if evidence.needs:
         words.append(f"needs {evidence.needs}")
     return " · ".join(words)

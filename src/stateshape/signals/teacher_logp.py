@@ -3,7 +3,7 @@
     A_t = log p_teacher(y_t | s_t) - log p_behaviour(y_t | s_t)
 
 Over tokens that the learner wrote its mean at a state is -KL(learner || teacher) there, and a policy gradient with it follows
-that KL's own gradient: on-policy distillation from one number a token. Source: Thinking Machines, "On-policy distillation",
+that KL's own gradient: on-policy distillation from one number per token. Source: Thinking Machines, "On-policy distillation",
 2025.
 """
 

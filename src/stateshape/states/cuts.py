@@ -1,4 +1,4 @@
-"""Where a response is cut so that another policy can speak there: by depth, by the writer's uncertainty, at the first error.
+"""Where a response is cut so that another policy can continue: by depth, by the writer's uncertainty, at the first error.
 
     uniform       a uniformly random share of the response, between `low` and `high`; low == high is a fixed fraction
     entropy       the most uncertain token between `low` and `high`: where the policy's next-token entropy is largest
@@ -121,7 +121,7 @@ def response_entropies(policy: Policy, rows: Sequence[Trajectory]) -> list[list[
 
 
 def tokens_before(policy: Policy, ids: Sequence[int], place: int) -> int:
-    """How many tokens lie wholly before a character of their text."""
+    """How many tokens are wholly before a character of their text."""
     low, high = 0, len(ids)
     while low < high:
         middle = (low + high + 1) // 2

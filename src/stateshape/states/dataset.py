@@ -33,7 +33,7 @@ class DatasetStates:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetPairs:
-    """Two rows a prompt, next to each other: the worked solution, then the rejected one."""
+    """Two rows per prompt, next to each other: the worked solution, then the rejected one."""
 
     items: Items
     kind: ClassVar[StateKind] = "dataset"

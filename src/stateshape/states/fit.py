@@ -1,4 +1,4 @@
-"""Whether a run's training items fit its model, said before the first step: lengths, end tokens, tokens across prompt and text.
+"""Whether a run's training items fit its model, checked before the first step: lengths, end tokens, tokens across both texts.
 
 A prompt that leaves no room for what is written behind it loses tokens on the left (Policy.fitted), as in evaluation. Knows
 states by what they are made from, not what is learned from them.
@@ -40,7 +40,7 @@ def fit_notes(policy: Policy, items: Sequence[GenerationItem], sources: Sequence
 
 
 def check_texts(policy: Policy, items: Sequence[GenerationItem]) -> None:
-    """Whether the solutions, and the worse ones beside them, can be trained on. Raises BadInput."""
+    """Whether the solutions, and the rejected ones, can be trained on. Raises BadInput."""
     asked = [(item, text) for item in items for text in (item.completion, item.rejected) if text]
     joined = policy.encode_joined([(item.prompt, text) for item, text in asked])
     rows = [(item, one) for (item, _), one in zip(asked, joined, strict=True)]

@@ -20,7 +20,7 @@ from stateshape.policy.policy import Policy
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EveryEpoch:
-    """The source's states for all prompts, drawn anew when a pass over the prompts begins, by the learner of that moment."""
+    """The source's states for all prompts, drawn again when a pass over the prompts begins, by the learner of that moment."""
 
     source: StateSource[Any]
     item_ids: tuple[str, ...]

@@ -1,6 +1,6 @@
 """Mixtures of writers: dataset and learner by row (GKD), teacher and learner by row, prefix or token (DAgger).
 
-What was really mixed is told by the tokens' origins: a step logs their shares. Log-probs stay those of each token's writer.
+The actual mixture follows from the tokens' origins: a step logs their shares. Log-probs stay those of each token's writer.
 Source: arXiv:2306.13649 algorithm 1 (lambda); Ross et al. 2011 (beta_i pi* + (1 - beta_i) pi_i).
 """
 

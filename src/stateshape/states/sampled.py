@@ -28,7 +28,7 @@ class PrefixCut(Protocol):
 class LearnerStates:
     """Learner states: samples at its own temperature. With `cut`, a row ends where another policy takes over.
 
-    refreshed: the learner as it stands at this step writes. frozen: the untrained learner does, at every step. shuffled:
+    refreshed: the current learner writes. frozen: the untrained learner does, at every step. shuffled:
     the learner writes, and each prompt gets the response of another prompt of the step: a control.
     """
 
@@ -75,7 +75,7 @@ class TeacherStates:
 def sampled(
     writer: Policy, origin: Origin, items: Items, sampler: Sampler, settings: SamplingSettings, draw: Draw
 ) -> list[Trajectory]:
-    """num_samples rows a prompt of the draw, in one group each."""
+    """num_samples rows per prompt of the draw, in one group each."""
     behind = settings.max_new_tokens + 1  # another policy may go on where the last token stands
     prompts = [writer.fitted(writer.encode_prompt(items[item_id].prompt), behind=behind) for item_id in draw.item_ids]
     purpose = "rollouts" if origin == Origin.LEARNER else "teacher rollouts"

@@ -1,4 +1,4 @@
-"""What each run cost: by run, and by phase (seconds, tokens, FLOPs, share of the peak, memory); and its settings, as tables.
+"""The cost of each run, in total and by phase (seconds, tokens, FLOPs, share of the peak, memory); and its settings, as tables.
 
 Means over the seeds that wrote a run.json; the one thing the report computes. Does not know what is worth its cost.
 """
@@ -56,7 +56,9 @@ PHASE_MEASURES: list[Measure[ProfiledPhase]] = [
     Measure("tokens", "Tokens computed", 0, lambda p: p.tokens),
     Measure("rate", "Tokens / s", 0, lambda p: _rate(p.tokens, p.seconds)),
     Measure("gflop", "GFLOP", 1, lambda p: None if p.flops is None else p.flops / 1e9),
-    Measure("share", "% of measured peak FLOP/s", 1, lambda p: None if p.share_of_peak is None else 100 * p.share_of_peak),
+    Measure(
+        "share", "% of measured peak FLOP/s", 1, lambda p: None if p.share_of_peak is None else 100 * p.share_of_peak
+    ),
     Measure("memory", "Peak memory, GB", 2, lambda p: p.peak_memory_gb, max),
 ]
 
@@ -66,7 +68,7 @@ def _columns(measures: Sequence[Measure[T]]) -> list[Column]:
 
 
 def _cells(measures: Sequence[Measure[T]], seeds: Sequence[T]) -> list[Cell]:
-    """A number a measure, over the seeds that know it; missing where none does."""
+    """One number per measure, over the seeds that have it; missing where none does."""
     known = [[value for value in map(m.of, seeds) if value is not None] for m in measures]
     return [Cell(value=m.over_seeds(values) if values else None) for m, values in zip(measures, known)]
 

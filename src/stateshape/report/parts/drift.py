@@ -1,4 +1,4 @@
-"""Drift beside its null, run by run and seed by seed, as plots and as a table.
+"""Drift compared with its null distribution, per run and seed, as plots and as a table.
 
 The null is what the same distance gives when nothing differs: within-prompt label swaps (mean, sd), and base against
 base. Nothing is averaged: a p-value belongs to one pair of samples. Does not know how a distance is computed.
@@ -55,7 +55,7 @@ def measured(study: StudyFiles) -> dict[str, list[Measured]]:
 
 
 def drift_name(key: str) -> str:
-    """A distance in words; what stands before a known name says on which features or text."""
+    """A distance in words; the prefix of a known name gives the features or text it is computed on."""
     for known, name in NAMES.items():
         if key.endswith(known):
             prefix = key.removesuffix(known).rstrip("_").replace("_", " ")
@@ -145,4 +145,6 @@ def drift_table(study: StudyFiles) -> Table:
         "In brackets: 95% intervals over prompts. Null: labels swapped within prompts; z and the one-sided p compare the value "
         "with it. p-values are not corrected for the number of rows in this table."
     ]
-    return Table(name="drift", caption="Drift compared with its null distribution.", columns=columns, rows=rows, notes=notes)
+    return Table(
+        name="drift", caption="Drift compared with its null distribution.", columns=columns, rows=rows, notes=notes
+    )

@@ -1,4 +1,4 @@
-"""Where supervision landed while runs trained: each measure of locality.jsonl as a plot, and their last values as tables.
+"""Where supervision was applied during training: each measure of locality.jsonl as a plot, and their last values as tables.
 
 Measures are taken as they are named in the files: a name ends in its unit. Means over seeds are all that is computed.
 Does not know how a measure is made.
@@ -31,7 +31,7 @@ _TITLES = {
 }
 _WORDS = {"kl": "KL", "c2st": "C2ST", "auc": "AUC", "ess": "ESS", "p90": "(90th percentile)", "topk": "top-k"}
 READING = {  # how to read a value, by the name in the file
-    "reachability_gap_nats": "Learner surprisal of training states minus that of its own rollouts. 0: the learner reaches these states itself.",
+    "reachability_gap_nats": "Learner surprisal of training states minus that of its own rollouts. 0: on-policy states.",
     "reachability_gap_p90_nats": "The reachability gap between 90th percentiles.",
     "c2st_auc": "AUC of a classifier that separates training states from the learner's own rollouts. 0.5: indistinguishable.",
     "ess_share": "Effective sample size (share) of the training states as samples of the current learner. 1: on-policy.",

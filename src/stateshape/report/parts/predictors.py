@@ -80,7 +80,11 @@ def score_table(report: PredictorReport) -> Table:
     ]
     notes = ["In brackets: 95% intervals.", *report.notes]
     return Table(
-        name="predictors", caption="R² of predicted forgetting on held-out runs.", columns=columns, rows=rows, notes=notes
+        name="predictors",
+        caption="R² of predicted forgetting on held-out runs.",
+        columns=columns,
+        rows=rows,
+        notes=notes,
     )
 
 
@@ -102,7 +106,9 @@ def gain_table(report: PredictorReport) -> Table:
         ]
         for g in report.gains
     ]
-    return Table(name="predictor_gains", caption="Added predictive value of one set over another.", columns=columns, rows=rows)
+    return Table(
+        name="predictor_gains", caption="Added predictive value of one set over another.", columns=columns, rows=rows
+    )
 
 
 def correlation_table(report: PredictorReport) -> Table:

@@ -149,7 +149,7 @@ def _drift(row: RunComparison, distance: str) -> float:
 
 
 def _draw(axes: Axes, points: list[Point], marks: dict[str, Look], *, upright: list[float], level: list[float]) -> None:
-    """Points with whiskers and names; `upright` and `level` are where the dashed lines of the base stand."""
+    """Points with whiskers and names; `upright` and `level` are the positions of the dashed lines of the base."""
     dashes = (0, (4, 3))
     for x in upright:
         axes.axvline(x, color=INK, linewidth=0.8, linestyle=dashes)

@@ -1,4 +1,4 @@
-"""The state map: where base, learner, teacher and training states lie, and what each point says.
+"""The state map: positions of base, learner, teacher and training states, with the text of each point.
 
 On the page each run is a plane of radio buttons: hover, tap or arrow keys show a state's text, without a script. Points and
 texts are bounded, so that the page stays small; state_map.json has all. Does not know how the coordinates were made.
@@ -168,7 +168,7 @@ def map_plot(study_map: StateMap, plan: PlanRecord) -> Plot | None:
 
 
 def map_summary(study_map: StateMap, plan: PlanRecord) -> Table:
-    """How many points a run and kind has, and where their middle lies: the map in numbers."""
+    """Number of points and mean position per run and kind."""
     columns = [
         Column(key="label", heading="Run"),
         Column(key="kind", heading="States"),

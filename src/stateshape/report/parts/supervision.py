@@ -1,6 +1,6 @@
-"""Where a run's signal fell, by origin of the token, depth in the response and the learner's own surprisal.
+"""Distribution of a run's training signal by origin of the token, depth in the response and the learner's own surprisal.
 
-A square's area is a cell's share of the run's whole mass, the mean over seeds; all runs share one scale. The same shares
+A square's area is a cell's share of the run's total mass, the mean over seeds; all runs share one scale. The same shares
 as tables. Does not know what mass is (core/method.py, LossValue).
 """
 

@@ -174,7 +174,10 @@ def difference_table(plan: PlanRecord, comparison: Comparison, *, versus_teacher
         caption=f"Paired difference: run minus {other}, on the same items.",
         columns=columns,
         rows=rows,
-        notes=["p-values in this table are not corrected for multiple tests; those of the verdicts are.", *_tests_note(tests)],
+        notes=[
+            "p-values in this table are not corrected for multiple tests; those of the verdicts are.",
+            *_tests_note(tests),
+        ],
     )
 
 
