@@ -146,9 +146,9 @@ def test_missing_runs_stay_in_the_table_as_none(tmp_path):
     assert sorted(comparison.missing) == [
         "opd_stress, seed 1: no rows for mmlu (mmlu.jsonl)",
         "rl: no run for any seed",
-        "sft_mild, seed 0: did not finish; trained 12 steps, not all is evaluated",
-        "sft_mild, seed 1: did not finish; trained 12 steps, not all is evaluated",
-        "sft_mild, seed 2: did not finish; trained 12 steps, not all is evaluated",
+        "sft_mild, seed 0: did not finish; trained 12 steps, evaluation is incomplete",
+        "sft_mild, seed 1: did not finish; trained 12 steps, evaluation is incomplete",
+        "sft_mild, seed 2: did not finish; trained 12 steps, evaluation is incomplete",
         "sft_stress, seed 2: no drift.json",
     ]
 
@@ -173,7 +173,7 @@ def test_trap_fragile_forgetting_claims_rows_that_cannot_be_paired(tmp_path):
     good = read_jsonl(path, EvalRow)
     for bad, says in (
         (good[:-1], "1 items are in one only, e.g. 'mmlu-19'"),
-        ([*good, good[0]], "item 'mmlu-0' is there twice"),
+        ([*good, good[0]], "item 'mmlu-0' appears twice"),
         ([], "no rows"),
     ):
         write_jsonl(path, bad)
@@ -181,7 +181,7 @@ def test_trap_fragile_forgetting_claims_rows_that_cannot_be_paired(tmp_path):
             compare(folder)
     text = path.parent.parent.parent.parent / "base/seed0/evals/mmlu.jsonl"
     path.write_text(text.read_text().replace(good[3].prompt_sha256, "f" * 64))
-    with pytest.raises(BadInput, match="'mmlu-3' was asked with different prompts") as error:
+    with pytest.raises(BadInput, match="'mmlu-3' has different prompts") as error:
         compare(folder)
     assert str(path) in str(error.value)
     assert str(text) in str(error.value)

@@ -170,6 +170,6 @@ def test_the_report_names_runs_that_learned_nothing(tmp_path):
     assert comparison.warnings == ["rl, seed 1: learned nothing: because <b>"]
     page = write_report(folder).read_text(encoding="utf-8")
     assert "rl, seed 1: learned nothing: because &lt;b&gt;" in page
-    assert "Some runs warn of themselves" in page
+    assert "Some runs reported warnings" in page
     study = read_study_folder(folder)
     assert "rl, seed 1: learned nothing" in render_markdown(table2(study.plan, study.comparison))

@@ -154,7 +154,7 @@ def test_resolvable_by_hand():
     assert kept.minimal_effect == pytest.approx(minimal_effect(pair, alpha=0.05 / 2))
     assert (kept.num_items, kept.num_seeds) == (1000, 3)
     assert len(rows) == 2  # the other claims rest on runs that this plan has not
-    assert "over 2 effects" in resolvable_text(rows)
+    assert "over 2 tests" in resolvable_text(rows)
 
 
 def test_two_trained_runs_have_two_runs_seeds():
@@ -165,7 +165,7 @@ def test_two_trained_runs_have_two_runs_seeds():
 
 def test_plans_that_decide_nothing_say_so():
     assert {r.lacks for r in resolvable(plan("sft_mild", seeds=(0,))) if r.claim_id == "C1"} == {
-        "1 seed, fewer than 3: nothing is decided"
+        "1 seed, fewer than 3: cannot decide"
     }
     assert "20 items, fewer than 50" in next(
         r.lacks for r in resolvable(plan("sft_mild", items=(20, 500, 500))) if r.claim_id == "C1"

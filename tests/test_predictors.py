@@ -123,7 +123,9 @@ def test_missing_predictors_are_counted_and_few_runs_say_so():
     assert (found.num_left_out, found.estimate.n_items) == (6, 24)
     few = heldout_r2([*lacking, *rows[6:20]], NAMES, by="run")
     assert few.estimate.value is None and few.p is None
-    assert few.estimate.note == "14 runs of 5 configurations (6 more lack a predictor); expected at least 20 of 8"
+    assert few.estimate.note == (
+        "14 runs of 5 configurations (6 more have a missing predictor); expected at least 20 runs of 8 configurations"
+    )
     five = made_rows(lambda v, e: v[DRIFT] + e, configurations=5, seeds=4)
     assert heldout_r2(five, SETS["drift"], by="run").estimate.value is None
     correlated = correlation(five, DRIFT, kind="Pearson").value
@@ -140,7 +142,7 @@ def test_correlations_are_scipys():
         assert found.value.lo < found.value.value < found.value.hi
         assert found.p < 0.01
     flat = [PredictorRow(run=r.run, seed=r.seed, forgetting=0.1, values=r.values) for r in rows]
-    assert correlation(flat, DRIFT, kind="Pearson").value.note == "predictor or forgetting does not vary"
+    assert correlation(flat, DRIFT, kind="Pearson").value.note == "the predictor or forgetting has no variance"
     report = predictor_report("s", flat)
     assert "c0: forgetting is the same for every seed" in report.notes
 

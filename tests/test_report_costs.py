@@ -55,8 +55,8 @@ def test_means_over_seeds_and_the_share_of_the_peak(tmp_path: Path) -> None:
     assert shown[keys.index("total")].value == pytest.approx(3 + 3 + 4 + 2)  # evaluation, sampling and signal stay
     assert shown[keys.index("memory")].value == 1.5
     page = write_report(folder).read_text(encoding="utf-8")
-    assert "Where time and memory went." in page
-    assert "Of measured peak, %" in page
+    assert "Time and memory per phase." in page
+    assert "% of measured peak FLOP/s" in page
 
 
 def test_profile_of_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,7 +64,7 @@ def test_profile_of_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     file.write_text(STUDY, encoding="utf-8")
     assert main(["study", str(file), "--out", str(out), "--profile", "--json-events"]) == 0
     told = capsys.readouterr().out
-    assert "Where time and memory went." in told
+    assert "Time and memory per phase." in told
     assert told.endswith(f"profile: {out / 'profile.json'}\n")
     found = read_json(out / "profile.json", ProfileRecord)
     assert isinstance(found.machine["peak_gflops"], float)

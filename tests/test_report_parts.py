@@ -91,8 +91,8 @@ def test_an_old_folder_says_what_it_lacks_and_is_not_called_broken(tmp_path: Pat
     for file in ("supervision.json", "locality.jsonl"):
         assert f"No {file}: SFT, mild; OPD from the mild teacher." in shown
         assert f"{file}: no such file" not in shown
-    assert "No state_map.json with points." in shown
-    assert "No predictors.json: it takes at least 20 trained runs of 8 configurations." in shown
+    assert "No state_map.json, or it has no points." in shown
+    assert "No predictors.json: it needs at least 20 trained runs of 8 configurations." in shown
     assert "No drift.json" not in shown
 
 
@@ -120,7 +120,8 @@ def test_nothing_can_run_or_load(study: Path, page: Page) -> None:
 def test_an_open_effect_says_its_power_and_what_would_decide(page: Page) -> None:
     shown = "".join(page.text)
     assert "−0.010 [−0.030, +0.010]open · must be above −0.030 · p = 0.400 (Holm) · 400 items · 3 seeds" in shown
-    assert "power 0.31 at 0.030 · 80% power from 0.061 · would decide: about 7 seeds with 400 items" in shown
+    power = "power 0.31 for an effect of 0.030 · smallest detectable effect at 80% power 0.061"
+    assert f"{power} · needs about 7 seeds with 400 items" in shown
     assert "power 0.77" not in shown  # decided: the table has it
     assert "? 2 cannot tell" in shown
     assert "✓ 0 supported" in shown
@@ -243,7 +244,7 @@ def test_more_points_than_fit_are_thinned_evenly_and_counted(study: Path) -> Non
     plan = read_study_folder(study).plan
     panel = map_views(state_map(["base", "sft_mild"], [0, 1, 2], num_points=500), plan)[1]
     assert len(panel.points) == 2 * MAX_POINTS
-    assert panel.counts == "60 learner, 60 training; 3000 in all"
+    assert panel.counts == "60 learner, 60 training; 3000 in total"
     assert {p.label.split(", ")[1] for p in panel.points} == {"seed 0", "seed 1", "seed 2"}
 
 
@@ -303,8 +304,8 @@ def test_last_values_are_means_over_seeds(study: Path) -> None:
 
 
 def test_measures_are_named_by_their_keys() -> None:
-    assert measure_name("forward_kl_new_task_nats") == "Forward KL new task, nats"
-    assert measure_name("c2st_auc") == "C2ST AUC"
+    assert measure_name("forward_kl_new_task_nats") == "Forward KL on the new task, nats"
+    assert measure_name("topk_overlap") == "Top-k overlap"
     assert measure_name("nats") == "Nats"
 
 

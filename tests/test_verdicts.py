@@ -57,7 +57,7 @@ def test_identical_rows_are_no_loss_and_no_gain(tmp_path):
     gain, kept = c1.evidence
     # 450 items all alike: the true difference may still be up to 2 (1 - .025^(1/450))
     assert (gain.effect.value, gain.effect.hi, gain.p) == (0, pytest.approx(2 * (1 - 0.025 ** (1 / 450))), 1)
-    assert gain.effect.note == "every item alike"
+    assert gain.effect.note == "all items have the same value"
     assert kept.p == pytest.approx(2 * (1 - 0.03 / 2) ** 450)  # surely above -0.03
 
 
@@ -68,7 +68,7 @@ def test_drift_that_explains_forgetting_speaks_against_p4(tmp_path):
     correlation, heldout = found["P4"].evidence[-2:]
     assert correlation.label.startswith("Spearman")
     assert (correlation.effect.n_items, correlation.state, correlation.p_holm) == (18, "shown", None)
-    assert "18 runs of 6 configurations; expected at least 20 of 8" in heldout.effect.note
+    assert "18 runs of 6 configurations; expected at least 20 runs of 8 configurations" in heldout.effect.note
 
 
 def test_less_forgetting_with_more_drift_supports_p4(tmp_path):
@@ -86,7 +86,7 @@ def test_few_points_give_no_correlation(tmp_path):
     rates = {run: RATES[run] for run in ("base", "sft_stress", "opd_stress")}
     p4 = next(v for v in verdicts(write_synthetic_study(tmp_path, rates=rates, **BIG)) if v.claim_id == "P4")
     assert p4.evidence[-2].effect.value is None
-    assert "6 runs of 2 configurations; expected at least 8 of 4" in p4.sentence
+    assert "6 runs of 2 configurations; expected at least 8 runs of 4 configurations" in p4.sentence
     assert "rl" not in p4.sentence.split()  # a pair that is not planned is not looked for
     assert p4.outcome == "supported"  # one pair is enough
 
@@ -95,7 +95,9 @@ def test_claims_whose_runs_are_not_planned_are_not_asked(tmp_path):
     rates = {run: RATES[run] for run in ("base", "sft_mild", "sft_stress")}
     found = {v.claim_id: v for v in verdicts(write_synthetic_study(tmp_path, rates=rates, **BIG))}
     assert {claim for claim, v in found.items() if v.outcome == "not asked"} == {"P2", "P3", "P4", "C2", "C3"}
-    assert found["P2"].sentence == "Not asked: the study plans no run opd_stress; the study plans no run rl."
+    assert found["P2"].sentence == (
+        "Not asked: the study does not plan the run opd_stress; the study does not plan the run rl."
+    )
     assert found["P2"].evidence == []
     tested = [e for v in found.values() for e in v.evidence]
     assert all(e.p_holm <= len(tested) * e.p for e in tested)  # nothing is paid for what is not asked
@@ -107,7 +109,7 @@ def test_trap_fragile_forgetting_claims_too_few_seeds_decide_nothing(tmp_path, s
     assert {v.outcome for v in found} == {"cannot tell"}
     p1 = found[0]
     assert f"{len(seeds)} training seed" in p1.sentence
-    assert "too little to decide" in p1.sentence
+    assert "not enough data to decide" in p1.sentence
     assert p1.evidence[0].effect.value > 0.1  # the numbers are there all the same
 
 
@@ -169,7 +171,7 @@ def test_an_open_effect_says_what_would_decide_it(tmp_path):
     assert 0 < gain.power < 1 and gain.power_effect == 0.03
     assert gain.minimal_effect > abs(gain.effect.value)  # else it would have been likely to be seen
     assert "items" in gain.needs or "seeds" in gain.needs
-    assert f"To decide, {gain.label}: {gain.needs}" in c2.sentence
+    assert f"To decide: {gain.label} needs {gain.needs}" in c2.sentence
     assert gain.bootstrap[0] < gain.effect.value < gain.bootstrap[1]
 
 
@@ -194,4 +196,4 @@ def test_too_few_states_decide_nothing_about_drift(tmp_path):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"num_states": 20}))
     p4 = next(v for v in verdicts(folder) if v.claim_id == "P4")
     assert p4.outcome == "cannot tell"
-    assert "too little to decide: 20 states a side, fewer than 50" in p4.sentence
+    assert "not enough data to decide: 20 states per side, fewer than 50" in p4.sentence

@@ -1,6 +1,6 @@
-"""The paper's claims as contrasts between runs: what is compared with what, and which way the claim says it goes.
+"""The paper's claims as contrasts between runs: the runs compared, and the direction that the claim predicts.
 
-Each claim becomes parts; a part is an effect, oriented so that the claim says "above `threshold`". Does not decide
+Each claim becomes parts; a part is an effect, oriented so that the claim predicts "above `threshold`". Does not decide
 anything: verdicts.py applies one rule to all parts. Knows runs by role, not by name; without rows (a plan that has not
 run yet) the parts are there, and empty.
 Source: arXiv:2605.22731 sec. 3 (P1-P4) and sec. 5-6 (C1-C3).
@@ -89,7 +89,7 @@ class Cast:
         return self.study.label(self.run(role))
 
     def part(self, label: str, weights: Mapping[str, float], tasks: list[str], *, threshold: float = 0.0) -> Effect:
-        """The contrast with roles as keys. Weights that need a missing role give a part that says so."""
+        """The contrast with roles as keys. Weights that need a missing role give a part with the reason in `lacks`."""
         named = {self.run(role): weight for role, weight in weights.items()}
         planned = [run.name for run in self.study.plan.runs]
         absent = [run for run in named if run not in planned]
@@ -98,7 +98,7 @@ class Cast:
         if not tasks:
             lacks = "the study has no retention task"
         elif absent:
-            lacks = f"the study plans no run {', '.join(absent)}"
+            lacks = f"the study does not plan the run{'s' if len(absent) > 1 else ''} {', '.join(absent)}"
         elif found.difference.value is None:
             lacks = f"no finished rows for {' and '.join(named)} with the same seed"
         terms = [f"{weight:+g} {run}" for run, weight in sorted(named.items())]
@@ -144,7 +144,7 @@ def all_claims(study: StudyScores, roles: Mapping[str, str] | None = None) -> li
         _p3_surpass(cast),
         _p4_drift(cast),
         _improves_and_retains(cast, "C1", "sft_mild", "Mild SFT improves the target with no retention loss."),
-        _improves_and_retains(cast, "C2", "rl", "RL improves the target and retains the rest."),
+        _improves_and_retains(cast, "C2", "rl", "RL improves the target with no retention loss."),
         _c3_collapse(cast),
     ]
 
@@ -153,10 +153,10 @@ def _p1_stress(cast: Cast) -> Claim:
     stress, mild = cast.label("sft_stress"), cast.label("sft_mild")
     return Claim(
         claim_id="P1",
-        text="Off-policy pressure can create forgetting under stress; mild off-policy training need not.",
+        text="Off-policy training under stress can cause forgetting; mild off-policy training need not.",
         parts=[
             cast.part(f"mean forgetting of {stress}", {"base": 1, "sft_stress": -1}, cast.kept()),
-            cast.part(f"mean forgetting of {stress} beyond {mild}", {"sft_mild": 1, "sft_stress": -1}, cast.kept()),
+            cast.part(f"mean forgetting, {stress} minus {mild}", {"sft_mild": 1, "sft_stress": -1}, cast.kept()),
         ],
     )
 
@@ -166,7 +166,7 @@ def _p2_locality(cast: Cast) -> Claim:
     pairs = {role: f"mean retained score, {cast.label(role)} minus {stress}" for role in ("opd_stress", "rl")}
     return Claim(
         claim_id="P2",
-        text="On-policy methods keep what the base knew better than stressed off-policy SFT.",
+        text="On-policy methods retain the base model's knowledge better than off-policy SFT under stress.",
         parts=[cast.part(label, {role: 1, "sft_stress": -1}, cast.kept()) for role, label in pairs.items()],
     )
 
@@ -203,7 +203,7 @@ def _c3_collapse(cast: Cast) -> Claim:
     half = {"base": COLLAPSE_SHARE, "opd_one_step": -1}
     return Claim(
         claim_id="C3",
-        text="One-step on-policy distillation collapses: the target falls below half of the base.",
+        text="One-step on-policy distillation collapses: the target score falls below half of the base's.",
         parts=[
             cast.part(f"{target}, base minus {label}", {"base": 1, "opd_one_step": -1}, cast.target()),
             cast.part(f"{target}, half of base minus {label}", half, cast.target()),
@@ -218,7 +218,7 @@ def _p4_drift(cast: Cast) -> Claim:
     """Holds if some on-policy run drifts no less than stress SFT, beyond sampling noise, and yet forgets less."""
     return Claim(
         claim_id="P4",
-        text="Scalar drift is not sufficient: runs that drift alike forget differently.",
+        text="Scalar drift does not explain forgetting: runs with similar drift forget differently.",
         ways=[_drift_way(cast, role) for role in ("opd_stress", "rl")],
         shown=[_correlation(cast.study), *_heldout(cast.study)],
     )
@@ -233,7 +233,7 @@ def _drift_way(cast: Cast, role: str) -> list[Effect]:
     margin = DRIFT_MARGIN_SHARE * max(0.0, float(np.mean(list(excess.values())))) if excess else 0.0
     few = _few_states(cast.study, list(values))
     drifts = [
-        _over_seeds(f"drift ({DRIFT_NAME}) of {stress} above base against base", excess),
+        _over_seeds(f"drift ({DRIFT_NAME}) of {stress} minus base-vs-base drift", excess),
         _over_seeds(f"drift ({DRIFT_NAME}), {other} minus {stress}", gaps, threshold=-margin),
     ]
     return [
@@ -245,7 +245,7 @@ def _drift_way(cast: Cast, role: str) -> list[Effect]:
 def _few_states(study: StudyScores, runs: list[str]) -> str | None:
     sizes = [record.num_states for run in runs for record in study.drift.get(run, {}).values()]
     if sizes and min(sizes) < MIN_STATES:
-        return f"{min(sizes)} states a side, fewer than {MIN_STATES}"
+        return f"{min(sizes)} states per side, fewer than {MIN_STATES}"
     return None
 
 
@@ -305,7 +305,7 @@ def _heldout(study: StudyScores) -> list[Effect]:
     parts: list[Effect] = []
     for name, predictors in SETS.items():
         found = heldout_r2(rows, predictors, by="configuration")
-        label = f"held-out R^2 of mean forgetting on {name}, whole configurations left out"
+        label = f"held-out R^2 of mean forgetting predicted from {name}, whole configurations held out"
         lacks = found.estimate.note if found.estimate.value is None else None
         if lacks is None or not parts:
             parts.append(Effect(key=label, label=label, estimate=found.estimate, p=found.p, test=HELDOUT, lacks=lacks))

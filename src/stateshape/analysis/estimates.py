@@ -1,7 +1,7 @@
 """The evaluated items of a whole study, lined up by item, and contrasts between runs on them. Torch-free.
 
 A study's runs answer the same items, so every comparison here is paired: by item, and by training seed where both runs
-have one. The untrained base has no training seed; where it was evaluated once, its rows stand beside every seed.
+have one. The untrained base has no training seed; where it was evaluated once, its rows are paired with every seed.
 Does not know which contrasts matter (claims.py) or how they are laid out (compare.py). Read by scores.py.
 """
 
@@ -34,7 +34,7 @@ EMPTY = Estimate(value=None, lo=None, hi=None, n_items=0, n_seeds=0)
 MCNEMAR = "exact McNemar"
 ITEM_BOOTSTRAP = "paired bootstrap over items"
 SEEDS_AND_ITEMS = "t over seeds and items (crossed random effects)"
-UNANIMOUS = "exact binomial bound: every item alike"
+UNANIMOUS = "exact binomial bound: all items have the same value"
 MIN_INTERVAL_ITEMS = 10  # fewer give no interval: a bootstrap of them has too few distinct resamples
 ABOVE_CHANCE = "retention_above_chance"
 
@@ -67,7 +67,7 @@ def contrast(
 
     {"rl": 1, "base": -1} is rl minus base. One seed of a plain difference of 0/1 scores on one task: exact McNemar. One
     seed otherwise: bootstrap over items; its intervals are the bootstrap's. Several: t with seeds and items as crossed
-    random effects, and the crossed bootstrap beside it. Where a run or task is missing the estimate is empty, p None.
+    random effects, and the crossed bootstrap for comparison. Where a run or task is missing the estimate is empty, p None.
     """
     versus = next((run for run, weight in weights.items() if weight < 0), "")
     seeds = study.common_seeds(list(weights), tasks)
@@ -100,7 +100,7 @@ def contrast(
 
 
 def secondary_differences(study: StudyScores, run: str, other: str, task: str) -> dict[str, Estimate]:
-    """run minus other in the scores beside the headline (secondary.py) that both have; t intervals, nothing is tested.
+    """run minus other in the secondary scores (secondary.py) that both have; t intervals, nothing is tested.
 
     Against the base of a retention task also (run - chance) / (base - chance), which is a ratio and no difference.
     """
@@ -148,7 +148,7 @@ def retention(
     values_S = np.mean(per_seed, axis=0)
     found = replace(found, per_seed={str(seed): float(value) for seed, value in zip(seeds, values_S)})
     if is_unbounded:
-        return replace(found, lo=None, hi=None, note="the base may lie at chance: the ratio has no bound")
+        return replace(found, lo=None, hi=None, note="the base may be at chance level: the ratio is unbounded")
     return found
 
 
@@ -161,13 +161,13 @@ def _with_interval(seeds: Sequence[int], arrays: Sequence[np.ndarray], *, width:
         return replace(found, note=f"{num_items} items, fewer than {MIN_INTERVAL_ITEMS}: no interval")
     if _is_unanimous(arrays):
         if width is None:
-            return replace(found, note="every item alike: no interval")
+            return replace(found, note="all items have the same value: no interval")
         value, half = found.value or 0.0, unanimous_half_width(num_items, width)
-        return replace(found, lo=value - half, hi=value + half, note="every item alike")
+        return replace(found, lo=value - half, hi=value + half, note="all items have the same value")
     spread = crossed_spread(arrays)
     lo, hi = t_interval(spread)
     seed_sd = math.sqrt(spread.seed_variance * len(seeds)) if len(seeds) > 1 else None
-    note = "one training seed: the interval is over items alone" if len(seeds) == 1 else None
+    note = "one training seed: the interval covers items only" if len(seeds) == 1 else None
     return replace(found, lo=lo, hi=hi, stderr=math.sqrt(spread.variance), seed_sd=seed_sd, note=note)
 
 

@@ -1,10 +1,10 @@
-"""What predicts forgetting? Drift alone, the new task's KL, or drift beside where the supervision landed. Torch-free.
+"""What predicts forgetting? Drift alone, the new task's KL, or drift together with measures of locality. Torch-free.
 
-Each set of predictors is judged by what it says of runs it has not seen: R^2 on held-out runs, against the mean of the
+Each set of predictors is judged by its R^2 on held-out runs, against the mean of the
 others. Ridge rather than least squares: the predictors are collinear and the runs few, and with one predictor both are
 nearly the same. Predictors are standardised and the penalty is chosen inside the training runs only.
-The seeds of a configuration are near-copies, so they are left out together ("configuration"); leaving out one run at a
-time ("run") is the easier question and stands beside it. Everything random is seeded; nothing is trained here.
+The seeds of a configuration are near-copies, so they are held out together ("configuration"); leaving out one run at a
+time ("run") is easier and is reported as well. Everything random is seeded; nothing is trained here.
 Sources: arXiv:2605.22731 P4; arXiv:2509.04259 (forward KL on the new task). N runs, P predictors, R columns of forgetting.
 """
 
@@ -63,7 +63,7 @@ class Heldout(NamedTuple):
 
 
 def predictor_rows(study: StudyScores) -> list[PredictorRow]:
-    """One row a trained run that has its rows on every retention task."""
+    """One row per trained run that has its rows on every retention task."""
     rows = []
     for run in study.scores:
         if run == BASE:
@@ -123,7 +123,7 @@ def predictor_report(study: str, rows: Sequence[PredictorRow]) -> PredictorRepor
 def heldout_r2(rows: Sequence[PredictorRow], predictors: Sequence[str], *, by: By) -> Heldout:
     """R^2 = 1 - sum (y - yhat)^2 / sum (y - ybar)^2, yhat and ybar from the runs not left out. Below 0: worse than the mean.
 
-    The interval resamples configurations over the held-out errors, without fitting anew: it says how much the value hangs on
+    The interval resamples configurations over the held-out errors, without refitting: it shows how much the value depends on
     which configurations were run, not on how the fit would have changed.
     """
     known = [row for row in rows if all(name in row.values for name in predictors)]
@@ -152,7 +152,7 @@ def r2_gain(rows: Sequence[PredictorRow], larger: Sequence[str], smaller: Sequen
 def correlation(
     rows: Sequence[PredictorRow], predictor: str, *, kind: Literal["Pearson", "Spearman"], min_runs: int = MIN_RUNS
 ) -> Correlation:
-    """Of a predictor with forgetting over runs; interval from resampling configurations, p from dealing them anew.
+    """Of a predictor with forgetting over runs; interval from resampling configurations, p from permuting them.
 
     Ranks are those among all runs, also in a resample.
     """
@@ -160,7 +160,7 @@ def correlation(
     note = too_few(known, len(rows) - len(known), min_runs=min_runs, min_configurations=MIN_CORRELATED)
     x_N, y_N = (np.array(v) for v in ([row.values[predictor] for row in known], [row.forgetting for row in known]))
     if note is None and (np.ptp(x_N) == 0 or np.ptp(y_N) == 0):
-        note = "predictor or forgetting does not vary"
+        note = "the predictor or forgetting has no variance"
     if note is not None:
         return Correlation(predictor=predictor, kind=kind, value=_nothing(note), p=None)
     if kind == "Spearman":
@@ -307,10 +307,10 @@ def too_few(
     num_configurations = len({row.run for row in rows})
     if len(rows) >= min_runs and num_configurations >= min_configurations:
         return None
-    lacking = f" ({num_left_out} more lack a predictor)" if num_left_out else ""
+    lacking = f" ({num_left_out} more have a missing predictor)" if num_left_out else ""
     return (
-        f"{len(rows)} runs of {num_configurations} configurations{lacking}; expected at least {min_runs} of "
-        f"{min_configurations}"
+        f"{len(rows)} runs of {num_configurations} configurations{lacking}; expected at least {min_runs} runs of "
+        f"{min_configurations} configurations"
     )
 
 

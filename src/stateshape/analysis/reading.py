@@ -83,7 +83,7 @@ def _read_run(folder: Path, run: str, seed: int, study: StudyScores, known: _Kno
 
 
 def _finished(study_dir: Path, run: str, study: StudyScores, known: _Known) -> list[tuple[int, Path]]:
-    """(seed, folder) of the runs that finished; says in `missing` which did not, and repeats the runs' own warnings."""
+    """(seed, folder) of the runs that finished; adds to `missing` those that did not, and repeats the runs' own warnings."""
     plan, missing = study.plan, study.missing
     found, absent = [], []
     for seed in plan.seeds:
@@ -110,10 +110,10 @@ def _finished(study_dir: Path, run: str, study: StudyScores, known: _Known) -> l
 
 def _progress(folder: Path, record: RunRecord) -> str:
     if record.num_steps:
-        return f"trained {record.num_steps} steps, not all is evaluated"
+        return f"trained {record.num_steps} steps, evaluation is incomplete"
     path = folder / layout.METRICS
     done = sum(1 for _ in iter_jsonl(path)) if os.path.exists(path) else 0
-    return f"it stopped after {done} step{'s' if done > 1 else ''}" if done else "no step is there"
+    return f"it stopped after {done} step{'s' if done > 1 else ''}" if done else "no steps were recorded"
 
 
 def _must_agree(path: Path, values: dict[str, Json], known: _Known) -> None:
@@ -136,7 +136,7 @@ def _aligned(path: Path, task: TaskRecord, references: dict[str, _Reference]) ->
     rows = {}
     for row in read_jsonl(path, EvalRow):
         if row.item_id in rows:
-            raise BadInput(f"{path}: item {row.item_id!r} is there twice")
+            raise BadInput(f"{path}: item {row.item_id!r} appears twice")
         if task.metric not in row.scores:
             raise BadInput(f"{path}: item {row.item_id!r} has no score {task.metric!r}, only {sorted(row.scores)}")
         rows[row.item_id] = row
@@ -147,12 +147,12 @@ def _aligned(path: Path, task: TaskRecord, references: dict[str, _Reference]) ->
     if odd := sorted(prompts.keys() ^ reference.prompts.keys()):
         raise BadInput(f"{path} and {reference.path}: {len(odd)} items are in one only, e.g. {odd[0]!r}; cannot pair")
     if differ := [item_id for item_id, sha in reference.prompts.items() if prompts[item_id] != sha]:
-        raise BadInput(f"{path} and {reference.path}: item {differ[0]!r} was asked with different prompts; cannot pair")
+        raise BadInput(f"{path} and {reference.path}: item {differ[0]!r} has different prompts in the two; cannot pair")
     return [rows[item_id] for item_id in reference.prompts]
 
 
 def _secondary(rows: Sequence[EvalRow]) -> dict[str, np.ndarray]:
-    """By name: one value a row. A score that a row lacks is left out for the whole task: means must be over all items."""
+    """By name: one value per row. A score that a row lacks is left out for the whole task: means must be over all items."""
     found = [secondary_scores(row) for row in rows]
     names = set.intersection(*(set(scores) for scores in found))
     return {name: np.array([scores[name] for scores in found]) for name in sorted(names)}

@@ -1,7 +1,7 @@
-"""What a study can resolve, claim by claim: before it runs from its sizes, and afterwards from the noise it met.
+"""What a study can resolve, per claim: before it runs from its sizes, and afterwards from the measured noise.
 
-Power is for a named effect, not for the one seen (power.py says why). What would decide an open effect is worked out as
-if the effect seen were the true one, and is as uncertain as that effect. Knows claims, not how verdicts are reached.
+Power is for a stated effect, not for the observed one (power.py gives the reason). What an open effect needs is computed
+as if the observed effect were the true one, and is as uncertain as that effect. Knows claims, not how verdicts are reached.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Resolvable(NamedTuple):
 
 
 def resolution(part: Effect, alpha: float, *, is_open: bool) -> Resolution:
-    """What the size and noise of a measured part could tell at level alpha, and what would decide it if it is open."""
+    """What the size and noise of a measured part can resolve at level alpha, and what an open one needs."""
     effect = part.estimate
     if part.lacks is not None or effect.value is None:
         return Resolution()
@@ -83,10 +83,10 @@ def _needs(design: Design, distance: float, num_items: int | None, alpha: float)
     if seeds is not None:
         ways.append(f"about {_rounded(seeds):,} seeds" + ("" if num_items is None else f" with {num_items:,} items"))
     if ways:
-        return " or ".join(ways) + ", if the effect is the one seen"
+        return " or ".join(ways) + ", if the true effect equals the observed one"
     if distance == 0:
-        return "no size would do if the effect is the one seen, which is none"
-    return "both more seeds and more items: neither alone would do"
+        return "a different effect: the observed one equals the threshold, so no sample size is enough"
+    return "both more seeds and more items (neither alone is enough)"
 
 
 def _rounded(number: float) -> int:
@@ -133,9 +133,9 @@ def _resolvable(
     lacks = part.lacks if not part.weights else None
     if lacks is None and num_seeds < MIN_SEEDS:
         seeds = "1 seed" if num_seeds == 1 else f"{num_seeds} seeds"
-        lacks = f"{seeds}, fewer than {MIN_SEEDS}: nothing is decided"
+        lacks = f"{seeds}, fewer than {MIN_SEEDS}: cannot decide"
     if lacks is None and min(sizes) < MIN_ITEMS:
-        lacks = f"{min(sizes)} items, fewer than {MIN_ITEMS}: nothing is decided"
+        lacks = f"{min(sizes)} items, fewer than {MIN_ITEMS}: cannot decide"
     power = smallest = alone = None
     if lacks is None:
         weights = list(part.weights.values())
@@ -153,17 +153,18 @@ def _resolvable(
 def resolvable_text(rows: Sequence[Resolvable]) -> str:
     """The rows as a table, with what was assumed beneath."""
     width = max((len(row.label) for row in rows), default=6)
-    columns = (f"power for {NO_LOSS_MARGIN:g}", "smallest seen", "if alone")
-    lines = [f"claim  {'effect':{width}s}  {'items':>7s}  {'seeds':>5s}  " + "  ".join(f"{c:>14s}" for c in columns)]
+    columns = (f"power for {NO_LOSS_MARGIN:g}", "smallest (Holm)", "smallest (one)")
+    lines = [f"claim  {'effect':{width}s}  {'items':>7s}  {'seeds':>5s}  " + "  ".join(f"{c:>15s}" for c in columns)]
     for row in rows:
         numbers = (row.power, row.minimal_effect, row.minimal_effect_alone)
         found = (
-            "  ".join("-" if n is None else f"{n:14.3f}" for n in numbers) if row.lacks is None else f"- {row.lacks}"
+            "  ".join("-" if n is None else f"{n:15.3f}" for n in numbers) if row.lacks is None else f"- {row.lacks}"
         )
         lines.append(f"{row.claim_id:5s}  {row.label:{width}s}  {row.num_items:7,d}  {row.num_seeds:5d}  {found}")
     num_tests = len({row.label for row in rows if row.lacks is None})
     lines.append(
-        f"Smallest seen: with 80% power, at the first of Holm's steps over {num_tests} effects; if alone: at .05, the last. "
-        f"Assumed: rates near {RATE:g}, item correlation {CORRELATION_OF_ITEMS:g}, a score's sd between seeds {SEED_SD:g}"
+        f"Smallest: smallest detectable effect at 80% power, with Holm over {num_tests} tests / as the only test. "
+        f"Assumed: scores near {RATE:g}, correlation between paired items {CORRELATION_OF_ITEMS:g}, "
+        f"standard deviation between seeds {SEED_SD:g}."
     )
     return "\n".join(lines)

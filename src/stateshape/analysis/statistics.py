@@ -171,7 +171,7 @@ def crossed_spread(tasks_SN: Sequence[Num[np.ndarray, "S _"]]) -> Spread:
     x_si = mu + a_s + b_i + e_si; with the mean squares of the two-way layout
     V_seed = var_s(mean_i x) / S,  V_item = var_i(mean_s x) / N,  V_e = MS_e / (S N)   (V_item, V_e summed over tasks / T^2)
     V = max(V_seed + V_item - V_e, V_seed, V_item),  df = V^2 / sum_k V_k^2 / df_k   (S-1, N-1, (S-1)(N-1))
-    The seeds of all tasks are the same trainings, the items are not. One seed: V = V_item, which says nothing of seeds.
+    The seeds of all tasks are the same trainings, the items are not. One seed: V = V_item, without noise between seeds.
 
     Args: tasks_SN: one [S, N] array a task, rows aligned over tasks. N may differ.
     Raises: ValueError where there are fewer than 2 items, or tasks differ in S.

@@ -1,17 +1,17 @@
 """Does this study support the paper's claims? One rule for every claim, applied to numbers with intervals. Torch-free.
 
-The rule, in plain words. Each claim is broken into effects that it says lie above a threshold: zero, or for "no loss"
+The rule, in plain words. Each claim is broken into effects that it predicts to be above a threshold: zero, or for "no loss"
 -0.03 of accuracy, or for "drifts no less" a quarter of the stress run's drift (claims.py names them).
-* An effect holds if its 95% interval lies wholly above the threshold and its p-value, Holm-adjusted over all effects of
+* An effect holds if its 95% interval is wholly above the threshold and its p-value, Holm-adjusted over all effects of
   all claims, is below .05.
-* An effect fails if its interval lies wholly below the threshold and its adjusted p-value is below .05.
-* Otherwise it is open. It is also open with fewer than 3 training seeds (one run says nothing about a rerun) or fewer
+* An effect fails if its interval is wholly below the threshold and its adjusted p-value is below .05.
+* Otherwise it is open. It is also open with fewer than 3 training seeds (one run does not show how a rerun would vary) or fewer
   than 50 items, and where a run is missing.
 * Supported: all effects hold. Not supported: at least one fails. Cannot tell: anything else. Not asked: the study does
   not plan every run that the claim rests on; its effects are then not among those adjusted for either.
 * P4 asks for one pair of runs that drift alike and forget differently: it is supported if all effects of one pair hold;
   not supported if in every pair one fails.
-Beside each effect stands what this size could have seen, and for an open one what would decide it (resolution.py).
+Each effect has its smallest detectable effect, and an open one what it needs to be decided (resolution.py).
 The outcome comes from the numbers alone; the paper's own outcome is nowhere in this file. Does not know runs by name.
 """
 
@@ -64,9 +64,9 @@ def _verdict(claim: Claim, adjusted: Mapping[str, float], alpha: float) -> Verdi
     evidence = [_evidence(part, adjusted, alpha, is_shown=False) for part in decisive]
     evidence += [_evidence(part, adjusted, alpha, is_shown=True) for part in claim.shown]
     words = "; ".join(_words(part, adjusted, found) for part, found in zip([*decisive, *claim.shown], evidence))
-    needs = "; ".join(f"{found.label}: {found.needs}" for found in evidence if found.needs is not None)
+    needs = "; ".join(f"{found.label} needs {found.needs}" for found in evidence if found.needs is not None)
     if outcome == "cannot tell" and needs:
-        words += f". To decide, {needs}"
+        words += f". To decide: {needs}"
     return Verdict(
         claim_id=claim.claim_id,
         claim=claim.text,
@@ -157,5 +157,5 @@ def _words(part: Effect, adjusted: Mapping[str, float], found: Evidence) -> str:
         about.append(f"power {found.power:.2f} for {found.power_effect:g}".replace("0.", ".", 1))
     reason = too_little(part)
     if reason is not None and "fewer" in reason:
-        about.append(f"too little to decide: {reason}")
+        about.append(f"not enough data to decide: {reason}")
     return f"{part.label} {effect.value:+.{digits}f} ({', '.join(about)})"

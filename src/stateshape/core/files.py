@@ -182,7 +182,7 @@ def _reason(error: BaseException, _: object) -> str:
 
 
 def _field_first(problem: str) -> str:
-    """cattrs says 'reason @ path'."""
+    """cattrs reports 'reason @ path'."""
     reason, _, path = problem.rpartition(" @ ")
     return f"{path.lstrip('.')}: {reason}" if path.lstrip(".") else reason
 
@@ -273,7 +273,7 @@ def iter_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def drop_cut_off_line(path: Path) -> None:
-    """Removes what stands behind the last line break: a write that was cut off, perhaps inside a character."""
+    """Removes everything after the last line break: a write that was cut off, perhaps inside a character."""
     data = path.read_bytes()
     if not data.endswith(b"\n"):
         path.write_bytes(data[: data.rfind(b"\n") + 1])

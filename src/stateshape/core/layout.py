@@ -1,6 +1,6 @@
 """The names of all files and folders that runs and studies leave. Torch-free; nothing else spells them.
 
-docs/studies.md says what each file holds; records.py and study_records.py what type it has.
+docs/studies.md describes the contents of each file; records.py and study_records.py its type.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""One writer a folder: a lock file that says who writes there, taken over from a process that is dead. Torch-free.
+"""One writer per folder: a lock file that names the writer, taken over from a process that is dead. Torch-free.
 
 A lock is the file `.lock` in the folder: host, process, since when and the command, as JSON. It appears whole and at once,
 as a hard link to a file that is written already (where there are no hard links: created exclusively, then filled), which holds
 on network file systems as well. A killed process leaves its lock behind. On the same machine that is seen from the process and
-its start time, and the next command takes over. A machine or container that was started anew under the same name is known by
+its start time, and the next command takes over. A machine or container that was restarted under the same name is known by
 the lock's time stamp, which its holder renews. The lock of another host is never taken over: the message says how to remove it.
 
 Taking over is safe against others who try the same: each lock has a token, whoever follows it must first own the file
@@ -108,7 +108,7 @@ def holds_files(folder: Path) -> bool:
 
 
 def remove_leftovers(*folders: Path, names: Collection[str] | None = None) -> None:
-    """Temporary files of writes that a kill cut off; `names`: only those of these files, where others write beside.
+    """Temporary files of writes that a kill cut off; `names`: only those of these files, where others write to the same folder.
 
     Only for who holds the lock: nobody else is writing them.
     """
@@ -211,7 +211,7 @@ def _attempt(path: Path, private: Path, mine: Holder) -> bool:
 
 
 def _link(private: Path, place: Path, mine: Holder) -> bool:
-    """Whether `place` is now ours. A network file system may say no although it did: the number of links tells."""
+    """Whether `place` is now ours. A network file system may report a false failure: the number of links decides."""
     try:
         os.link(private, place)
     except FileExistsError:
@@ -262,7 +262,7 @@ def _text(holder: Holder) -> str:
 
 
 def _read(path: Path) -> Holder | None:
-    """None where there is no lock. One that says nothing readable is known by its place on the disk."""
+    """None where there is no lock. An unreadable one is known by its place on the disk."""
     try:
         told = path.stat()
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -330,7 +330,7 @@ def _space() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When the process began, in words of the system; "" where it has ended; None where that can't be told."""
+    """When the process began, in words of the system; "" where it has ended; None where that is unknown."""
     try:
         told = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -67,7 +67,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def seal(folder: Path, files: Iterable[str]) -> None:
-    """Lists these files as they are now, beside those that are listed already; one that is not there is taken off."""
+    """Lists these files as they are now, in addition to those already listed; one that is not there is taken off."""
     found = read_manifest(folder)
     now = {name: entry_of(folder / name) for name in files}
     listed = {**found.files, **now}
@@ -126,7 +126,7 @@ def check_unchanged(
 
 
 def accept_changes(folder: Path, found: Collection[Change]) -> None:
-    """Lists the files as they are now, and says what was accepted, when, and by which command."""
+    """Lists the files as they are now, and records what was accepted, when, and by which command."""
     manifest = read_manifest(folder)
     files, accepted = dict(manifest.files), list(manifest.accepted)
     for change in found:

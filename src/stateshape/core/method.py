@@ -144,7 +144,7 @@ def why_illegal(states: StateKind, signal: SignalKind, loss: LossKind) -> str | 
 
 
 def nearest_legal(states: StateKind, signal: SignalKind, loss: LossKind) -> tuple[StateKind, SignalKind, LossKind]:
-    """The legal triple that keeps most of this one; of several, what is said there first, then where."""
+    """The legal triple that keeps most of this one; of several, the signal counts first, then the state source."""
 
     def kept(triple: tuple[StateKind, SignalKind, LossKind]) -> tuple[int, bool, bool]:
         same = [mine == theirs for mine, theirs in zip((states, signal, loss), triple, strict=True)]
@@ -187,7 +187,7 @@ class StateSource(Protocol[AnyPolicy_contra]):
 
 
 class SignalSource(Protocol[AnyPolicy_contra]):
-    """What is said there. Runs frozen models and graders without gradients; never alters what was sampled."""
+    """The signal at the states. Runs frozen models and graders without gradients; never alters what was sampled."""
 
     kind: ClassVar[SignalKind]
 
@@ -196,14 +196,14 @@ class SignalSource(Protocol[AnyPolicy_contra]):
 
 @runtime_checkable
 class Versioned(Protocol):
-    """What a state source may also say: how many updates the learner that wrote its states had completed."""
+    """Optional for a state source: how many updates the learner that wrote its states had completed."""
 
     def policy_version(self, draw: Draw) -> int: ...
 
 
 @runtime_checkable
 class Carrying(Protocol):
-    """What a signal may also say: names of adapters that it changes from step to step, which a checkpoint then keeps."""
+    """Optional for a signal: names of adapters that it changes from step to step, which a checkpoint then keeps."""
 
     carries: ClassVar[tuple[str, ...]]
 
@@ -213,7 +213,7 @@ class LossValue(NamedTuple):
 
     `per_token`: detached [N] values in the order of `supervise_BT`'s True cells. Every loss gives "mass", half the L1 norm
     of the sum's gradient towards the position's logits (how much probability the update asks to move there), and
-    "learner_logp", the log-prob of the token that stands there, in nats, at the temperature the loss scores at. Mass is NaN
+    "learner_logp", the log-prob of the token at that position, in nats, at the temperature the loss scores at. Mass is NaN
     where no gradient is taken.
     """
 
@@ -259,7 +259,7 @@ class Term:
 class Combination:
     """Several methods in one step: sum_k weight_k * total_k / count_k, each over its own count.
 
-    Terms that hold the same state source and take the same prompts speak of the same states: these are drawn once.
+    Terms that hold the same state source and take the same prompts share their states: these are drawn once.
     """
 
     terms: Mapping[str, Term]

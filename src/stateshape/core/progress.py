@@ -1,4 +1,4 @@
-"""What a long run tells the person who waits. The terminal decides how it looks; here is only what is told."""
+"""Progress messages of a long run. The terminal decides how they look; here is only their content."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Reporter(Protocol):
         ...
 
     def track(self, what: str, unit: str, meter: Meter | None = None) -> Tick:
-        """A progress bar; the tick with done == total ends it. With a meter it tells tokens a second, too."""
+        """A progress bar; the tick with done == total ends it. With a meter it also shows tokens per second."""
         ...
 
     def event(self, name: str, values: Mapping[str, object]) -> None:

@@ -13,7 +13,7 @@ A run folder:    run.json (RunRecord) metrics.jsonl (StepRecord) states.jsonl (S
 A study folder:  plan.json (PlanRecord) runs/<run>/seed<k>/ (run folders) comparison.json (Comparison)
                  verdicts.json ([Verdict]) state_map.json (StateMap) predictors.json (predictor_records.py) manifest.json
                  table1.* table2.* tables/* plots/* report.html profile.json (ProfileRecord)
-docs/studies.md says what each of them holds; tests/test_files_left.py holds both lists to what a study leaves.
+docs/studies.md describes each of them; tests/test_files_left.py holds both lists to what a study leaves.
 A missing number is None, never zero. Does not know how any number is computed.
 """
 
@@ -112,10 +112,10 @@ class StateSample:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DriftValue:
-    """A distance of run against base, and the same number for base against base with another sampling seed.
+    """A distance of run vs base, and the same distance for base vs base with another sampling seed.
 
     Beside it the null of within-prompt label swaps (mean, sd, z, one-sided p) and a 95% interval over prompts. A value
-    that cannot be said is None and `note` says why; else `note` says how it was computed, where that is not the plain way.
+    that cannot be computed is None with the reason in `note`; else `note` describes how it was computed, if unusually.
     """
 
     value: float | None
@@ -152,7 +152,7 @@ class DriftRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LocalityRecord:
-    """A line of locality.jsonl: where supervision landed, seen after `step` completed steps. Names in docs/locality.md.
+    """A line of locality.jsonl: where supervision is applied, measured after `step` completed steps. Names in docs/locality.md.
 
     by_depth: values by tenth or quarter of the response, shallow first.
     """
@@ -175,7 +175,7 @@ class SupervisionCell:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SupervisionMap:
-    """supervision.json: where a whole run's signal fell. surprisal_edges_nats: lower edges of the bins, the first 0."""
+    """supervision.json: a whole run's training signal, by place. surprisal_edges_nats: lower edges of the bins, the first 0."""
 
     num_depths: int
     surprisal_edges_nats: list[float]
@@ -247,7 +247,7 @@ class RunRecord:
         )
 
     def phases(self) -> list[ProfiledPhase]:
-        """One row a phase that took time, as far as the record tells."""
+        """One row per phase that took time, as far as it is recorded."""
         return [
             profiled(self.name, self.seed, phase, self.costs.get(phase), seconds, self.provenance)
             for phase, seconds in self.seconds.items()
@@ -266,7 +266,7 @@ class OperatorCost:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProfiledPhase:
-    """A phase of one run; None where an older record does not tell. share_of_peak: flops / seconds / measured peak."""
+    """A phase of one run; None where an older record lacks it. share_of_peak: flops / seconds / measured peak."""
 
     run: str
     seed: int | None
@@ -290,7 +290,7 @@ class ProfileRecord:
 def profiled(
     run: str, seed: int | None, phase: str, cost: PhaseCost | None, seconds: float, provenance: dict[str, Json]
 ) -> ProfiledPhase:
-    """A phase beside the peak of the machine that the provenance names."""
+    """A phase compared with the peak of the machine that the provenance names."""
     if cost is None:
         return ProfiledPhase(run=run, seed=seed, phase=phase, seconds=seconds)
     share = None

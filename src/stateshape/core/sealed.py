@@ -37,7 +37,7 @@ def check_study(
 
 
 def check_record_is_there(folder: Path) -> None:
-    """A finished run whose record is gone can't be told from one that never began. Raises BadInput."""
+    """A finished run whose record is gone can't be distinguished from one that never began. Raises BadInput."""
     if has_manifest(folder) and not (folder / layout.RUN).exists():
         raise BadInput(
             f"{folder / 'run.json'}: is gone after the run was finished; expected the run's record; put the file back, or "
@@ -51,7 +51,7 @@ def check_source(source: str) -> None:
 
 
 def sealed_folders(source: str) -> list[Path]:
-    """The run folder that a source is or lies in, if it has a manifest."""
+    """The run folder that a source is or is inside, if it has a manifest."""
     folder = Path(source)
     found = [folder, folder.parent] if folder.name == layout.ADAPTER else [folder]
     return [path for path in found if has_manifest(path)]

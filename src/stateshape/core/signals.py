@@ -1,4 +1,4 @@
-"""The kinds of thing a signal can say about states. Each carries the states it speaks of (a continuation extends them).
+"""The kinds of signal. Each carries the states it refers to (a continuation extends them).
 
 `supervise_BT[b, t]` is True where the prediction of token t from the tokens before it is supervised; column 0 is never
 supervised. Knows nothing of how a signal was obtained.
@@ -79,7 +79,7 @@ class MatchDistribution:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reference:
-    """What a frozen policy says at a credit's supervised positions: something to stay close to.
+    """Outputs of a frozen policy at a credit's supervised positions: something to stay close to.
 
     `logp_BT`: of the tokens themselves, in nats, at the temperature of scoring. `hidden_ND` and `head_VD`: as a teacher's in
     MatchDistribution, for a divergence over the vocabulary; None where the tokens' own log-probs are enough.

@@ -1,6 +1,6 @@
 """Text in a CSV file that a spreadsheet would run as a formula is written so that it stays text. Torch-free.
 
-A cell that begins with =, +, -, @, a tab or a line break and is no number gets a single quote in front, which spreadsheets
+A cell that begins with =, +, -, @, a tab or a line break and is not a number gets a single quote in front, which spreadsheets
 take as "this is text" (OWASP, CSV Injection). Numbers stay numbers: -0.5, +3, 1e-4.
 """
 

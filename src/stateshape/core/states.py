@@ -170,7 +170,7 @@ def origin_shares(states: Sequence[States]) -> dict[str, float]:
 
 
 def chunks(states: States, tokens: int, *, together: int = 1) -> Iterator[Tensor]:
-    """Indices of consecutive rows, at most `tokens` each (longer ones stand alone).
+    """Indices of consecutive rows, at most `tokens` each (longer ones are alone).
 
     What a row has in common with the one before it is not counted again: rows of one group follow one another, and a
     forward pass computes their prompt once. `together`: so many adjacent rows, counted from the first, are never parted.

@@ -152,7 +152,7 @@ class Evidence:
 
     power: chance that this size would have decided it, were the effect `power_effect` away from the threshold;
     minimal_effect: the distance decided with 80%. Both with the correction for the whole family's first test, and the
-    noise as measured. needs: in words, the items or seeds that would decide it if the effect is the one seen.
+    noise as measured. needs: in words, the items or seeds needed if the true effect equals the observed one.
     """
 
     label: str
@@ -196,7 +196,7 @@ class PredictorRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeldoutScore:
-    """R^2 on held-out runs. p: chance of as good a value if forgetting were dealt anew to the configurations."""
+    """R^2 on held-out runs. p: chance of as good a value if forgetting were permuted over the configurations."""
 
     name: str
     predictors: list[str]

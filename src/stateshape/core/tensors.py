@@ -1,7 +1,7 @@
 """Token log-probs and divergences through a chunked head: the full [B, T, V] tensor never exists.
 
 Every function works on the [N, D] hidden states of supervised positions. A chunk's logits live only while its values and
-their gradient are made. Knows nothing of states or losses; slow references stand in tests/.
+their gradient are made. Knows nothing of states or losses; slow references are in tests/.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def divergence_in_detail(
     targets_N: Int[Tensor, " N"],
     of_logps: Callable[[Tensor, Tensor], Tensor],
 ) -> DivergenceDetail:
-    """As `divergence`, and what else a chunk's logits say while they are there. `targets_N`: the tokens that stand there."""
+    """As `divergence`, and other statistics of the same logits. `targets_N`: the tokens at those positions."""
     size = min(head_VD.shape[0], teacher_head_VE.shape[0])
 
     def chunk(logits_nV: Tensor, teacher_nE: Tensor, targets_n: Tensor) -> Rows:

@@ -1,8 +1,8 @@
 """All distances between two paired samples, each with its permutations and resamples, and on how many states it rests.
 
-Large samples: up to MAX_EXACT states a side every pair of rows is visited. Above, MMD^2 comes from random Fourier features
+Large samples: up to MAX_EXACT states per side every pair of rows is visited. Above, MMD^2 comes from random Fourier features
 of all states and the centroid from all states; the other distances, with their nulls, from whole prompts drawn from all,
-at most MAX_EXACT states a side. Sliced Wasserstein takes at most MAX_SLICED. Does not know texts.
+at most MAX_EXACT states per side. Sliced Wasserstein takes at most MAX_SLICED. Does not know texts.
 
 Suffixes: M rows of a side, T tokens, P prompts, Q prompts of a block, D features, W words.
 """
@@ -36,12 +36,14 @@ GEOMETRIC = (
     "c2st_auc",
 )
 WORD_OVERLAP = ("jaccard", "ruzicka")
-MAX_EXACT = 2048  # states a side: 4096^2 / 2 pairs in float64 take about a second, and three P x P sums at most 100 MB
-MAX_SLICED = 512  # states a side: 256 directions x 1500 draws of 1024 rows take about three seconds
+MAX_EXACT = (
+    2048  # states per side: 4096^2 / 2 pairs in float64 take about a second, and three P x P sums at most 100 MB
+)
+MAX_SLICED = 512  # states per side: 256 directions x 1500 draws of 1024 rows take about three seconds
 
 
 class Found(NamedTuple):
-    """One distance of one pair; None with the reason where it cannot be said."""
+    """One distance of one pair; None with the reason where it cannot be computed."""
 
     statistic: Statistic | None
     num_states: int
@@ -114,7 +116,7 @@ def _differences(pair: Paired) -> Iterator[Float64[np.ndarray, "Q D"]]:
 
 
 def at_most(pair: Paired, limit: int, *, seed: int) -> Paired:
-    """The pair itself, or whole prompts drawn from it that have at most `limit` states a side."""
+    """The pair itself, or whole prompts drawn from it that have at most `limit` states per side."""
     if pair.num_states <= limit:
         return pair
     return pair.take(drawn_prompts(pair.counts_P, limit, seed=seed))

@@ -1,9 +1,9 @@
-"""Classifier two-sample test: how well a linear classifier tells the two sides apart on prompts it was not fitted on.
+"""Classifier two-sample test: how well a linear classifier separates the two sides on prompts it was not fitted on.
 
 A ridge classifier: least squares on labels -1 and +1. Its held-out scores are linear in the labels, so under permutations
-it is fitted anew each time at the cost of one matrix product; a null from fixed scores would ignore that folds share
+it is refitted each time at the cost of one matrix product; a null from fixed scores would ignore that folds share
 training prompts. Source: Lopez-Paz & Oquab 2017 (arXiv:1610.06545). Differs: AUC in place of accuracy, as ties and the
-threshold then do not matter; folds of whole prompts, or the shared prompt would be what is told apart.
+threshold then do not matter; folds of whole prompts, or the shared prompt would be what is separated.
 
 Suffixes: M rows of a side, N of both, P prompts, D features, B permutations, C resamples.
 """
@@ -37,9 +37,9 @@ class _Fold(NamedTuple):
 
 
 def classifier_auc(pair: Paired, draws: Draws) -> Statistic:
-    """Held-out AUC, a mean over folds of whole prompts: 1/2 when nothing tells the sides apart, 1 when one always can.
+    """Held-out AUC, a mean over folds of whole prompts: 1/2 for indistinguishable sides, 1 for separable ones.
 
-    Resamples keep the scores: their interval tells how sure the AUC of this classifier is, not how it would be fitted.
+    Resamples keep the scores: their interval covers the AUC of this classifier, not the variation of its fit.
     """
     folds = _held_out(pair, draws)
     auc_KB = [_permuted_auc(fold, draws) for fold in folds]

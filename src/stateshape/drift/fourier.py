@@ -3,7 +3,7 @@
 With w ~ N(0, 2 gamma I), k(a, b) = E cos(w'(a - b)), so k is close to the product of (cos w'a, sin w'a) and (cos w'b, sin w'b),
 averaged over drawn w. A prompt then is one vector d_p, the sum of its rows' features, y minus x; H_pq of contrasts.py becomes
 d_p . d_q, and a permuted statistic |sum_p z_p d_p|^2. The diagonal is left out as there. The permutation test stays exact:
-it is the test with this approximate kernel. What the approximation does to the value is told as a standard error.
+it is the test with this approximate kernel. The error of the approximation is reported as a standard error.
 Source: Rahimi & Recht 2007.
 
 Suffixes: M rows of a side, P prompts, Q prompts of a block, D features, F frequencies, B permutations, C resamples.
@@ -30,7 +30,7 @@ def fourier_mmd2(
 ) -> tuple[Statistic, Statistic]:
     """(unbiased, averaged over BANDWIDTHS; biased, of the median width): as contrasts.unbiased and contrasts.biased.
 
-    Floor for M rows a side with z non-zeros, F frequencies in all: 4 M z F FLOP and 4 M F sines and cosines, then
+    Floor for M rows per side with z non-zeros, F frequencies in all: 4 M z F FLOP and 4 M F sines and cosines, then
     4 (B + C) P F FLOP for the draws.
     """
     frequencies_DF = _frequencies(pair.x_MD.shape[1], gamma, num_frequencies, seed=seed)
@@ -53,7 +53,7 @@ def fourier_mmd2(
     apart = num_apart(counts_P)
     by_frequency_KF = _powers(total_F**2 - square_F, num_frequencies) / apart
     error = np.sqrt((by_frequency_KF.var(axis=1, ddof=1) / num_frequencies).sum()) / len(BANDWIDTHS)
-    note = f"random Fourier features, {num_frequencies} frequencies a bandwidth; their standard error is {error:.1e}"
+    note = f"random Fourier features, {num_frequencies} frequencies per bandwidth; standard error {error:.1e}"
     diagonal_P = np.concatenate(square_P) / all_frequencies
     weighted_C = np.array([np.square(weights_P, dtype=np.float64) @ diagonal_P for weights_P in w_CP])
     apart_C = np.array([resampled_apart(weights_P[None].astype(np.float64), counts_P)[0] for weights_P in w_CP])

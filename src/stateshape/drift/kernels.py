@@ -61,11 +61,11 @@ def kernel_sums(
     Args:
         y_ND: None for x with itself; each unordered pair is then computed once and counted twice.
         groups_M, groups_N: a number per row; default: no two rows share one (with itself: a row with itself does).
-        num_bandwidths: each further one doubles gamma: exp(-2 g d) = exp(-g d)^2, one multiplication a pair.
+        num_bandwidths: each further one doubles gamma: exp(-2 g d) = exp(-g d)^2, one multiplication per pair.
 
-    Floor for the three sums of an MMD of N rows a side with z non-zeros each: 2 N^2 pairs, each 2z FLOP and one exp. At
+    Floor for the three sums of an MMD of N rows per side with z non-zeros each: 2 N^2 pairs, each 2z FLOP and one exp. At
     N = 10,000, z = 30: 12 GFLOP and 0.2 G exp, about 0.12 s each on a Zen 5 core; dense rows of 1024 would be 410 GFLOP.
-    Memory beside the rows: one table and one tile, 2 MiB.
+    Memory besides the rows: one table and one tile, 2 MiB.
     Error in float32: about 1e-7 in a kernel value, mostly alike in the three means. MMD^2 moved by 5e-10 at 10,000 a
     side (biased floor 6e-5) and by 1e-8 at 160 (floor 4e-3).
     """
@@ -171,7 +171,7 @@ def _row_blocks(num_rows: int, columns: slice | None) -> Iterator[tuple[slice, i
 
 
 def _sorted_by_group(x_MD: Rows, groups_M: Int64[np.ndarray, " M"]) -> tuple[Rows, Int64[np.ndarray, " M"]]:
-    """Rows of one group next to each other: pairs of one group then lie in few tiles, and in few rows of those."""
+    """Rows of one group next to each other: pairs of one group are then in few tiles, and in few rows of those."""
     order = np.argsort(groups_M, kind="stable")
     return x_MD[order], groups_M[order]
 

@@ -1,4 +1,4 @@
-"""Drift of a run's rollout states from the base model's: every distance with its null, its interval and base against base.
+"""Drift of a run's rollout states from the base model's: every distance with its null, its interval and base vs base.
 
 All sides use the same prompts, the same number of states of each prompt and the same token budget, so that two numbers
 differ by the model alone. The null is label swaps within prompts (nulls.py). Does not know models, samplers or files.
@@ -13,7 +13,7 @@ Names of distances, on response prefixes, which are the primary set:
     c2st_auc             held-out AUC of a classifier between the two sides: 1/2 without drift
     jaccard, ruzicka     word types, word counts
 The same on prompt + prefix with "state_" in front, and on an encoder's vectors with its name in front (no word overlap); of
-large samples these secondary sets take whole prompts drawn from all, at most MAX_EXACT states a side.
+large samples these secondary sets take whole prompts drawn from all, at most MAX_EXACT states per side.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class Statistic:
 def judged(
     found: Statistic | None, base: Statistic | None, *, num_states: int, reason: str | None = None
 ) -> DriftValue:
-    """The record of a distance of run against base, beside base against base.
+    """The record of a distance of run vs base, with base vs base for comparison.
 
     p = (1 + #{null >= value}) / (B + 1), one-sided: large is far. z = (value - null mean) / null sd, None where every
     permutation gives one value. The interval holds the middle 95% of the resamples, moved by mean(resamples) - value: a

@@ -45,7 +45,7 @@ class Paired:
         return np.bincount(self.prompt_M)
 
     def take(self, is_chosen_P: np.ndarray) -> Paired:
-        """The rows of the chosen prompts (bool), numbered anew."""
+        """The rows of the chosen prompts (bool), renumbered."""
         rows = np.flatnonzero(is_chosen_P[self.prompt_M])
         numbers = np.cumsum(is_chosen_P) - 1
         return Paired(x_MD=self.x_MD[rows], y_MD=self.y_MD[rows], prompt_M=numbers[self.prompt_M[rows]])

@@ -48,7 +48,7 @@ def contrasts(pair: Paired, gamma: float) -> Contrasts:
     """All three in one pass over the pairs of rows, in tiles.
 
     Args: gamma: 1 / (2 median distance^2).
-    Floor for M rows a side with z non-zeros each: 2 M^2 pairs, each 2z FLOP, one exp, one root, eight squarings.
+    Floor for M rows per side with z non-zeros each: 2 M^2 pairs, each 2z FLOP, one exp, one root, eight squarings.
     """
     rows_ND, prompt_N, side_N = pair.pooled()
     widest = gamma / BANDWIDTHS[0] ** 2
@@ -91,7 +91,7 @@ def _add(
     rows: slice,
     columns: slice,
 ) -> None:
-    """Adds a tile's signed sums by prompt, and those of its mirror image unless it lies on the diagonal."""
+    """Adds a tile's signed sums by prompt, and those of its mirror image unless it is on the diagonal."""
     by_row_QC = summed_groups(tile_RC, prompt_N[rows], side_N[rows])
     block_QP = summed_groups(by_row_QC.T.contiguous(), prompt_N[columns], side_N[columns]).T.numpy()
     at_rows, at_columns = (slice(prompt_N[part.start], prompt_N[part.stop - 1] + 1) for part in (rows, columns))
@@ -149,7 +149,7 @@ def centroid(
 ) -> Statistic:
     """|mean y - mean x| - floor, floor^2 = sum_p |d_p|^2 / M^2, d_p = sum of a prompt's y minus its x rows.
 
-    The floor^2 is exactly the mean of the squared distance under the permutations; for one row a prompt and prompts that
+    The floor^2 is exactly the mean of the squared distance under the permutations; for one row per prompt and prompts that
     do not matter it is tr S (1/M + 1/M). `differences` come in blocks of prompts, so that they need not be held at once.
     """
     z_BD: Array = np.zeros(())

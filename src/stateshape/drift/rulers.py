@@ -31,7 +31,7 @@ ToRows: TypeAlias = Callable[[Rows], Rows]  # counts or vectors of any states ->
 
 @runtime_checkable
 class Encoder(Protocol):
-    """Turns states into vectors. `features` says in words what they are; it goes into the record."""
+    """Turns states into vectors. `features` describes them in words; it is written to the record."""
 
     features: str
 
@@ -40,7 +40,7 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ruler:
-    """gamma = 1 / (2 median distance^2) of base states; None where they have no spread, and `reason` says so.
+    """gamma = 1 / (2 median distance^2) of base states; None where they have no spread, with the reason in `reason`.
 
     `mean_kernel`: E k(x, x') of base states of different prompts, at gamma.
     """

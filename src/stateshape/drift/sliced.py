@@ -1,6 +1,6 @@
 """Sliced Wasserstein distances, p = 1 and 2, with their permutations and resamples. Exact in each direction.
 
-Rows are sorted once along each direction; a permutation only says which of the sorted values belong to which side, and a
+Rows are sorted once along each direction; a permutation only decides which of the sorted values belong to which side, and a
 resample how often each occurs. Source: Bonneel et al. 2015 (doi:10.1007/s10851-014-0506-3).
 
 Suffixes: M rows of a side, N rows of both, T of all permutations, D features, L directions, B permutations, C resamples,

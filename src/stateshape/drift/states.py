@@ -1,4 +1,4 @@
-"""From rollouts to prefix states s_t = (x, y_<t): where in its own text a model may stand.
+"""From rollouts to prefix states s_t = (x, y_<t): positions within a response.
 
 Works on decoded token pieces; does not know tokenizers, models or distances. Source: arXiv:2605.22731 sec. 4.
 """

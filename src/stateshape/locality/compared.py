@@ -49,7 +49,7 @@ class Compared:
     seed: int
 
     def write(self, policy: Policy, purpose: str, *, is_retention: bool, seed: int) -> Written:
-        """One sample a prompt at temperature 1."""
+        """One sample per prompt at temperature 1."""
         prompts = [list(ids) for ids in (self.retention if is_retention else self.new_task)[: self.settings.prompts]]
         completions = self.sampler.sample(policy, prompts, self.sampling(is_retention), seed=seed_for(seed, purpose))
         return self.rollouts(prompts, completions, seed=seed_for(seed, f"{purpose} states"))

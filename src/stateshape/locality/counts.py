@@ -1,4 +1,4 @@
-"""What one step adds to a run's sums, as a line of supervision.jsonl, which stands until the run is done.
+"""What one step adds to a run's sums, as a line of supervision.jsonl, which is kept until the run is done.
 
 A killed run's sums are added up again from these lines, in the same order: they come out the same to the last bit.
 """

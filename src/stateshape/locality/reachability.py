@@ -1,4 +1,4 @@
-"""How far from the learner's own text the training states lie: surprisal, and weights of freshness. Pure arithmetic.
+"""How far the training states are from the learner's own text: surprisal, and weights of freshness. Pure arithmetic.
 
 Knows no policy and no sampler. T: token.
 """
@@ -36,7 +36,7 @@ def ess_share(log_weight_T: Float[ndarray, " T"]) -> float | None:
     """Effective sample size over sample size, (sum w)^2 / (n sum w^2), w_t = pi_k(y_t | y_<t) / pi_behaviour(y_t | y_<t).
 
     1: the training states were written by the current learner. One weight a token: those of whole rows multiply up, and
-    a handful of rows could not tell them from noise. None where nobody's log-prob is known.
+    a handful of rows could not distinguish them from noise. None where nobody's log-prob is known.
 
     Args: log w_t = log pi_k - log pi_behaviour, in nats.
     Source: Kong 1992 (University of Chicago, TR 348).

@@ -1,4 +1,4 @@
-"""Can an answer still be got right from a training state? Shares of graded continuations by how deep the state lies.
+"""Can a right answer still be reached from a training state? Shares of graded continuations by depth of the state.
 
 DAgger's u bounds what a mistake costs an expert afterwards; here it is the teacher's score from the prompt alone minus its
 share correct from a state (Ross et al. 2011, theorem 2.2). Grades texts; knows no sampler.
@@ -63,7 +63,7 @@ def taken_over_at(row: Trajectory) -> int | None:
 
 
 def prefix_fraction(row: Trajectory, at: int) -> float:
-    """Share of the row's response that stands before token `at`."""
+    """Share of the row's response before token `at`."""
     return (at - row.prompt_length) / (len(row.ids) - row.prompt_length)
 
 

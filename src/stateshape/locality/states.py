@@ -57,7 +57,7 @@ class TrainingRow(NamedTuple):
 
     @property
     def prefix_tokens(self) -> np.ndarray:
-        """Response tokens that stand in one of the row's training states: those before the last supervised one."""
+        """Response tokens that are in one of the row's training states: those before the last supervised one."""
         return np.arange(self.row.prompt_length, max(int(self.tokens[-1]), self.row.prompt_length))
 
     def prefix(self, token: int) -> list[int]:

@@ -1,6 +1,6 @@
 """The supervision map: how many tokens were supervised, and how much probability the loss asked to move, where.
 
-Cells: who wrote the token x tenth of the response it stands in x surprisal of the token under the learner. A combination's
+Cells: who wrote the token x tenth of the response it is in x surprisal of the token under the learner. A combination's
 terms add up, unweighted. Knows no policy. N: supervised token, B: row, C: cell.
 """
 
@@ -57,7 +57,7 @@ class Tally:
 
 
 def tally_of(signal: Signal, per_token: Mapping[str, Tensor]) -> Tally:
-    """One step of one term. `per_token`: see LossValue; a loss that does not say its mass leaves nothing here."""
+    """One step of one term. `per_token`: see LossValue; a loss that does not report its mass adds nothing here."""
     if "mass" not in per_token:
         return Tally()
     states = signal.states

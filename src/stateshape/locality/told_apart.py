@@ -1,4 +1,4 @@
-"""Classifier two-sample test: can training states be told from states of the learner's own? 0.5: no; 1: always.
+"""Classifier two-sample test: can training states be distinguished from the learner's own states? 0.5: no; 1: always.
 
 Source: Lopez-Paz and Oquab 2017 (arXiv:1610.06545). Differs: AUC for accuracy, folds that keep a prompt's states together.
 Sees token ids alone: it does not know what they mean, so two paraphrases are different and word order is seen by pairs.
@@ -35,7 +35,7 @@ def c2st_auc(
     """Mean held-out AUC of logistic regression on hashed 1-2-grams of response prefixes, over folds by prompt.
 
     Each fold has an AUC of its own: scores of differently trained classifiers are not one scale, and pooled ones would
-    fall below 0.5 where there is nothing to tell. None where a side has fewer than two prompts.
+    fall below 0.5 where there is no difference. None where a side has fewer than two prompts.
     """
     num_prompts = min(len(set(training_prompts)), len(set(own_prompts)))
     if num_prompts < 2:

@@ -1,4 +1,4 @@
-"""Looks on while a run trains, and writes down where its supervision lands: locality.jsonl, supervision.json.
+"""Observes a run while it trains, and records where its supervision is applied: locality.jsonl, supervision.json.
 
 Every step: the supervision map and the teacher's graded continuations. Now and then: a probe (probe.py).
 Implements core/watch.py's Watch. Changes nothing: it draws by its own seeds, and takes no gradient.
@@ -41,7 +41,7 @@ class LocalityWatch:
         self._begin_interval()
 
     def _begin_interval(self) -> None:
-        """What a probe tells of the steps since the one before it."""
+        """What a probe reports of the steps since the one before it."""
         self.recent, self.teacher_grades = Tally(), GradeCounts()
 
     def resume(self, num_done: int) -> None:

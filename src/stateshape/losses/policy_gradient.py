@@ -79,9 +79,9 @@ class PolicyGradient:
 
     normalise: token-mean: every token of the batch weighs the same (DAPO). sequence-mean: every row does, its tokens 1 / |y|
     each (GRPO, arXiv:2402.03300 eq. 3). constant: as token-mean, over rows x max_tokens, so that neither a long row nor a
-    batch of long rows is told less (Dr.GRPO, arXiv:2503.20783). Rows without a supervised token aren't counted.
+    batch of long rows has less weight (Dr.GRPO, arXiv:2503.20783). Rows without a supervised token aren't counted.
 
-    ratio: token: p(y_t) / p_behaviour(y_t). sequence: one ratio a row, (p(y) / p_behaviour(y))^(1 / |y|), clipped as one
+    ratio: token: p(y_t) / p_behaviour(y_t). sequence: one ratio per row, (p(y) / p_behaviour(y))^(1 / |y|), clipped as one
     (GSPO, arXiv:2507.18071 eq. 7). Scored at the temperature the rows were sampled at, learner and reference alike.
 
     KL: k1, k2, k3: see `sampled_kl`; the estimator itself is differentiated. exact: KL(learner || reference) over the whole

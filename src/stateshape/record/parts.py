@@ -91,7 +91,7 @@ def check_rows(path: Path, table: pa.Table) -> None:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turns what Arrow says of a damaged file into BadInput. A file that is gone stays FileNotFoundError."""
+    """Turns an Arrow error about a damaged file into BadInput. A file that is gone stays FileNotFoundError."""
     try:
         yield
     except FileNotFoundError:
@@ -102,7 +102,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def check_part(path: Path) -> None:
-    """Whether it is a Parquet file with the columns of a part, as its end says. Raises BadInput."""
+    """Whether it is a Parquet file with the columns of a part, according to its footer. Raises BadInput."""
     with reading(path):
         found = pq.read_schema(path)
     for wanted in SCHEMA:

@@ -63,7 +63,7 @@ def rows_of(
 
 
 def lists(value_N: np.ndarray, sizes_B: np.ndarray, column: str) -> pa.ListArray:
-    """Consecutive values as one list a row; NaN is a missing value."""
+    """Consecutive values as one list per row; NaN is a missing value."""
     assert len(value_N) == sizes_B.sum(), f"{column}: {len(value_N)} values for {sizes_B.sum()} tokens"
     kind = SCHEMA.field(column).type
     offsets = np.concatenate([[0], np.cumsum(sizes_B)]).astype(np.int32)

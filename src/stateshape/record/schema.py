@@ -1,6 +1,6 @@
-"""The columns of a state on record, one row a trajectory, and what a part file says about itself. Torch-free.
+"""The columns of a state on record, one row per trajectory, and the metadata of a part file. Torch-free.
 
-What the columns mean is told in docs/states.md. Does not know how they are filled or read.
+The columns are described in docs/states.md. Does not know how they are filled or read.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ SCHEMA = pa.schema(
 
 
 class Source(NamedTuple):
-    """Whose token ids these are, as it stands in the metadata of every part."""
+    """Whose token ids these are, as recorded in the metadata of every part."""
 
     model: str  # "embedded", a folder or a hub id
     vocabulary_sha256: str

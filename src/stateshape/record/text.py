@@ -53,7 +53,7 @@ def open_decoder(source: Source) -> Decoder:
 
 
 def light_tokenizer(path: Path) -> Decoder | None:
-    """None where it can't be read: transformers will say why."""
+    """None where it can't be read: transformers will give the reason."""
     try:
         return Tokenizer.from_file(str(path))
     except Exception:  # what the library raises
@@ -61,7 +61,7 @@ def light_tokenizer(path: Path) -> Decoder | None:
 
 
 def open_with_transformers(model: str, folder: Path) -> Decoder:
-    """For tokenizers that are not one tokenizer.json: tokens added beside it, SentencePiece, GGUF."""
+    """For tokenizers that are not one tokenizer.json: tokens added to it, SentencePiece, GGUF."""
     from transformers import AutoTokenizer
 
     gguf = next(folder.glob("*.gguf"), None) if folder.is_dir() else None
@@ -103,9 +103,9 @@ def spans_of(ids: Sequence[int], origins: Sequence[int], supervised: Sequence[bo
 def added_texts(text_until: Callable[[int], str], ends: Sequence[int], *, start: int = 0) -> list[str]:
     """What each stretch of tokens adds to the text before it; the stretches end at `ends`, the first begins at `start`.
 
-    Joined, they are what the last prefix says behind the first, for any tokenizer. A stretch decoded alone would not do: a
-    tokenizer may drop its leading space, and a character may lie in several tokens. Such a character belongs to the
-    stretch that completes it; one that is never completed, to the stretch where its replacement sign first stands.
+    Joined, they are the text of the last prefix after the first, for any tokenizer. A stretch decoded alone would not do: a
+    tokenizer may drop its leading space, and a character may span several tokens. Such a character belongs to the
+    stretch that completes it; one that is never completed, to the stretch where its replacement sign first appears.
 
     Args: text_until: the text of the row's first k tokens.
     """

@@ -129,5 +129,5 @@ class StateWriter:
 
 
 def version_of(method: Method, draw: Draw) -> int | None:
-    """Completed updates of the learner that wrote the drawn states, where their source says so; some keep older states."""
+    """Completed updates of the learner that wrote the drawn states, where their source reports it; some keep older states."""
     return method.states.policy_version(draw) if isinstance(method.states, Versioned) else None

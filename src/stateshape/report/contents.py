@@ -109,7 +109,7 @@ def all_tables(study: StudyFiles) -> Tables:
         contrasts=contrast_table(plan, comparison),
         secondary=secondary_table(plan, comparison),
         per_seed=per_seed_table(plan, comparison),
-        evidence=evidence_table(study.verdicts, caption="What the verdicts rest on."),
+        evidence=evidence_table(study.verdicts, caption="Evidence for the verdicts."),
         drift=drift_table(study),
         locality_last=last_table(study),
         locality_depth=depth_table(study),

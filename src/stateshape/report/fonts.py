@@ -50,11 +50,11 @@ def missing_characters() -> Iterator[set[str]]:
 
 
 def note_on(characters: set[str]) -> list[str]:
-    """What the report says of them: at most one line."""
+    """The note about them in the report: at most one line."""
     if not characters:
         return []
     some = "".join(sorted(characters)[:MOST_SHOWN]) + ("…" if len(characters) > MOST_SHOWN else "")
     return [
-        f"plots: no font on this machine has the characters {some}; the .png files show boxes in their place, the .svg files "
-        "and this page hold the text"
+        f"plots: no font on this machine has the characters {some}; the .png files show boxes instead, the .svg files and "
+        "this page contain the text"
     ]

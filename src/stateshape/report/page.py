@@ -27,8 +27,8 @@ from stateshape.report.study_files import RunFiles, StudyFiles
 
 MAX_CHARACTERS = 6000  # of one sample: a runaway rollout must not make the page unreadable
 ORIGINS = {
-    "prompt": "the task's question",
-    "dataset": "text from the data",
+    "prompt": "the task prompt",
+    "dataset": "text from the dataset",
     "learner": "sampled from the model being trained",
     "teacher": "sampled from the teacher",
 }
@@ -151,7 +151,7 @@ def _plan_values(study: StudyFiles) -> dict[str, Json]:
 
 def _verdict_view(verdict: Verdict) -> VerdictView:
     css, sign = OUTCOMES[verdict.outcome]
-    caption = f"What the verdict on {verdict.claim_id} rests on."
+    caption = f"Evidence for the verdict on {verdict.claim_id}."
     evidence = evidence_table([verdict], name=f"evidence_{verdict.claim_id}", caption=caption)
     effects = [_effect_view(found) for found in verdict.evidence if found.state != "shown"]
     return VerdictView(verdict, css, sign, effects, evidence)
@@ -175,16 +175,20 @@ def _effect_view(evidence: Evidence) -> EffectView:
 
 
 def _power_words(evidence: Evidence, decimals: int) -> str:
-    """What this size could have decided, and which would; of effects that are decided the table tells it."""
+    """Power, smallest detectable effect and what is needed; empty for decided effects, whose power is in the table."""
     if evidence.state in ("holds", "fails"):
         return ""
     words = []
     if evidence.power is not None and evidence.power_effect is not None:
-        words.append(f"power {evidence.power:.2f} at {text.number(evidence.power_effect, decimals=decimals)}")
+        words.append(
+            f"power {evidence.power:.2f} for an effect of {text.number(evidence.power_effect, decimals=decimals)}"
+        )
     if evidence.minimal_effect is not None:
-        words.append(f"80% power from {text.number(evidence.minimal_effect, decimals=decimals)}")
+        words.append(
+            f"smallest detectable effect at 80% power {text.number(evidence.minimal_effect, decimals=decimals)}"
+        )
     if evidence.needs:
-        words.append(f"would decide: {evidence.needs}")
+        words.append(f"needs {evidence.needs}")
     return " · ".join(words)
 
 

@@ -240,5 +240,5 @@ def spread(count: int, wanted: int) -> list[int]:
 
 
 def _problem(study_dir: Path, error: BadInput) -> str:
-    """The complaint with paths relative to the study: the same study gives the same report wherever it lies."""
+    """The complaint with paths relative to the study: the same study gives the same report wherever its folder is."""
     return str(error).replace(f"{study_dir}/", "")

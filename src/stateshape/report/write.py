@@ -1,4 +1,4 @@
-"""Writes a study's report: table1.*, table2.*, tables/, plots/ and report.html, from the record files beside them.
+"""Writes a study's report: table1.*, table2.*, tables/, plots/ and report.html, from the record files next to them.
 
 Every file is replaced atomically; the same records give the same bytes. Does not know how numbers were computed.
 """
@@ -27,7 +27,7 @@ OWN = (
 
 
 def write_report(study_dir: Path) -> Path:
-    """Returns the path of report.html. A partial study gives a report that says what is missing.
+    """Returns the path of report.html. The report of a partial study lists what is missing.
 
     Tables and plots that an earlier report left in tables/ and plots/, and this one does not make, are removed; so are
     temporary files of a report that was killed.

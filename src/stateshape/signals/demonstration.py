@@ -54,7 +54,7 @@ class Demonstrated:
 
     @torch.no_grad()
     def slow_copy(self, learner: Policy) -> Policy:
-        """The teacher, moved one step towards the learner. The first time it is the learner as it stands."""
+        """The teacher, moved one step towards the learner. The first time it is the current learner."""
         weights = learner.weights
         assert learner.adapter is not None
         own = weights.adapter_state(learner.adapter)

@@ -1,4 +1,4 @@
-"""Teacher distribution: what a frozen teacher would say next, as a whole distribution, at the states.
+"""Teacher distribution: a frozen teacher's whole next-token distribution at the states.
 
 Only the teacher's hidden states are kept; its logits are made chunk by chunk inside the loss.
 """
@@ -21,7 +21,7 @@ Positions = Literal["all", "last"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherDistribution:
-    """`all`: every state along the response. `last`: one state a row, the one before its last token."""
+    """`all`: every state along the response. `last`: one state per row, the one before its last token."""
 
     teacher: Policy
     positions: Positions

@@ -1,4 +1,4 @@
-"""Reward filter: answers that were good enough are imitated, the others say nothing. Rejection sampling, expert iteration.
+"""Reward filter: answers that were good enough are imitated, the others give no signal. Rejection sampling, expert iteration.
 
 Source: STaR, arXiv:2203.14465; RAFT, arXiv:2304.06767.
 """

@@ -1,4 +1,4 @@
-"""Tokens that stand there already: the dataset's own, or a teacher's, as targets on their own prefixes."""
+"""Tokens that are already there: the dataset's own, or a teacher's, as targets on their own prefixes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TeacherTokens:
 
 
 def tokens_of(states: States, origin: Origin, kind: SignalKind) -> Tensor:
-    """Where tokens of this origin stand. Raises BadInput if there are none: recorded states may be anyone's."""
+    """Positions of tokens of this origin. Raises BadInput if there are none: recorded states may be anyone's."""
     supervise_BT = states.written_by(origin)
     if not bool(supervise_BT.any()):
         raise BadInput(

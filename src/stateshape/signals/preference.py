@@ -1,4 +1,4 @@
-"""Preference: of two answers to one prompt, which is the better one; told by the data, or by a reward on the learner's own.
+"""Preference: of two answers to one prompt, which is the better one; given by the data, or by a reward on the learner's own.
 
 The reference's log-probs come with the signal. `reference` None: the base, the learner's weights without its adapter.
 """

@@ -1,4 +1,4 @@
-"""What a frozen policy says about given tokens: the reference of a KL term or of a preference, a teacher's log-probs."""
+"""Outputs of a frozen policy for given tokens: the reference of a KL term or of a preference, a teacher's log-probs."""
 
 from __future__ import annotations
 

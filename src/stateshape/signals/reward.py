@@ -1,4 +1,4 @@
-"""Verifiable reward as credit: graded text in, one advantage a row out.
+"""Verifiable reward as credit: graded text in, one advantage per row out.
 
     A_i = (r_i - b_i) / (std + eps)
 
@@ -65,7 +65,7 @@ def advantages(
 class GroupReward:
     """One reward a row, and from it one advantage for each of its tokens.
 
-    truncated: what becomes of a row that ran out of tokens. grade: its text is graded as it stands. mask: it counts in the
+    truncated: what becomes of a row that ran out of tokens. grade: its text is graded as it is. mask: it counts in the
     baseline and is not supervised (DAPO's overlong filtering). penalise: TRUNCATION_PENALTY is taken off its reward.
     close_to: adds a reference for a KL term.
     """
@@ -102,7 +102,7 @@ class GroupReward:
 
 
 def rewards_of(reward: Reward, policy: Policy, states: States) -> Float[Tensor, " B"]:
-    """The reward of each row's completion, fp32; NaN where it can't be told."""
+    """The reward of each row's completion, fp32; NaN where it is unknown."""
     rewards = []
     for row in states.trajectories():
         found = reward(row.item_id, policy.decode(row.response), row.finish)

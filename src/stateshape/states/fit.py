@@ -1,4 +1,4 @@
-"""Whether a run's training items fit its model, said before the first step: lengths, end tokens, tokens across prompt and text.
+"""Whether a run's training items fit its model, checked before the first step: lengths, end tokens, tokens across both texts.
 
 A prompt that leaves no room for what is written behind it loses tokens on the left (Policy.fitted), as in evaluation. Knows
 states by what they are made from, not what is learned from them.

@@ -1,4 +1,4 @@
-"""Names beside points: each label goes to the free place nearest its point, with a thin line where that is not close.
+"""Labels next to points: each label goes to the free place nearest its point, with a thin line where that is not close.
 
 Greedy, and measured with the canvas's own font; the same points give the same places. Does not know what is plotted.
 """
@@ -31,7 +31,7 @@ class Labelled(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A horizontal or vertical line in data coordinates that labels should not lie on."""
+    """A horizontal or vertical line in data coordinates that labels should not overlap."""
 
     x: tuple[float, float]
     y: tuple[float, float]

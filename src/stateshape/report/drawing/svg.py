@@ -81,7 +81,7 @@ def settle(figure: Figure) -> None:
 
 
 def file_svg(figure: Figure, *, title: str = "", description: str = "") -> str:
-    """`title` and `description` are what a screen reader says instead of the drawing."""
+    """`title` and `description` are read by screen readers in place of the drawing."""
     out = io.StringIO()
     with plot_style():
         settle(figure)

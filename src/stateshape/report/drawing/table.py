@@ -1,6 +1,6 @@
 """One table model, rendered as CSV, Markdown, LaTeX (booktabs) and for terminals; the HTML page draws the same model.
 
-A number may carry a 95% interval and one companion number (a p-value, or the same distance for base against base).
+A number may carry a 95% interval and one companion number (a p-value, or the same distance for base vs base).
 CSV holds full precision, one column each for value, lo, hi and companion, and is empty where a number is missing;
 everywhere else numbers are rounded and a missing one is an en dash. Does not know what the columns mean.
 """
@@ -138,7 +138,7 @@ def _markdown_row(cells: list[str]) -> str:
 
 
 def render_tex(table: Table) -> str:
-    """A booktabs table; a number's interval stands beneath it in a small size, its companion in round brackets."""
+    """A booktabs table; a number's interval is below it in a small size, its companion in round brackets."""
     columns = [table.columns[i] for i in table.shown]
     layout = "".join("l" if column.kind == "text" else "r" for column in columns)
     rows = [" & ".join(_tex_cell(row[i], table.columns[i]) for i in table.shown) for row in table.rows]

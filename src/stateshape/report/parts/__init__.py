@@ -1,1 +1,1 @@
-"""The parts of a report, one file each: tables, plots and what they say. Each reads records and draws with report/drawing."""
+"""The parts of a report, one file each: tables, plots and their texts. Each reads records and draws with report/drawing."""

@@ -1,4 +1,4 @@
-"""What each run cost: by run, and by phase (seconds, tokens, FLOPs, share of the peak, memory); and its settings, as tables.
+"""The cost of each run, in total and by phase (seconds, tokens, FLOPs, share of the peak, memory); and its settings, as tables.
 
 Means over the seeds that wrote a run.json; the one thing the report computes. Does not know what is worth its cost.
 """
@@ -56,7 +56,9 @@ PHASE_MEASURES: list[Measure[ProfiledPhase]] = [
     Measure("tokens", "Tokens computed", 0, lambda p: p.tokens),
     Measure("rate", "Tokens / s", 0, lambda p: _rate(p.tokens, p.seconds)),
     Measure("gflop", "GFLOP", 1, lambda p: None if p.flops is None else p.flops / 1e9),
-    Measure("share", "Of measured peak, %", 1, lambda p: None if p.share_of_peak is None else 100 * p.share_of_peak),
+    Measure(
+        "share", "% of measured peak FLOP/s", 1, lambda p: None if p.share_of_peak is None else 100 * p.share_of_peak
+    ),
     Measure("memory", "Peak memory, GB", 2, lambda p: p.peak_memory_gb, max),
 ]
 
@@ -66,7 +68,7 @@ def _columns(measures: Sequence[Measure[T]]) -> list[Column]:
 
 
 def _cells(measures: Sequence[Measure[T]], seeds: Sequence[T]) -> list[Cell]:
-    """A number a measure, over the seeds that know it; missing where none does."""
+    """One number per measure, over the seeds that have it; missing where none does."""
     known = [[value for value in map(m.of, seeds) if value is not None] for m in measures]
     return [Cell(value=m.over_seeds(values) if values else None) for m, values in zip(measures, known)]
 
@@ -80,8 +82,8 @@ def cost_table(study: StudyFiles) -> Table:
         records = _records(files)
         run = Cell(text=files.run.label, colour=colours[files.run.name].colour)
         rows.append([run, Cell(text=str(len(records))), *_cells(RUN_MEASURES, records)])
-    notes = ["Means over seeds; memory is the largest over seeds."]
-    return Table(name="cost", caption="What each run cost.", columns=columns, rows=rows, notes=notes)
+    notes = ["Means over seeds; memory is the maximum over seeds."]
+    return Table(name="cost", caption="Cost per run.", columns=columns, rows=rows, notes=notes)
 
 
 def phase_table(study: StudyFiles) -> Table:
@@ -108,10 +110,10 @@ def phases_of(runs: Sequence[tuple[Cell, Sequence[ProfiledPhase]]]) -> Table:
             same = [phase for phase in phases if phase.phase == name]
             rows.append([run, Cell(text=name), *_cells(PHASE_MEASURES, same)])
     notes = [
-        "Tokens that went through a model's layers, and the operations these had to do, as docs/cost.md counts them; the "
-        "peak is that of a large matrix product on the same machine. Means over seeds; memory is the largest over seeds."
+        "Tokens computed: tokens passed through a model's layers; GFLOP: operations they require (docs/cost.md). The peak is "
+        "that of a large matrix product on the same machine. Means over seeds; memory is the maximum over seeds."
     ]
-    return Table(name="phases", caption="Where time and memory went.", columns=columns, rows=rows, notes=notes)
+    return Table(name="phases", caption="Time and memory per phase.", columns=columns, rows=rows, notes=notes)
 
 
 def _records(files: RunFiles) -> list[RunRecord]:

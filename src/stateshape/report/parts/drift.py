@@ -1,4 +1,4 @@
-"""Drift beside its null, run by run and seed by seed, as plots and as a table.
+"""Drift compared with its null distribution, per run and seed, as plots and as a table.
 
 The null is what the same distance gives when nothing differs: within-prompt label swaps (mean, sd), and base against
 base. Nothing is averaged: a p-value belongs to one pair of samples. Does not know how a distance is computed.
@@ -27,7 +27,7 @@ NAMES = {
     "energy": "Energy distance",
     "jaccard": "Jaccard distance",
     "ruzicka": "Ruzicka distance",
-    "c2st_auc": "Classifier's AUC",
+    "c2st_auc": "Classifier AUC",
 }
 DECIMALS = 5  # MMD^2 values differ in the fifth decimal (the paper: .01093, .01092, .01098)
 _NULL_SDS = 2.0  # half width of the null's bar: about 95% where it is near normal
@@ -55,7 +55,7 @@ def measured(study: StudyFiles) -> dict[str, list[Measured]]:
 
 
 def drift_name(key: str) -> str:
-    """A distance in words; what stands before a known name says on which features or text."""
+    """A distance in words; the prefix of a known name gives the features or text it is computed on."""
     for known, name in NAMES.items():
         if key.endswith(known):
             prefix = key.removesuffix(known).rstrip("_").replace("_", " ")
@@ -103,7 +103,7 @@ def _null_plot(key: str, rows: Sequence[Measured]) -> Plot | None:
 def _words(v: DriftValue) -> str:
     value = text.number(v.value, decimals=DECIMALS)
     if v.null_mean is None:
-        return f"{value}, base against base {text.number(v.base_vs_base, decimals=DECIMALS)}"
+        return f"{value}, base vs base {text.number(v.base_vs_base, decimals=DECIMALS)}"
     return f"{value}, null mean {text.number(v.null_mean, decimals=DECIMALS)}, {text.p_value(v.p)}"
 
 
@@ -117,9 +117,9 @@ def drift_table(study: StudyFiles) -> Table:
         Column(key="null_sd", heading="Null sd", kind="number", decimals=DECIMALS),
         Column(key="z", heading="z", kind="number", decimals=2),
         Column(key="p", heading="p", kind="number", decimals=4),
-        Column(key="base_vs_base", heading="Base against base", kind="number", decimals=DECIMALS),
-        Column(key="floor", heading="Floor by formula", kind="number", decimals=DECIMALS),
-        Column(key="num_states", heading="States a side", kind="number", decimals=0),
+        Column(key="base_vs_base", heading="Base vs base", kind="number", decimals=DECIMALS),
+        Column(key="floor", heading="Expected floor", kind="number", decimals=DECIMALS),
+        Column(key="num_states", heading="States per side", kind="number", decimals=0),
         Column(key="note", heading="Note"),
     ]
     rows = [
@@ -142,7 +142,9 @@ def drift_table(study: StudyFiles) -> Table:
         for v in [row.value]
     ]
     notes = [
-        "In brackets: 95% intervals over prompts. Null: labels swapped within prompts; z and the one-sided p place the value "
-        "in it. p-values are not corrected for the number of rows here."
+        "In brackets: 95% intervals over prompts. Null: labels swapped within prompts; z and the one-sided p compare the value "
+        "with it. p-values are not corrected for the number of rows in this table."
     ]
-    return Table(name="drift", caption="Drift beside its null.", columns=columns, rows=rows, notes=notes)
+    return Table(
+        name="drift", caption="Drift compared with its null distribution.", columns=columns, rows=rows, notes=notes
+    )

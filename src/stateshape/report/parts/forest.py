@@ -39,11 +39,11 @@ def forest_plot(verdicts: Sequence[Verdict]) -> Plot | None:
             _draw(axes, alike)
     described = "; ".join(f"{v.claim_id}, {e.label}: {_words(e)}" for v, alike in drawn for e in alike)
     caption = (
-        "Bars: 95% intervals. Dashed: the threshold an effect must lie above for the claim to hold; thin line: zero. "
-        "Filled circle: holds; cross: fails; hollow: open; diamond: reported, decides nothing; square: not recorded. Scales "
-        "differ between claims, and within a claim between kinds of number."
+        "Bars: 95% intervals. Dashed line: the threshold an effect must exceed for the claim to hold; thin line: zero. "
+        "Filled circle: holds; cross: fails; hollow circle: open; diamond: shown, not used for the verdict; square: state "
+        "not recorded. Scales differ between claims and between types of measure within a claim."
     )
-    return finished("verdicts", "Effects the verdicts rest on", caption, described, figure)
+    return finished("verdicts", "Effects behind the verdicts", caption, described, figure)
 
 
 def _by_test(verdict: Verdict) -> list[list[Evidence]]:
@@ -96,15 +96,15 @@ def evidence_table(verdicts: Sequence[Verdict], *, name: str = "evidence", capti
         Column(key="label", heading="Effect"),
         Column(key="effect", heading="Estimate", kind="estimate", decimals=4, is_signed=True),
         Column(key="threshold", heading="Must be above", kind="number", decimals=4),
-        Column(key="state", heading="So it"),
+        Column(key="state", heading="State"),
         Column(key="p", heading="p", kind="number", decimals=4),
         Column(key="p_holm", heading="p (Holm)", kind="number", decimals=4),
         Column(key="n_items", heading="Items", kind="number", decimals=0),
         Column(key="n_seeds", heading="Seeds", kind="number", decimals=0),
         Column(key="power", heading="Power", kind="number", decimals=2),
-        Column(key="power_effect", heading="for an effect of", kind="number", decimals=4),
-        Column(key="minimal_effect", heading="Seen with 80%", kind="number", decimals=4),
-        Column(key="needs", heading="What would decide it", is_shown=is_one),
+        Column(key="power_effect", heading="Power: effect size", kind="number", decimals=4),
+        Column(key="minimal_effect", heading="Smallest detectable effect (80% power)", kind="number", decimals=4),
+        Column(key="needs", heading="Needed to decide", is_shown=is_one),
         Column(key="test", heading="Test", is_shown=is_one),
         Column(key="note", heading="Note", is_shown=is_one),
     ]
@@ -131,7 +131,7 @@ def evidence_table(verdicts: Sequence[Verdict], *, name: str = "evidence", capti
         for e in verdict.evidence
     ]
     notes = [
-        "In brackets: 95% intervals. p (Holm) is corrected for the number of primary tests. Power: the chance that a study "
-        "of this size decides, were the effect that far beyond the threshold."
+        "In brackets: 95% intervals. p (Holm) is corrected for the number of primary tests. Power: the probability that a "
+        "study of this size reaches a decision if the true effect exceeds the threshold by the given effect size."
     ]
     return Table(name=name, caption=caption, columns=columns, rows=rows, notes=notes)

@@ -1,4 +1,4 @@
-"""Where supervision landed while runs trained: each measure of locality.jsonl as a plot, and their last values as tables.
+"""Where supervision was applied during training: each measure of locality.jsonl as a plot, and their last values as tables.
 
 Measures are taken as they are named in the files: a name ends in its unit. Means over seeds are all that is computed.
 Does not know how a measure is made.
@@ -16,30 +16,47 @@ from stateshape.report.parts.curves import Curve, Series, mean_curve, series_plo
 from stateshape.report.study_files import RunFiles, StudyFiles
 
 _UNITS = ("nats",)
+_TITLES = {
+    "forward_kl_new_task_nats": "Forward KL on the new task, nats",
+    "reverse_kl_new_task_nats": "Reverse KL on the new task, nats",
+    "forward_kl_retention_nats": "Forward KL on retention prompts, nats",
+    "reverse_kl_retention_nats": "Reverse KL on retention prompts, nats",
+    "c2st_auc": "Classifier AUC, training states vs own rollouts",
+    "ess_share": "Effective sample size, share",
+    "update_frobenius": "Update size (Frobenius norm)",
+    "update_spectral": "Update size (spectral norm)",
+    "stable_rank": "Stable rank of the update",
+    "effective_rank": "Effective rank of the update",
+    "mass": "Share of the training signal",
+}
 _WORDS = {"kl": "KL", "c2st": "C2ST", "auc": "AUC", "ess": "ESS", "p90": "(90th percentile)", "topk": "top-k"}
-READING = {  # what a value says, by the name in the file
-    "reachability_gap_nats": "The learner's surprise at training states minus at its own rollouts. 0: it gets there itself.",
-    "reachability_gap_p90_nats": "The same of the 90th percentiles.",
-    "c2st_auc": "How well a classifier tells training states from the learner's own rollouts. 0.5: not at all.",
-    "ess_share": "Effective sample size of the training states as samples of the current learner. 1: on-policy.",
-    "forward_kl_new_task_nats": "KL(base || learner) where the base goes, on the new task. RL's Razor's predictor.",
-    "reverse_kl_new_task_nats": "KL(learner || base) where the learner goes, on the new task.",
-    "forward_kl_retention_nats": "KL(base || learner) where the base goes, on prompts it should not forget.",
-    "reverse_kl_retention_nats": "KL(learner || base) where the learner goes, on prompts it should not forget.",
-    "locality_ratio": "How far an update moves the policy at its own states, over how far at the states it was made on.",
-    "neutral_ratio": "The same with states of the retention prompts in place of its own.",
+READING = {  # how to read a value, by the name in the file
+    "reachability_gap_nats": "Learner surprisal of training states minus that of its own rollouts. 0: on-policy states.",
+    "reachability_gap_p90_nats": "The reachability gap between 90th percentiles.",
+    "c2st_auc": "AUC of a classifier that separates training states from the learner's own rollouts. 0.5: indistinguishable.",
+    "ess_share": "Effective sample size (share) of the training states as samples of the current learner. 1: on-policy.",
+    "forward_kl_new_task_nats": "KL(base || learner) on the base's rollouts, new task. The predictor of RL's Razor.",
+    "reverse_kl_new_task_nats": "KL(learner || base) on the learner's rollouts, new task.",
+    "forward_kl_retention_nats": "KL(base || learner) on the base's rollouts, retention prompts.",
+    "reverse_kl_retention_nats": "KL(learner || base) on the learner's rollouts, retention prompts.",
+    "locality_ratio": "Policy change per update at the learner's own states, divided by the change at the training states.",
+    "neutral_ratio": "Policy change per update on retention prompts, divided by the change at the training states.",
     "teacher_recoverability": "Share of the training states from which the teacher still reaches the right answer.",
     "learner_recoverability": "Share of the training states from which the learner still reaches the right answer.",
-    "topk_overlap": "Share of the teacher's likeliest next tokens that are among the learner's, at the training states.",
-    "topk_mass": "The teacher's probability of the learner's likeliest next tokens, at the training states.",
-    "update_frobenius": "Length of the whole update so far.",
-    "update_spectral": "Largest stretch of any one direction by the update so far.",
-    "mass": "Share of the signal's mass in each tenth of the response.",
+    "topk_overlap": "Share of the teacher's top-k next tokens that are also in the learner's top k, at the training states.",
+    "topk_mass": "Teacher probability of the learner's top-k next tokens, at the training states.",
+    "update_frobenius": "Size of the whole weight update so far: its Frobenius norm.",
+    "update_spectral": "Largest singular value of the weight update so far, over all modules.",
+    "stable_rank": "Squared Frobenius norm over squared spectral norm of the update, mean over modules that changed.",
+    "effective_rank": "Exponential of the entropy of the update's singular values, mean over modules that changed.",
+    "mass": "Share of the training signal in each tenth of the response.",
 }
 
 
 def measure_name(key: str) -> str:
     """`reachability_gap_nats` as "Reachability gap, nats"."""
+    if key in _TITLES:
+        return _TITLES[key]
     words = key.split("_")
     unit = f", {words.pop()}" if words[-1] in _UNITS and len(words) > 1 else ""
     name = " ".join(_WORDS.get(word, word) for word in words)
@@ -126,7 +143,7 @@ def last_table(study: StudyFiles) -> Table:
             rows.append([Cell(text=files.run.label, colour=marks[files.run.name].colour), *cells])
     return Table(
         name="locality_last",
-        caption="Measures of locality after the last step that was looked at: means over seeds.",
+        caption="Measures of locality at the last probed step: means over seeds.",
         columns=columns,
         rows=rows,
     )
@@ -149,7 +166,7 @@ def depth_table(study: StudyFiles) -> Table:
         cells = [Cell(value=None if math.isnan(y) else y) for y in curve.ys]
         run = Cell(text=files.run.label, colour=marks[files.run.name].colour)
         rows.append([Cell(text=measure_name(name)), run, *cells, *[Cell()] * (depths - len(cells))])
-    caption = "By depth in the response, shallow first, after the last step that was looked at: means over seeds."
+    caption = "Measures by depth in the response (Part 1 is the beginning), at the last probed step: means over seeds."
     return Table(name="locality_depth", caption=caption, columns=columns, rows=rows)
 
 

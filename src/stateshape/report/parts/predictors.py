@@ -44,8 +44,8 @@ def predictor_plot(report: PredictorReport) -> Plot | None:
         axes.set_xlim(_LOWEST - 0.08, 1.05)
         axes.set_xlabel("R² on held-out runs", fontsize=8)
     caption = (
-        "1: forgetting is foretold exactly; 0, dashed: no better than the mean of the other runs. Circle: all seeds of a "
-        "configuration left out together; diamond: one run at a time, the easier question. Bars: 95% intervals."
+        "1: forgetting is predicted exactly; 0 (dashed): no better than the mean of the other runs. Circle: all seeds of a "
+        "configuration held out together; diamond: one run held out at a time, which is easier. Bars: 95% intervals."
     )
     described = "; ".join(f"{s.name}, by {s.by}: {_words(s)}" for s in known)
     return finished("predictors", "What predicts forgetting", caption, described, figure)
@@ -59,11 +59,11 @@ def _words(score: HeldoutScore) -> str:
 def score_table(report: PredictorReport) -> Table:
     columns = [
         Column(key="name", heading="Predictors"),
-        Column(key="predictors", heading="Names", is_shown=False),
-        Column(key="by", heading="Left out"),
+        Column(key="predictors", heading="Predictor names", is_shown=False),
+        Column(key="by", heading="Held out"),
         Column(key="r2", heading="R²", kind="estimate", is_signed=True),
         Column(key="p", heading="p", kind="number"),
-        Column(key="num_left_out", heading="Runs that lack one", kind="number", decimals=0),
+        Column(key="num_left_out", heading="Runs with a missing predictor", kind="number", decimals=0),
         Column(key="note", heading="Note"),
     ]
     rows = [
@@ -80,7 +80,11 @@ def score_table(report: PredictorReport) -> Table:
     ]
     notes = ["In brackets: 95% intervals.", *report.notes]
     return Table(
-        name="predictors", caption="R² of forgetting on held-out runs.", columns=columns, rows=rows, notes=notes
+        name="predictors",
+        caption="R² of predicted forgetting on held-out runs.",
+        columns=columns,
+        rows=rows,
+        notes=notes,
     )
 
 
@@ -88,7 +92,7 @@ def gain_table(report: PredictorReport) -> Table:
     columns = [
         Column(key="name", heading="Predictors"),
         Column(key="versus", heading="Minus"),
-        Column(key="by", heading="Left out"),
+        Column(key="by", heading="Held out"),
         Column(key="difference", heading="Δ R²", kind="estimate", is_signed=True),
         Column(key="note", heading="Note"),
     ]
@@ -102,7 +106,9 @@ def gain_table(report: PredictorReport) -> Table:
         ]
         for g in report.gains
     ]
-    return Table(name="predictor_gains", caption="What one set foretells beyond another.", columns=columns, rows=rows)
+    return Table(
+        name="predictor_gains", caption="Added predictive value of one set over another.", columns=columns, rows=rows
+    )
 
 
 def correlation_table(report: PredictorReport) -> Table:

@@ -61,8 +61,8 @@ def gain_plot(plan: PlanRecord, comparison: Comparison) -> Plot | None:
         _draw(axes, points, looks(plan, [row.run for row in rows]), upright=[1.0], level=level)
     described = "; ".join(f"{p.label}: {text.number(p.y)} at retention {text.number(p.x)}" for p in points)
     caption = (
-        "Up is better on the target, right is less forgotten; the base sits where the dashed lines cross. "
-        "Whiskers are 95% intervals: points whose whiskers overlap widely are not told apart by this study."
+        "Up: better on the target; right: less forgetting. The base is where the dashed lines cross. "
+        "Whiskers are 95% intervals: this study cannot distinguish points whose whiskers overlap widely."
     )
     return finished("gain_retention", f"{target.label} against mean retention", caption, described, figure)
 
@@ -90,12 +90,12 @@ def drift_plot(plan: PlanRecord, comparison: Comparison, *, distance: str) -> Pl
         f"{p.label}: drift {text.number(p.x, decimals=5)}, forgetting {text.number(p.y)}" for p in points
     )
     caption = (
-        "Dotted line and grey: the same distance for base against base with another sampling seed; a run there or left "
-        "of it has not moved measurably. Vertical whiskers: 95% intervals. Horizontal: smallest to largest seed."
+        "Dotted line and grey band: the same distance between two base samples with different sampling seeds; a run there "
+        "or to the left shows no measurable drift. Vertical whiskers: 95% intervals. Horizontal: range over seeds."
     )
     if shown != points:
-        caption += " Hollow, with → or ←: the run lies outside the plot, at the value given."
-    return finished(f"drift_{distance}", f"{DRIFT_PLOTS[distance]}, against forgetting", caption, described, figure)
+        caption += " Hollow, with → or ←: the run is outside the plot range, at the value shown."
+    return finished(f"drift_{distance}", f"Forgetting against {DRIFT_PLOTS[distance]}", caption, described, figure)
 
 
 def _drift_point(row: RunComparison, distance: str) -> Point:
@@ -149,7 +149,7 @@ def _drift(row: RunComparison, distance: str) -> float:
 
 
 def _draw(axes: Axes, points: list[Point], marks: dict[str, Look], *, upright: list[float], level: list[float]) -> None:
-    """Points with whiskers and names; `upright` and `level` are where the dashed lines of the base stand."""
+    """Points with whiskers and names; `upright` and `level` are the positions of the dashed lines of the base."""
     dashes = (0, (4, 3))
     for x in upright:
         axes.axvline(x, color=INK, linewidth=0.8, linestyle=dashes)

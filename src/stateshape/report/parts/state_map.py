@@ -1,4 +1,4 @@
-"""The state map: where base, learner, teacher and training states lie, and what each point says.
+"""The state map: positions of base, learner, teacher and training states, with the text of each point.
 
 On the page each run is a plane of radio buttons: hover, tap or arrow keys show a state's text, without a script. Points and
 texts are bounded, so that the page stays small; state_map.json has all. Does not know how the coordinates were made.
@@ -23,7 +23,7 @@ KINDS = {
     "base": "sampled from the untrained base",
     "learner": "sampled from the trained model",
     "teacher": "sampled from the teacher",
-    "training": "a state that a step trained on",
+    "training": "a state used in a training step",
 }
 _COLOURS = {"base": BASE_COLOUR, "learner": "#0072B2", "teacher": "#009E73", "training": "#D55E00"}
 _MARKERS = {"base": "o", "learner": "o", "teacher": "D", "training": "s"}
@@ -120,7 +120,7 @@ def _said(p: MapPoint) -> str:
 def _counts(panel: _Panel) -> str:
     numbers = [(kind, sum(p.kind == kind for p in panel.points)) for kind in KINDS]
     shown = ", ".join(f"{count} {kind}" for kind, count in numbers if count)
-    return shown if panel.num_points == len(panel.points) else f"{shown}; {panel.num_points} in all"
+    return shown if panel.num_points == len(panel.points) else f"{shown}; {panel.num_points} in total"
 
 
 def cut_spans(spans: Iterable[Span]) -> list[Span]:
@@ -168,7 +168,7 @@ def map_plot(study_map: StateMap, plan: PlanRecord) -> Plot | None:
 
 
 def map_summary(study_map: StateMap, plan: PlanRecord) -> Table:
-    """How many points a run and kind has, and where their middle lies: the map in numbers."""
+    """Number of points and mean position per run and kind."""
     columns = [
         Column(key="label", heading="Run"),
         Column(key="kind", heading="States"),
@@ -190,7 +190,7 @@ def map_summary(study_map: StateMap, plan: PlanRecord) -> Table:
         ]
         for (run, kind), same in groups.items()
     ]
-    return Table(name="state_map_means", caption="The map in numbers.", columns=columns, rows=rows)
+    return Table(name="state_map_means", caption="Mean position per run and kind of state.", columns=columns, rows=rows)
 
 
 def map_table(study_map: StateMap) -> Table:

@@ -1,6 +1,6 @@
-"""Where a run's signal fell, by origin of the token, depth in the response and the learner's own surprisal.
+"""Distribution of a run's training signal by origin of the token, depth in the response and the learner's own surprisal.
 
-A square's area is a cell's share of the run's whole mass, the mean over seeds; all runs share one scale. The same shares
+A square's area is a cell's share of the run's total mass, the mean over seeds; all runs share one scale. The same shares
 as tables. Does not know what mass is (core/method.py, LossValue).
 """
 
@@ -86,7 +86,7 @@ def _plot(run: Shares, largest: float) -> Plot:
         panels[0].set_ylabel("depth in the response")
         figure.supxlabel("learner surprisal from, nats", fontsize=8.5)
     described = "; ".join(
-        f"{origin}: {100 * math.fsum(_of(run, origin).values()):.0f}% of the mass, {_peak(_of(run, origin), run)}"
+        f"{origin}: {100 * math.fsum(_of(run, origin).values()):.0f}% of the signal, {_peak(_of(run, origin), run)}"
         for origin in origins
     )
     return finished(f"supervision_{run.name}", run.label, "", described, figure)
@@ -140,7 +140,7 @@ def share_table(run: Shares) -> Table:
             found = [shares.get((depth, i)) for i in bins]
             cells = [Cell(value=None if s is None else 100 * s) for s in [*found, _sum(found)]]
             rows.append([Cell(text=origin), Cell(text=_depth(depth, run)), *cells])
-    caption = f"{run.label}: share of the signal's mass, %, by origin, depth and the learner's surprisal."
+    caption = f"{run.label}: share of the training signal, %, by origin, depth and learner surprisal."
     return Table(name=f"supervision_{run.name}", caption=caption, columns=columns, rows=rows)
 
 
@@ -175,4 +175,4 @@ def supervision_table(study: StudyFiles) -> Table:
         if (m := seed.supervision) is not None
         for c in m.cells
     ]
-    return Table(name="supervision", caption="Where the signal fell.", columns=columns, rows=rows)
+    return Table(name="supervision", caption="Distribution of the training signal.", columns=columns, rows=rows)

@@ -71,7 +71,7 @@ def table1(plan: PlanRecord) -> Table:
     return Table(
         name="table1",
         number="Table 1.",
-        caption="Table 1. The methods by where they are applied, what is said there, and the loss.",
+        caption="Table 1. The methods: state source, signal, density and loss.",
         columns=columns,
         rows=[[Cell(text=value) for value in row] for row in rows],
     )
@@ -142,8 +142,8 @@ def table2_notes(comparison: Comparison) -> list[str]:
         f"[Brackets]: 95% intervals. Training seeds: {len(comparison.seeds)}. Forgetting (base minus run), retention "
         f"(run / base) and retention above chance ((run - chance) / (base - chance)) are means over {names}. "
         f"Chance: {chances}.",
-        "MMD² compares sampled states with the base model's; the base-vs-base value beneath is what sampling alone "
-        "gives. The biased estimator is the paper's and is positive even without drift.",
+        "MMD² compares sampled states with the base model's; the base-vs-base value below is due to sampling noise "
+        "only. The paper uses the biased estimator, which is positive even without drift.",
     ]
 
 
@@ -174,7 +174,10 @@ def difference_table(plan: PlanRecord, comparison: Comparison, *, versus_teacher
         caption=f"Paired difference: run minus {other}, on the same items.",
         columns=columns,
         rows=rows,
-        notes=["p-values are not corrected for the number of tests here; the verdicts' are.", *_tests_note(tests)],
+        notes=[
+            "p-values in this table are not corrected for multiple tests; those of the verdicts are.",
+            *_tests_note(tests),
+        ],
     )
 
 
@@ -199,10 +202,10 @@ def contrast_table(plan: PlanRecord, comparison: Comparison) -> Table:
     tests = [found.test for c in comparison.contrasts for found in c.differences.values() if found.p is not None]
     return Table(
         name="contrasts",
-        caption="Paired difference: the pairs that the study set out to compare, on the same items.",
+        caption="Paired difference on the same items, for the comparisons requested by the study.",
         columns=columns,
         rows=rows,
-        notes=["p-values are not corrected for the number of tests here.", *_tests_note(tests)],
+        notes=["p-values in this table are not corrected for multiple tests.", *_tests_note(tests)],
     )
 
 
@@ -225,7 +228,7 @@ def secondary_table(plan: PlanRecord, comparison: Comparison) -> Table:
     ]
     return Table(
         name="secondary",
-        caption="Beside accuracy, paired with the base: Δ is run minus base; retention is the run's share of the base's.",
+        caption="Secondary metrics, paired with the base: Δ is run minus base; retention is run / base, above chance.",
         columns=columns,
         rows=cells,
     )
@@ -259,7 +262,7 @@ def per_seed_table(plan: PlanRecord, comparison: Comparison) -> Table:
         for seed in seeds:
             numbers = [Cell(value=found.get(seed)) for found in values]
             rows.append([_run_cell(row, colours), Cell(text=seed), *numbers])
-    return Table(name="per_seed", caption="Each training seed's own values.", columns=columns, rows=rows)
+    return Table(name="per_seed", caption="Values per training seed.", columns=columns, rows=rows)
 
 
 def _per_seed(estimate: Estimate | None) -> dict[str, float]:
