@@ -205,7 +205,7 @@ def test_a_model_with_a_weight_that_is_no_number_is_refused(value):
     model = model_of(QWEN2)
     model.model.layers[1].mlp.down_proj.weight.data[0, 0] = value
     with pytest.raises(
-        BadInput, match=r"'tiny', whose tensor model\.layers\.1\.mlp\.down_proj\.weight .* no finite number"
+        BadInput, match=r"'tiny', whose tensor model\.layers\.1\.mlp\.down_proj\.weight .* not a finite number"
     ):
         shared_of(model)
 

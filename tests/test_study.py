@@ -146,7 +146,7 @@ def test_another_plan_or_other_data_is_refused(done: Study, tmp_path: Path, caps
     other = tmp_path / "other.yaml"
     other.write_text(TEXT.replace("steps: 2", "steps: 3"), encoding="utf-8")
     assert study(other, whole) == 2
-    assert "holds study 'tiny' with other settings" in capsys.readouterr().err
+    assert "holds study 'tiny' with different settings" in capsys.readouterr().err
     out = shutil.copytree(whole, tmp_path / "out")
     plan = json.loads((out / "plan.json").read_text())
     plan["provenance"]["data_sha256"]["facts"] = "0"
