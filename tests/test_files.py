@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import pytest
 
-from stateshape.core.files import BadInput, check_output, iter_jsonl, parse, write_text
+from stateshape.core.files import BadInput, check_output, iter_jsonl, parse, whole, write_text
+from stateshape.core.locks import LEFTOVER
 from stateshape.core.records import Json
 
 
@@ -93,6 +94,25 @@ def test_a_full_disk_leaves_the_old_file_and_no_temporary(tmp_path: Path, monkey
         write_text(path, "new")
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_a_file_appears_when_its_block_ends_and_not_at_all_when_it_fails(tmp_path: Path) -> None:
+    path = tmp_path / "part.bin"
+    with whole(path) as temporary:
+        temporary.write_bytes(b"first")
+        assert not path.exists()
+        assert LEFTOVER.fullmatch(temporary.name), "a killed process's file must be known as such"
+    assert path.read_bytes() == b"first"
+
+    def stopped_half_way() -> None:
+        with whole(path) as temporary:
+            temporary.write_bytes(b"sec")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped_half_way()
+    assert path.read_bytes() == b"first"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["part.bin"]
 
 
 def test_output_is_checked_without_being_made(tmp_path: Path) -> None:

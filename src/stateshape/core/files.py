@@ -231,16 +231,34 @@ def check_path(path: Path, *, where: str) -> None:
         )
 
 
-def write_text(path: Path, text: str) -> None:
-    """Atomic write; makes the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Yields a temporary path next to `path`, renamed to `path` at the end of the block: a reader never sees half a file.
+
+    If the block fails, `path` stays as it was and the temporary file is removed. The folder must exist. Nothing waits
+    for the disk (no fsync): this protects from a killed process, not from a power cut.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        yield temporary
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Atomic write; makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Atomic write; makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def write_json(path: Path, record: object) -> None:

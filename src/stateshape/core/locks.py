@@ -40,7 +40,7 @@ BEAT_S = 10.0  # between two renewals of a lock's time stamp
 SILENT_S = 120.0  # after which a holder whose process can't be looked at counts as dead
 TAKES = 200  # attempts while others come and go
 WAIT_S = 0.2  # between two looks at a lock that is waited for
-LEFTOVER = re.compile(r"\.(.+)\.\d+\.tmp")  # core.files.write_text and its like: .<name>.<process>.tmp
+LEFTOVER = re.compile(r"\.(.+)\.\d+\.tmp")  # core.files.whole: .<name>.<process>.tmp
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

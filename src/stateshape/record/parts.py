@@ -6,7 +6,6 @@ count hold every finished step once: a part whose steps lie inside another one's
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from stateshape.core.files import BadInput
+from stateshape.core.files import BadInput, whole
 from stateshape.core.wording import one_line, shown
 from stateshape.record.schema import SCHEMA
 
@@ -116,16 +115,14 @@ def check_part(path: Path) -> None:
 
 def write_part(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
     """Row group by row group into a file that appears whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with pq.ParquetWriter(
+    with (
+        whole(path) as temporary,
+        pq.ParquetWriter(
             temporary, schema, compression="zstd", use_dictionary=DICTIONARY, use_byte_stream_split=FLOATS
-        ) as writer:
-            for table in tables:
-                writer.write_table(table)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        ) as writer,
+    ):
+        for table in tables:
+            writer.write_table(table)
 
 
 def row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

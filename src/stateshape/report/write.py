@@ -5,12 +5,11 @@ Every file is replaced atomically; the same records give the same bytes. Does no
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
 from stateshape.core import layout
-from stateshape.core.files import write_text
+from stateshape.core.files import write_bytes, write_text
 from stateshape.core.locks import remove_leftovers
 from stateshape.report.contents import all_plots, all_tables
 from stateshape.report.drawing.table import render_csv
@@ -50,7 +49,7 @@ def write_report(study_dir: Path) -> Path:
     )
     for plot in plots.all():
         write_text(study_dir / layout.PLOTS / f"{plot.name}.svg", plot.svg)
-        _write_bytes(study_dir / layout.PLOTS / f"{plot.name}.png", plot.png)
+        write_bytes(study_dir / layout.PLOTS / f"{plot.name}.png", plot.png)
     _forget_others(study_dir / layout.PLOTS, (".svg", ".png"), [plot.name for plot in plots.all()])
     path = study_dir / layout.REPORT
     write_text(path, render_page(study, plots=plots, all_tables=tables))
@@ -62,15 +61,3 @@ def _forget_others(folder: Path, suffixes: tuple[str, ...], names: list[str]) ->
     for path in folder.glob("*"):
         if path.suffix in suffixes and path.stem not in names:
             path.unlink()
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    """As core.files.write_text, for images."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -8,7 +8,6 @@ There is no generator state to keep: every random choice is seeded by run, purpo
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from stateshape.core import layout
-from stateshape.core.files import BadInput, parse, plain
+from stateshape.core.files import BadInput, parse, plain, whole
 from stateshape.core.records import PhaseCost
 from stateshape.policy.policy import Policy
 
@@ -50,12 +49,8 @@ def save_checkpoint(
         "progress": plain(progress._asdict()),
     }
     path = folder / layout.CHECKPOINT.replace("*", str(progress.step))
-    temporary = folder / f".{path.name}.{os.getpid()}.tmp"
-    try:
+    with whole(path) as temporary:
         torch.save(state, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     for older in set(folder.glob(layout.CHECKPOINT)) - {path}:
         older.unlink()
 
