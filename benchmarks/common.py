@@ -163,12 +163,12 @@ def interleave(sides: dict[str, Side], *, repeats: int, warm_up: bool = True) ->
     if warm_up:
         for side in sides.values():
             side(-1)
-    found: dict[str, list[Measured]] = {name: [] for name in sides}
+    measured: dict[str, list[Measured]] = {name: [] for name in sides}
     for repeat in range(repeats):
         names = list(sides) if repeat % 2 == 0 else list(reversed(sides))
         for name in names:
-            found[name].append(sides[name](repeat))
-    return found
+            measured[name].append(sides[name](repeat))
+    return measured
 
 
 def fastest(candidates: Mapping[str, Callable[[], float]]) -> tuple[str, dict[str, float | None]]:

@@ -142,16 +142,16 @@ class FixedStates:
     kind: ClassVar[StateKind] = "dataset"
 
     def draw(self, learner: Policy, draw: Draw) -> States:
-        made = []
+        rows = []
         for group, ids in enumerate(self.rows):
             num_prompt = max(1, len(ids) // 4)
             origins = [Origin.PROMPT] * num_prompt + [Origin.DATASET] * (len(ids) - num_prompt)
             logps: list[float | None] = [None] * len(ids)
             name = f"row{group}"
-            made.append(
+            rows.append(
                 Trajectory(item_id=name, ids=list(ids), origins=origins, logps=logps, finish="dataset", group=group)
             )
-        return pack(made, device=learner.device)
+        return pack(rows, device=learner.device)
 
 
 def step_work(policy: Policy, size: float, *, rows: int, length: int, with_teacher: bool) -> Work:
@@ -196,9 +196,9 @@ def curves(repeats: int, *, is_small: bool) -> list[Curve]:
     def curve(name: str, axis: str, sizes: Sequence[int], make: Callable[[int], Work]) -> Curve:
         works = [make(size) for size in (sizes[:2] if is_small else sizes)]
         rounds = [[work.do() for work in works] for _ in range(repeats + 1)][1:]  # in turns, after a warm-up
-        found = Curve(name, axis, [Point(work.size, min(each)) for work, each in zip(works, zip(*rounds))])
-        print(f"{name:>8} over {axis}: exponent {found.exponent:.2f}, last {found.last:.2f}", flush=True)
-        return found
+        result = Curve(name, axis, [Point(work.size, min(each)) for work, each in zip(works, zip(*rounds))])
+        print(f"{name:>8} over {axis}: exponent {result.exponent:.2f}, last {result.last:.2f}", flush=True)
+        return result
 
     def sampling(**changed: int) -> Work:
         chosen = {"prompts": 16, "group": 8, "new_tokens": 32} | changed
@@ -243,14 +243,14 @@ def curves(repeats: int, *, is_small: bool) -> list[Curve]:
 # Output
 
 
-def draw_figure(found: list[Curve]) -> str:
+def draw_figure(curves: list[Curve]) -> str:
     """One panel an axis, log-log, with the line of proportional growth through each curve's first point."""
-    axes_names = list(dict.fromkeys(curve.axis for curve in found))
-    colours = dict(zip(dict.fromkeys(curve.name for curve in found), ("#0072B2", "#D55E00", "#009E73", "#CC79A7")))
+    axes_names = list(dict.fromkeys(curve.axis for curve in curves))
+    colours = dict(zip(dict.fromkeys(curve.name for curve in curves), ("#0072B2", "#D55E00", "#009E73", "#CC79A7")))
     with plot_style():
         figure = new_figure(12.0, 5.6)
         for panel, axis in zip(figure.subplots(2, math.ceil(len(axes_names) / 2)).flat, axes_names):
-            for curve in (each for each in found if each.axis == axis):
+            for curve in (each for each in curves if each.axis == axis):
                 sizes, seconds = np.array(curve.points).T
                 label = f"{curve.name}, exponent {curve.exponent:.2f}"
                 panel.loglog(sizes, seconds, marker="o", markersize=3, color=colours[curve.name], label=label)
@@ -271,18 +271,18 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--small", action="store_true", help="two points a curve, nothing replaced")
     chosen = parser.parse_args()
-    found = curves(chosen.repeats, is_small=chosen.small)
+    measured = curves(chosen.repeats, is_small=chosen.small)
     table = Table("cost", "over", "from", "to", "exponent", "last")
-    for curve in found:
+    for curve in measured:
         ends = [f"{point.size:g}: {point.seconds:.3g} s" for point in (curve.points[0], curve.points[-1])]
         table.add_row(curve.name, curve.axis, *ends, f"{curve.exponent:.2f}", f"{curve.last:.2f}")
     Console(width=110).print(table)
-    records = [curve._asdict() | {"exponent": curve.exponent, "last_exponent": curve.last} for curve in found]
+    records = [curve._asdict() | {"exponent": curve.exponent, "last_exponent": curve.last} for curve in measured]
     record = {"curves": records, "repeats": chosen.repeats, "provenance": origin("embedded")}
     write_json((TRIED if chosen.small else RESULTS) / "costs.json", record)
     if not chosen.small:
         FIGURE.parent.mkdir(parents=True, exist_ok=True)
-        FIGURE.write_text(draw_figure(found), encoding="utf-8")
+        FIGURE.write_text(draw_figure(measured), encoding="utf-8")
 
 
 if __name__ == "__main__":

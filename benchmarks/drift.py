@@ -116,21 +116,23 @@ def given(sides: list[Rollouts]) -> dict[str, Given]:
     ]
     match = matched(states, seed=SEED)
     draws = Draws.make(match.num_prompts, seed=SEED, num_permutations=NUM_PERMUTATIONS, num_resamples=NUM_RESAMPLES)
-    made = {}
+    by_prefix = {}
     for prefix, of in (("", "responses"), ("state_", "states")):
         all_texts = [getattr(side, of) for side in states]
         texts = [[side[row] for row in rows] for side, rows in zip(all_texts, match.rows)]
         counts = thinned_words(texts, match.prompt_M, match.num_prompts)
-        made[prefix] = Given(all_texts, [side.prompt_ids for side in states], texts, match.prompt_M, counts, draws)
-    return made
+        by_prefix[prefix] = Given(all_texts, [side.prompt_ids for side in states], texts, match.prompt_M, counts, draws)
+    return by_prefix
 
 
 def thinned_words(texts: list[list[str]], prompt_M: np.ndarray, num_prompts: int) -> list[np.ndarray]:
     numbers: dict[str, int] = {}
     tokens = []
     for side in texts:
-        found = [[numbers.setdefault(word, len(numbers)) for word in words(text)] for text in side]
-        tokens.append(Tokens(np.concatenate(found).astype(np.int64), np.repeat(prompt_M, [len(row) for row in found])))
+        numbered = [[numbers.setdefault(word, len(numbers)) for word in words(text)] for text in side]
+        tokens.append(
+            Tokens(np.concatenate(numbered).astype(np.int64), np.repeat(prompt_M, [len(row) for row in numbered]))
+        )
     budgets_P = np.min([np.bincount(side.prompt_T, minlength=num_prompts) for side in tokens], axis=0)
     return [
         thinned_counts(side, budgets_P, num_words=len(numbers), seed=seed_for(SEED, "drift tokens", i)).toarray()
@@ -140,17 +142,17 @@ def thinned_words(texts: list[list[str]], prompt_M: np.ndarray, num_prompts: int
 
 def peers(given_by: dict[str, Given]) -> dict[str, Any]:
     """Our records' distances, by name."""
-    found = {}
+    by_distance = {}
     for prefix, known in given_by.items():
         moved, still = (
             peer_distances(known, run=2, fitted_on=[1]),
             peer_distances(known, run=1, fitted_on=[0, 1], draws=False),
         )
-        found |= {
+        by_distance |= {
             prefix + name: judged(statistic, still[name], num_states=len(known.prompt_M))
             for name, statistic in moved.items()
         }
-    return found
+    return by_distance
 
 
 def peer_distances(known: Given, *, run: int, fitted_on: list[int], draws: bool = True) -> dict[str, Statistic]:
@@ -190,7 +192,7 @@ def peer_distances(known: Given, *, run: int, fitted_on: list[int], draws: bool 
     difference_PD = np.zeros((len(counts_P), NUM_FEATURES))
     np.add.at(difference_PD, prompt_N, side_N[:, None] * dense_ND)
     floor = float(np.sqrt((difference_PD**2).sum())) / num
-    found = {
+    statistics = {
         "mmd2_unbiased": unbiased(family_NN),
         "mmd2_biased": Statistic(
             value=float(side_N @ median_NN @ side_N) / num**2,
@@ -204,9 +206,9 @@ def peer_distances(known: Given, *, run: int, fitted_on: list[int], draws: bool 
         ),
         "energy": unbiased(-euclidean_distances(rows)),
     }
-    found |= peer_sliced(dense_ND, prompt_N, side_N, swaps_BP, weights_CP)
-    found["c2st_auc"] = peer_classifier(rows, prompt_N, side_N, signs_BN, weights_CP)
-    return found | peer_overlap(known.words_PW[0], known.words_PW[run], swaps_BP, weights_CP)
+    statistics |= peer_sliced(dense_ND, prompt_N, side_N, swaps_BP, weights_CP)
+    statistics["c2st_auc"] = peer_classifier(rows, prompt_N, side_N, signs_BN, weights_CP)
+    return statistics | peer_overlap(known.words_PW[0], known.words_PW[run], swaps_BP, weights_CP)
 
 
 def forms(signs_BN: np.ndarray, values_NN: np.ndarray) -> np.ndarray:
@@ -236,7 +238,7 @@ def peer_sliced(
     for weights_P in weights_CP.astype(np.int64):
         drawn = np.repeat(places, weights_P[prompt_N])
         resampled.append(both(drawn[~is_y_N[drawn]], drawn[is_y_N[drawn]]))
-    null_B2, resampled_C2 = (np.array(made).reshape(-1, 2) for made in (null, resampled))
+    null_B2, resampled_C2 = (np.array(sample).reshape(-1, 2) for sample in (null, resampled))
     return {
         f"sliced_wasserstein_{p}": Statistic(
             value=values[p - 1], null_B=null_B2[:, p - 1], resampled_B=resampled_C2[:, p - 1]
@@ -251,14 +253,14 @@ def peer_classifier(
     """One ridge fit per fold, with the data's labels and every permutation's as its targets."""
     labels_NB = np.concatenate([side_N[None], signs_BN]).T
     aucs, resampled = [], []
-    for train, held in GroupKFold(NUM_FOLDS).split(prompt_N, groups=prompt_N):
+    for train, heldout in GroupKFold(NUM_FOLDS).split(prompt_N, groups=prompt_N):
         model = Ridge(alpha=RIDGE, fit_intercept=False, solver="cholesky").fit(rows[train], labels_NB[train])
-        scores_NB = model.predict(rows[held]).reshape(len(held), -1).astype(np.float32)
-        size = len(held) // 2  # rows of a side; rank sums are 40 times as fast as so many calls of roc_auc_score
-        ranks_NB = rankdata(scores_NB, axis=0) * (labels_NB[held] > 0)
+        scores_NB = model.predict(rows[heldout]).reshape(len(heldout), -1).astype(np.float32)
+        size = len(heldout) // 2  # rows of a side; rank sums are 40 times as fast as so many calls of roc_auc_score
+        ranks_NB = rankdata(scores_NB, axis=0) * (labels_NB[heldout] > 0)
         aucs.append((ranks_NB.sum(axis=0) - size * (size + 1) / 2) / size**2)
-        is_y, score = side_N[held] > 0, scores_NB[:, 0]
-        x, y, of_x, of_y = score[~is_y], score[is_y], prompt_N[held][~is_y], prompt_N[held][is_y]
+        is_y, score = side_N[heldout] > 0, scores_NB[:, 0]
+        x, y, of_x, of_y = score[~is_y], score[is_y], prompt_N[heldout][~is_y], prompt_N[heldout][is_y]
         wins = (y[None] > x[:, None]) + 0.5 * (y[None] == x[:, None])
         w_x, w_y = weights_CP[:, of_x], weights_CP[:, of_y]
         with np.errstate(invalid="ignore"):
@@ -276,7 +278,7 @@ def peer_overlap(
         for s in swaps_BP
     ]
     resampled = [both_overlaps(w @ x_PW, w @ y_PW) for w in weights_CP]
-    null_B2, resampled_C2 = (np.array(made).reshape(-1, 2) for made in (null, resampled))
+    null_B2, resampled_C2 = (np.array(sample).reshape(-1, 2) for sample in (null, resampled))
     return {
         name: Statistic(value=both[0][i], null_B=null_B2[:, i], resampled_B=resampled_C2[:, i])
         for i, name in enumerate(("jaccard", "ruzicka"))
@@ -301,10 +303,10 @@ def compare(name: str, sides: list[Rollouts], *, repeats: int) -> Row:
     for _ in range(repeats):
         seconds, record = timed(lambda: ours(sides))
         our_seconds.append(seconds)
-        seconds, found = timed(lambda: peers(known))
+        seconds, peer_values = timed(lambda: peers(known))
         peer_seconds.append(seconds)
     differences = {}
-    for distance, theirs in found.items():
+    for distance, theirs in peer_values.items():
         tolerance = AUC_TOLERANCE if distance.endswith("c2st_auc") else TOLERANCE
         for number in NUMBERS:
             mine, other = getattr(record.distances[distance], number), getattr(theirs, number)
@@ -337,8 +339,10 @@ def compare(name: str, sides: list[Rollouts], *, repeats: int) -> Row:
 
 def run(model: str = "embedded", options: Options = Options()) -> list[Row]:  # noqa: B008
     """One row a case. No model takes part; `model` only labels the rows."""
-    made = cases(options.limit or options.pick(PROMPTS, 16))
-    return [{"model": model, **compare(name, sides, repeats=options.num_repeats())} for name, sides in made.items()]
+    sides_by_case = cases(options.limit or options.pick(PROMPTS, 16))
+    return [
+        {"model": model, **compare(name, sides, repeats=options.num_repeats())} for name, sides in sides_by_case.items()
+    ]
 
 
 def main() -> None:

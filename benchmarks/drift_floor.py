@@ -47,11 +47,11 @@ class Row(NamedTuple):
 def cut_states(task: GenerationTask, *, seed: int) -> list[str]:
     """Every training problem with its solution, cut behind a word drawn uniformly."""
     generator = np.random.default_rng(seed)
-    made = []
+    states = []
     for item in task.train:
         words = item.completion.split(" ")
-        made.append(item.prompt + " ".join(words[: generator.integers(1, len(words) + 1)]))
-    return made
+        states.append(item.prompt + " ".join(words[: generator.integers(1, len(words) + 1)]))
+    return states
 
 
 def rows_of(task: GenerationTask, *, draws: int, seed: int) -> list[Row]:
@@ -63,7 +63,7 @@ def rows_of(task: GenerationTask, *, draws: int, seed: int) -> list[Row]:
     dense = some.toarray()
     squares = 2 - 2 * dense @ dense.T
     median = float(np.median(squares[np.triu_indices(FLOOR_ROWS, 1)]))
-    made = []
+    rows = []
     for size in SIZES:
         drawn = [generator.choice(first.shape[0], 2 * size, replace=False) for _ in range(draws)]
         for width, factor in WIDTHS.items():
@@ -74,11 +74,11 @@ def rows_of(task: GenerationTask, *, draws: int, seed: int) -> list[Row]:
             for sides, pairs in (("other problems", other), ("same problems", same)):
                 biased = [mmd2_biased(x, y, gamma) for x, y in pairs]
                 unbiased = [mmd2_unbiased(x, y, gamma) for x, y in pairs]
-                made.append(
+                rows.append(
                     Row(sides, size, width, float(np.mean(biased)), float(np.std(biased)), floor,
                         float(np.mean(unbiased)), float(np.std(unbiased)))
                 )  # fmt: skip
-    return sorted(made, key=lambda row: row.sides)
+    return sorted(rows, key=lambda row: row.sides)
 
 
 def main() -> None:

@@ -86,8 +86,8 @@ def run(model: str, options: Options = Options()) -> list[Row]:  # noqa: B008
         "ours": our_side(model, task, sizes),
         "peer": peer_side(model, task, sizes, settings[name]),
     }
-    found = interleave(sides, repeats=options.num_repeats(3 if model == "embedded" else 2))
-    row = compared("grpo", model, found["ours"], found["peer"], peer="trl GRPOTrainer", peer_settings=name)
+    measured = interleave(sides, repeats=options.num_repeats(3 if model == "embedded" else 2))
+    row = compared("grpo", model, measured["ours"], measured["peer"], peer="trl GRPOTrainer", peer_settings=name)
     return [row | lengths_of(row, sizes) | {"peer_tried_seconds": tried}]
 
 

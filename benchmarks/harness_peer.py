@@ -94,8 +94,8 @@ def run_choices(name: str, model: str, task: ChoiceTask, options: Options, batch
     for warm in (partial(score_choices, policy, trial), partial(harness_logps, peer, trial)):
         warm()
     sides: dict[str, Side] = {"ours": ours, "peer": theirs}
-    found = interleave(sides, repeats=options.num_repeats(1), warm_up=False)
-    row = compared(name, model, found["ours"], found["peer"], peer="lm-eval HFLM", peer_settings=chosen)
+    measured = interleave(sides, repeats=options.num_repeats(1), warm_up=False)
+    row = compared(name, model, measured["ours"], measured["peer"], peer="lm-eval HFLM", peer_settings=chosen)
     assert ours.found is not None and theirs.found is not None
     row |= {"items": len(task.items), "options": num_options, "peer_tried_seconds": tried}
     return [row | agreement(task, ours.found, theirs.found)]

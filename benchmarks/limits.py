@@ -71,10 +71,10 @@ def decode_bytes(shape: Shape, prompt_lengths: Sequence[int], new_lengths: Seque
     """What all decoding steps must read: the weights once a step, and each living row's own keys and values."""
     weights = (shape.body + shape.head) * shape.bytes_each
     num_steps = max(new_lengths) - 1  # the first token comes from the prefill
-    seen = sum(
+    num_read = sum(
         (new - 1) * prompt + new * (new - 1) // 2 for prompt, new in zip(prompt_lengths, new_lengths, strict=True)
     )
-    return num_steps * weights + seen * shape.num_layers * shape.kv_width * shape.bytes_each
+    return num_steps * weights + num_read * shape.num_layers * shape.kv_width * shape.bytes_each
 
 
 def forward_flops(shape: Shape, lengths: Sequence[int], num_supervised: int) -> float:

@@ -108,8 +108,8 @@ def main() -> None:
     for spec in plan.runs:
         if chosen.runs and spec.name not in chosen.runs:
             continue
-        found = [setting.measure(spec) for _ in range(chosen.repeats)]
-        rows.append(min(found, key=lambda row: row["share"]))
+        tries = [setting.measure(spec) for _ in range(chosen.repeats)]
+        rows.append(min(tries, key=lambda row: row["share"]))
     table = Table("run", "steps", "probes", "training s", "locality s", "share")
     for row in rows:
         table.add_row(

@@ -20,14 +20,14 @@ BATCH_SIZES = (1, 2, 4)  # a prompt has up to 4,000 tokens, and the harness hold
 
 def first_items(task: ChoiceTask, a_subject: int, *, num_subjects: int | None = None) -> ChoiceTask:
     """The first questions of each subject, in the task's order."""
-    seen: Counter[str] = Counter()
+    num_seen: Counter[str] = Counter()
     subjects = list(dict.fromkeys(item.subject for item in task.items))[:num_subjects]
-    kept = []
+    chosen = []
     for item in task.items:
-        seen[item.subject] += 1
-        if item.subject in subjects and seen[item.subject] <= a_subject:
-            kept.append(item)
-    return dataclasses.replace(task, items=tuple(kept))
+        num_seen[item.subject] += 1
+        if item.subject in subjects and num_seen[item.subject] <= a_subject:
+            chosen.append(item)
+    return dataclasses.replace(task, items=tuple(chosen))
 
 
 def run(model: str, options: Options = Options()) -> list[Row]:  # noqa: B008

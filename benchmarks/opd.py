@@ -214,11 +214,11 @@ def run(model: str, options: Options = Options()) -> list[Row]:  # noqa: B008
         name, tried = fastest_side(model, settings, attempt)
         chosen[kind] = (name, settings[name], tried)
         sides[kind] = make(peer_model(model), model, task, sizes, settings[name])
-    found = interleave(sides, repeats=options.num_repeats(3 if model == "embedded" else 2))
+    measured = interleave(sides, repeats=options.num_repeats(3 if model == "embedded" else 2))
     rows = []
     for kind, (name, _, tried) in chosen.items():
         label = "opd" if kind == "distillation" else "opd_gkd"
-        row = compared(label, model, found["ours"], found[kind], peer=PEERS[kind], peer_settings=name)
+        row = compared(label, model, measured["ours"], measured[kind], peer=PEERS[kind], peer_settings=name)
         rows.append(row | lengths_of(row, sizes) | {"peer_tried_seconds": tried})
     if DEVICE.type == "cuda":  # each row has its extra_peak_gb
         return rows
@@ -287,13 +287,13 @@ def measure_memory(kind: str, model: str, options: Options, micro_rows: int) -> 
         side = SIDES[kind](base, model, task, sizes, (micro_rows, None))
         sum(float(parameter.sum()) for parameter in side.trainer.teacher_model.parameters())
     ready = status_mb("VmRSS")
-    made = status_mb("VmHWM")
+    setup_peak = status_mb("VmHWM")
     reset_peak()
     measured = side(0)
     seen_gb = side.peak_gb if isinstance(side, OurSteps) else 0.0
     peak = max(status_mb("VmHWM"), seen_gb * 1e3)
     return {
-        "extra_mb": max(peak, made) - loaded,
+        "extra_mb": max(peak, setup_peak) - loaded,
         "step_mb": peak - ready,
         "loaded_mb": loaded,
         "model_mb": model_mb,

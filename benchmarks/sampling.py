@@ -109,8 +109,10 @@ def run(model: str, options: Options = Options()) -> list[Row]:  # noqa: B008
 
     name, tried = fastest({key: partial(seconds, peer) for key, peer in peers.items()})
     settings = SamplingSettings(max_new_tokens=new_tokens, num_samples=GROUP)
-    found = interleave({"ours": Ours(policy, prompts, settings), "peer": peers[name]}, repeats=options.num_repeats())
-    row = compared("sampling", model, found["ours"], found["peer"], peer="transformers generate", peer_settings=name)
+    measured = interleave({"ours": Ours(policy, prompts, settings), "peer": peers[name]}, repeats=options.num_repeats())
+    row = compared(
+        "sampling", model, measured["ours"], measured["peer"], peer="transformers generate", peer_settings=name
+    )
     row |= {
         "ours_tokens_per_s": row["ours_tokens"] / row["ours_seconds"],
         "peer_tokens_per_s": row["peer_tokens"] / row["peer_seconds"],

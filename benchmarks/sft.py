@@ -104,8 +104,8 @@ def run(model: str, options: Options = Options()) -> list[Row]:  # noqa: B008
         "ours": our_side(base, task, num_rows, steps),
         "peer": peer_side(model, rows, steps, settings[name]),
     }
-    found = interleave(sides, repeats=options.num_repeats())
-    row = compared("sft", model, found["ours"], found["peer"], peer="trl SFTTrainer", peer_settings=name)
+    measured = interleave(sides, repeats=options.num_repeats())
+    row = compared("sft", model, measured["ours"], measured["peer"], peer="trl SFTTrainer", peer_settings=name)
     tokens = sum(len(each.ids) for each in rows) * steps
     return [
         row

@@ -17,20 +17,20 @@ ROOT = Path(__file__).parents[1]
 
 
 def main(name: str) -> int:
-    kept = ROOT / "results" / name
+    archive = ROOT / "results" / name
     names = sorted(str(path.parent.relative_to(ROOT / "results")) for path in (ROOT / "results").glob("**/plan.json"))
     if name not in names:
         print(f"NAME: got {name!r}; expected one of {', '.join(names)}", file=sys.stderr)
         return 2
-    plan = json.loads((kept / "plan.json").read_text())
+    plan = json.loads((archive / "plan.json").read_text())
     folder = ROOT / "studies" / Path(name).name
     seeds = ",".join(map(str, plan["seeds"]))
     stateshape = Path(sys.executable).with_name("stateshape")
     subprocess.run([stateshape, "study", plan["study"], "--seeds", seeds, "--out", folder], check=True)
     for file in KEPT:
         if (folder / file).exists():
-            shutil.copyfile(folder / file, kept / file)
-    print(f"report: {folder / 'report.html'}; small files: {kept}")
+            shutil.copyfile(folder / file, archive / file)
+    print(f"report: {folder / 'report.html'}; small files: {archive}")
     return 0
 
 

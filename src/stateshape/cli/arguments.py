@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 DATA_VARIABLE = "STATESHAPE_DATA"
 
 
-def data_folder(given: str | None) -> Path | None:
+def data_folder(flag: str | None) -> Path | None:
     """--data, or the environment's STATESHAPE_DATA; None: read from the hub."""
-    chosen = given or os.environ.get(DATA_VARIABLE)
+    chosen = flag or os.environ.get(DATA_VARIABLE)
     if chosen is None:
         return None
     if not os.path.isdir(chosen):  # unlike Path.is_dir, also False for a name that is too long
@@ -28,12 +28,12 @@ def data_folder(given: str | None) -> Path | None:
     return Path(chosen)
 
 
-def out_folder(given: str) -> Path:
+def out_folder(name: str) -> Path:
     """--out as a folder that can be written to. Raises BadInput."""
-    if not given.strip():
-        raise BadInput(f"out: got {given!r}; expected the name of a folder (an unset variable of the shell?)")
-    check_output(Path(given))
-    return Path(given)
+    if not name.strip():
+        raise BadInput(f"out: got {name!r}; expected the name of a folder (an unset variable of the shell?)")
+    check_output(Path(name))
+    return Path(name)
 
 
 def model_settings_from(device: str, dtype: str) -> ModelSettings:

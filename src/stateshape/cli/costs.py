@@ -41,8 +41,8 @@ def write_profile(
         table = phases_of([(Cell(text=run), [p for p in phases if p.run == run]) for run in {p.run: 0 for p in phases}])
     console().print(render_text(table))
     if len(operators) == 1:
-        for phase, found in next(iter(operators.values())).items():
-            most = ", ".join(f"{cost.operator} {cost.share:.0%}" for cost in found[:PRINTED])
+        for phase, ranked in next(iter(operators.values())).items():
+            most = ", ".join(f"{cost.operator} {cost.share:.0%}" for cost in ranked[:PRINTED])
             print(f"operators of {phase}: {most or 'none'}")
     print(f"profile: {path}")
 
@@ -58,10 +58,10 @@ def profile_evaluation(path: Path, source: str, policy: Policy, task: Task, cost
         few: Task = replace(task, test=task.test[:WATCHED_ITEMS])
     else:
         few = replace(task, items=task.items[:WATCHED_ITEMS])
-    _, found = watched(lambda: evaluate(policy, few), policy.device)
+    _, operators = watched(lambda: evaluate(policy, few), policy.device)
     origin = provenance(policy.weights, [task])
     phase = profiled(source, None, "evaluation", cost, cost.seconds, origin)
-    write_profile(path, [phase], {source: {"evaluation": found}}, provenance=origin, quiet=quiet)
+    write_profile(path, [phase], {source: {"evaluation": operators}}, provenance=origin, quiet=quiet)
 
 
 def time_split(seconds: dict[str, float], supervised: int, sampled: int) -> str:

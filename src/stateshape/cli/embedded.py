@@ -47,7 +47,7 @@ def embedded(
     with hold_beside(folder):
         if not overwrite:
             check_replaces(folder, steps=steps, seed=seed, threads=threads)
-        made = train_base(
+        base = train_base(
             out_dir=folder, steps=steps, seed=seed, threads=threads, say=lambda line: print(line, file=sys.stderr)
         )
-    print(json.dumps({key: str(value) if isinstance(value, Path) else value for key, value in made._asdict().items()}))
+    print(json.dumps({key: str(value) if isinstance(value, Path) else value for key, value in base._asdict().items()}))

@@ -113,10 +113,10 @@ def evaluate_into(
     summary = summarise(rows, task.metrics)
     write_evaluation(folder, task.name, rows, summary, about)
     if not quiet:
-        for metric, found in summary.items():
-            interval = "" if found.ci95 is None else f"  95% [{found.ci95[0]:.3f}, {found.ci95[1]:.3f}]"
-            value = "missing" if found.value is None else f"{found.value:.4f}"
-            print(f"{task.name} {metric}: {value}{interval}  n={found.n}")
+        for metric, estimate in summary.items():
+            interval = "" if estimate.ci95 is None else f"  95% [{estimate.ci95[0]:.3f}, {estimate.ci95[1]:.3f}]"
+            value = "missing" if estimate.value is None else f"{estimate.value:.4f}"
+            print(f"{task.name} {metric}: {value}{interval}  n={estimate.n}")
         print(f"rows: {folder / 'evals' / (task.name + '.jsonl')}")
     if profile:
         from stateshape.cli.costs import profile_evaluation

@@ -38,16 +38,16 @@ class GridCell(NamedTuple):
 
 def cells() -> list[GridCell]:
     """Every signal at every state source, with the loss that reads it."""
-    made: dict[tuple[StateKind, SignalKind], list[str]] = {}
+    recipes_by_cell: dict[tuple[StateKind, SignalKind], list[str]] = {}
     for name in BUILT_IN:
         for one in recipe_class(name).compositions:
-            made.setdefault((one.states, one.signal), []).append(name)
+            recipes_by_cell.setdefault((one.states, one.signal), []).append(name)
     return [
         GridCell(
             states,
             signal,
             FACTS[signal].read_by,
-            made.get((states, signal), []),
+            recipes_by_cell.get((states, signal), []),
             why_illegal(states, signal, FACTS[signal].read_by),
         )
         for signal in SIGNALS
@@ -76,11 +76,11 @@ def grid_table() -> Table:
     for states in STATES:
         table.add_column(states, overflow="fold")
     notes: list[str] = []
-    found = {(cell.signal, cell.states): cell for cell in cells()}
+    cell_at = {(cell.signal, cell.states): cell for cell in cells()}
     for signal in SIGNALS:
         shown = []
         for states in STATES:
-            cell = found[signal, states]
+            cell = cell_at[signal, states]
             if cell.reason is None:
                 shown.append(", ".join(cell.recipes) or "-")
                 continue

@@ -78,13 +78,13 @@ def states(
 def check_flags(
     filters: Mapping[str, object], *, limit: int, sql: str | None, summary: bool, csv: bool, json_output: bool
 ) -> None:
-    given = [name for name, value in filters.items() if value is not None]
+    used_filters = [name for name, value in filters.items() if value is not None]
     if sql is not None and summary:
         raise BadInput("sql, summary: got both; expected one of them")
-    if given and (sql is not None or summary):
+    if used_filters and (sql is not None or summary):
         other = "summary" if summary else "sql"
         raise BadInput(
-            f"{given[0]}: got it together with --{other}; expected one of them; write it in --sql as a WHERE"
+            f"{used_filters[0]}: got it together with --{other}; expected one of them; write it in --sql as a WHERE"
         )
     if csv and json_output:
         raise BadInput("csv, json: got both; expected one of them")

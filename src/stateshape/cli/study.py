@@ -95,8 +95,8 @@ def report(folder: tyro.conf.Positional[str], *, accept_changes: bool = False) -
     """
     from stateshape.api import report_study
 
-    made = report_study(folder, accept_changes=accept_changes, say=lambda text: print(text, file=sys.stderr))
-    print(f"report: {made}")
+    page = report_study(folder, accept_changes=accept_changes, say=lambda text: print(text, file=sys.stderr))
+    print(f"report: {page}")
 
 
 def parse_seeds(text: str) -> list[int]:

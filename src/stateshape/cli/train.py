@@ -48,7 +48,7 @@ def train_command(name: str) -> Callable[..., None]:
     from stateshape.train.settings import TrainSettings
 
     flat = tyro.conf.arg(name="")
-    found = recipe_class(name)
+    recipe_type = recipe_class(name)
 
     def train(
         *,
@@ -86,9 +86,9 @@ def train_command(name: str) -> Callable[..., None]:
             with hold(folder):
                 write_profile(path, record.phases(), operators, provenance=record.provenance, quiet=quiet)
 
-    train.__doc__ = f"{found.__doc__}\n\nRun the same command again to resume a stopped run.\n{ARGS}"
+    train.__doc__ = f"{recipe_type.__doc__}\n\nRun the same command again to resume a stopped run.\n{ARGS}"
     train.__annotations__ = get_type_hints(train, include_extras=True) | {
-        "recipe": Annotated[found, flat],
+        "recipe": Annotated[recipe_type, flat],
         "settings": Annotated[TrainSettings, flat],
         "model_settings": Annotated[ModelSettings, flat],
     }

@@ -79,12 +79,12 @@ def json_value(text: str, *, where: str) -> Any:
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    mapping = dict(pairs)
+    if len(mapping) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise BadInput(f"got the key {shown(twice)} twice in one object; expected each once; remove one")
-    return found
+    return mapping
 
 
 def check_values(value: Any, *, where: str) -> None:

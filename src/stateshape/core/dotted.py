@@ -17,16 +17,16 @@ def load_object(path: str, *, what: str) -> Any:
     """What the path names. `what` is the field it was given for. Raises BadInput if it can't be imported."""
     module_name, _, name = path.rpartition(":")
     try:
-        found: Any = module_of(module_name)
+        target: Any = module_of(module_name)
         for part in name.split("."):
-            found = getattr(found, part)
+            target = getattr(target, part)
     except (Exception, SystemExit) as error:  # a user's module may raise anything while it is imported
         reason = one_line(f"{type(error).__name__}: {error}", limit=200)
         raise BadInput(
             f"{what}: got {shown(path, limit=MAX_PATH)}, which can't be imported ({reason}); expected "
             "package.module:Name or file.py:Name"
         ) from None
-    return found
+    return target
 
 
 def module_of(name: str) -> ModuleType:

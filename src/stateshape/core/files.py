@@ -38,27 +38,27 @@ PATH_BYTES = 4096 - 512  # of a whole path; the rest is for what is written belo
 @functools.cache
 def converter() -> cattrs.Converter:
     """Strict about unknown fields and types; numbers may come as text (YAML 1.1 reads 5e-4 as a string)."""
-    made = cattrs.Converter(forbid_extra_keys=True)
-    made.register_structure_hook_factory(dataclasses.is_dataclass, _mapping_hook)
-    made.register_structure_hook_factory(lambda t: get_origin(t) is list, functools.partial(_rows_hook, list))
-    made.register_structure_hook_factory(lambda t: get_origin(t) is tuple, functools.partial(_rows_hook, tuple))
-    made.register_structure_hook_factory(lambda t: get_origin(t) is dict, _keyed_hook)
-    made.register_structure_hook_func(lambda t: get_origin(t) is Literal, _structure_literal)
+    strict = cattrs.Converter(forbid_extra_keys=True)
+    strict.register_structure_hook_factory(dataclasses.is_dataclass, _mapping_hook)
+    strict.register_structure_hook_factory(lambda t: get_origin(t) is list, functools.partial(_rows_hook, list))
+    strict.register_structure_hook_factory(lambda t: get_origin(t) is tuple, functools.partial(_rows_hook, tuple))
+    strict.register_structure_hook_factory(lambda t: get_origin(t) is dict, _keyed_hook)
+    strict.register_structure_hook_func(lambda t: get_origin(t) is Literal, _structure_literal)
     for kind, hook in (
         (bool, _structure_bool),
         (int, _structure_int),
         (float, _structure_float),
         (str, _structure_str),
     ):
-        made.register_structure_hook(kind, hook)
-        made.register_structure_hook(kind | None, functools.partial(_structure_optional, hook))
+        strict.register_structure_hook(kind, hook)
+        strict.register_structure_hook(kind | None, functools.partial(_structure_optional, hook))
     # Json is free-form by definition, but a mapping of it is still a mapping
-    made.register_structure_hook_func(lambda t: t is Any or "Json" in repr(t), _structure_json)
-    return made
+    strict.register_structure_hook_func(lambda t: t is Any or "Json" in repr(t), _structure_json)
+    return strict
 
 
-def _mapping_hook(kind: type[Any], made: cattrs.Converter) -> Callable[[object, Any], Any]:
-    structure = make_dict_structure_fn(kind, made, _cattrs_forbid_extra_keys=True)
+def _mapping_hook(kind: type[Any], strict: cattrs.Converter) -> Callable[[object, Any], Any]:
+    structure = make_dict_structure_fn(kind, strict, _cattrs_forbid_extra_keys=True)
     names = ", ".join(field.name for field in dataclasses.fields(kind))
 
     def hook(value: object, _: Any) -> Any:
@@ -69,8 +69,8 @@ def _mapping_hook(kind: type[Any], made: cattrs.Converter) -> Callable[[object, 
     return hook
 
 
-def _keyed_hook(kind: type[Any], made: cattrs.Converter) -> Callable[[object, Any], Any]:
-    structure = mapping_structure_factory(kind, made)
+def _keyed_hook(kind: type[Any], strict: cattrs.Converter) -> Callable[[object, Any], Any]:
+    structure = mapping_structure_factory(kind, strict)
 
     def hook(value: object, _: Any) -> Any:
         if not isinstance(value, dict):
@@ -80,10 +80,10 @@ def _keyed_hook(kind: type[Any], made: cattrs.Converter) -> Callable[[object, An
     return hook
 
 
-def _rows_hook(origin: type, kind: type[Any], made: cattrs.Converter) -> Callable[[object, Any], Any]:
+def _rows_hook(origin: type, kind: type[Any], strict: cattrs.Converter) -> Callable[[object, Any], Any]:
     inner = get_args(kind)
     is_fixed = origin is tuple and inner[-1] is not ...
-    structure = None if is_fixed else list_structure_factory(list[inner[0]], made)  # type: ignore[valid-type]
+    structure = None if is_fixed else list_structure_factory(list[inner[0]], strict)  # type: ignore[valid-type]
 
     def hook(value: object, _: Any) -> Any:
         if not isinstance(value, list | tuple):  # a text would be taken apart into its characters
@@ -92,7 +92,7 @@ def _rows_hook(origin: type, kind: type[Any], made: cattrs.Converter) -> Callabl
             return origin(structure(value, kind))
         if len(value) != len(inner):
             raise ValueError(f"got {shown(value)}; expected a list of {len(inner)}")
-        return origin(made.structure(part, type_) for part, type_ in zip(value, inner))
+        return origin(strict.structure(part, type_) for part, type_ in zip(value, inner))
 
     return hook
 
@@ -161,8 +161,8 @@ def parse(value: object, kind: type[T], *, where: str) -> T:
     try:
         return converter().structure(value, kind)
     except (cattrs.BaseValidationError, cattrs.StructureHandlerNotFoundError, ValueError, TypeError) as error:
-        found = cattrs.transform_error(error, path="", format_exception=_reason)[:3]
-        problems = [_field_first(problem) for problem in found]
+        faults = cattrs.transform_error(error, path="", format_exception=_reason)[:3]
+        problems = [_field_first(problem) for problem in faults]
         while len(problems) > 1 and sum(map(len, problems)) > MAX_PROBLEMS:
             problems.pop()
         raise BadInput(f"{where}: {'; '.join(problems)}") from None

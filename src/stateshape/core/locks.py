@@ -63,11 +63,11 @@ def hold(folder: Path, *, name: str = LOCK, wait_s: float = 0.0) -> Iterator[Non
     Raises: BadInput, naming the holder, where another process has it (for longer than `wait_s`).
     """
     path = folder.resolve() / name
-    held = _HELD.get(path)
-    if held is not None and held.owner == _owner():
+    outer = _HELD.get(path)
+    if outer is not None and outer.owner == _owner():
         yield
         return
-    made = _make(path.parent)
+    new_folders = _make(path.parent)
     try:
         lock = _Held(path, _acquire(path, wait_s), _owner())
         _HELD[path] = lock
@@ -78,7 +78,7 @@ def hold(folder: Path, *, name: str = LOCK, wait_s: float = 0.0) -> Iterator[Non
             del _HELD[path]
             lock.release()
     finally:
-        for empty in reversed(made):
+        for empty in reversed(new_folders):
             with contextlib.suppress(OSError):
                 empty.rmdir()
 
@@ -114,8 +114,8 @@ def remove_leftovers(*folders: Path, names: Collection[str] | None = None) -> No
     """
     for folder in folders:
         for path in folder.glob(".*.tmp"):
-            found = LEFTOVER.fullmatch(path.name)
-            if found is not None and (names is None or found[1] in names):
+            match = LEFTOVER.fullmatch(path.name)
+            if match is not None and (names is None or match[1] in names):
                 path.unlink(missing_ok=True)
 
 
@@ -136,8 +136,8 @@ class _Held:
 
     def release(self) -> None:
         self._over.set()
-        found = _read(self.path)
-        if os.getpid() == self.holder.pid and found is not None and found.token == self.holder.token:
+        current = _read(self.path)
+        if os.getpid() == self.holder.pid and current is not None and current.token == self.holder.token:
             self.path.unlink(missing_ok=True)
 
 
@@ -200,8 +200,8 @@ def _attempt(path: Path, private: Path, mine: Holder) -> bool:
         place = path.with_name(f"{LOCK}.{holder.token}")
     if not followed:
         return True
-    found = _read(path)
-    if found is None or found.token != followed[0]:  # another has taken over meanwhile, and cleared the traces
+    current = _read(path)
+    if current is None or current.token != followed[0]:  # another has taken over meanwhile, and cleared the traces
         place.unlink(missing_ok=True)
         return False
     private.replace(path)

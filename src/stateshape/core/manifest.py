@@ -68,34 +68,34 @@ def read_manifest(folder: Path) -> Manifest:
 
 def seal(folder: Path, files: Iterable[str]) -> None:
     """Lists these files as they are now, in addition to those already listed; one that is not there is taken off."""
-    found = read_manifest(folder)
+    manifest = read_manifest(folder)
     now = {name: entry_of(folder / name) for name in files}
-    listed = {**found.files, **now}
-    kept = {name: entry for name, entry in sorted(listed.items()) if entry is not None}
-    write_json(folder / layout.MANIFEST, replace(found, files=kept))
+    listed = {**manifest.files, **now}
+    present = {name: entry for name, entry in sorted(listed.items()) if entry is not None}
+    write_json(folder / layout.MANIFEST, replace(manifest, files=present))
 
 
 @contextlib.contextmanager
 def rewriting(folder: Path, files: Collection[str]) -> Iterator[None]:
     """For who writes files that are to be listed, or writes listed ones again."""
-    found = read_manifest(folder)
-    if not found.files.keys().isdisjoint(files):
-        rest = {name: entry for name, entry in found.files.items() if name not in files}
-        write_json(folder / layout.MANIFEST, replace(found, files=rest))
+    manifest = read_manifest(folder)
+    if not manifest.files.keys().isdisjoint(files):
+        rest = {name: entry for name, entry in manifest.files.items() if name not in files}
+        write_json(folder / layout.MANIFEST, replace(manifest, files=rest))
     yield
     seal(folder, files)
 
 
 def changes(folder: Path, *, may_lack: Collection[str] = ()) -> list[Change]:
     """What is not as listed. `may_lack`: files that may be gone, since they are made again."""
-    found: list[Change] = []
+    differences: list[Change] = []
     for name, entry in read_manifest(folder).files.items():
         path = folder / name
         if not path.is_file():
-            found += [] if name in may_lack else [Change(folder, name, "gone")]
+            differences += [] if name in may_lack else [Change(folder, name, "gone")]
         elif path.stat().st_size != entry.size or entry_of(path) != entry:
-            found.append(Change(folder, name, "changed"))
-    return found
+            differences.append(Change(folder, name, "changed"))
+    return differences
 
 
 def check_unchanged(
@@ -106,17 +106,17 @@ def check_unchanged(
     say: Callable[[str], None] | None = None,
 ) -> None:
     """Raises BadInput, naming the first file, where something is not as it was; or puts it on record, if that is accepted."""
-    found = [change for folder in folders for change in changes(folder, may_lack=may_lack)]
-    if not found:
+    differences = [change for folder in folders for change in changes(folder, may_lack=may_lack)]
+    if not differences:
         return
     if accept:
-        for folder in dict.fromkeys(change.folder for change in found):
-            accept_changes(folder, [change for change in found if change.folder == folder])
+        for folder in dict.fromkeys(change.folder for change in differences):
+            accept_changes(folder, [change for change in differences if change.folder == folder])
         if say is not None:
-            for change in found:
+            for change in differences:
                 say(f"{change.path}: {change.how} after it was finished; accepted")
         return
-    first, more = found[0], len(found) - 1
+    first, more = differences[0], len(differences) - 1
     others = f" (and {more} more file{'' if more == 1 else 's'})" if more else ""
     was = "is gone" if first.how == "gone" else "was changed"
     raise BadInput(
@@ -125,11 +125,11 @@ def check_unchanged(
     )
 
 
-def accept_changes(folder: Path, found: Collection[Change]) -> None:
+def accept_changes(folder: Path, differences: Collection[Change]) -> None:
     """Lists the files as they are now, and records what was accepted, when, and by which command."""
     manifest = read_manifest(folder)
     files, accepted = dict(manifest.files), list(manifest.accepted)
-    for change in found:
+    for change in differences:
         now = entry_of(change.path)
         before = files.pop(change.file)
         if now is not None:

@@ -24,8 +24,8 @@ NOT_LISTED = (layout.MANIFEST, layout.CHECKPOINT, "*.tmp", layout.PROFILE, f"*.{
 def seal_run(folder: Path) -> None:
     """Lists every file of a finished run."""
     paths = [path for path in folder.rglob("*") if path.is_file() and not is_lock(path)]
-    kept = [path for path in paths if not any(fnmatch(path.name, pattern) for pattern in NOT_LISTED)]
-    seal(folder, [path.relative_to(folder).as_posix() for path in kept])
+    listed = [path for path in paths if not any(fnmatch(path.name, pattern) for pattern in NOT_LISTED)]
+    seal(folder, [path.relative_to(folder).as_posix() for path in listed])
 
 
 def check_study(
@@ -53,8 +53,8 @@ def check_source(source: str) -> None:
 def sealed_folders(source: str) -> list[Path]:
     """The run folder that a source is or is inside, if it has a manifest."""
     folder = Path(source)
-    found = [folder, folder.parent] if folder.name == layout.ADAPTER else [folder]
-    return [path for path in found if has_manifest(path)]
+    candidates = [folder, folder.parent] if folder.name == layout.ADAPTER else [folder]
+    return [path for path in candidates if has_manifest(path)]
 
 
 def unsealed_runs(study_dir: Path) -> list[Path]:

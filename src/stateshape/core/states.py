@@ -118,10 +118,10 @@ class States:
 
     def trajectories(self) -> list[Trajectory]:
         """The rows as plain lists."""
-        made = []
+        rows = []
         for b, length in enumerate(self.lengths_B.tolist()):
             logps = self.behaviour_logp_BT[b, :length].tolist()
-            made.append(
+            rows.append(
                 Trajectory(
                     item_id=self.item_ids[b],
                     ids=self.ids_BT[b, :length].tolist(),
@@ -131,7 +131,7 @@ class States:
                     group=int(self.group_B[b]),
                 )
             )
-        return made
+        return rows
 
 
 def pack(rows: Sequence[Trajectory], *, device: torch.device | str) -> States:

@@ -45,18 +45,18 @@ class _RowGradients(torch.autograd.Function):
         *rows: Tensor,
     ) -> Rows:
         gradient_ND = torch.empty_like(hidden_ND)
-        made: list[Rows] = []
+        chunks: list[Rows] = []
         for start in range(0, hidden_ND.shape[0], size):
             piece = slice(start, start + size)
             logits_nV = logits_of(hidden_ND[piece], head_VD).requires_grad_()
             with torch.enable_grad():
-                value_n, *seen = function(logits_nV, *(row[piece] for row in rows))
+                value_n, *details = function(logits_nV, *(row[piece] for row in rows))
             (slope_nV,) = torch.autograd.grad(value_n, logits_nV, torch.ones_like(value_n))
             gradient_ND[piece] = slope_nV.to(head_VD.dtype) @ head_VD
             mass = (slope_nV.abs_().sum(-1) / 2,) if with_mass else ()
-            made.append((value_n.detach(), *mass, *(each.detach() for each in seen)))
+            chunks.append((value_n.detach(), *mass, *(each.detach() for each in details)))
         ctx.save_for_backward(gradient_ND)
-        values = tuple(torch.cat(pieces) for pieces in zip(*made, strict=True))
+        values = tuple(torch.cat(pieces) for pieces in zip(*chunks, strict=True))
         ctx.mark_non_differentiable(*values[1:])
         return values
 
@@ -79,12 +79,12 @@ def by_chunk(
     size = max(MIN_CHUNK_ROWS, CHUNK_ELEMENTS.get(hidden_ND.device.type, 2**19) // head_VD.shape[0])
     if hidden_ND.shape[0] and torch.is_grad_enabled() and hidden_ND.requires_grad:
         return _RowGradients.apply(function, size, with_mass, head_VD, hidden_ND, *rows)  # type: ignore[no-untyped-call, no-any-return]
-    made = []
+    chunks = []
     for start in range(0, max(hidden_ND.shape[0], 1), size):
         piece = slice(start, start + size)
-        value_n, *seen = function(logits_of(hidden_ND[piece], head_VD), *(row[piece] for row in rows))
-        made.append((value_n, *([torch.full_like(value_n, float("nan"))] if with_mass else []), *seen))
-    return tuple(torch.cat(pieces) for pieces in zip(*made, strict=True))
+        value_n, *details = function(logits_of(hidden_ND[piece], head_VD), *(row[piece] for row in rows))
+        chunks.append((value_n, *([torch.full_like(value_n, float("nan"))] if with_mass else []), *details))
+    return tuple(torch.cat(pieces) for pieces in zip(*chunks, strict=True))
 
 
 def logits_of(hidden_ND: Float[Tensor, "N D"], head_VD: Float[Tensor, "V D"], temperature: float = 1.0) -> Tensor:

@@ -70,22 +70,24 @@ class Trials:
 
 def geometric_distances(pair: Paired, ruler: Ruler, trials: Trials) -> dict[str, Found]:
     """Every distance of GEOMETRIC."""
-    found: dict[str, Found] = {}
+    by_distance: dict[str, Found] = {}
     draws = trials.draws(pair.num_prompts)
     part = at_most(pair, MAX_EXACT, seed=trials.seed)
     part_draws = draws if part is pair else trials.draws(part.num_prompts)
     note = _drawn_note(part, pair)
-    found["centroid"] = Found(centroid(_differences(pair), pair.counts_P, draws), pair.num_states)
-    found |= _kernel_distances(pair, draws, part, part_draws, ruler, seed=trials.seed)
+    by_distance["centroid"] = Found(centroid(_differences(pair), pair.counts_P, draws), pair.num_states)
+    by_distance |= _kernel_distances(pair, draws, part, part_draws, ruler, seed=trials.seed)
     few = at_most(part, MAX_SLICED, seed=trials.seed)
     sliced = sliced_wassersteins(few, trials.draws(few.num_prompts), seed=trials.seed)
     for name, statistic in zip(("sliced_wasserstein_1", "sliced_wasserstein_2"), sliced):
-        found[name] = Found(replace(statistic, note=_drawn_note(few, pair)), few.num_states)
+        by_distance[name] = Found(replace(statistic, note=_drawn_note(few, pair)), few.num_states)
     if part.num_prompts < 2 * NUM_FOLDS:
-        found["c2st_auc"] = Found(None, part.num_states, f"{part.num_prompts} prompts; {2 * NUM_FOLDS} are needed")
+        by_distance["c2st_auc"] = Found(
+            None, part.num_states, f"{part.num_prompts} prompts; {2 * NUM_FOLDS} are needed"
+        )
     else:
-        found["c2st_auc"] = Found(replace(classifier_auc(part, part_draws), note=note), part.num_states)
-    return {name: found[name] for name in GEOMETRIC}
+        by_distance["c2st_auc"] = Found(replace(classifier_auc(part, part_draws), note=note), part.num_states)
+    return {name: by_distance[name] for name in GEOMETRIC}
 
 
 def _kernel_distances(
@@ -94,16 +96,18 @@ def _kernel_distances(
     """Both MMD^2 and the energy distance."""
     sums = contrasts(part, ruler.gamma or 1.0)
     energy = replace(unbiased(sums.energy_PP, part.counts_P, part_draws), note=_drawn_note(part, pair))
-    found = {"energy": Found(energy, part.num_states)}
+    by_distance = {"energy": Found(energy, part.num_states)}
     if ruler.gamma is None:
-        return found | {name: Found(None, pair.num_states, ruler.reason) for name in ("mmd2_unbiased", "mmd2_biased")}
+        return by_distance | {
+            name: Found(None, pair.num_states, ruler.reason) for name in ("mmd2_unbiased", "mmd2_biased")
+        }
     floor = ruler.biased_floor(pair.num_states)
     if part is pair:
         first = unbiased(sums.family_PP, pair.counts_P, draws)
         second = biased(sums.median_PP, pair.counts_P, draws, floor=floor)
     else:
         first, second = fourier_mmd2(pair, ruler.gamma, draws, seed=seed, floor=floor)
-    return found | {
+    return by_distance | {
         "mmd2_unbiased": Found(first, pair.num_states),
         "mmd2_biased": Found(second, pair.num_states),
     }
@@ -165,11 +169,13 @@ def word_overlaps(
         thinned_counts(side, budgets_P, num_words=num_words, seed=seed_for(trials.seed, "drift tokens", i))
         for i, side in enumerate(sides)
     )
-    made = []
+    run_then_base = []
     for other, some in ((run, trials), (base_b, trials.none())):
         both = overlaps(base_a, other, some.draws(len(counts_P)))
-        made.append({name: Found(replace(each, note=note), num_states) for name, each in zip(WORD_OVERLAP, both)})
-    return made[0], made[1]
+        run_then_base.append(
+            {name: Found(replace(each, note=note), num_states) for name, each in zip(WORD_OVERLAP, both)}
+        )
+    return run_then_base[0], run_then_base[1]
 
 
 def _of_prompts(side: Tokens, is_chosen_P: np.ndarray) -> Tokens:

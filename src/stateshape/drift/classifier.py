@@ -55,16 +55,16 @@ def _held_out(pair: Paired, draws: Draws) -> list[_Fold]:
     differences_PD = pair.differences()  # X'y, prompt by prompt
     signs_BP = np.concatenate([np.ones((1, pair.num_prompts)), draws.signs()])
     products_DD, gradients_DB = _products(rows_ND), differences_PD.T @ signs_BP.T
-    made = []
-    for _, held in GroupKFold(NUM_FOLDS).split(prompt_N, groups=prompt_N):
-        rows, prompts = rows_ND[held], np.unique(prompt_N[held])
+    folds = []
+    for _, heldout in GroupKFold(NUM_FOLDS).split(prompt_N, groups=prompt_N):
+        rows, prompts = rows_ND[heldout], np.unique(prompt_N[heldout])
         system_DD = products_DD - _products(rows) + RIDGE * np.eye(products_DD.shape[0])
         gradient_DB = gradients_DB - differences_PD[prompts].T @ signs_BP[:, prompts].T
         score_NB = rows @ cho_solve(cho_factor(system_DD, overwrite_a=True), gradient_DB, overwrite_b=True)
         # equal texts get equal scores: rounding must not decide a tie
         score_NB = score_NB.astype(np.float32)
-        made.append(_Fold(prompt_N[held], side_N[held], score_NB[:, 0], score_NB[:, 1:]))
-    return made
+        folds.append(_Fold(prompt_N[heldout], side_N[heldout], score_NB[:, 0], score_NB[:, 1:]))
+    return folds
 
 
 def _products(rows_ND: Rows) -> Float64[np.ndarray, "D D"]:

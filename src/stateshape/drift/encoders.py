@@ -41,14 +41,14 @@ class HiddenStates:
             ids = [*prompt, *joined.text]
             rows.append(ids)
             places.append(range(min(len(prompt), len(ids) - 1), len(ids)))
-        made, first, size = [], 0, 0
+        means, first, size = [], 0, 0
         for i, row in enumerate(rows):
             if size + len(row) > CHUNK_TOKENS and i > first:
-                made.append(self._means(rows[first:i], places[first:i]))
+                means.append(self._means(rows[first:i], places[first:i]))
                 first, size = i, 0
             size += len(row)
-        made.append(self._means(rows[first:], places[first:]))
-        return np.concatenate(made)
+        means.append(self._means(rows[first:], places[first:]))
+        return np.concatenate(means)
 
     @torch.no_grad()
     def _means(self, rows: list[list[int]], places: list[range]) -> Float[np.ndarray, "N D"]:

@@ -49,14 +49,14 @@ class Vocabulary(dict[str, int]):
         lengths: list[int] = []
         before, last_word_at = "", 0  # the text before, and where in it the last word begins
         for text in map(str.lower, texts):
-            kept = 0
+            num_unchanged = 0
             if last_word_at and text.startswith(before):
-                kept = lengths[-1] - 1  # all but the last word, which may be longer now
+                num_unchanged = lengths[-1] - 1  # all but the last word, which may be longer now
                 numbers.extend(numbers[len(numbers) - lengths[-1] : -1])
-            found = _TOKEN.findall(text, last_word_at if kept else 0)
-            numbers.extend(map(self.__getitem__, found))
-            lengths.append(kept + len(found))
-            before, last_word_at = text, text.rfind(found[-1]) if found else 0
+            new_words = _TOKEN.findall(text, last_word_at if num_unchanged else 0)
+            numbers.extend(map(self.__getitem__, new_words))
+            lengths.append(num_unchanged + len(new_words))
+            before, last_word_at = text, text.rfind(new_words[-1]) if new_words else 0
         return Corpus(vocabulary=self, words_T=np.array(numbers, np.int32), lengths_N=np.array(lengths, np.int64))
 
 

@@ -94,14 +94,14 @@ def _differences(pair: Paired, rows: slice, frequencies_DF: torch.Tensor) -> Flo
     prompts = pair.prompt_M[rows]
     once = np.ones(len(prompts))
     x_MD, y_MD = (side[rows].astype(np.float32) for side in (pair.x_MD, pair.y_MD))
-    made: list[list[torch.Tensor]] = [[], []]
+    cos_and_sin: list[list[torch.Tensor]] = [[], []]
     # a part of the frequencies at a time: its table stays in a core's cache while the rows pass over it
     for part_DF in frequencies_DF.split(TABLE_COLUMNS, dim=1):
         table_DF = part_DF.contiguous()
         x_MF, y_MF = (times_table(side, table_DF, slice(0, len(prompts))) for side in (x_MD, y_MD))
-        for parts, function in zip(made, (torch.cos, torch.sin)):
+        for parts, function in zip(cos_and_sin, (torch.cos, torch.sin)):
             parts.append(summed_groups(function(y_MF).sub_(function(x_MF)), prompts, once))
-    return torch.cat([*made[0], *made[1]], dim=1).numpy()
+    return torch.cat([*cos_and_sin[0], *cos_and_sin[1]], dim=1).numpy()
 
 
 def _powers(square_F: Float64[np.ndarray, " F"], num: int) -> Float64[np.ndarray, "K H"]:

@@ -91,15 +91,15 @@ def measure(
         names += [f"{prefix}_{name}" for prefix in encoders for name in GEOMETRIC]
         distances = {name: DriftValue(value=None, base_vs_base=None, note=note) for name in names}
     else:
-        found, medians[""] = _lexical([side.responses for side in sides], states, trials)
-        distances |= {name: found[name] for name in DISTANCES}
+        by_distance, medians[""] = _lexical([side.responses for side in sides], states, trials)
+        distances |= {name: by_distance[name] for name in DISTANCES}
         fewer, drawn = _at_most(states, MAX_EXACT, seed=seed)
-        found, medians[FULL_STATE] = _lexical([side.states for side in fewer.sides], fewer, trials)
-        distances |= {FULL_STATE + name: _noted(found[name], drawn) for name in DISTANCES}
+        by_distance, medians[FULL_STATE] = _lexical([side.states for side in fewer.sides], fewer, trials)
+        distances |= {FULL_STATE + name: _noted(by_distance[name], drawn) for name in DISTANCES}
         for name, encoder in encoders.items():
             vectors: list[Rows] = [np.asarray(encoder.encode(side), np.float32) for side in fewer.sides]
-            found, medians[f"{name}_"] = _geometric(vectors, centred, fewer, trials)
-            distances |= {f"{name}_{distance}": _noted(value, drawn) for distance, value in found.items()}
+            by_distance, medians[f"{name}_"] = _geometric(vectors, centred, fewer, trials)
+            distances |= {f"{name}_{distance}": _noted(value, drawn) for distance, value in by_distance.items()}
     return DriftRecord(
         task=task,
         features=FEATURES,
@@ -194,8 +194,8 @@ def _geometric(
 
 def _judged(moved: dict[str, Found], still: dict[str, Found]) -> dict[str, DriftValue]:
     return {
-        name: judged(found.statistic, still[name].statistic, num_states=found.num_states, reason=found.reason)
-        for name, found in moved.items()
+        name: judged(distance.statistic, still[name].statistic, num_states=distance.num_states, reason=distance.reason)
+        for name, distance in moved.items()
     }
 
 

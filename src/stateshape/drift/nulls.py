@@ -66,7 +66,7 @@ class Statistic:
 
 
 def judged(
-    found: Statistic | None, base: Statistic | None, *, num_states: int, reason: str | None = None
+    statistic: Statistic | None, base: Statistic | None, *, num_states: int, reason: str | None = None
 ) -> DriftValue:
     """The record of a distance of run vs base, with base vs base for comparison.
 
@@ -76,19 +76,21 @@ def judged(
     Source: Phipson & Smyth 2010 (doi:10.2202/1544-6115.1585) for p; Efron & Tibshirani 1993 ch. 10 and 13 for the rest.
     """
     base_value = None if base is None else base.value
-    if found is None:
+    if statistic is None:
         return DriftValue(value=None, base_vs_base=base_value, note=reason)
     null_mean = null_sd = z = p = low = high = None
-    if len(found.null_B):
-        null_mean, null_sd = float(found.null_B.mean()), float(found.null_B.std(ddof=1))
+    if len(statistic.null_B):
+        null_mean, null_sd = float(statistic.null_B.mean()), float(statistic.null_B.std(ddof=1))
         is_flat = null_sd <= 1e-12 * max(1.0, abs(null_mean))
-        z = None if is_flat else float(found.value - null_mean) / null_sd
-        p = (1 + int((found.null_B >= found.value - TIE * null_sd).sum())) / (len(found.null_B) + 1)
-    if len(found.resampled_B):
+        z = None if is_flat else float(statistic.value - null_mean) / null_sd
+        p = (1 + int((statistic.null_B >= statistic.value - TIE * null_sd).sum())) / (len(statistic.null_B) + 1)
+    if len(statistic.resampled_B):
         tails = [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2]
-        low, high = (np.quantile(found.resampled_B, tails) - found.resampled_B.mean() + found.value).tolist()
+        low, high = (
+            np.quantile(statistic.resampled_B, tails) - statistic.resampled_B.mean() + statistic.value
+        ).tolist()
     return DriftValue(
-        value=float(found.value),
+        value=float(statistic.value),
         base_vs_base=base_value,
         null_mean=null_mean,
         null_sd=null_sd,
@@ -96,7 +98,7 @@ def judged(
         p=p,
         lo=low,
         hi=high,
-        floor=found.floor,
+        floor=statistic.floor,
         num_states=num_states,
-        note=found.note,
+        note=statistic.note,
     )

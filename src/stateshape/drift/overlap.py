@@ -37,9 +37,10 @@ def thinned_counts(side: Tokens, budgets_P: Int64[np.ndarray, " P"], *, num_word
     shuffled = np.lexsort((np.random.default_rng(seed).random(len(side.words_T)), side.prompt_T))
     prompts = side.prompt_T[shuffled]
     rank_T = np.arange(len(prompts)) - np.searchsorted(prompts, prompts)
-    kept = shuffled[rank_T < budgets_P[prompts]]
+    chosen = shuffled[rank_T < budgets_P[prompts]]
     counts = csr_array(
-        (np.ones(len(kept), np.int64), (side.prompt_T[kept], side.words_T[kept])), shape=(len(budgets_P), num_words)
+        (np.ones(len(chosen), np.int64), (side.prompt_T[chosen], side.words_T[chosen])),
+        shape=(len(budgets_P), num_words),
     )
     counts.sum_duplicates()
     return counts

@@ -53,15 +53,15 @@ def contrasts(pair: Paired, gamma: float) -> Contrasts:
     rows_ND, prompt_N, side_N = pair.pooled()
     widest = gamma / BANDWIDTHS[0] ** 2
     left, right = exponent_left(rows_ND, widest), exponent_right(rows_ND, widest)
-    made = Contrasts(*(np.zeros((pair.num_prompts, pair.num_prompts)) for _ in Contrasts._fields))
+    sums = Contrasts(*(np.zeros((pair.num_prompts, pair.num_prompts)) for _ in Contrasts._fields))
     for first in range(0, len(prompt_N), TABLE_COLUMNS):
         columns = slice(first, min(first + TABLE_COLUMNS, len(prompt_N)))
         table_DC = table(right[columns])
         for rows in _row_blocks(columns):
             exponent_RC = times_table(left, table_DC, rows).clamp_(max=0.0)
-            for sums_PP, tile_RC in zip(made, _tiles(exponent_RC, widest)):
+            for sums_PP, tile_RC in zip(sums, _tiles(exponent_RC, widest)):
                 _add(sums_PP, tile_RC, prompt_N, side_N, rows, columns)
-    return made
+    return sums
 
 
 def _row_blocks(columns: slice) -> Iterator[slice]:

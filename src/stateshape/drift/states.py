@@ -57,17 +57,17 @@ def prefix_states(rollouts: Rollouts, *, generator: np.random.Generator, num_cut
     A response shorter than `num_cuts` gives one state per token; an empty one gives none, as it has no state after the
     prompt that the model wrote itself.
     """
-    made = PrefixStates(responses=[], states=[], prompt_ids=[])
+    states = PrefixStates(responses=[], states=[], prompt_ids=[])
     for prompt_id, prompt, pieces in zip(rollouts.prompt_ids, rollouts.prompts, rollouts.pieces):
         if not pieces:
             continue
         cuts = generator.choice(len(pieces), size=min(num_cuts, len(pieces)), replace=False) + 1
         for cut in sorted(cuts.tolist()):
             prefix = "".join(pieces[:cut])
-            made.responses.append(prefix)
-            made.states.append(prompt + prefix)
-            made.prompt_ids.append(prompt_id)
-    return made
+            states.responses.append(prefix)
+            states.states.append(prompt + prefix)
+            states.prompt_ids.append(prompt_id)
+    return states
 
 
 class Matched(NamedTuple):
@@ -108,8 +108,8 @@ def _drawn(
     shuffled = shuffled[prompt_N[shuffled] >= 0]
     prompts = prompt_N[shuffled]
     rank = np.arange(len(prompts)) - np.searchsorted(prompts, prompts)
-    kept = np.sort(shuffled[rank < limit_P[prompts]])
-    return kept[np.argsort(prompt_N[kept], kind="stable")]
+    chosen = np.sort(shuffled[rank < limit_P[prompts]])
+    return chosen[np.argsort(prompt_N[chosen], kind="stable")]
 
 
 def number_labels(*sides: Sequence[str]) -> list[Int64[np.ndarray, " N"]]:

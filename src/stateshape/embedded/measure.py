@@ -55,8 +55,8 @@ def greedy_completions(
 
 def marked_answer(completion: str) -> str | None:
     """The number after the first answer mark, or None."""
-    found = _ANSWER.search(completion)
-    return found.group(1) if found else None
+    match = _ANSWER.search(completion)
+    return match.group(1) if match else None
 
 
 def target_accuracy(

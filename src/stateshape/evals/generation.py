@@ -36,9 +36,9 @@ def generate_and_grade(
     )
     prompts = _prompts(policy, task)
     completions = (sampler or LocalSampler()).sample(policy, prompts, settings, seed=GREEDY_SEED, progress=progress)
-    for item, made in zip(task.test, completions, strict=True):
-        check_finite(policy, task.name, item.item_id, made.logps)
-    return [_row(policy, task, item, made) for item, made in zip(task.test, completions, strict=True)]
+    for item, completion in zip(task.test, completions, strict=True):
+        check_finite(policy, task.name, item.item_id, completion.logps)
+    return [_row(policy, task, item, completion) for item, completion in zip(task.test, completions, strict=True)]
 
 
 def _prompts(policy: Policy, task: GenerationTask) -> list[list[int]]:
@@ -57,8 +57,8 @@ def _prompts(policy: Policy, task: GenerationTask) -> list[list[int]]:
     return [policy.fitted(ids, behind=task.max_new_tokens) for ids in prompts]
 
 
-def _row(policy: Policy, task: GenerationTask, item: GenerationItem, made: Completion) -> EvalRow:
-    text = policy.decode(made.ids[:-1] if made.finish == "eos" else made.ids)
+def _row(policy: Policy, task: GenerationTask, item: GenerationItem, completion: Completion) -> EvalRow:
+    text = policy.decode(completion.ids[:-1] if completion.finish == "eos" else completion.ids)
     grades = task.grade(text, item)
     headline = grades.strict if task.metric == "strict" else grades.flexible
     return EvalRow(
@@ -70,9 +70,9 @@ def _row(policy: Policy, task: GenerationTask, item: GenerationItem, made: Compl
         scores={
             "strict": float(grades.strict.is_correct),
             "flexible": float(grades.flexible.is_correct),
-            "truncated": float(made.finish == "length"),
+            "truncated": float(completion.finish == "length"),
         },
         completion=text,
-        finish=made.finish,
-        num_tokens=len(made.ids),
+        finish=completion.finish,
+        num_tokens=len(completion.ids),
     )

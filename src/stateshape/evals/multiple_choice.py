@@ -99,8 +99,10 @@ def _sequences(policy: Policy, item: ChoiceItem, *, index: int) -> Iterator[_Sco
                 f"{policy.max_positions} positions; use a model with more"
             )
         room = len(context) if policy.max_positions is None else policy.max_positions - len(targets) + 1
-        kept = context[-room:]
-        yield _Scored(index, option, [*kept, *targets[:-1]], len(kept) - 1, targets, len(kept) < len(context))
+        shortened = context[-room:]
+        yield _Scored(
+            index, option, [*shortened, *targets[:-1]], len(shortened) - 1, targets, len(shortened) < len(context)
+        )
 
 
 def _batches(sequences: Sequence[_Scored], batch_tokens: int) -> Iterator[list[_Scored]]:

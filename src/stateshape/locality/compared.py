@@ -59,18 +59,18 @@ class Compared:
         return SamplingSettings(max_new_tokens=longest, stops=self.stops)
 
     def rollouts(self, prompts: list[list[int]], completions: list[Completion], *, seed: int) -> Written:
-        rows, at = written(prompts, [made.ids for made in completions])
+        rows, at = written(prompts, [completion.ids for completion in completions])
         chosen = thinned(at, self.settings.positions, np.random.default_rng(seed))
         return Written(prompts, completions, places(rows, chosen))
 
     @cached_property
     def by_base(self) -> dict[str, BaseStates]:
         """The base's own states: "new task", "retention"."""
-        made = [
+        own_states = [
             self.write(self.base, f"base {name}", is_retention=name == "retention", seed=self.seed) for name in KINDS
         ]
-        hidden = hidden_at(self.base, [rollouts.states for rollouts in made])
-        return {name: BaseStates(r.states, h_ND) for name, r, h_ND in zip(KINDS, made, hidden)}
+        hidden = hidden_at(self.base, [rollouts.states for rollouts in own_states])
+        return {name: BaseStates(r.states, h_ND) for name, r, h_ND in zip(KINDS, own_states, hidden)}
 
 
 @torch.no_grad()

@@ -98,8 +98,10 @@ def begin_probe(
         **_agreement(rows, tokens, hidden["training"], head_VD, signals),
         **_geometry(learner),
     }
-    kept = ("training", "own", "neutral")
-    return Pending(values, fresh.grades, {name: at[name] for name in kept}, {name: hidden[name] for name in kept})
+    still_needed = ("training", "own", "neutral")
+    return Pending(
+        values, fresh.grades, {name: at[name] for name in still_needed}, {name: hidden[name] for name in still_needed}
+    )
 
 
 @torch.no_grad()
@@ -161,9 +163,9 @@ def _write(
         seed=seed_for(seed, "rollouts"),
     )
     graded = []
-    for (row, at), made in zip(continued, written[len(prompts) :], strict=True):
+    for (row, at), completion in zip(continued, written[len(prompts) :], strict=True):
         assert grader is not None
-        verdict = grader(row.row.item_id, response_text(learner, [*row.prefix(at), *made.ids]))
+        verdict = grader(row.row.item_id, response_text(learner, [*row.prefix(at), *completion.ids]))
         if verdict is not None:
             graded.append(Graded(prefix_fraction(row.row, at), verdict))
     own = compared.rollouts(prompts, written[: len(prompts)], seed=seed_for(seed, "states"))
@@ -184,7 +186,7 @@ def _surprise(
     logp_N = token_logp(hidden_ND, learner.head_VD, ids_N).double().cpu().numpy()
     behaviour_N = np.array([row.logps[t] for row, t in pairs], np.float64)  # None becomes NaN
     known_N = ~np.isnan(behaviour_N)
-    gap = reachability_gap(-logp_N, np.array([-logp for made in own for logp in made.logps[:-1]]))
+    gap = reachability_gap(-logp_N, np.array([-logp for completion in own for logp in completion.logps[:-1]]))
     return {
         "reachability_gap_nats": None if gap is None else gap.mean_nats,
         "reachability_gap_p90_nats": None if gap is None else gap.p90_nats,
@@ -196,9 +198,9 @@ def _told_apart(rows: Sequence[TrainingRow], own: Written, rng: np.random.Genera
     """The classifier on a few states of every training row and of every fresh rollout."""
     training = [(row.row.item_id, row.prefix(int(t))) for row in rows for t in _some(row.tokens, rng)]
     fresh = [
-        (str(number), made.ids[: int(t)])
-        for number, made in enumerate(own.completions)
-        for t in _some(np.arange(len(made.ids)), rng)
+        (str(number), completion.ids[: int(t)])
+        for number, completion in enumerate(own.completions)
+        for t in _some(np.arange(len(completion.ids)), rng)
     ]
     return c2st_auc(
         [ids for _, ids in training],

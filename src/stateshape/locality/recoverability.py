@@ -69,12 +69,12 @@ def prefix_fraction(row: Trajectory, at: int) -> float:
 
 def graded_teacher(signal: Signal, decode: Callable[[list[int]], str], grader: Grader) -> list[Graded]:
     """The teacher's own continuations, where they are what is imitated; prefix and continuation graded as one response."""
-    made: list[Graded] = []
+    graded: list[Graded] = []
     if not isinstance(signal, Imitate):
-        return made
+        return graded
     for row in signal.states.trajectories():
         at = taken_over_at(row)
         verdict = None if at is None else grader(row.item_id, decode(row.response))
         if at is not None and verdict is not None:
-            made.append(Graded(prefix_fraction(row, at), verdict))
-    return made
+            graded.append(Graded(prefix_fraction(row, at), verdict))
+    return graded

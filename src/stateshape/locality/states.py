@@ -26,8 +26,8 @@ class Places(NamedTuple):
 
 def places(rows: Sequence[Sequence[int]], at: Sequence[np.ndarray]) -> Places:
     """Rows up to their last place; those without a place are left out."""
-    kept = [(list(ids[: int(where[-1]) + 1]), where) for ids, where in zip(rows, at, strict=True) if len(where)]
-    return Places([ids for ids, _ in kept], [where for _, where in kept])
+    with_places = [(list(ids[: int(where[-1]) + 1]), where) for ids, where in zip(rows, at, strict=True) if len(where)]
+    return Places([ids for ids, _ in with_places], [where for _, where in with_places])
 
 
 def thinned(at: Sequence[np.ndarray], limit: int, rng: np.random.Generator) -> list[np.ndarray]:
@@ -67,12 +67,12 @@ class TrainingRow(NamedTuple):
 
 def training_rows(signals: Mapping[str, Signal]) -> list[TrainingRow]:
     """Every supervised row of every term, in order."""
-    made = []
+    rows = []
     for term, signal in signals.items():
         first = 0
         for row, supervised in zip(signal.states.trajectories(), signal.supervise_BT.cpu().numpy(), strict=True):
             tokens = supervised.nonzero()[0]
             if len(tokens):
-                made.append(TrainingRow(term, row, tokens, first))
+                rows.append(TrainingRow(term, row, tokens, first))
             first += len(tokens)
-    return made
+    return rows

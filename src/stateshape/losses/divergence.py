@@ -77,7 +77,7 @@ class Divergence:
         states = signal.states
         of_logps: dict[Direction, Callable[[Tensor, Tensor], Tensor]]
         of_logps = {"forward": forward_kl, "reverse": reverse_kl, "jsd": partial(generalised_jsd, beta=self.beta)}
-        found = divergence_in_detail(
+        detail = divergence_in_detail(
             learner.hidden(states.ids_BT, states.lengths_B, before(signal.supervise_BT)),
             learner.head_VD,
             signal.teacher_hidden_ND,
@@ -85,12 +85,12 @@ class Divergence:
             states.ids_BT[signal.supervise_BT],
             of_logps[self.direction],
         )
-        total = found.value_N.sum()
+        total = detail.value_N.sum()
         per_token = {
-            "mass": found.mass_N,
-            "learner_logp": found.learner_logp_N,
-            "divergence": found.value_N.detach(),
-            "teacher_entropy": found.teacher_entropy_N,
+            "mass": detail.mass_N,
+            "learner_logp": detail.learner_logp_N,
+            "divergence": detail.value_N.detach(),
+            "teacher_entropy": detail.teacher_entropy_N,
         }
         name = "jsd_nats" if self.direction == "jsd" else "kl_nats"
         return LossValue(total=total, sums={name: total.detach()}, per_token=per_token)

@@ -134,8 +134,8 @@ def check_passes(weights: SharedWeights) -> tuple[bool, CacheShapes]:
     try:
         join_weights(weights.body)
         plain = read_decoder(weights.body, None, trainable=False)
-        found, off = run_both(weights, probe, truth, plain)
-        is_plain = gap(found, truth).worst <= MAX_GAP and off <= allowed
+        ours, off = run_both(weights, probe, truth, plain)
+        is_plain = gap(ours, truth).worst <= MAX_GAP and off <= allowed
     except torch.OutOfMemoryError:
         raise
     except FOREIGN:
@@ -143,23 +143,23 @@ def check_passes(weights: SharedWeights) -> tuple[bool, CacheShapes]:
     if is_plain:
         if weights.halves is not PLAIN:
             check_compiled(weights, probe, truth, allowed)
-        return True, cache_shapes(found)
+        return True, cache_shapes(ours)
     with _refusing(weights):
-        found, off = run_both(weights, probe, truth, partial(run_transformers, weights.body))
-    refuse_gap(weights, gap(found._replace(cached=None), truth))
+        ours, off = run_both(weights, probe, truth, partial(run_transformers, weights.body))
+    refuse_gap(weights, gap(ours._replace(cached=None), truth))
     if not off <= allowed:
         raise BadInput(
             f"model: got {weights.source!r}, whose logits in {name_of(weights.dtype)} are off by {off:.2g} of their size in "
             f"our pass; expected at most {allowed:.2g}, by its own code's rounding; use --dtype float32"
         )
-    return False, cache_shapes(found)
+    return False, cache_shapes(ours)
 
 
 def run_both(weights: SharedWeights, probe: Probe, truth: Found, forward: ForwardPass) -> tuple[Found, float]:
     """What the pass gives in double precision, and how far it is off in the weights' own."""
     with exact(weights):
-        found = run_ours(weights, probe, forward)
-    return found, rounding(run_ours(weights, probe, forward), truth)
+        ours = run_ours(weights, probe, forward)
+    return ours, rounding(run_ours(weights, probe, forward), truth)
 
 
 def allowed_rounding(weights: SharedWeights, probe: Probe, truth: Found) -> float:
@@ -186,18 +186,18 @@ def allowed_rounding(weights: SharedWeights, probe: Probe, truth: Found) -> floa
     return MAX_ROUNDING * (rounding(own, truth) + torch.finfo(weights.dtype).eps)
 
 
-def refuse_gap(weights: SharedWeights, found: Gap) -> None:
+def refuse_gap(weights: SharedWeights, difference: Gap) -> None:
     """Raises BadInput where a pass through transformers' code gives other logits than the model does."""
-    if found.worst <= MAX_GAP:
+    if difference.worst <= MAX_GAP:
         return
-    if found.second_row <= MAX_GAP:
+    if difference.second_row <= MAX_GAP:
         raise BadInput(
             f"model: got {weights.source!r}, in which a row's logits depend on the longest row of its pass (relative "
-            f"difference {found.first_row:.2g}); expected positions that do not depend on other rows; use another model"
+            f"difference {difference.first_row:.2g}); expected positions that do not depend on other rows; use another model"
         )
     raise BadInput(
-        f"model: got {weights.source!r}, which has other logits than ours (relative difference {found.worst:.2g}); expected "
-        f"{ORDINARY}; use another model"
+        f"model: got {weights.source!r}, which has other logits than ours (relative difference "
+        f"{difference.worst:.2g}); expected {ORDINARY}; use another model"
     )
 
 
@@ -218,9 +218,9 @@ def _refusing(weights: SharedWeights) -> Iterator[None]:
         ) from None
 
 
-def cache_shapes(found: Found) -> CacheShapes:
-    assert found.cached is not None
-    keys, values = ((len(found.cached), *part.shape[1:]) for part in found.cached[0])
+def cache_shapes(outputs: Found) -> CacheShapes:
+    assert outputs.cached is not None
+    keys, values = ((len(outputs.cached), *part.shape[1:]) for part in outputs.cached[0])
     return CacheShapes(keys, values)
 
 

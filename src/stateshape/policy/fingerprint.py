@@ -78,17 +78,17 @@ def _of_folder(folder: Path) -> str | None:
     weights = sorted({path for pattern in WEIGHTS for path in folder.glob(pattern) if path.is_file()})
     if not weights:
         return None
-    made = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in weights:
-        made.update(f"{path.name} {_digest(path)}\n".encode())
+        digest.update(f"{path.name} {_digest(path)}\n".encode())
     for name in SETTINGS:
         if (folder / name).is_file():
             said = {key: value for key, value in _object(folder / name).items() if key not in UNSAID}
-            made.update(f"{name} {json.dumps(said, sort_keys=True)}\n".encode())
+            digest.update(f"{name} {json.dumps(said, sort_keys=True)}\n".encode())
     for name in TOKENIZER:
         if (folder / name).is_file():
-            made.update(f"{name} {_digest(folder / name)}\n".encode())
-    return made.hexdigest()
+            digest.update(f"{name} {_digest(folder / name)}\n".encode())
+    return digest.hexdigest()
 
 
 def _object(path: Path) -> dict[str, object]:
@@ -111,11 +111,11 @@ def _digest_once(path: str, size: int, mtime_ns: int) -> str:
     with open(path, "rb") as file:
         if size <= WHOLE_BYTES:
             return hashlib.file_digest(file, "sha256").hexdigest()
-        made = hashlib.sha256(f"{size}\n".encode())
-        made.update(file.read(EDGE_BYTES))
+        digest = hashlib.sha256(f"{size}\n".encode())
+        digest.update(file.read(EDGE_BYTES))
         for start in range(EDGE_BYTES, size - EDGE_BYTES, STRIDE_BYTES):
             file.seek(start)
-            made.update(file.read(PAGE_BYTES))
+            digest.update(file.read(PAGE_BYTES))
         file.seek(size - EDGE_BYTES)
-        made.update(file.read())
-    return made.hexdigest()
+        digest.update(file.read())
+    return digest.hexdigest()

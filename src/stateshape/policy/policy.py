@@ -137,11 +137,11 @@ class Policy:
             return []
         prompts = self._encoded([prompt for prompt, _ in pairs])
         wholes = self._encoded([prompt + text for prompt, text in pairs])
-        made = []
+        joined = []
         for (_, text), prompt, whole in zip(pairs, map(self._bare, prompts), map(self._bare, wholes), strict=True):
             is_split = whole[: len(prompt)] == prompt
-            made.append(Joined(prompt, whole[len(prompt) :] if is_split else self.encode(text), is_split))
-        return made
+            joined.append(Joined(prompt, whole[len(prompt) :] if is_split else self.encode(text), is_split))
+        return joined
 
     def fitted(self, prompt: list[int], *, behind: int) -> list[int]:
         """The prompt's ids with room for so many tokens behind them: a longer prompt loses tokens on the left."""
@@ -166,10 +166,10 @@ def end_ids(weights: SharedWeights) -> tuple[int, ...]:
     extra = configured.eos_token_id if configured is not None else None
     extras = extra if isinstance(extra, list) else [extra]
     own = weights.tokenizer.eos_token_id
-    found = [token for token in [own, *extras] if token is not None]
-    if not found:
+    ends = [token for token in [own, *extras] if token is not None]
+    if not ends:
         raise BadInput(
             f"model: got {weights.source!r}, which has no end token; expected one in its tokenizer or generation config; "
             "set eos_token in tokenizer_config.json"
         )
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(ends))

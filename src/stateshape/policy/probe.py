@@ -90,7 +90,7 @@ def exact(weights: SharedWeights) -> Iterator[None]:
 
 def run_own(weights: SharedWeights, probe: Probe) -> Found:
     """The model's own code, a row at a time."""
-    made = [
+    outputs = [
         weights.model(
             input_ids=torch.tensor([row], device=weights.device),
             position_ids=torch.tensor([positions], device=weights.device),
@@ -98,7 +98,7 @@ def run_own(weights: SharedWeights, probe: Probe) -> Found:
         )
         for row, positions in zip(probe.rows, probe.positions)
     ]
-    return Found(torch.cat([one.logits[0] for one in made]), _cached([one.past_key_values for one in made]))
+    return Found(torch.cat([one.logits[0] for one in outputs]), _cached([one.past_key_values for one in outputs]))
 
 
 def _cached(caches: list[Any]) -> list[tuple[Tensor, Tensor]] | None:
@@ -126,26 +126,26 @@ def run_ours(weights: SharedWeights, probe: Probe, forward: ForwardPass) -> Foun
     return Found(hidden_TD @ weights.head_VD.T, [(keys[path_T], values[path_T]) for keys, values in attention.kept])
 
 
-def gap(found: Found, expected: Found) -> Gap:
+def gap(actual: Found, expected: Found) -> Gap:
     """Differences of logits row by row, and of what the tokens leave in a cache where both tell."""
-    difference_TV = (found.logits_TV - expected.logits_TV).abs()
+    difference_TV = (actual.logits_TV - expected.logits_TV).abs()
     size = expected.logits_TV.abs().max().clamp_min(TINY)
     first, second = (float(row.max() / size) for row in difference_TV.chunk(2))
-    if found.cached is None or expected.cached is None:
+    if actual.cached is None or expected.cached is None:
         return Gap(first, second, 0.0)
-    if len(found.cached) != len(expected.cached):
+    if len(actual.cached) != len(expected.cached):
         return Gap(first, second, torch.inf)
-    pairs = [pair for layers in zip(found.cached, expected.cached) for pair in zip(*layers)]
+    pairs = [pair for layers in zip(actual.cached, expected.cached) for pair in zip(*layers)]
     return Gap(first, second, float(torch.tensor([_part_gap(mine, theirs) for mine, theirs in pairs]).max()))
 
 
-def _part_gap(found: Tensor, expected: Tensor) -> float:
-    if found.shape != expected.shape:
+def _part_gap(actual: Tensor, expected: Tensor) -> float:
+    if actual.shape != expected.shape:
         return torch.inf
-    return float((found - expected).abs().max() / expected.abs().max().clamp_min(TINY))
+    return float((actual - expected).abs().max() / expected.abs().max().clamp_min(TINY))
 
 
-def rounding(found: Found, expected: Found) -> float:
+def rounding(actual: Found, expected: Found) -> float:
     """Root mean square of what logits in the weights' own precision are off by, relative to the logits'."""
-    difference_TV = found.logits_TV.double() - expected.logits_TV
+    difference_TV = actual.logits_TV.double() - expected.logits_TV
     return float(difference_TV.pow(2).mean().sqrt() / expected.logits_TV.pow(2).mean().sqrt().clamp_min(TINY))

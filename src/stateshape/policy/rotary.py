@@ -23,8 +23,8 @@ def hold_angles(body: Any) -> int | None:
                 continue
             limits.append(_boundary(module, layer_type, kind))
             prefix = f"{layer_type}_" if layer_type else ""
-            held = getattr(module, f"{prefix}original_inv_freq")
-            setattr(module, f"{prefix}inv_freq", held.to(getattr(module, f"{prefix}inv_freq").device))
+            original = getattr(module, f"{prefix}original_inv_freq")
+            setattr(module, f"{prefix}inv_freq", original.to(getattr(module, f"{prefix}inv_freq").device))
             if layer_type:
                 module.rope_type = module.rope_type | {layer_type: FIXED}
             else:

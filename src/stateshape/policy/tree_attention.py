@@ -126,8 +126,8 @@ class TreeAttention:
     def __call__(self, layer: int, query_NHE: Tensor, key_NGE: Tensor, value_NGE: Tensor, scale: float) -> Tensor:
         if self.kept is not None:
             self.kept.append((key_NGE, value_NGE))
-        made = [_attend(block, query_NHE, key_NGE, value_NGE, scale) for block in self.layout.blocks]
-        return made[0] if len(made) == 1 else torch.cat(made)  # the flat order is the blocks' order
+        attended = [_attend(block, query_NHE, key_NGE, value_NGE, scale) for block in self.layout.blocks]
+        return attended[0] if len(attended) == 1 else torch.cat(attended)  # the flat order is the blocks' order
 
 
 def _attend(block: Block, query_NHE: Tensor, key_NGE: Tensor, value_NGE: Tensor, scale: float) -> Tensor:

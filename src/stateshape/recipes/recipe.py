@@ -219,15 +219,15 @@ def recipe_class(name: str) -> type[Recipe]:
             f"recipe: got {shown(name)}; expected one of {', '.join(BUILT_IN)}, or package.module:Class, "
             "file.py:Class of your own"
         )
-    found: Any = load_object(path, what="recipe")
-    known = getattr(found, "compositions", None)
-    if not known or not all(isinstance(one, Composition) for one in known) or not hasattr(found, "build"):
+    recipe: Any = load_object(path, what="recipe")
+    known = getattr(recipe, "compositions", None)
+    if not known or not all(isinstance(one, Composition) for one in known) or not hasattr(recipe, "build"):
         raise BadInput(f"recipe: got {name!r}, which has no `compositions` and `build`; see docs/recipes.md")
-    if not hasattr(found, "__dataclass_fields__"):
+    if not hasattr(recipe, "__dataclass_fields__"):
         raise BadInput(f"recipe: got {name!r}, which is not a dataclass; its fields are its flags; see docs/recipes.md")
-    if lacking := [field for field in ("needs", "source") if not hasattr(found, field)]:
+    if lacking := [field for field in ("needs", "source") if not hasattr(recipe, field)]:
         raise BadInput(f"recipe: got {name!r}, which has no `{lacking[0]}`; see docs/recipes.md")
-    return found
+    return recipe
 
 
 def recipe_name(recipe: Recipe) -> str:

@@ -105,15 +105,15 @@ class Replay:
         recorded = Recording(Path(self.states))
         term = recorded.chosen_term(self.term)
         writer = self.facts.about
-        found = recorded.writers(term)
-        if writer is not None and int(writer) not in found:
-            others = sorted(Origin(origin).name.lower() for origin in found.keys() - {int(Origin.PROMPT)})
+        writers = recorded.writers(term)
+        if writer is not None and int(writer) not in writers:
+            others = sorted(Origin(origin).name.lower() for origin in writers.keys() - {int(Origin.PROMPT)})
             raise BadInput(
                 f"signal: got {self.signal}, but {self.states} recorded no token that was written by the "
                 f"{writer.name.lower()}, only by: {', '.join(others)}; use states of another run, or a teacher's "
                 "distribution or continuation"
             )
-        if self.facts.is_weighed_by_logprob and not found[Origin.LEARNER]:
+        if self.facts.is_weighed_by_logprob and not writers[Origin.LEARNER]:
             raise BadInput(
                 f"signal: got {self.signal}, which weighs tokens by the log-prob they were sampled at, but {self.states} "
                 "recorded some without (their prompts were exchanged); use another signal, or states of another run"
@@ -135,13 +135,13 @@ class Replay:
         return Method(states=states, signal=self.signal_source(parts), loss=self.loss())
 
     def loss(self) -> Loss:
-        made: dict[str, Callable[[], Loss]] = {
+        loss_for: dict[str, Callable[[], Loss]] = {
             "cross-entropy": CrossEntropy,
             "divergence": lambda: Divergence(direction=self.direction, beta=self.beta),
             "policy gradient": lambda: PolicyGradient(normalise="token-mean", temperature=self.temperature),
             "preference": Preference,
         }
-        return made[self.facts.read_by]()
+        return loss_for[self.facts.read_by]()
 
     def signal_source(self, parts: Parts) -> SignalSource[Policy]:
         settings = parts.sampling(self.max_new_tokens, temperature=self.temperature)
@@ -151,7 +151,7 @@ class Replay:
             assert self.teacher is not None
             return parts.teacher(self.teacher)
 
-        made: dict[str, Callable[[], SignalSource[Policy]]] = {
+        source_for: dict[str, Callable[[], SignalSource[Policy]]] = {
             "gold-tokens": GoldTokens,
             "teacher-tokens": TeacherTokens,
             "teacher-continuation": lambda: TeacherContinuation(teacher=teacher(), sampler=sampler, settings=settings),
@@ -162,4 +162,4 @@ class Replay:
             "reward-filter": lambda: RewardFilter(reward=reward_of(self.reward, parts)),
             "preference": lambda: RewardPreference(reward=reward_of(self.reward, parts), reference=None),
         }
-        return made[self.signal]()
+        return source_for[self.signal]()

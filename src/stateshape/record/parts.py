@@ -44,17 +44,17 @@ def part_name(first: int, last: int) -> str:
 
 
 def all_parts(folder: Path) -> list[PartFile]:
-    found = [(path, NAME.fullmatch(path.name)) for path in folder.glob("*.parquet")]
-    return [PartFile(path, int(match[1]), int(match[2])) for path, match in found if match]
+    matches = [(path, NAME.fullmatch(path.name)) for path in folder.glob("*.parquet")]
+    return [PartFile(path, int(match[1]), int(match[2])) for path, match in matches if match]
 
 
 def parts_of(folder: Path) -> list[PartFile]:
     """The parts that count, in order of steps."""
-    kept: list[PartFile] = []
+    valid: list[PartFile] = []
     for part in sorted(all_parts(folder), key=lambda part: (part.first, -part.last)):
-        if not kept or part.last > kept[-1].last:
-            kept.append(part)
-    return kept
+        if not valid or part.last > valid[-1].last:
+            valid.append(part)
+    return valid
 
 
 def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -103,11 +103,11 @@ def reading(path: Path) -> Iterator[None]:
 def check_part(path: Path) -> None:
     """Whether it is a Parquet file with the columns of a part, according to its footer. Raises BadInput."""
     with reading(path):
-        found = pq.read_schema(path)
+        schema = pq.read_schema(path)
     for wanted in SCHEMA:
-        at = found.get_field_index(wanted.name)
-        if at < 0 or found.field(at).type != wanted.type:
-            got = "no such column" if at < 0 else str(found.field(at).type)
+        at = schema.get_field_index(wanted.name)
+        if at < 0 or schema.field(at).type != wanted.type:
+            got = "no such column" if at < 0 else str(schema.field(at).type)
             raise BadInput(
                 f"{path}: {wanted.name}: got {shown(got)}; expected {wanted.type}, as a run records it; use the run's own file"
             )
@@ -160,10 +160,10 @@ def merge_blocks(folder: Path, *, before: int) -> None:
 
 def drop_from(folder: Path, step: int) -> None:
     """Removes steps `step`, `step` + 1, ..., and what an interrupted process left behind."""
-    kept = parts_of(folder)
-    for path in [*folder.glob(".*.tmp"), *(part.path for part in all_parts(folder) if part not in kept)]:
+    valid = parts_of(folder)
+    for path in [*folder.glob(".*.tmp"), *(part.path for part in all_parts(folder) if part not in valid)]:
         path.unlink()
-    for part in reversed(kept):
+    for part in reversed(valid):
         if part.last < step:
             break
         if part.first < step:

@@ -39,10 +39,10 @@ class Recording:
     def source(self) -> Source:
         path = self.parts[0].path
         with reading(path):
-            found = source_of(pq.read_schema(path))
-        if found is None:
+            source = source_of(pq.read_schema(path))
+        if source is None:
             raise BadInput(f"{path}: got no stateshape.model in its metadata; expected states that a run recorded")
-        return found
+        return source
 
     @property
     def num_steps(self) -> int:
@@ -51,10 +51,10 @@ class Recording:
 
     @cached_property
     def terms(self) -> list[str]:
-        found: set[str] = set()
+        terms: set[str] = set()
         for part in self.parts:
-            found |= set(pc.unique(read_part(part.path, ["term"])["term"]).to_pylist())
-        return sorted(found)
+            terms |= set(pc.unique(read_part(part.path, ["term"])["term"]).to_pylist())
+        return sorted(terms)
 
     def chosen_term(self, term: str | None) -> str:
         """The one asked for, or the only one there is. Raises BadInput."""
@@ -80,7 +80,7 @@ class Recording:
 
     def writers(self, term: str) -> dict[int, bool]:
         """By who wrote tokens of this term, whether the log-prob of each is known."""
-        found: dict[int, bool] = {}
+        known_by_writer: dict[int, bool] = {}
         for part in self.parts:
             table = read_part(part.path, ["term", "origins", "behaviour_logp"]).filter(pc.field("term") == term)
             origins = pc.list_flatten(table["origins"])
@@ -88,8 +88,8 @@ class Recording:
             is_known = pc.and_kleene(pc.is_valid(logps), pc.invert(pc.is_nan(logps)))
             for origin in pc.unique(origins).to_pylist():
                 all_known = pc.all(is_known.filter(pc.equal(origins, origin))).as_py()
-                found[origin] = found.get(origin, True) and bool(all_known)
-        return found
+                known_by_writer[origin] = known_by_writer.get(origin, True) and bool(all_known)
+        return known_by_writer
 
     def item_ids(self, term: str) -> list[tuple[str, ...]]:
         """The prompts of each step, as it drew them: one item id a group, in order."""
@@ -123,17 +123,17 @@ def recorded_runs(folder: Path) -> list[RecordedRun]:
         )
     if parts_of(folder / layout.STATES) or not (folder / layout.RUNS).is_dir():
         return [RecordedRun(None, None, Recording(folder))]
-    found = []
+    runs = []
     for path in sorted(folder.glob(f"runs/*/seed*/{layout.STATES}"), key=place):
         if parts_of(path):
             run, seed = place(path)
-            found.append(RecordedRun(run, seed, Recording(path.parent)))
-    if not found:
+            runs.append(RecordedRun(run, seed, Recording(path.parent)))
+    if not runs:
         raise BadInput(
             f"states: got {shown(str(folder), limit=MAX_PATH)}, a study none of whose runs has recorded "
             "states; expected some; set states_mb above 0 in its train settings"
         )
-    return found
+    return runs
 
 
 def place(path: Path) -> tuple[str, int]:

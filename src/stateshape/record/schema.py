@@ -59,9 +59,9 @@ class Source(NamedTuple):
 
 def source_of(schema: pa.Schema) -> Source | None:
     """None where the file was not written by this package."""
-    found = schema.metadata or {}
+    metadata = schema.metadata or {}
     keys = [f"stateshape.{name}".encode() for name in Source._fields]
-    return Source(*(found[key].decode() for key in keys)) if all(key in found for key in keys) else None
+    return Source(*(metadata[key].decode() for key in keys)) if all(key in metadata for key in keys) else None
 
 
 def vocabulary_sha256(vocabulary: Mapping[str, int]) -> str:

@@ -69,11 +69,11 @@ class Tables:
 
     def for_files(self) -> list[Table]:
         """Those with rows, without the two numbered ones."""
-        found = [
+        tables = [
             self.versus_base, self.versus_teacher, self.contrasts, self.secondary, self.per_seed, self.evidence, self.drift,
             self.locality_last, self.locality_depth, self.cost, self.phases, self.state_map_means, *self.predictors,
         ]  # fmt: skip
-        return [table for table in found if table is not None and table.rows]
+        return [table for table in tables if table is not None and table.rows]
 
 
 def all_plots(study: StudyFiles) -> Plots:

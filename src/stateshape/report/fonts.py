@@ -38,13 +38,13 @@ def without_fallbacks(drawing: str) -> str:
 @contextmanager
 def missing_characters() -> Iterator[set[str]]:
     """Collects the characters that no font has, instead of a warning for each time one is drawn."""
-    found: set[str] = set()
+    missing: set[str] = set()
     with warnings.catch_warnings(record=True) as caught:
         warnings.filterwarnings("always", message=MISSING_GLYPH.pattern)
-        yield found
+        yield missing
     for one in caught:
         if match := MISSING_GLYPH.match(str(one.message)):
-            found.add(chr(int(match[1])))
+            missing.add(chr(int(match[1])))
         else:
             warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 

@@ -92,14 +92,14 @@ def render_page(study: StudyFiles, *, plots: Plots, all_tables: Tables) -> str:
         "planes": map_views(study.state_map, plan) if study.state_map else [],
         "origins": ORIGINS,
         "samples": _samples(study),
-        "settings": [(files.run.label, found) for files in study.runs if (found := settings_tables(files))],
+        "settings": [(files.run.label, tables) for files in study.runs if (tables := settings_tables(files))],
         "plan_values": key_value_table("The plan.", {"": _plan_values(study)}),
     }
     return _environment().get_template("report.html.j2").render(context)
 
 
 def _environment() -> Environment:
-    made = Environment(
+    environment = Environment(
         loader=PackageLoader("stateshape.report", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -107,14 +107,14 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=_finalize,
     )
-    made.globals |= {
+    environment.globals |= {
         "main_text": grid.main_text,
         "interval_text": grid.interval_text,
         "companion_text": grid.companion_text,
         "origin_css": origin_css,
         "trusted_svg": Markup,
     }
-    return made
+    return environment
 
 
 def _finalize(value: object) -> object:
@@ -126,8 +126,8 @@ def _finalize(value: object) -> object:
 
 def _date(study: StudyFiles) -> str | None:
     """From the records, the latest one there is: the page itself has no clock."""
-    found = [date for source in _provenances(study) if (date := _date_in(source))]
-    return max(found, default=None)
+    dates = [date for source in _provenances(study) if (date := _date_in(source))]
+    return max(dates, default=None)
 
 
 def _provenances(study: StudyFiles) -> list[dict[str, Json]]:
@@ -153,7 +153,7 @@ def _verdict_view(verdict: Verdict) -> VerdictView:
     css, sign = OUTCOMES[verdict.outcome]
     caption = f"Evidence for the verdict on {verdict.claim_id}."
     evidence = evidence_table([verdict], name=f"evidence_{verdict.claim_id}", caption=caption)
-    effects = [_effect_view(found) for found in verdict.evidence if found.state != "shown"]
+    effects = [_effect_view(part) for part in verdict.evidence if part.state != "shown"]
     return VerdictView(verdict, css, sign, effects, evidence)
 
 
@@ -199,12 +199,12 @@ def _count(number: int, noun: str) -> str:
 def _samples(study: StudyFiles) -> list[RunSamples]:
     """Each run's samples, from its first seed that has any."""
     marks = looks(study.plan, [])
-    found = []
+    samples = []
     for files in study.runs:
         states, rollouts = _first(files, "states"), _first(files, "rollouts")
         if states or rollouts:
-            found.append(RunSamples(files.run.label, marks[files.run.name].colour, states, rollouts))
-    return found
+            samples.append(RunSamples(files.run.label, marks[files.run.name].colour, states, rollouts))
+    return samples
 
 
 def _first(files: RunFiles, field: str) -> list[SampleView]:

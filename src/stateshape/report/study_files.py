@@ -112,7 +112,7 @@ def _place(study_dir: Path, run: PlannedRun, seed: int) -> Path:
 
 def _accepted(study_dir: Path, plan: PlanRecord, problems: list[str]) -> list[str]:
     """What --accept-changes let pass, in the study's own files and in those of its runs."""
-    found = []
+    lines = []
     for folder in (study_dir, *(_place(study_dir, run, seed) for run in plan.runs for seed in plan.seeds)):
         try:
             accepted = read_manifest(folder).accepted
@@ -122,8 +122,8 @@ def _accepted(study_dir: Path, plan: PlanRecord, problems: list[str]) -> list[st
         for change in accepted:
             path = (folder / change.file).relative_to(study_dir).as_posix()
             how = "gone" if change.now is None else "changed"
-            found.append(f"{path}: {how} after it was finished, accepted on {change.date} by: {change.command}")
-    return found
+            lines.append(f"{path}: {how} after it was finished, accepted on {change.date} by: {change.command}")
+    return lines
 
 
 def _absent(files: RunFiles) -> list[str]:
@@ -165,9 +165,9 @@ def empty_row(run: PlannedRun) -> RunComparison:
 
 def ordered_rows(plan: PlanRecord, comparison: Comparison) -> list[RunComparison]:
     """One row per planned run in the plan's order, missing ones empty; then rows the plan does not know (any more)."""
-    found = {row.run: row for row in comparison.rows}
+    row_of = {row.run: row for row in comparison.rows}
     planned = {run.name for run in plan.runs}
-    return [found.get(run.name) or empty_row(run) for run in plan.runs] + [
+    return [row_of.get(run.name) or empty_row(run) for run in plan.runs] + [
         row for row in comparison.rows if row.run not in planned
     ]
 

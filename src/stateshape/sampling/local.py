@@ -95,10 +95,10 @@ class LocalSampler:
             device=policy.device,
         )
         burst = self.burst or BURST.get(policy.device.type, 1)
-        made = Decoding(forward, policy.head_VD, slots, uniform_CS, temperature=settings.temperature, burst=burst)
-        if made.recorder is not None:
-            self._kept = made
-        return made
+        decoding = Decoding(forward, policy.head_VD, slots, uniform_CS, temperature=settings.temperature, burst=burst)
+        if decoding.recorder is not None:
+            self._kept = decoding
+        return decoding
 
 
 @dataclass(slots=True)

@@ -37,9 +37,9 @@ class Slots:
         self.new_N = self.first_RG[:0].flatten()
         self.mask_B1T = torch.empty(0, device=device)
 
-    def fill(self, kept: Sequence[tuple[Tensor, Tensor]], path_T: Tensor, slots: slice) -> None:
-        """Writes a prompt's keys and values into slots. `kept`: those of a tree's tokens, by layer; see TreeAttention."""
-        for layer, (key_NGE, value_NGE) in enumerate(kept):
+    def fill(self, tree_cache: Sequence[tuple[Tensor, Tensor]], path_T: Tensor, slots: slice) -> None:
+        """Writes a prompt's keys and values into slots. `tree_cache`: those of a tree's tokens, by layer; see TreeAttention."""
+        for layer, (key_NGE, value_NGE) in enumerate(tree_cache):
             self.keys_LRGTE[layer, slots, :, : len(path_T)] = key_NGE[path_T].transpose(0, 1)
             self.values_LRGTE[layer, slots, :, : len(path_T)] = value_NGE[path_T].transpose(0, 1)
 

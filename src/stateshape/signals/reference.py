@@ -57,8 +57,8 @@ class StayClose:
 
     def add(self, learner: Policy, credit: Credit) -> Credit:
         policy = self.policy or base_of(learner)
-        found = score(policy, credit.states, credit.supervise_BT, temperature=self.temperature)
-        reference = Reference(logp_BT=spread(found.logp_N, credit.supervise_BT))
+        scored = score(policy, credit.states, credit.supervise_BT, temperature=self.temperature)
+        reference = Reference(logp_BT=spread(scored.logp_N, credit.supervise_BT))
         if self.over_vocabulary:
-            reference = replace(reference, hidden_ND=found.hidden_ND, head_VD=policy.head_VD)
+            reference = replace(reference, hidden_ND=scored.hidden_ND, head_VD=policy.head_VD)
         return replace(credit, reference=reference)

@@ -105,6 +105,6 @@ def rewards_of(reward: Reward, policy: Policy, states: States) -> Float[Tensor, 
     """The reward of each row's completion, fp32; NaN where it is unknown."""
     rewards = []
     for row in states.trajectories():
-        found = reward(row.item_id, policy.decode(row.response), row.finish)
-        rewards.append(float("nan") if found is None else found)
+        value = reward(row.item_id, policy.decode(row.response), row.finish)
+        rewards.append(float("nan") if value is None else value)
     return torch.tensor(rewards, dtype=torch.float32, device=states.ids_BT.device)

@@ -38,8 +38,8 @@ class TeacherLogProb:
     @torch.no_grad()
     def read(self, learner: Policy, states: States, draw: Draw) -> Credit:
         supervise_BT = states.written_by(Origin.LEARNER)
-        found = score(self.teacher, states, supervise_BT, temperature=self.temperature)
-        advantage_N = found.logp_N - states.behaviour_logp_BT[supervise_BT]
+        scored = score(self.teacher, states, supervise_BT, temperature=self.temperature)
+        advantage_N = scored.logp_N - states.behaviour_logp_BT[supervise_BT]
         reward_B = row_sums(advantage_N, supervise_BT)
         if self.centre and len(advantage_N):
             advantage_N = advantage_N - advantage_N.mean()

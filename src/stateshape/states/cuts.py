@@ -52,17 +52,17 @@ class Cut:
         """Each row up to its cut. `policy`: the one whose uncertainty counts."""
         if not rows:
             return []
-        kept = self.function()(policy, rows, items, rng)
-        if len(kept) != len(rows):
-            raise BadInput(f"cut.at: {self.at!r} gave {len(kept)} cuts for {len(rows)} rows; expected one per row")
-        for row, keep in zip(rows, kept, strict=True):
+        lengths = self.function()(policy, rows, items, rng)
+        if len(lengths) != len(rows):
+            raise BadInput(f"cut.at: {self.at!r} gave {len(lengths)} cuts for {len(rows)} rows; expected one per row")
+        for row, keep in zip(rows, lengths, strict=True):
             length = len(row.ids) - row.prompt_length
             if not isinstance(keep, Integral) or not 0 <= keep < max(length, 1):  # numpy's integers too
                 raise BadInput(
                     f"cut.at: {self.at!r} kept {keep!r} of {length} tokens of {row.item_id}; expected a whole number from 0 to "
                     f"{max(length - 1, 0)}: behind the last token nothing is left to continue"
                 )
-        return [row.cut(row.prompt_length + keep) for row, keep in zip(rows, kept, strict=True)]
+        return [row.cut(row.prompt_length + keep) for row, keep in zip(rows, lengths, strict=True)]
 
     def function(self) -> CutFunction:
         own: dict[str, CutFunction] = {
@@ -81,24 +81,24 @@ class Cut:
 
     def most_uncertain(self, policy: Policy, rows: Sequence[Trajectory], items: Items, rng: random.Random) -> list[int]:
         """The state before the token whose distribution has the largest entropy."""
-        kept = []
+        lengths = []
         for entropies in response_entropies(policy, rows):
             low = min(int(self.low * len(entropies)), max(len(entropies) - 1, 0))
             high = max(low + 1, int(self.high * len(entropies)))
             window = entropies[low:high]
-            kept.append(low + max(range(len(window)), key=lambda i: window[i]) if window else 0)
-        return kept
+            lengths.append(low + max(range(len(window)), key=lambda i: window[i]) if window else 0)
+        return lengths
 
     def before_first_error(
         self, policy: Policy, rows: Sequence[Trajectory], items: Items, rng: random.Random
     ) -> list[int]:
-        kept = []
+        lengths = []
         for row in rows:
             response = row.response
             wrong = first_error(policy.decode(response), items[row.item_id].gold)
             fallback = self.share_of(len(response), rng)
-            kept.append(fallback if wrong is None else tokens_before(policy, response, wrong))
-        return kept
+            lengths.append(fallback if wrong is None else tokens_before(policy, response, wrong))
+        return lengths
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -62,12 +62,12 @@ def check_texts(policy: Policy, items: Sequence[GenerationItem]) -> None:
 
 def _texts(item: GenerationItem, sources: Sequence[object]) -> list[str]:
     """What the dataset's own states write behind the prompt."""
-    found: list[str | None] = []
+    texts: list[str | None] = []
     if any(isinstance(source, DatasetStates) for source in sources):
-        found.append(item.completion)
+        texts.append(item.completion)
     if any(isinstance(source, DatasetPairs) for source in sources):
-        found += [item.preferred or item.completion, item.rejected]
-    return [text for text in found if text]
+        texts += [item.preferred or item.completion, item.rejected]
+    return [text for text in texts if text]
 
 
 def _unless_short(policy: Policy, item: GenerationItem, num_sampled: int) -> list[str]:

@@ -105,14 +105,14 @@ def turns(chance: float, unit: Unit, num_tokens: int, rng: random.Random) -> lis
     if unit == "prefix":
         teachers = round(chance * num_tokens)
         return [(who, n) for who, n in ((Origin.TEACHER, teachers), (Origin.LEARNER, num_tokens - teachers)) if n]
-    made: list[Turn] = []
+    plan: list[Turn] = []
     for _ in range(num_tokens):
         who = Origin.TEACHER if rng.random() < chance else Origin.LEARNER
-        if made and made[-1][0] == who:
-            made[-1] = (who, made[-1][1] + 1)
+        if plan and plan[-1][0] == who:
+            plan[-1] = (who, plan[-1][1] + 1)
         else:
-            made.append((who, 1))
-    return made
+            plan.append((who, 1))
+    return plan
 
 
 def written_in_turns(
@@ -124,7 +124,7 @@ def written_in_turns(
     draw: Draw,
 ) -> list[Trajectory]:
     """Each round, every writer continues the rows whose turn is its own. A row that ended takes no further turn."""
-    made = list(rows)
+    rows_so_far = list(rows)
     waiting = {k: list(plan) for k, plan in enumerate(plans)}
     num_round = 0
     while waiting:
@@ -135,7 +135,7 @@ def written_in_turns(
             longest, watch = max(waiting[k][0][1] for k in mine), StopWatch(writer, settings.stops)
             parts = sampler.sample(
                 writer,
-                [made[k].ids for k in mine],
+                [rows_so_far[k].ids for k in mine],
                 replace(settings, max_new_tokens=longest, num_samples=1),
                 seed=seed_for(draw.seed, f"turn {num_round} {who.name}", draw.step),
             )
@@ -143,9 +143,9 @@ def written_in_turns(
                 size = waiting[k].pop(0)[1]
                 if len(part.ids) > size:
                     part = Completion(part.ids[:size], part.logps[:size], "length")
-                part = ended_across(watch, made[k].response, part)
-                made[k] = made[k].extended(part.ids, who, logps=part.logps, finish=part.finish)
+                part = ended_across(watch, rows_so_far[k].response, part)
+                rows_so_far[k] = rows_so_far[k].extended(part.ids, who, logps=part.logps, finish=part.finish)
                 if part.finish != "length" or not waiting[k]:
                     del waiting[k]
         num_round += 1
-    return made
+    return rows_so_far

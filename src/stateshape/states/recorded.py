@@ -67,7 +67,7 @@ class RecordedStates:
 
 
 def trajectory(row: dict, until: Until) -> Trajectory:  # type: ignore[type-arg]
-    made = Trajectory(
+    whole = Trajectory(
         item_id=row["item_id"],
         ids=row["ids"],
         origins=[Origin(origin) for origin in row["origins"]],
@@ -75,7 +75,7 @@ def trajectory(row: dict, until: Until) -> Trajectory:  # type: ignore[type-arg]
         finish=row["finish"],
         group=row["group"],
     )
-    return made if until == "end" or row["cut"] is None else made.cut(row["cut"])
+    return whole if until == "end" or row["cut"] is None else whole.cut(row["cut"])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -103,7 +103,7 @@ def rollout(
 
 def exchanged(rows: Sequence[Trajectory]) -> list[Trajectory]:
     """Each row's prompt with the response of the row after it (the last: of the first), whose log-probs no longer hold."""
-    made = []
+    swapped = []
     shift = sum(row.group == rows[0].group for row in rows)
     if shift == len(rows):
         raise BadInput(
@@ -114,7 +114,7 @@ def exchanged(rows: Sequence[Trajectory]) -> list[Trajectory]:
         response = other.response
         prompt = row.cut(row.prompt_length)
         origins = other.origins[other.prompt_length :]
-        made.append(
+        swapped.append(
             Trajectory(
                 item_id=row.item_id,
                 ids=[*prompt.ids, *response],
@@ -124,4 +124,4 @@ def exchanged(rows: Sequence[Trajectory]) -> list[Trajectory]:
                 group=row.group,
             )
         )
-    return made
+    return swapped

@@ -22,8 +22,8 @@ def known_seeds(bench: StudyContext) -> list[int]:
     """The seeds the study has folders for, then those asked for now: a study can be extended, never reduced."""
     path = bench.folder / layout.PLAN
     begun = read_json(path, PlanRecord).seeds if path.exists() else []
-    held = [seed for seed in begun if any((bench.folder / layout.RUNS).glob(f"*/seed{seed}"))]
-    return list(dict.fromkeys([*held, *bench.plan.file.seeds]))
+    begun_seeds = [seed for seed in begun if any((bench.folder / layout.RUNS).glob(f"*/seed{seed}"))]
+    return list(dict.fromkeys([*begun_seeds, *bench.plan.file.seeds]))
 
 
 def plan_record(bench: StudyContext) -> PlanRecord:

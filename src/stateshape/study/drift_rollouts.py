@@ -76,12 +76,12 @@ def token_texts(row: Trajectory, policy: Policy) -> list[str]:
 
 def encoders_of(choice: DriftChoice, base: Policy) -> dict[str, Encoder]:
     """Encoders by which states are compared, in addition to words."""
-    found: dict[str, Encoder] = {}
+    encoders: dict[str, Encoder] = {}
     if choice.hidden:
-        found["hidden"] = Remembering(HiddenStates(base))
+        encoders["hidden"] = Remembering(HiddenStates(base))
     if choice.encoder:
-        found["encoder"] = Remembering(SentenceEncoder(choice.encoder))
-    return found
+        encoders["encoder"] = Remembering(SentenceEncoder(choice.encoder))
+    return encoders
 
 
 def write_rollouts(folder: Path, pieces: list[PiecesRecord], samples: list[StateSample], *, name: str) -> None:

@@ -97,11 +97,13 @@ def check_place(folder: Path, source: str) -> None:
     """The folder of a run takes evaluations of this run alone: they are read as its own. Raises BadInput."""
     if not (folder / layout.RUN).exists():
         return
-    own, given = resolve(str(folder)), resolve(source)
-    same_adapter = (own.adapter is None and given.adapter is None) or (
-        own.adapter is not None and given.adapter is not None and own.adapter.resolve() == given.adapter.resolve()
+    own, evaluated = resolve(str(folder)), resolve(source)
+    same_adapter = (own.adapter is None and evaluated.adapter is None) or (
+        own.adapter is not None
+        and evaluated.adapter is not None
+        and own.adapter.resolve() == evaluated.adapter.resolve()
     )
-    if not same_adapter or not is_same_model(own.model, given.model):
+    if not same_adapter or not is_same_model(own.model, evaluated.model):
         raise BadInput(
             f"out: got {folder}, the folder of a run, for an evaluation of {source}; expected a separate folder, or the run "
             "itself as the model; give --out another folder"
@@ -119,10 +121,10 @@ def check_same_evaluation(folder: Path, name: str, now: EvaluationRecord) -> Non
                 "folder without it; give --out another folder, or --overwrite to replace it"
             )
         return
-    if (found := first_other(there, now)) is not None:
+    if (difference := first_other(there, now)) is not None:
         raise BadInput(
-            f"out: {rows} is from a different evaluation ({found}); expected the same one, or a folder without it; give --out "
-            "another folder, or --overwrite to replace it"
+            f"out: {rows} is from a different evaluation ({difference}); expected the same one, or a folder without it; give "
+            "--out another folder, or --overwrite to replace it"
         )
 
 

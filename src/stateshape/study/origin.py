@@ -54,19 +54,19 @@ def origin(
 def policy_of(key: str, source: str, stands: Stands) -> dict[str, Json]:
     """A teacher or reference: its adapter, and the base below it."""
     resolved = resolve(stands(source))
-    found: dict[str, Json] = {f"base of {key} {source}": weights_sha256(resolved.model)}
+    digests: dict[str, Json] = {f"base of {key} {source}": weights_sha256(resolved.model)}
     if resolved.adapter is not None:
-        found[f"{key} {source}"] = weights_sha256(str(resolved.adapter))
-    return found
+        digests[f"{key} {source}"] = weights_sha256(str(resolved.adapter))
+    return digests
 
 
 def states_of(source: str, stands: Stands) -> dict[str, Json]:
     """Recorded states: the rows' files in order."""
-    made = hashlib.sha256()
+    digest = hashlib.sha256()
     for part in parts_of(Path(stands(source)) / layout.STATES):
         entry = entry_of(part.path)
-        made.update(f"{part.path.name} {entry.sha256 if entry else None}\n".encode())
-    return {f"states {source}": made.hexdigest()}
+        digest.update(f"{part.path.name} {entry.sha256 if entry else None}\n".encode())
+    return {f"states {source}": digest.hexdigest()}
 
 
 def check_same_origin(folder: Path, begun: Mapping[str, Json], now: Mapping[str, Json]) -> None:

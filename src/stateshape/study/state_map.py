@@ -35,7 +35,7 @@ def write_state_map(study_dir: Path) -> None:
         return
     names = {str(k): group for k, group in enumerate(groups)}
     texts = {name: [response(sample) for sample in groups[group]] for name, group in names.items()}
-    found = project(texts, base=next(name for name, group in names.items() if group == base))
+    projected = project(texts, base=next(name for name, group in names.items() if group == base))
     points = [
         MapPoint(
             run=group.run,
@@ -47,28 +47,28 @@ def write_state_map(study_dir: Path) -> None:
             spans=sample.spans,
         )
         for name, group in names.items()
-        for sample, (x, y) in zip(groups[group], found.points[name], strict=True)
+        for sample, (x, y) in zip(groups[group], projected.points[name], strict=True)
     ]
-    made = StateMap(
+    state_map = StateMap(
         points=points,
         features="hashed word 1-2-grams of the responses, weighed by the base's document frequencies",
         projection="the two largest principal components; every group weighs the same",
-        explained=found.shares,
+        explained=projected.shares,
     )
     with rewriting(study_dir, [layout.STATE_MAP]):
-        write_json(study_dir / layout.STATE_MAP, made)
+        write_json(study_dir / layout.STATE_MAP, state_map)
 
 
 def groups_of(study_dir: Path, plan: PlanRecord) -> dict[Group, list[StateSample]]:
     """Samples by run and kind, where there are any with a response."""
-    found: dict[Group, list[StateSample]] = {}
+    samples_by_group: dict[Group, list[StateSample]] = {}
 
     def add(run: str, seed: int, kind: Kind, path: Path) -> None:
         samples = (
             [sample for sample in read_jsonl(path, StateSample) if response(sample)] if os.path.exists(path) else []
         )
         if samples:
-            found[Group(run, seed, kind)] = samples[:: -(-len(samples) // MOST)]
+            samples_by_group[Group(run, seed, kind)] = samples[:: -(-len(samples) // MOST)]
 
     for planned in plan.runs:
         if planned.name == BASE:
@@ -81,7 +81,7 @@ def groups_of(study_dir: Path, plan: PlanRecord) -> dict[Group, list[StateSample
         add(planned.name, seed, "training", folder / layout.SAMPLES)
         if planned.teacher is not None:
             add(planned.name, seed, "teacher", layout.run_folder(study_dir, planned.teacher, seed) / "rollouts.jsonl")
-    return found
+    return samples_by_group
 
 
 def response(sample: StateSample) -> str:

@@ -129,14 +129,14 @@ def say_what_fits(
 def told_early(bench: StudyContext, spec: RunSpec, seed: int, kinds: Kinds) -> OnStep:
     """Updates the progress bar, and warns after the first few steps if they had nothing to learn from."""
     tick = bench.reporter.track(f"train {spec.name}", "steps", bench.weights.meter)
-    seen: list[StepRecord] = []
+    first_records: list[StepRecord] = []
 
     def on_step(done: int, total: int, record: StepRecord) -> None:
         tick(done, total)
-        if len(seen) == EARLY_STEPS:
+        if len(first_records) == EARLY_STEPS:
             return
-        seen.append(record)
-        nothing = learned_nothing(seen, kinds) if len(seen) == EARLY_STEPS < total else None
+        first_records.append(record)
+        nothing = learned_nothing(first_records, kinds) if len(first_records) == EARLY_STEPS < total else None
         if nothing is not None:
             bench.reporter.warn(f"{spec.label}, seed {seed}, so far ({done} of {total} steps): {nothing}")
 

@@ -126,11 +126,11 @@ def _leading(side: Sequence[Token], text: str) -> list[Fraction]:
         if before and before[-1] not in "\n:.;,":
             return []  # the left operand is a word
         return _values(others) + (_values(side) if first.text in ("-", "−") else [])  # or a list's mark
-    found = _values(side)
+    values = _values(side)
     if len(others) == 3 and others[1].text == "/" and others[0].kind == "number":  # "In week 2 3/4 = 0.75"
-        found = [*found, *_values(others)]
+        values = [*values, *_values(others)]
     is_range = [token.text for token in others[:1]] == ["-"] and len(others) == 2 and others[1].start == first.end + 1
-    return [value for value in found if value >= 0] if is_range else found  # "weeks 1-2"
+    return [value for value in values if value >= 0] if is_range else values  # "weeks 1-2"
 
 
 def _last_decimal(side: Sequence[Token]) -> Fraction:
@@ -149,14 +149,14 @@ def _is_near(a: Fraction, b: Fraction, unit: Fraction) -> bool:
 def _values(tokens: Sequence[Token]) -> list[Fraction]:
     has_percent = any(token.text.endswith("%") for token in tokens)
     has_fraction = sum(token.text == "/" for token in tokens) > 1
-    found = []
+    values = []
     for percent in (Fraction(1, 100), Fraction(1)) if has_percent else (Fraction(1),):
         for is_tight in (False, True) if has_fraction else (False,):
             try:
-                found.append(_Reader(tokens, percent, is_tight=is_tight).whole())
+                values.append(_Reader(tokens, percent, is_tight=is_tight).whole())
             except (_Unreadable, ZeroDivisionError, RecursionError):
                 continue
-    return found
+    return values
 
 
 class _Reader:
@@ -185,11 +185,11 @@ class _Reader:
         return self.tokens[self.at] if self.at < len(self.tokens) else ""
 
     def taken(self, *wanted: str) -> str:
-        found = self.peek()
-        if not found or found not in wanted:
+        upcoming = self.peek()
+        if not upcoming or upcoming not in wanted:
             return ""
         self.at += 1
-        return found
+        return upcoming
 
     def sum(self) -> Fraction:
         value = self.product()

@@ -74,10 +74,10 @@ def parse_problem(row: object, *, where: str) -> RawProblem:
 
 
 def _read(path: Path) -> list[RawProblem]:
-    found = [parse_problem(row, where=f"{path}:{number}") for number, row in iter_jsonl(path)]
-    if not found:
+    problems = [parse_problem(row, where=f"{path}:{number}") for number, row in iter_jsonl(path)]
+    if not problems:
         raise BadInput(f"{path}: got no rows; expected at least one problem; fetch the file again")
-    return found
+    return problems
 
 
 def question_prompt(question: str) -> str:
@@ -99,12 +99,12 @@ def few_shot(problems: Sequence[RawProblem]) -> str:
 
 
 def problem_item(raw: RawProblem, *, item_id: str, examples: str = "") -> GenerationItem:
-    found = STRICT.search(raw.answer)
-    assert found is not None
+    match = STRICT.search(raw.answer)
+    assert match is not None
     return GenerationItem(
         item_id=item_id,
         prompt=examples + question_prompt(raw.question),
-        gold=clean_number(found[1]),
+        gold=clean_number(match[1]),
         completion=f" {training_text(raw.answer)}",
     )
 
@@ -123,13 +123,13 @@ def cut(completion: str) -> str:
 
 
 def strict_number(text: str) -> str | None:
-    found = STRICT.search(text)
-    return clean_number(found[1]) if found else None
+    match = STRICT.search(text)
+    return clean_number(match[1]) if match else None
 
 
 def last_number(text: str) -> str | None:
-    found = FLEXIBLE.findall(text)
-    return clean_number((found[-1][0] or found[-1][1]).strip()) if found else None
+    matches = FLEXIBLE.findall(text)
+    return clean_number((matches[-1][0] or matches[-1][1]).strip()) if matches else None
 
 
 def grade(completion: str, item: GenerationItem) -> Grades:

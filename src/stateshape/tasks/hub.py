@@ -47,11 +47,11 @@ def truthful_question(row: dict[str, Any]) -> truthfulqa.RawQuestion:
 
 
 def exams_by_subject(rows: Iterable[dict[str, Any]]) -> dict[str, list[mmlu.RawExam]]:
-    found: dict[str, list[mmlu.RawExam]] = {}
+    exams: dict[str, list[mmlu.RawExam]] = {}
     for row in rows:
         raw = mmlu.RawExam(row["question"], tuple(row["choices"]), row["answer"])
-        found.setdefault(row["subject"], []).append(raw)
-    return dict(sorted(found.items()))
+        exams.setdefault(row["subject"], []).append(raw)
+    return dict(sorted(exams.items()))
 
 
 def _rows(name: str, split: str) -> list[dict[str, Any]]:

@@ -68,9 +68,9 @@ def _choice_task(rows: Rows, settings: FileSettings, *, name: str, digest: str, 
             raise BadInput(
                 f"{rows[0][0]}: settings: {key}: got it for multiple choice; expected it for free text; drop it"
             )
-    found = [(where, _choice_item(row, settings.delimiter, name=name, where=where)) for where, row in rows]
-    check_ids([(where, item.item_id) for where, item in found])
-    items = tuple(item for _, item in found)[:limit]
+    placed = [(where, _choice_item(row, settings.delimiter, name=name, where=where)) for where, row in rows]
+    check_ids([(where, item.item_id) for where, item in placed])
+    items = tuple(item for _, item in placed)[:limit]
     return ChoiceTask(
         name=name,
         label=name,
@@ -80,7 +80,7 @@ def _choice_task(rows: Rows, settings: FileSettings, *, name: str, digest: str, 
         chance=acc_chance(items),
         data_sha256=digest,
         is_lettered=all(re.fullmatch(r" ?[A-Z]", option) for item in items for option in item.options),
-        notes=tuple(choice_notes(found)),
+        notes=tuple(choice_notes(placed)),
     )
 
 
@@ -110,19 +110,19 @@ def _generation_task(
     rows: Rows, settings: FileSettings, *, name: str, digest: str, limit: int | None
 ) -> GenerationTask:
     stops = gsm8k.STOPS if settings.stops is None else tuple(settings.stops)
-    found = [_generation_item(row, settings.delimiter, stops, name=name, where=where) for where, row in rows]
-    check_ids([(read.where, read.item.item_id) for read in found])
+    read_rows = [_generation_item(row, settings.delimiter, stops, name=name, where=where) for where, row in rows]
+    check_ids([(read.where, read.item.item_id) for read in read_rows])
     own_grade = partial(grade, stops=stops)
     return GenerationTask(
         name=name,
         label=name,
-        train=tuple(read.item for read in found if read.split == "train"),
-        test=tuple(read.item for read in found if read.split == "test")[:limit],
+        train=tuple(read.item for read in read_rows if read.split == "train"),
+        test=tuple(read.item for read in read_rows if read.split == "test")[:limit],
         grade=own_grade,
         data_sha256=digest,
         stops=stops,
         max_new_tokens=MAX_NEW_TOKENS if settings.max_new_tokens is None else settings.max_new_tokens,
-        notes=tuple(generation_notes(found, own_grade)),
+        notes=tuple(generation_notes(read_rows, own_grade)),
     )
 
 

@@ -86,7 +86,7 @@ def read_mmlu(data_dir: Path, *, shots: int = 0, limit: int | None = None) -> Ch
 
 
 def _read(path: Path) -> list[RawExam]:
-    found = []
+    exams = []
     try:
         for number, row in enumerate(csv.reader(io.StringIO(read_text(path), newline="")), 1):
             if len(row) != 6 or row[5] not in tuple(LETTERS):
@@ -94,12 +94,12 @@ def _read(path: Path) -> list[RawExam]:
                     f"{path}: row {number}: got {len(row)} cells ending in {shown(row[-1:])}; expected 6: question, "
                     "four choices, and a letter A to D"
                 )
-            found.append(RawExam(row[0], tuple(row[1:5]), LETTERS.index(row[5])))
+            exams.append(RawExam(row[0], tuple(row[1:5]), LETTERS.index(row[5])))
     except csv.Error as error:
         raise BadInput(f"{path}: not valid CSV: {error}; expected the dataset's own file; fetch it again") from None
-    if not found:
+    if not exams:
         raise BadInput(f"{path}: got no rows; expected at least one question; fetch the file again")
-    return found
+    return exams
 
 
 def exam_block(raw: RawExam) -> str:
@@ -140,8 +140,8 @@ def stratified(items: Sequence[ChoiceItem], limit: int | None) -> tuple[ChoiceIt
         size = len(by_subject[subject])
         if num_kept[subject] < size:
             heapq.heappush(queue, (1, -size / (2 * num_kept[subject] + 1), subject))
-    kept = {item_id for subject, ids in by_subject.items() for item_id in sorted(ids, key=_rank)[: num_kept[subject]]}
-    return tuple(item for item in items if item.item_id in kept)
+    chosen = {item_id for subject, ids in by_subject.items() for item_id in sorted(ids, key=_rank)[: num_kept[subject]]}
+    return tuple(item for item in items if item.item_id in chosen)
 
 
 def _rank(item_id: str) -> str:

@@ -31,14 +31,14 @@ def line_of(where: str) -> str:
 
 
 def generation_notes(rows: Sequence[Read], grade: Callable[[str, GenerationItem], Grades]) -> list[str]:
-    made = [
+    notes = [
         _wrong_solutions(rows, grade),
         _equal_pairs(rows),
         _shared_prompts(rows),
         _twofold_prompts(rows),
         _returns(rows),
     ]
-    return [note for note in made if note]
+    return [note for note in notes if note]
 
 
 def _wrong_solutions(rows: Sequence[Read], grade: Callable[[str, GenerationItem], Grades]) -> str:
@@ -116,17 +116,17 @@ def _always_beaten(item: ChoiceItem) -> tuple[str, str] | None:
     """The first right option and the wrong one it begins with, where this is so of all right ones."""
     right = [option for option, is_true in zip(item.options, item.is_true) if is_true]
     wrong = [option for option, is_true in zip(item.options, item.is_true) if not is_true]
-    found = [next(((r, w) for w in wrong if r.startswith(w)), None) for r in right]
-    return found[0] if all(found) else None
+    beaten = [next(((r, w) for w in wrong if r.startswith(w)), None) for r in right]
+    return beaten[0] if all(beaten) else None
 
 
-def check_ids(found: Sequence[tuple[str, str]]) -> None:
-    """found: where, id. Raises BadInput if two are the same."""
-    seen: dict[str, str] = {}
-    for where, item_id in found:
-        if item_id in seen:
+def check_ids(placed_ids: Sequence[tuple[str, str]]) -> None:
+    """placed_ids: where, id. Raises BadInput if two are the same."""
+    place_of: dict[str, str] = {}
+    for where, item_id in placed_ids:
+        if item_id in place_of:
             raise BadInput(
-                f"{where}: id: got {shown(item_id)} twice (also {seen[item_id]}); expected each once, since rows are paired by "
-                "it; rename one"
+                f"{where}: id: got {shown(item_id)} twice (also {place_of[item_id]}); expected each once, since rows are "
+                "paired by it; rename one"
             )
-        seen[item_id] = where
+        place_of[item_id] = where

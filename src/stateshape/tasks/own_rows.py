@@ -52,29 +52,29 @@ def settings_row(row: object, *, where: str) -> FileSettings:
     assert isinstance(row, dict)
     if len(row) > 1:
         raise BadInput(f"{where}: settings: got other keys in the same row; expected a row with settings alone; {PAGE}")
-    found = parse(row["settings"], FileSettings, where=f"{where}: settings")
-    if found.max_new_tokens is not None and found.max_new_tokens < 1:
-        raise BadInput(f"{where}: settings: max_new_tokens: got {found.max_new_tokens}; expected 1 or more")
-    if "" in (found.stops or ()):
+    settings = parse(row["settings"], FileSettings, where=f"{where}: settings")
+    if settings.max_new_tokens is not None and settings.max_new_tokens < 1:
+        raise BadInput(f"{where}: settings: max_new_tokens: got {settings.max_new_tokens}; expected 1 or more")
+    if "" in (settings.stops or ()):
         raise BadInput(
             f"{where}: settings: stops: got an empty text, which every completion contains; expected texts that end an answer"
         )
-    return found
+    return settings
 
 
 def generation_row(row: dict[str, Any], *, where: str) -> GenerationRow:
-    given = _checked(row, where=where)
-    answer = given["answer"]
+    fields = _checked(row, where=where)
+    answer = fields["answer"]
     if isinstance(answer, bool) or not isinstance(answer, str | int | float):
         raise BadInput(
             f"{where}: answer: got {shown(answer)}; expected a text or a number, or 'options' next to it; {PAGE}"
         )
-    return parse({**given, "answer": number_text(answer)}, GenerationRow, where=where)
+    return parse({**fields, "answer": number_text(answer)}, GenerationRow, where=where)
 
 
 def choice_row(row: dict[str, Any], *, where: str) -> ChoiceRow:
-    given = _checked(row, where=where)
-    options = given["options"]
+    fields = _checked(row, where=where)
+    options = fields["options"]
     if not isinstance(options, list) or len(options) < 2:
         raise BadInput(
             f"{where}: options: got {shown(options)}; expected a list of at least two texts, and 'answer' the index of the "
@@ -89,12 +89,12 @@ def choice_row(row: dict[str, Any], *, where: str) -> ChoiceRow:
             raise BadInput(f"{where}: options: got {option!r} among them; expected texts, not empty")
         if option in options[:at]:
             raise BadInput(f"{where}: options: got {shown(option)} twice; expected each once; drop one")
-    if given.get("split", "test") == "train":
+    if fields.get("split", "test") == "train":
         raise BadInput(f"{where}: split: got 'train'; expected 'test': multiple choice is never trained on; drop it")
-    marks = given["answer"] if isinstance(given["answer"], list) else [given["answer"]]
+    marks = fields["answer"] if isinstance(fields["answer"], list) else [fields["answer"]]
     if not marks:
         raise BadInput(f"{where}: answer: got []; expected at least one index of a right option")
-    return parse({**given, "answer": [_index(m, options, where=where) for m in marks]}, ChoiceRow, where=where)
+    return parse({**fields, "answer": [_index(m, options, where=where) for m in marks]}, ChoiceRow, where=where)
 
 
 def number_text(value: str | int | float) -> str:
@@ -122,14 +122,14 @@ def _checked(row: dict[str, Any], *, where: str) -> dict[str, Any]:
             raise BadInput(f"{where}: {key}: got {value}, a gap in the table it comes from; expected a value; {fix}")
     for key in ("prompt", "answer"):
         _check_there(row, key, where=where)
-    given = {key: value for key, value in row.items() if value is not None}
+    fields = {key: value for key, value in row.items() if value is not None}
     for key in (*TEXTS, *LABELS):
-        value = given.get(key, "")
+        value = fields.get(key, "")
         if key in LABELS and isinstance(value, int | float) and not isinstance(value, bool):
-            given[key] = number_text(value)
+            fields[key] = number_text(value)
         elif not isinstance(value, str):
             raise BadInput(f"{where}: {key}: got {shown(value)}; expected a text{_mend(value)}")
-    return given
+    return fields
 
 
 def _mend(value: object) -> str:
@@ -144,9 +144,9 @@ def _check_there(row: dict[str, Any], key: str, *, where: str) -> None:
         )
     if value is None:
         keys, kind = ", ".join(repr(str(name)) for name in list(row)[:6]), _kind_of(row)
-        seen = f" in a row with {keys}{kind}"
+        context = f" in a row with {keys}{kind}"
         raise BadInput(
-            f"{where}: {key}: got None{seen[:160]}; expected 'prompt' and 'answer' in every row; add it, or {PAGE} for the "
+            f"{where}: {key}: got None{context[:160]}; expected 'prompt' and 'answer' in every row; add it, or {PAGE} for the "
             "lines that convert other formats"
         )
     if isinstance(value, str) and not value.strip():

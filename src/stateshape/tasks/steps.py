@@ -17,7 +17,7 @@ LEADING = re.compile(rf"-?{NUMBER}(?![.)]\s*\S|\w)")  # "#### 1. Add" is a headi
 
 def first_error(text: str, gold: str) -> int | None:
     """Where the first wrong equation begins, or the wrong final answer after ####; None if neither is there."""
-    wrong = next((found.start for found in equations(text) if not found.is_right), None)
+    wrong = next((equation.start for equation in equations(text) if not equation.is_right), None)
     if wrong is not None:
         return wrong
     expected = values_of(gold)

@@ -40,11 +40,11 @@ def save_checkpoint(
 ) -> None:
     """`carried`: further adapters that change while the run trains, such as a moving average of the learner's."""
     parameters = policy.parameters()
-    kept = [optimiser.state[parameter] for parameter in parameters]
-    names = kept[0].keys()
+    states = [optimiser.state[parameter] for parameter in parameters]
+    names = states[0].keys()
     state = {
         "parameters": as_vector(parameters),
-        "optimiser": {name: as_vector([one[name] for one in kept]) for name in names},
+        "optimiser": {name: as_vector([one[name] for one in states]) for name in names},
         "carried": {name: policy.weights.adapter_state(name) for name in carried},
         "progress": plain(progress._asdict()),
     }

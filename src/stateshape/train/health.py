@@ -24,14 +24,14 @@ def warnings_of(steps: Sequence[StepRecord], kinds: Kinds) -> list[str]:
     nothing = learned_nothing(steps, kinds)
     if not steps or nothing is not None:
         return [nothing] if nothing is not None else []
-    found = []
+    warnings = []
     idle = [step for step in steps if is_idle(step, kinds)]
     if len(idle) >= MOSTLY * len(steps):
-        found.append(
+        warnings.append(
             f"learned little: {len(idle)} of {len(steps)} steps had nothing to learn from; {reasons(idle, kinds)}"
         )
     if len(kinds) > 1:
-        found += [
+        warnings += [
             f"term {name} taught nothing in {len(steps)} steps: {reason(steps, name, kind)}"
             for name, kind in kinds.items()
             if all(is_silent(step, name) for step in steps)
@@ -40,10 +40,10 @@ def warnings_of(steps: Sequence[StepRecord], kinds: Kinds) -> list[str]:
         missing = mean_stat(steps, name, "share_rewards_missing") or 0.0
         cut = mean_stat(steps, name, "share_truncated") or 0.0
         if missing >= MOSTLY:
-            found.append(f"{missing:.0%} of the rewards were missing (None or NaN)")
+            warnings.append(f"{missing:.0%} of the rewards were missing (None or NaN)")
         if kind in REWARDED and cut >= ALL:
-            found.append(f"{cut:.0%} of the samples were cut off at the token limit; raise rollout_tokens")
-    return found
+            warnings.append(f"{cut:.0%} of the samples were cut off at the token limit; raise rollout_tokens")
+    return warnings
 
 
 def learned_nothing(steps: Sequence[StepRecord], kinds: Kinds) -> str | None:

@@ -36,12 +36,12 @@ class OperatorClock(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         began = time.perf_counter()
-        made = func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
         spent = time.perf_counter() - began
         name = str(func.overloadpacket)
         self.calls[name] = self.calls.get(name, 0) + 1
         self.seconds[name] = self.seconds.get(name, 0.0) + spent
-        return made
+        return result
 
 
 def watched(work: Callable[[], T], device: torch.device) -> tuple[T, list[OperatorCost]]:
@@ -49,21 +49,21 @@ def watched(work: Callable[[], T], device: torch.device) -> tuple[T, list[Operat
     if device.type == "cuda":
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler writes its own steps to stderr
         with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
-            made = work()
+            result = work()
             torch.cuda.synchronize(device)
         events: list[Any] = list(profiler.key_averages())
-        return made, ranked([(e.key, e.count, e.self_device_time_total / 1e6) for e in events])
+        return result, ranked([(e.key, e.count, e.self_device_time_total / 1e6) for e in events])
     with OperatorClock() as clock:
-        made = work()
-    return made, ranked([(name, calls, clock.seconds[name]) for name, calls in clock.calls.items()])
+        result = work()
+    return result, ranked([(name, calls, clock.seconds[name]) for name, calls in clock.calls.items()])
 
 
-def ranked(found: list[tuple[str, int, float]]) -> list[OperatorCost]:
+def ranked(timings: list[tuple[str, int, float]]) -> list[OperatorCost]:
     """The most expensive of (operator, calls, seconds) first."""
-    total = sum(seconds for _, _, seconds in found)
+    total = sum(seconds for _, _, seconds in timings)
     return [
         OperatorCost(operator=name, calls=calls, self_seconds=seconds, share=seconds / total)
-        for name, calls, seconds in sorted(found, key=lambda one: -one[2])[:SHOWN]
+        for name, calls, seconds in sorted(timings, key=lambda one: -one[2])[:SHOWN]
         if seconds > 0
     ]
 
@@ -73,13 +73,13 @@ def step_operators(
 ) -> dict[str, list[OperatorCost]]:
     """Operators of a step, by phase. Learner and gradients are left as they were before it: nothing, and no update."""
     terms = terms_of(method)
-    found: dict[str, list[OperatorCost]] = {}
-    drawn, found["sampling"] = watched(lambda: draw_states(terms, learner, draw), learner.device)
-    signals, found["signal"] = watched(lambda: read_signals(terms, learner, drawn), learner.device)
+    by_phase: dict[str, list[OperatorCost]] = {}
+    drawn, by_phase["sampling"] = watched(lambda: draw_states(terms, learner, draw), learner.device)
+    signals, by_phase["signal"] = watched(lambda: read_signals(terms, learner, drawn), learner.device)
     tokens = chunk_tokens(learner, settings)
-    _, found["training"] = watched(
+    _, by_phase["training"] = watched(
         lambda: [accumulate(terms[name], learner, signal, tokens) for name, signal in signals.items()], learner.device
     )
     for parameter in learner.parameters():
         parameter.grad = None
-    return found
+    return by_phase

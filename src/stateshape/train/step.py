@@ -80,11 +80,11 @@ def train_step(
     grad_norm = None
     with meter.phase("training", costs):
         optimiser.zero_grad(set_to_none=True)
-        found = {
+        sum_by_term = {
             name: accumulate(terms[name], learner, signal, chunk_tokens(learner, settings))
             for name, signal in signals.items()
         }
-        done = {name: sum_ for name, sum_ in found.items() if sum_ is not None}
+        done = {name: sum_ for name, sum_ in sum_by_term.items() if sum_ is not None}
         loss = sum(terms[name].weight * sum_.loss for name, sum_ in done.items()) if done else None
         if loss is not None:
             norm = torch.nn.utils.clip_grad_norm_(learner.parameters(), settings.max_grad_norm)
@@ -118,7 +118,7 @@ def draw_states(terms: Mapping[str, Term], learner: Policy, draw: Draw) -> dict[
 
     Terms that take prompts of their own have chance of their own; those that share a source and its prompts share the states.
     """
-    made: dict[tuple[int, tuple[str, ...]], States] = {}
+    by_source: dict[tuple[int, tuple[str, ...]], States] = {}
     drawn: dict[str, Drawn] = {}
     for name, term in terms.items():
         ids = tuple(item_id for item_id in draw.item_ids if term.takes is None or term.takes(item_id))
@@ -127,9 +127,9 @@ def draw_states(terms: Mapping[str, Term], learner: Policy, draw: Draw) -> dict[
         seed = draw.seed if term.takes is None else seed_for(draw.seed, f"term {name}")
         own, source = draw._replace(item_ids=ids, seed=seed), term.method.states
         key = (id(source), ids)
-        if key not in made:
-            made[key] = source.draw(learner, own)
-        drawn[name] = Drawn(made[key], own)
+        if key not in by_source:
+            by_source[key] = source.draw(learner, own)
+        drawn[name] = Drawn(by_source[key], own)
     return drawn
 
 
@@ -141,7 +141,7 @@ def read_signals(terms: Mapping[str, Term], learner: Policy, drawn: Mapping[str,
 
 def thinned(signals: Mapping[str, Signal], supervised: int, draw: Draw) -> dict[str, Signal]:
     """At most so many supervised tokens per step, chosen uniformly at random among all of the step's: equal budgets."""
-    kept: dict[str, Signal] = {}
+    thinner: dict[str, Signal] = {}
     sizes = {name: int(signal.supervise_BT.sum()) for name, signal in signals.items()}
     generator = generator_for(draw.seed, "supervised", draw.step)
     chosen_N = torch.zeros(sum(sizes.values()), dtype=torch.bool)
@@ -149,8 +149,8 @@ def thinned(signals: Mapping[str, Signal], supervised: int, draw: Draw) -> dict[
     for (name, signal), part_n in zip(signals.items(), chosen_N.split(list(sizes.values())), strict=True):
         keep_BT = torch.zeros_like(signal.supervise_BT)
         keep_BT[signal.supervise_BT] = part_n.to(keep_BT.device)
-        kept[name] = signal.supervising(keep_BT)
-    return kept
+        thinner[name] = signal.supervising(keep_BT)
+    return thinner
 
 
 def chunk_tokens(learner: Policy, settings: TrainSettings) -> int:
@@ -192,13 +192,13 @@ def check_finite(loss: float, grad_norm: float, draw: Draw) -> None:
     )
 
 
-def step_stats(signals: Mapping[str, Signal], found: Mapping[str, TermSum]) -> dict[str, float | None]:
+def step_stats(signals: Mapping[str, Signal], sum_by_term: Mapping[str, TermSum]) -> dict[str, float | None]:
     """What each term logs; in a combination under the term's name, with its loss and its own count of tokens."""
     stats: dict[str, float | None] = {}
     for name, signal in signals.items():
-        logged = reward_stats(signal) | truncation(signal) | (found[name].sums if name in found else {})
+        logged = reward_stats(signal) | truncation(signal) | (sum_by_term[name].sums if name in sum_by_term else {})
         if name:
-            logged |= {"loss": found[name].loss if name in found else None}
+            logged |= {"loss": sum_by_term[name].loss if name in sum_by_term else None}
             logged |= {"num_supervised": float(signal.supervise_BT.sum())}
         stats |= {f"{name}/{key}" if name else key: value for key, value in logged.items()}
     return stats

@@ -159,7 +159,7 @@ def spaced(places: list[float], *, gap: float, low: float, high: float) -> list[
     for i in reversed(range(len(moved))):
         moved[i] = min(moved[i], ceiling)
         ceiling = moved[i] - gap
-    found = [0.0] * len(places)
+    placed = [0.0] * len(places)
     for rank, i in enumerate(order):
-        found[i] = moved[rank]
-    return found
+        placed[i] = moved[rank]
+    return placed

@@ -88,8 +88,8 @@ def companion_text(cell: Cell, column: Column, *, is_short: bool = False) -> str
 
 
 def _lines(cell: Cell, column: Column) -> list[str]:
-    found = [main_text(cell, column), interval_text(cell, column), companion_text(cell, column)]
-    return [line for line in found if line]
+    texts = [main_text(cell, column), interval_text(cell, column), companion_text(cell, column)]
+    return [line for line in texts if line]
 
 
 def render_csv(table: Table) -> str:
