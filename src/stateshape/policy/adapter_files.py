@@ -1,7 +1,7 @@
-"""An adapter as peft saves it, read and found to be one that is right here: LoRA that leaves the base alone.
+"""Reads an adapter in peft's format and checks that it can be used here: LoRA that leaves the base unchanged.
 
-Learner, teacher, reference and base share one set of weights, so whatever changes the base for one changes it for all: what
-does is refused, with the reason. Fields of peft's configuration that are not known to be harmless are refused as well.
+Learner, teacher, reference and base share one set of weights, so whatever changes the base for one changes it for all. Such
+adapters are refused, with the reason. Fields of peft's configuration that are not known to be harmless are refused as well.
 Does not know the base (policy/weights.py).
 """
 
@@ -37,7 +37,7 @@ class SavedAdapter(NamedTuple):
 
 
 def check_adapter(folder: Path) -> peft.LoraConfig:
-    """Raises BadInput where it is of another kind, changes the base, or its file is not whole. Reads no tensor."""
+    """Raises BadInput if it is not LoRA, changes the base, or its file is cut off. Reads no tensor."""
     config = read_config(folder)
     check_config(config, folder / CONFIG)
     check_file(folder)
@@ -45,7 +45,7 @@ def check_adapter(folder: Path) -> peft.LoraConfig:
 
 
 def read_adapter(folder: Path) -> SavedAdapter:
-    """Checked. Raises BadInput as check_adapter does, and where a tensor contains NaN or infinity."""
+    """Configuration and tensors, checked. Raises BadInput as check_adapter does, or if a tensor contains NaN or infinity."""
     config = check_adapter(folder)
     state = read_tensors(folder / TENSORS)
     config.init_lora_weights = True  # whatever it started from, its tensors are those of the file
@@ -72,7 +72,7 @@ def read_config(folder: Path) -> peft.LoraConfig:
 
 
 def check_config(config: peft.LoraConfig, path: Path) -> None:
-    """Raises BadInput for what would change the base, or is not known not to."""
+    """Raises BadInput for settings that change the base, or that are not known to leave it alone."""
     if config.init_lora_weights not in HARMLESS_STARTS:
         raise BadInput(
             f"adapter: got init_lora_weights {config.init_lora_weights!r} in {path}, with which peft "
@@ -136,7 +136,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def without_base(state: dict[str, Tensor], model: Any, path: str) -> dict[str, Tensor]:
     """The adapter's own tensors, without copies of the base's, which peft saves with LoRA on an embedding.
 
-    Raises: BadInput if such a copy is another tensor than the base's.
+    Raises: BadInput if such a copy differs from the base's tensor.
     """
     base = {
         name.replace(".base_layer.", "."): value for name, value in model.state_dict().items() if ".lora_" not in name

@@ -1,7 +1,7 @@
 """Any other transformers decoder on flat tokens: its own code, with our attention in place of its own.
 
-transformers lets a model's attention function be replaced by name. Ours hands queries, keys and values to the attention
-of the pass at hand. Slower than policy/decoder.py, and right for every model that attends to all that came before.
+transformers lets a model's attention function be replaced by name. Ours passes queries, keys and values to the attention
+of the current pass. Slower than policy/decoder.py, and correct for every model that attends to all earlier tokens.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from stateshape.policy.decoder import Attend
 from stateshape.policy.tree_attention import take
 
 NAME = "stateshape"
-_current: list[Attend] = []  # the attention of the pass at hand
+_current: list[Attend] = []  # the attention of the current pass
 
 
 def run_transformers(
     body: Any, ids_N: Tensor, position_N: Tensor, attend: Attend, wanted_M: Tensor | None = None
 ) -> Tensor:
-    """As Decoder.__call__. Raises ValueError where the model's attention does more than scale, mask and mix."""
+    """As Decoder.__call__. Raises ValueError if the model's attention does more than scale, mask and mix."""
     with _own_attention(body.config, attend):
         hidden_ND = body(input_ids=ids_N[None], position_ids=position_N[None], use_cache=False).last_hidden_state[0]
     return hidden_ND if wanted_M is None else take(hidden_ND, wanted_M)

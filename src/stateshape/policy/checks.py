@@ -1,4 +1,4 @@
-"""What a model must be for our forward passes to be right, found out by comparing numbers once, when it is loaded."""
+"""Checks once, when a model is loaded, that our forward passes are correct for it, by comparing numbers."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from stateshape.policy.weights import SharedWeights
 
 PLAIN_TARGETS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
-MAX_GAP = 1e-7  # in double precision two ways to compute one thing differ by 1e-14 (SmolLM2, 30 layers)
+MAX_GAP = 1e-7  # in double precision, two ways to compute the same value differ by 1e-14 (SmolLM2, 30 layers)
 # a pass may round this much worse than the model's own code, which differs as much from one processor to the next
 MAX_ROUNDING = 8.0
-FOREIGN = (AttributeError, TypeError, RuntimeError, LookupError)  # what a model built in another way ends in
+FOREIGN = (AttributeError, TypeError, RuntimeError, LookupError)  # raised by a model that is built differently
 WINDOWS = ("sliding_window", "attention_window_size", "attention_window", "window_size", "attention_chunk_size")
 ORDINARY = (
     "attention through transformers' interface, and logits that are hidden states times the head matrix (no bias, scale or "
@@ -34,14 +34,14 @@ ORDINARY = (
 
 
 class CacheShapes(NamedTuple):
-    """[layers, heads, width] of what a token leaves in a cache."""
+    """[layers, heads, width] of a token's keys and of its values in a cache."""
 
     keys: tuple[int, int, int]
     values: tuple[int, int, int]
 
 
 def check_attention(weights: SharedWeights) -> None:
-    """Every layer must attend to all that came before: nothing here knows of windows. Raises BadInput."""
+    """Every layer must attend to all earlier tokens: attention windows are not supported. Raises BadInput."""
     kinds = getattr(weights.config, "layer_types", None) or ()
     others = sorted(set(kinds) - {"full_attention"})
     if not kinds and any(getattr(weights.config, name, None) for name in WINDOWS):
@@ -72,9 +72,9 @@ def check_tokens(weights: SharedWeights) -> None:
 
 
 def check_numbers(weights: SharedWeights) -> None:
-    """Every weight must be a finite number in the dtype it is held in. Raises BadInput with the first that is not."""
+    """Every weight must be finite in its own dtype. Raises BadInput, naming the first that is not."""
     for name, parameter in weights.model.named_parameters():
-        # one pass over memory and no copy; a sum of finite numbers may overflow, so that is looked at again
+        # one pass over memory, no copy; a sum of finite numbers may overflow, so an infinite sum is checked again
         if (
             parameter.is_floating_point()
             and not parameter.sum(dtype=torch.float32).isfinite()
@@ -93,12 +93,12 @@ def linear_layers(weights: SharedWeights) -> set[str]:
 
 
 def linear_names(weights: SharedWeights) -> list[str]:
-    """What an adapter can name as its targets: the last parts of those, without the head's."""
+    """Names that an adapter can target: the last part of each linear layer's name, without the head."""
     return sorted({name.rpartition(".")[2] for name in linear_layers(weights)} - {"lm_head"})
 
 
 def check_targets(weights: SharedWeights, lora: LoraSettings) -> None:
-    """Each of an adapter's targets must name layers of the model; peft passes over those that do not. Raises BadInput."""
+    """Each of an adapter's targets must name layers of the model; peft ignores those that do not. Raises BadInput."""
     layers, last = linear_layers(weights), linear_names(weights)
     if not last and any(isinstance(module, Conv1D) for module in weights.model.modules()):
         raise BadInput(
@@ -120,12 +120,12 @@ def is_plain_lora(config: peft.LoraConfig) -> bool:
 
 @torch.no_grad()
 def check_passes(weights: SharedWeights) -> tuple[bool, CacheShapes]:
-    """Whether the plain decoder gives the model's own logits (else transformers' code must), and its cache's shapes.
+    """Whether the plain decoder gives the model's own logits (otherwise transformers' code must), and the shapes of its cache.
 
-    Formulas are compared in double precision (policy/exact.py), where rounding is out of the way whatever the weights'
-    dtype; then each pass in that dtype, where its rounding must be of the order of the model's own code.
+    Formulas are compared in double precision (policy/exact.py), where rounding plays no part whatever the weights'
+    dtype; then each pass runs in that dtype, where its rounding must be of the same order as the model's own code's.
 
-    Raises: BadInput if neither agrees, so also where logits are more than hidden states times one matrix.
+    Raises: BadInput if neither agrees, for instance if logits are more than hidden states times one matrix.
     """
     probe = make_probe(weights)
     with _refusing(weights), exact(weights):
@@ -156,14 +156,14 @@ def check_passes(weights: SharedWeights) -> tuple[bool, CacheShapes]:
 
 
 def run_both(weights: SharedWeights, probe: Probe, truth: Found, forward: ForwardPass) -> tuple[Found, float]:
-    """What the pass gives in double precision, and how far it is off in the weights' own."""
+    """The pass's outputs in double precision, and its rounding error in the weights' own precision."""
     with exact(weights):
         ours = run_ours(weights, probe, forward)
     return ours, rounding(run_ours(weights, probe, forward), truth)
 
 
 def allowed_rounding(weights: SharedWeights, probe: Probe, truth: Found) -> float:
-    """What a pass in the weights' own dtype may be off by. Raises BadInput where the model itself gives no numbers."""
+    """The rounding error allowed in the weights' own dtype. Raises BadInput if the model itself gives NaN."""
     if not truth.logits_TV.isfinite().all():
         raise BadInput(
             f"model: got {weights.source!r}, whose logits are not finite; expected numbers; use an unbroken copy of it"
@@ -187,7 +187,7 @@ def allowed_rounding(weights: SharedWeights, probe: Probe, truth: Found) -> floa
 
 
 def refuse_gap(weights: SharedWeights, difference: Gap) -> None:
-    """Raises BadInput where a pass through transformers' code gives other logits than the model does."""
+    """Raises BadInput if a pass through transformers' code gives logits that differ from the model's."""
     if difference.worst <= MAX_GAP:
         return
     if difference.second_row <= MAX_GAP:
@@ -203,7 +203,7 @@ def refuse_gap(weights: SharedWeights, difference: Gap) -> None:
 
 @contextmanager
 def _refusing(weights: SharedWeights) -> Iterator[None]:
-    """BadInput for what a model that is built in another way ends in."""
+    """Turns the errors of a model that is built differently into BadInput."""
     try:
         yield
     except torch.OutOfMemoryError:

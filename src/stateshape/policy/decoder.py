@@ -1,10 +1,10 @@
-"""The forward pass of a Llama-like decoder on flat tokens, with the attention handed in.
+"""The forward pass of a Llama-like decoder on flat tokens, with the attention passed in.
 
-One pass per layer over its weights: RMS norm, rotary positions, grouped heads, gated SiLU; LoRA added beside each linear
-layer, never merged. Models that are not of this kind run through transformers' own code (policy/bridge.py). Whether a
+One pass per layer over its weights: RMS norm, rotary positions, grouped heads, gated SiLU; LoRA is added to the output of each
+linear layer, never merged. Other models run through transformers' own code (policy/bridge.py). Whether a
 model is of this kind is decided by comparing numbers, not names.
 
-Floor, per token: 2 FLOPs a weight forward, 2 more backward (the base is frozen, so only the inputs' gradient), + LoRA.
+Floor, per token: 2 FLOPs per weight forward, 2 more backward (the base is frozen, so only the inputs' gradient), + LoRA.
 
 Suffixes: N token, D width, H query heads, G key-value heads, E head width, R rank, I and O inputs and outputs of a layer.
 """
@@ -38,9 +38,9 @@ class ForwardPass(Protocol):
 
 
 class Linears(NamedTuple):
-    """Layers that read the same input, x W^T + b + scale (x A^T) B^T each, their W and A one under another.
+    """Layers that read the same input, x W^T + b + scale (x A^T) B^T each, with all W stacked and all A stacked.
 
-    Side by side they need one product for all W and one for all A: fewer, taller calls.
+    Stacked, they need one product for all W and one for all A: fewer, larger calls.
     """
 
     weight_OI: Tensor
@@ -62,7 +62,7 @@ class Linears(NamedTuple):
         ]
 
     def kind(self) -> object:
-        """What two adapters of one base must share to take each other's place."""
+        """What two adapters of one base must have in common for one to replace the other."""
         return None if self.a_RI is None else ([b_RO.shape for b_RO in self.b_ROs], self.scales)
 
     def adapter(self) -> list[Tensor]:
@@ -107,7 +107,7 @@ def before_attention(
 
 
 def after_attention(layer: Layer, x_ND: Tensor, attended_ND: Tensor) -> Tensor:
-    """The states [N, D] behind the layer."""
+    """The states [N, D] after the layer."""
     x_ND = x_ND + layer.o(attended_ND)[0]
     gate_NO, up_NO = layer.gate_up(layer.before_mlp(x_ND))
     return x_ND + layer.down(F.silu(gate_NO) * up_NO)[0]
@@ -127,15 +127,15 @@ PLAIN = Halves()
 def compiled_halves() -> Halves:
     """The same with its small operations fused, for any number of tokens and all layers; compiled when first called.
 
-    Each kind of call is compiled by itself: with gradients or without, each rank, no adapter, a single token. There are a
-    dozen, and beyond the limit torch would run the rest as they are.
+    Each kind of call is compiled separately: with gradients or without, each rank, no adapter, a single token. There are a
+    dozen; torch runs those beyond its limit uncompiled.
     """
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     return Halves(torch.compile(before_attention, dynamic=True), torch.compile(after_attention, dynamic=True))
 
 
 LINEARS = ("qkv", "o", "gate_up", "down")
-FIXED_ROTARY = ("default", "linear", "llama3", "yarn")  # kinds whose angles do not depend on how long the row is
+FIXED_ROTARY = ("default", "linear", "llama3", "yarn")  # kinds whose angles do not depend on the row's length
 
 
 class Decoder(NamedTuple):
@@ -145,13 +145,13 @@ class Decoder(NamedTuple):
     layers: list[Layer]
     last_norm: Norm
     rotary: nn.Module
-    table: tuple[Tensor, Tensor] | None  # angles of the positions from 0 on, where they are looked up
+    table: tuple[Tensor, Tensor] | None  # angles of positions 0, 1, ..., if they are looked up
     head_width: int
     scale: float  # of query-key products
     halves: Halves = PLAIN
 
     def __call__(self, ids_N: Tensor, position_N: Tensor, attend: Attend, wanted_M: Tensor | None = None) -> Tensor:
-        """Last hidden states [N, D], after the last norm; [M, D] of the wanted tokens where those are given."""
+        """Last hidden states [N, D], after the last norm; [M, D] of the wanted tokens if given."""
         x_ND = F.embedding(ids_N, self.embedding_VD)
         cos_N1E, turned_N1E = self.angles(position_N)
         for number, layer in enumerate(self.layers):
@@ -171,7 +171,7 @@ class Decoder(NamedTuple):
         return cos_N1E, torch.cat((-first, second), dim=-1)
 
     def with_table(self, num_positions: int) -> Decoder:
-        """The same, with angles looked up: a step of a few rows would spend as long on them as on a layer."""
+        """The same, with angles looked up: for a few rows, computing them takes as long as a layer."""
         if getattr(self.rotary, "rope_type", None) not in FIXED_ROTARY:
             return self
         return self._replace(table=self.angles(torch.arange(num_positions, device=self.embedding_VD.device)))
@@ -188,7 +188,7 @@ class Decoder(NamedTuple):
         return self._replace(layers=layers)
 
     def take_adapter(self, other: Decoder) -> bool:
-        """Copies the other's adapter over this one's, if base and shapes are the same; False, and nothing done, if not."""
+        """Copies the other's adapter over this one's. Returns False, and does nothing, if base or shapes differ."""
         pairs = list(zip(self.linears(), other.linears()))
         if self.embedding_VD is not other.embedding_VD or any(mine.kind() != theirs.kind() for mine, theirs in pairs):
             return False
@@ -205,9 +205,9 @@ def rotate(x_NHE: Tensor, cos_N1E: Tensor, turned_N1E: Tensor) -> Tensor:
 
 
 def join_weights(body: Any) -> None:
-    """Lays the weights of layers that read the same input one under another in memory, without a copy that stays.
+    """Stacks the weights of layers that read the same input in memory; no second copy stays.
 
-    Raises: AttributeError where the body is not built like this.
+    Raises: AttributeError if the body is not built like this.
     """
     for layer in body.layers:
         attention, mlp = layer.self_attn, layer.mlp
@@ -219,7 +219,7 @@ def join_weights(body: Any) -> None:
 
 
 def read_decoder(body: Any, adapter: str | None, *, trainable: bool, halves: Halves = PLAIN) -> Decoder:
-    """Views on a transformers model body after join_weights. Raises AttributeError where it is not built like this."""
+    """Views on a transformers model body after join_weights. Raises AttributeError if it is not built like this."""
 
     def linears(*modules: Any) -> Linears:
         bases: list[Any] = [
@@ -267,7 +267,7 @@ def read_decoder(body: Any, adapter: str | None, *, trainable: bool, halves: Hal
 
 
 def _lora(module: Any, weight_OI: Tensor, adapter: str, *, trainable: bool) -> tuple[Tensor, Tensor, float]:
-    """A [R, I], B^T [R, O] in the base's dtype, and the scale; rank 0 where the adapter leaves the layer alone."""
+    """A [R, I], B^T [R, O] in the base's dtype, and the scale; rank 0 if the adapter does not change the layer."""
     if adapter not in getattr(module, "lora_A", ()):
         return weight_OI.new_zeros(0, weight_OI.shape[1]), weight_OI.new_zeros(0, weight_OI.shape[0]), 0.0
     a_RI, b_OR = module.lora_A[adapter].weight, module.lora_B[adapter].weight
@@ -277,7 +277,7 @@ def _lora(module: Any, weight_OI: Tensor, adapter: str, *, trainable: bool) -> t
 
 
 def together(weights: Sequence[Tensor]) -> Tensor:
-    """The matrix that weights lying one under another in memory make up; see join_weights."""
+    """The matrix formed by weights that are stacked in memory; see join_weights."""
     first, rows = weights[0].detach(), 0
     for weight in weights:
         if (

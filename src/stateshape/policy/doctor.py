@@ -31,7 +31,7 @@ def examine(model: str, teacher: str | None, *, settings: ModelSettings, rank: i
 
 
 def about_adapter(weights: SharedWeights, resolved: Resolved) -> str:
-    """What the lines that follow are about."""
+    """The heading of the lines that follow."""
     (config,) = weights.adapters.values()
     targets = config.target_modules
     names = targets if isinstance(targets, str) else ", ".join(sorted(targets or ()))

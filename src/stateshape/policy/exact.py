@@ -1,8 +1,8 @@
-"""Arithmetic in double precision, whatever the weights' own: what tells a wrong formula from rounding.
+"""Arithmetic in double precision, whatever the weights' own: it separates a wrong formula from rounding.
 
 Within `with ExactArithmetic():` every operation takes its numbers as float64 and gives float64, one operand at a time, so
-that no second copy of a model is ever held. Two ways to compute one thing then agree to about 1e-12, on any processor and
-for weights in any precision; two different things do not. Slow, and meant for a few tokens. Does not know of models.
+that there is never a second copy of a model. Two ways to compute the same value then agree to about 1e-12, on any processor
+and for weights in any precision; different values do not. Slow, and meant for a few tokens. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ aten = torch.ops.aten
 
 
 class ExactArithmetic(TorchDispatchMode):
-    """Takes operations over while it is entered; gradients are not made."""
+    """Intercepts operations while it is active; computes no gradients."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func.is_view or func._schema.is_mutable:  # nothing is computed, or into a tensor that stands already
+        if func.is_view or func._schema.is_mutable:  # nothing is computed, or the result goes into an existing tensor
             return func(*args, **kwargs)
-        if func is aten.embedding.default:  # looked up, so the table may stay as it is
+        if func is aten.embedding.default:  # looked up, so the table needs no conversion
             return _exact(func(*args, **kwargs))
         if func is aten.mm.default and args[1].dtype in ROUNDED and args[1].numel() > MAX_NUMBERS:
             return _wide_product(func, *args)
@@ -37,7 +37,7 @@ class ExactArithmetic(TorchDispatchMode):
 
 
 def _exact(value: Any) -> Any:
-    """Also the dtype that a result is asked in."""
+    """Also converts the dtype requested for a result."""
     if isinstance(value, Tensor):
         return value.double() if value.dtype in ROUNDED else value
     return torch.float64 if value in ROUNDED else value

@@ -1,9 +1,9 @@
-"""A model or an adapter known by its content: one sha256 over its weights, its configuration and its tokenizer.
+"""Identifies a model or an adapter by its content: one sha256 over its weights, its configuration and its tokenizer.
 
-Reads files alone: nothing is loaded, and a folder gives the same value wherever it lies. A file of up to WHOLE_BYTES is
+Only reads files: nothing is loaded, and a folder gives the same value wherever it is. A file of up to WHOLE_BYTES is
 read whole. Of a larger one the size, its beginning and its end (with the table of tensors) and a page every STRIDE bytes
-are read: another training, precision or model is told for sure, a few numbers changed by hand need not be.
-Does not know what a model is for, nor of a base below an adapter: that has a value of its own.
+are read: another training run, precision or model always changes the value; a few numbers edited by hand may not.
+Knows neither what a model is for nor an adapter's base, which has its own value.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TOKENIZER = (
     "vocab.txt",
     "merges.txt",
 )
-UNSAID = ("transformers_version", "_name_or_path", "base_model_name_or_path", "peft_version")  # nothing of the content
+UNSAID = ("transformers_version", "_name_or_path", "base_model_name_or_path", "peft_version")  # not part of the content
 WHOLE_BYTES = 2**30  # about a second
 EDGE_BYTES = 2**23  # the table of tensors at the beginning of a file is far smaller
 STRIDE_BYTES = 2**20
@@ -39,9 +39,9 @@ PAGE_BYTES = 2**12
 
 
 def weights_sha256(source: str) -> str | None:
-    """'embedded', a model's, adapter's or run's folder, or a hub id in the local cache; None where no weights are there.
+    """'embedded', a model's, adapter's or run's folder, or a hub id in the local cache; None if there are no weights.
 
-    Of a run it is its adapter, or its base where it trained none.
+    For a run, its adapter; its base if it trained none.
     """
     folder = _folder(source)
     if folder is None:
@@ -62,7 +62,7 @@ def _folder(source: str) -> Path | None:
         return folder
     try:
         cached = try_to_load_from_cache(source, "config.json")
-    except HFValidationError:  # no hub id: a path that is not there
+    except HFValidationError:  # not a hub id: a path that does not exist
         return None
     return Path(cached).parent if isinstance(cached, str) else None
 
@@ -106,7 +106,7 @@ def _digest(path: Path) -> str:
 
 @lru_cache(maxsize=256)
 def _digest_once(path: str, size: int, mtime_ns: int) -> str:
-    """Of a file as it is now: size and time tell whether it is still the same."""
+    """The digest of a file as it is now; size and time show whether it has changed since."""
     del mtime_ns
     with open(path, "rb") as file:
         if size <= WHOLE_BYTES:

@@ -5,12 +5,12 @@ Per token, P weights in linear layers of the body:   2 P forward, 2 P backward (
 Per query-key pair, L layers, H heads of width E:    4 L H E forward, 8 L H E backward; a pair is a token and one it sees
 Per position that is read, head of V x D:            2 V D forward, 2 V D for the gradient of the hidden state
 
-Backward stops where no adapter lies before: the first layer's q, k, v read the frozen embedding, so that no gradient of
-their input is made. In our decoder the last layer's output and MLP run at the positions that are read alone.
+Backward stops where no adapter comes before: the first layer's q, k, v read the frozen embedding, so their input needs no
+gradient. In our decoder the last layer's output and MLP run only at the positions that are read.
 
-Not counted: norms, rotations, softmax, sampling, the optimiser (all of the order of D a token), padding, and what is
-computed twice (the head, for each sample of one prompt). A mixture's experts are all counted, or none where they are no
-linear layers. Does not know what a pass is for.
+Not counted: norms, rotations, softmax, sampling, the optimiser (all of the order of D per token), padding, and repeated
+work (the head, for each sample of one prompt). A mixture's experts are all counted, or none if they are not linear
+layers. Does not know what a pass is for.
 """
 
 from __future__ import annotations
@@ -25,12 +25,17 @@ from transformers.pytorch_utils import Conv1D
 if TYPE_CHECKING:
     from stateshape.policy.weights import SharedWeights
 
-FIRST_READS = ("q_proj", "k_proj", "v_proj")  # of the first layer: what reads the embedding
-LAST_WRITES = ("o_proj", "gate_proj", "up_proj", "down_proj")  # of the last layer: what is run where it is read
+FIRST_READS = ("q_proj", "k_proj", "v_proj")  # of the first layer: they read the embedding
+LAST_WRITES = (
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+)  # of the last layer: they run only at positions that are read
 
 
 class Work(NamedTuple):
-    """Operations of one thing: a token, a query-key pair, or a position."""
+    """Operations per unit: a token, a query-key pair, or a position."""
 
     forward: int
     backward: int
@@ -40,7 +45,7 @@ class Work(NamedTuple):
 
 
 class Flops(NamedTuple):
-    """What a pass under one adapter costs."""
+    """The cost of a pass under one adapter."""
 
     token: Work
     pair: Work
@@ -69,12 +74,12 @@ def flops_of(weights: SharedWeights, adapter: str | None) -> Flops:
 
 
 def activation_bytes(weights: SharedWeights) -> int:
-    """What a training pass keeps of a token until backward, about: inputs and outputs of the body's linear layers."""
+    """Roughly what a training pass keeps per token until backward: inputs and outputs of the body's linear layers."""
     return weights.dtype.itemsize * sum(sum(_bare(layer).weight.shape) for _, layer in _linears(weights))
 
 
 def _linears(weights: SharedWeights) -> Iterator[tuple[str, Any]]:
-    """Linear layers of the body, with their adapters around them where they have some."""
+    """Linear layers of the body, wrapped by their adapters if they have any."""
     inside: set[nn.Module] = set()
     module: Any
     for name, module in weights.body.named_modules():

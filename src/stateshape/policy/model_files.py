@@ -1,7 +1,7 @@
-"""A base model's folder or hub id, read by transformers: whole, and with every tensor that its configuration describes.
+"""A base model's folder or hub id, read by transformers: complete, with every tensor that its configuration describes.
 
-transformers fills in tensors that are missing at random and leaves out layers that the configuration does not name, and
-says so in a table. Here both are refused: the model would be another one. Does not know what the model is for.
+transformers fills missing tensors with random numbers, drops layers that the configuration does not name, and reports both
+in a table. Here both are refused: the result would be a different model. Does not know what the model is for.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from stateshape.policy.foreign import reason_of
 from stateshape.policy.tensor_files import check_whole
 
 IN_A_LAYER = re.compile(r"\.\d+\.")
-# what older files hold beside weights: causal masks and rotary frequencies, which are computed now
+# what older files contain besides weights: causal masks and rotary frequencies, which are computed now
 COMPUTED = ("inv_freq", "masked_bias", ".attn.bias", ".attention.bias")
 
 
 def read_model(source: str, *, dtype: torch.dtype, trust_remote_code: bool) -> tuple[Any, Any]:
-    """Model and tokenizer. Raises BadInput with the reason if they can't be had, or are not whole."""
+    """Model and tokenizer. Raises BadInput with the reason if they cannot be loaded, or are incomplete."""
     folder = Path(source)
     files = {kind: sorted(folder.glob(f"*.{kind}")) if folder.is_dir() else [] for kind in ("gguf", "safetensors")}
     for path in files["safetensors"]:
@@ -55,7 +55,7 @@ def read_model(source: str, *, dtype: torch.dtype, trust_remote_code: bool) -> t
 
 
 def check_report(source: str, report: dict[str, Any]) -> None:
-    """What transformers found when it loaded: file and configuration must describe one model. Raises BadInput."""
+    """Checks transformers' report on loading: files and configuration must describe the same model. Raises BadInput."""
     described = "its config.json and its tensors to describe one model; use the config.json that belongs to them"
     if mismatched := sorted(report.get("mismatched_keys") or ()):
         name, there, expected = mismatched[0]
@@ -78,7 +78,7 @@ def check_report(source: str, report: dict[str, Any]) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bar, and no table of what check_report says in a line."""
+    """Silences the progress bar, and the table that check_report condenses to one line."""
     before = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()

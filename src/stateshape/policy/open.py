@@ -1,4 +1,4 @@
-"""From what a user names (embedded, a folder, a run, a hub id) to a policy; and a teacher next to a learner.
+"""Opens a policy by the name a user gives (embedded, a folder, a run, a hub id), and a teacher next to a learner.
 
 A teacher that shares the learner's base is an adapter on the same weights. One that does not is loaded on its own and
 must have the same vocabulary. Knows run folders only by their run.json and adapter/.
@@ -72,7 +72,7 @@ def resolve_adapter(folder: Path) -> Resolved:
 
 
 def resolve_base(source: str) -> str:
-    """A model that training may start from. Raises BadInput for a run and for an adapter, with the way round."""
+    """A model that training may start from. Raises BadInput for a run or an adapter, and says what to do instead."""
     resolved = resolve(source)
     if resolved.adapter is not None:
         kind = "an adapter" if resolved.adapter == Path(source) else "a run, which holds an adapter"
@@ -94,7 +94,7 @@ def resolve_run(folder: Path) -> Resolved:
     record = read_json(folder / layout.RUN, dict[str, Any])
     if record.get("method") is None:
         return Resolved(model, None)
-    # num_steps is written once the adapter is whole
+    # num_steps is written once the adapter is complete
     if not record.get("num_steps") or not (adapter / "adapter_model.safetensors").exists():
         raise BadInput(
             f"model: got {str(folder)!r}, a run that has not finished; expected a trained one; resume it with the command "
@@ -131,7 +131,7 @@ def check_hub_id(source: str) -> None:
 
 
 def stay_offline_without_network() -> None:
-    """Puts the hub's client in its offline mode where the hub can't be reached, so that it reads its cache or fails now."""
+    """Switches the hub's client to offline mode if the hub can't be reached, so that it reads its cache or fails at once."""
     if hub.HF_HUB_OFFLINE or any(
         os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
     ):
@@ -140,12 +140,12 @@ def stay_offline_without_network() -> None:
         address = urlsplit(hub.ENDPOINT)
         port = address.port or (80 if address.scheme == "http" else 443)
         socket.create_connection((address.hostname or "", port), timeout=HUB_TIMEOUT_S).close()
-    except (OSError, ValueError):  # ValueError: the address in HF_ENDPOINT is none
+    except (OSError, ValueError):  # ValueError: HF_ENDPOINT is not a valid address
         hub.HF_HUB_OFFLINE = True
 
 
 def open_weights(model: str, settings: ModelSettings) -> SharedWeights:
-    """Base weights by name. `source` stays what the user wrote."""
+    """Base weights by name. `source` keeps the user's spelling."""
     if model != EMBEDDED and not os.path.exists(model):
         check_hub_id(model)
         stay_offline_without_network()
@@ -165,7 +165,7 @@ def check_teacher(model: str, teacher: str, settings: ModelSettings) -> None:
 
 
 def vocabulary(model: str, settings: ModelSettings) -> dict[str, int] | None:
-    """Token to id; None where only the loaded weights show it (a GGUF folder)."""
+    """Token to id; None if only the loaded weights show it (a GGUF folder)."""
     folder = base_folder() if model == EMBEDDED else Path(model)
     if not os.path.exists(folder):
         stay_offline_without_network()
@@ -196,7 +196,7 @@ def policy_on(weights: SharedWeights, resolved: Resolved, adapter_name: str) -> 
 
 
 def open_beside(weights: SharedWeights, source: str, settings: ModelSettings, *, adapter_name: str) -> Policy:
-    """A frozen policy next to loaded weights: on them if it shares their base, else on its own, checked."""
+    """A frozen policy next to loaded weights: on them if it shares their base, otherwise loaded on its own and checked."""
     resolved = resolve(source)
     if is_same_model(resolved.model, weights.source):
         return policy_on(weights, resolved, adapter_name)
@@ -234,7 +234,7 @@ def refuse_difference(ours: dict[str, int], theirs: dict[str, int], *, learner: 
 
 
 def load_weights(source: str, settings: ModelSettings) -> SharedWeights:
-    """Loads a hub id or a local folder. Raises BadInput with the reason if it cannot be had."""
+    """Loads a hub id or a local folder. Raises BadInput with the reason if that fails."""
     device = resolve_device(settings.device)
     model, tokenizer = read_model(
         source, dtype=resolve_dtype(settings.dtype, device), trust_remote_code=settings.trust_remote_code

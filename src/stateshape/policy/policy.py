@@ -20,7 +20,7 @@ from stateshape.policy.weights import SharedWeights
 
 
 class Joined(NamedTuple):
-    """A prompt's ids and those of a text behind it. is_split: no token reaches across the two."""
+    """A prompt's ids and those of the text after it. is_split: no token spans both."""
 
     prompt: list[int]
     text: list[int]
@@ -47,15 +47,15 @@ class Policy:
         return self.weights.head_VD
 
     def activate(self) -> None:
-        """Makes this policy the one that the shared weights' forward pass follows."""
+        """Makes the shared weights' forward pass use this policy."""
         trainable = self.is_trainable and torch.is_grad_enabled()
         self.weights.activate(self.adapter, trainable=trainable)
 
     def hidden(self, ids_BT: Tensor, lengths_B: Tensor, at_BT: Tensor) -> Tensor:
-        """Last hidden states [N, D] behind the tokens chosen by `at_BT` (bool), row by row.
+        """Last hidden states [N, D] of the tokens chosen by `at_BT` (bool), row by row.
 
-        Rows are right-padded. What rows have in common at their beginning is computed once, and nothing is computed
-        behind a row's last chosen token or for a row without one.
+        Rows are right-padded. Common beginnings of rows are computed once; tokens after a row's last chosen one, and rows
+        without one, are not computed.
         """
         chosen_BT = at_BT & (torch.arange(at_BT.shape[1], device=at_BT.device) < lengths_B[:, None])
         places = [row.nonzero()[0] for row in chosen_BT.cpu().numpy()]
@@ -84,11 +84,11 @@ class Policy:
 
     @property
     def longest_row(self) -> int | None:
-        """Tokens of the longest row that is right here; None where nothing bounds it."""
+        """Most tokens a row may have; None for no bound."""
         return min((n for n in (self.max_positions, self.weights.row_limit) if n is not None), default=None)
 
     def check_length(self, num_tokens: int) -> None:
-        """Raises BadInput for a row beyond which the model's angles depend on the row's company (policy/rotary.py)."""
+        """Raises BadInput for a row so long that the model's rotary angles would depend on other rows (policy/rotary.py)."""
         limit = self.weights.row_limit
         if limit is not None and num_tokens > limit:
             raise BadInput(
@@ -102,7 +102,7 @@ class Policy:
         return flops_of(self.weights, self.adapter)
 
     def count_work(self, *, tokens: int, pairs: int, positions: int) -> None:
-        """Puts a pass on the meter: its tokens, query-key pairs, and positions that the head reads (policy/flops.py)."""
+        """Adds a pass to the meter: its tokens, query-key pairs, and positions that the head reads (policy/flops.py)."""
         is_backward = self.is_trainable and torch.is_grad_enabled()
         flops = self.flops.of(tokens=tokens, pairs=pairs, positions=positions, is_backward=is_backward)
         self.weights.meter.count(tokens=tokens, flops=flops)
@@ -112,11 +112,13 @@ class Policy:
         return self.weights.trainable_parameters(self.adapter)
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Ids of a prompt, with the tokenizer's own BOS if it adds one and the text brings none; never an EOS."""
+        """Ids of a prompt, with the tokenizer's own BOS if it adds one and the text has none; never an EOS."""
         return self._bare(self._encoded(text))
 
     def _encoded(self, texts: Any) -> Any:
-        return self.tokenizer(texts, verbose=False)["input_ids"]  # of lengths we say more than transformers does
+        return self.tokenizer(texts, verbose=False)[
+            "input_ids"
+        ]  # our own message on lengths says more than transformers'
 
     def _bare(self, ids: list[int]) -> list[int]:
         if self.bos_id is not None and ids[:2] == [self.bos_id] * 2:
@@ -124,14 +126,14 @@ class Policy:
         return ids[:-1] if ids and len(ids) > 1 and ids[-1] in self.eos_ids else ids
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text by itself: no special tokens are added. Of a text behind a prompt: see encode_joined."""
+        """Ids of a text on its own, without special tokens. For a text after a prompt, see encode_joined."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def encode_joined(self, pairs: Sequence[tuple[str, str]]) -> list[Joined]:
-        """Prompts with a text behind each: its ids are those behind the prompt's in the encoding of both.
+        """Encodes each prompt together with the text after it; the text's ids are those that follow the prompt's.
 
-        A tokenizer that puts a blank before every text (Llama-2's) would begin a text encoded alone with one too many. Where a
-        token reaches across the two, the text is encoded alone: the prompt's ids stay those that are sampled from.
+        A tokenizer that puts a blank before every text (Llama-2's) would give a text encoded alone one blank too many. If a
+        token spans both, the text is encoded alone: the prompt's ids stay those that are sampled from.
         """
         if not pairs:
             return []
@@ -144,7 +146,7 @@ class Policy:
         return joined
 
     def fitted(self, prompt: list[int], *, behind: int) -> list[int]:
-        """The prompt's ids with room for so many tokens behind them: a longer prompt loses tokens on the left."""
+        """The prompt's ids with room for so many tokens after them: a longer prompt loses tokens on the left."""
         if self.max_positions is None:
             return prompt
         if behind >= self.max_positions:

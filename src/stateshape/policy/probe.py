@@ -1,8 +1,8 @@
 """Two short rows through a model's own code and through ours: how far apart the numbers are.
 
-Both rows begin alike, so ours computes them as one tree; the last token of the second stands at the last position that the
-model has, so that angles which depend on the longest row of a pass show in the first. The model's own code runs each row
-alone. Decides nothing (policy/checks.py).
+Both rows share a beginning, so ours computes them as one tree. The last token of the second is at the model's last
+position, so that angles which depend on the longest row of a pass change the first row's logits. The model's own code runs
+each row alone. Decides nothing (policy/checks.py).
 
 Suffixes: T token of both rows, one after another, V vocabulary, G key-value heads, E head width, N flat token.
 """
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 TEXT = "A train leaves the town at nine and travels 120 miles in two hours. How many miles does it travel in an hour?\n"
 MAX_TOKENS = 24
-BRANCH_TOKENS = 2  # in which the second row differs
-TINY = 1e-30  # a model of zeros has no size to compare with
-EAGER = "eager"  # a mixture's experts, one after another: fused products know no double precision
+BRANCH_TOKENS = 2  # the part in which the second row differs
+TINY = 1e-30  # avoids division by zero for a model of zeros
+EAGER = "eager"  # a mixture's experts, one after another: fused products do not support double precision
 
 
 class Probe(NamedTuple):
@@ -40,14 +40,14 @@ class Probe(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a pass gives for the tokens of both rows. `cached`: keys and values [T, G, E] of every layer, where it tells."""
+    """Outputs of a pass for the tokens of both rows. `cached`: keys and values [T, G, E] of every layer, if available."""
 
     logits_TV: Tensor
     cached: list[tuple[Tensor, Tensor]] | None
 
 
 class Gap(NamedTuple):
-    """Largest differences between two passes, relative to the largest value; nan where anything is nan."""
+    """Largest differences between two passes, relative to the largest value; NaN if anything is NaN."""
 
     first_row: float
     second_row: float
@@ -59,7 +59,7 @@ class Gap(NamedTuple):
 
 
 def make_probe(weights: SharedWeights) -> Probe:
-    """Real text in the model's own tokens, as many as it has positions for; any tokens where the text gives too few."""
+    """Real text in the model's own tokens, as many as it has positions for; arbitrary tokens if the text is too short."""
     num_ids = len(weights.head_VD)
     last = getattr(weights.config, "max_position_embeddings", None)
     num_positions = last if isinstance(last, int) and last > 0 else MAX_TOKENS
@@ -75,13 +75,13 @@ def make_probe(weights: SharedWeights) -> Probe:
 
 @contextmanager
 def exact(weights: SharedWeights) -> Iterator[None]:
-    """Double precision for all that is computed inside, by the model's own code as by ours."""
+    """Double precision for everything computed inside, by the model's own code and by ours."""
     config, experts = weights.config, getattr(weights.config, "_experts_implementation", None)
     if experts is not None:
         config._experts_implementation = EAGER
     try:
         with ExactArithmetic(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")  # it is meant
+            warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")  # intended
             yield
     finally:
         if experts is not None:
@@ -89,7 +89,7 @@ def exact(weights: SharedWeights) -> Iterator[None]:
 
 
 def run_own(weights: SharedWeights, probe: Probe) -> Found:
-    """The model's own code, a row at a time."""
+    """Runs the model's own code, one row at a time."""
     outputs = [
         weights.model(
             input_ids=torch.tensor([row], device=weights.device),
@@ -102,7 +102,7 @@ def run_own(weights: SharedWeights, probe: Probe) -> Found:
 
 
 def _cached(caches: list[Any]) -> list[tuple[Tensor, Tensor]] | None:
-    """Of both rows, one after another; None where the model's cache is not transformers' usual one."""
+    """Caches of both rows, concatenated; None if the model's cache is not transformers' usual one."""
     layers = [getattr(cache, "layers", None) for cache in caches]
     if not all(isinstance(row, list) and row and all(hasattr(one, "keys") for one in row) for row in layers):
         return None
@@ -114,7 +114,7 @@ def _cached(caches: list[Any]) -> list[tuple[Tensor, Tensor]] | None:
 
 
 def run_ours(weights: SharedWeights, probe: Probe, forward: ForwardPass) -> Found:
-    """Both rows as one tree. Raises IndexError where the model's attention never asks ours."""
+    """Runs both rows as one tree. Raises IndexError if the model's attention never calls ours."""
     layout = lay_out(probe.rows, weights.device)
     path_T = torch.tensor(np.concatenate(layout.paths), device=weights.device)
     position_N = torch.empty_like(layout.position_N)
@@ -127,7 +127,7 @@ def run_ours(weights: SharedWeights, probe: Probe, forward: ForwardPass) -> Foun
 
 
 def gap(actual: Found, expected: Found) -> Gap:
-    """Differences of logits row by row, and of what the tokens leave in a cache where both tell."""
+    """Differences of logits per row, and of cached keys and values if both passes give them."""
     difference_TV = (actual.logits_TV - expected.logits_TV).abs()
     size = expected.logits_TV.abs().max().clamp_min(TINY)
     first, second = (float(row.max() / size) for row in difference_TV.chunk(2))
@@ -146,6 +146,6 @@ def _part_gap(actual: Tensor, expected: Tensor) -> float:
 
 
 def rounding(actual: Found, expected: Found) -> float:
-    """Root mean square of what logits in the weights' own precision are off by, relative to the logits'."""
+    """Root mean square error of the logits in the weights' own precision, relative to that of the logits."""
     difference_TV = actual.logits_TV.double() - expected.logits_TV
     return float(difference_TV.pow(2).mean().sqrt() / expected.logits_TV.pow(2).mean().sqrt().clamp_min(TINY))

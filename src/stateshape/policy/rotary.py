@@ -1,9 +1,9 @@
-"""Rotary angles that depend on the longest row of a pass, held still, and the row length up to which that is right.
+"""Fixes rotary angles that depend on the longest row of a pass, and finds the row length up to which that is correct.
 
 Two kinds of rotary embedding (`dynamic`, `longrope`) choose their angles for a whole pass by its longest row, so a short
-row beside a long one gets other numbers than alone, and a row that grows beyond the boundary while it is sampled gets
-other numbers than when it is scored. Up to the boundary the angles are fixed: those are kept, and longer rows are refused
-(policy/policy.py). Knows transformers' rotary modules; what others do shows when logits are compared (policy/checks.py).
+row gets other numbers next to a long one than alone, and a row that grows beyond the boundary while it is sampled gets
+other numbers than when it is scored. Up to the boundary the angles do not change: those are used, and longer rows are
+refused (policy/policy.py). Knows transformers' rotary modules only; comparing logits reveals others (policy/checks.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ LONGROPE, DYNAMIC, FIXED = "longrope", "dynamic", "default"
 
 
 def hold_angles(body: Any) -> int | None:
-    """Keeps every rotary module at its angles for short rows; the length of the longest such row, None for any length."""
+    """Fixes every rotary module at its angles for short rows. Returns the length of the longest such row; None: no limit."""
     limits = []
     for module in body.modules():
         for layer_type, kind in list(_kinds(module)):

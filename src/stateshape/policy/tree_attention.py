@@ -1,4 +1,4 @@
-"""Attention over a prefix tree whose tokens lie flat, one after another, without padding.
+"""Attention over a prefix tree whose tokens are stored flat, one after another, without padding.
 
 Everything in a decoder but attention works on single tokens, so a flat [N, ...] layout computes no padding there. For
 attention, segments of similar size are gathered into padded blocks: a segment's tokens see the segments before it and,
@@ -35,17 +35,17 @@ class Block(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """A tree laid flat. `paths[b]`: flat index of each token of row b."""
+    """A flattened tree. `paths[b]`: flat index of each token of row b."""
 
     ids_N: Tensor
     position_N: Tensor
     blocks: list[Block]
     paths: list[np.ndarray]
-    num_pairs: int  # of tokens with those they see, themselves included
+    num_pairs: int  # query-key pairs: each token with those it sees, itself included
 
 
 def lay_out(rows: Sequence[Sequence[int]], device: torch.device | str) -> Layout:
-    """The rows' prefix tree, flat. Raises: ValueError if a row is empty."""
+    """The flattened prefix tree of the rows. Raises: ValueError if a row is empty."""
     tree = prefix_tree(rows)
     lengths = np.array([len(segment.ids) for segment in tree.segments])
     depths = np.array([segment.depth for segment in tree.segments])
@@ -87,7 +87,7 @@ def _blocks(lengths: np.ndarray, depths: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _paths(tree: PrefixTree, starts: np.ndarray) -> list[np.ndarray]:
-    """For each segment: flat index of every token up to its end."""
+    """Per segment, the flat index of every token on its path, up to its end."""
     paths: list[np.ndarray] = []
     for segment, start in zip(tree.segments, starts):
         own = np.arange(start, start + len(segment.ids))
@@ -117,7 +117,7 @@ def _block(paths: list[np.ndarray], lengths: np.ndarray, depths: np.ndarray, dev
 
 
 class TreeAttention:
-    """Attends within one layout. `kept`: keys and values of every layer, where asked for (a sampler's prefill)."""
+    """Attends within one layout. `kept`: keys and values of every layer, if requested (a sampler's prefill)."""
 
     def __init__(self, layout: Layout, *, keep: bool = False) -> None:
         self.layout = layout

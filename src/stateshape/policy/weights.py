@@ -1,7 +1,7 @@
 """One set of base weights; every policy on it is an adapter (or none). Adapters are switched, never merged.
 
-Loads safetensors (or a GGUF folder) through transformers and LoRA through peft, and refuses what the rest of the
-package could not be right about: remote code unless asked for, a head that is more than a matrix, adapters on the head.
+Loads safetensors (or a GGUF folder) through transformers and LoRA through peft, and refuses what would make the
+rest of the package wrong: remote code unless asked for, a head that is more than a matrix, adapters on the head.
 Does not know what the adapters are for.
 """
 
@@ -73,15 +73,15 @@ class SharedWeights:
 
     @cached_property
     def sha256(self) -> str | None:
-        """Of the base's files; None where there are none (policy/fingerprint.py)."""
+        """The hash of the base's files; None if there are none (policy/fingerprint.py)."""
         return weights_sha256(self.source)
 
     def run(self, ids_N: Tensor, position_N: Tensor, attend: Attend, wanted_M: Tensor | None = None) -> Tensor:
-        """Last hidden states of flat tokens under the active adapter, [N, D]; [M, D] where `wanted_M` says which."""
+        """Last hidden states of flat tokens under the active adapter, [N, D]; [M, D] of those that `wanted_M` chooses."""
         return self.forward_pass()(ids_N, position_N, attend, wanted_M)
 
     def forward_pass(self) -> ForwardPass:
-        """What `run` calls, under the active adapter: worth holding on to where it is called for every token."""
+        """The forward pass that `run` calls under the active adapter; keep it if it is called for every token."""
         adapter, trainable = self._active
         if self.is_plain(adapter):
             return read_decoder(self.body, adapter, trainable=trainable, halves=self.halves)
@@ -105,7 +105,7 @@ class SharedWeights:
             self._inject(name, config)
 
     def load_adapter(self, name: str, folder: Path) -> None:
-        """An adapter saved in peft's format. Raises BadInput, and leaves nothing of it behind, where it does not fit."""
+        """An adapter saved in peft's format. Raises BadInput, and leaves no trace of it, if it does not fit."""
         config, state = read_adapter(folder)
         try:
             self._inject(name, config)
@@ -155,7 +155,7 @@ class SharedWeights:
         self.activate(None)
 
     def activate(self, name: str | None, *, trainable: bool = False) -> None:
-        """Makes one adapter (None: the bare base) the one that forward passes use; only it may need gradients."""
+        """Makes forward passes use this adapter (None: the bare base); only it may need gradients."""
         if self._active == (name, trainable):
             return
         for module in self.model.modules():

@@ -1,8 +1,8 @@
-"""One decoding step for every row in use, on tensors that stay where they are: so that a GPU can replay it as a graph.
+"""One decoding step for every row in use, on tensors at fixed addresses, so that a GPU can replay it as a graph.
 
-The step reads its tokens, positions and counts from buffers, writes the drawn tokens behind one another and moves on by
-itself: `burst` steps need no word from the host. For our own decoder on a GPU rows and width are rounded up, so that few
-graphs are enough, and a graph is recorded the first time a shape is met; elsewhere shapes are exact and nothing is recorded.
+The step reads its tokens, positions and counts from buffers, appends the drawn tokens and advances by
+itself: `burst` steps run without the host. For our own decoder on a GPU rows and width are rounded up, so that few
+graphs are enough, and a graph is recorded the first time a shape occurs; elsewhere shapes are exact and nothing is recorded.
 
 Floor of a step at R rows: 2 P R FLOPs for P weights on a CPU; on a GPU the bytes of weights and cache in use.
 
@@ -27,12 +27,12 @@ ROW_STEP, PLACE_STEP = 16, 128  # what a GPU's shapes are rounded up to
 
 
 def is_recorded(device: torch.device) -> bool:
-    """Whether our own decoder's steps are recorded: where starting an operation takes longer than running it."""
+    """Whether our own decoder's steps are recorded: there, starting an operation takes longer than running it."""
     return device.type == "cuda"
 
 
 class Recorder:
-    """Records steps as CUDA graphs. They are run one after another and leave nothing behind, so they share their memory."""
+    """Records steps as CUDA graphs. They run one after another and keep no state, so they share memory."""
 
     def __init__(self) -> None:
         self.pool = torch.cuda.graph_pool_handle()
@@ -56,7 +56,7 @@ class Decoding:
             self.forward = forward.with_table(slots.num_places)
             # without a table the rotary asks the host how long the rows are, which can't be recorded
             if self.forward.table is not None and is_recorded(head_VD.device):
-                # what is recorded reads the adapter where it lies: a copy of its own, that the next call's is written over
+                # a recorded step reads the adapter at a fixed address: its own copy, which the next call overwrites
                 self.recorder, self.forward = Recorder(), self.forward.with_own_adapter()
         self.head_VD, self.slots, self.uniform_CS, self.temperature = head_VD, slots, uniform_CS, temperature
         self.burst = burst
@@ -87,7 +87,7 @@ class Decoding:
         return self.tokens_KR[:, :num_rows].tolist(), self.logps_KR[:, :num_rows].tolist()
 
     def take_on(self, forward: ForwardPass, uniform_CS: Tensor, settings: SamplingSettings, *, longest: int) -> bool:
-        """Makes ready for another call, if it is of the same kind and there is room; recorded steps stay good.
+        """Prepares for another call, if it is of the same kind and fits; recorded steps stay valid.
 
         `longest`: tokens of the longest prompt.
         """
@@ -121,22 +121,22 @@ class Decoding:
         return draw(logits_RV, self.uniform_CS[number_R, step_R], greedy=self.temperature == 0)
 
     def enter(self, rows: slice, *, tokens: Tensor, positions: Tensor, numbers: Tensor) -> None:
-        """Rows that were prefilled: their first token is drawn and is at `positions`."""
+        """Adds prefilled rows: their first token is drawn and is at `positions`."""
         self.token_R[rows], self.position_R[rows], self.number_R[rows] = tokens, positions, numbers
         self.step_R[rows] = 1
 
     def move(self, source: int, target: int, length: int) -> None:
-        """A row takes another slot. `length`: its places in use."""
+        """Moves a row to another slot. `length`: its places in use."""
         self.slots.move(source, target, length)
         for buffer in (self.token_R, self.position_R, self.number_R, self.step_R):
             buffer[target] = buffer[source]
 
     def graph(self, rows: int, places: int, recorder: Recorder) -> torch.cuda.CUDAGraph:
-        """The step at this shape, recorded. It is run once before, so what it changes is put back."""
+        """The step at this shape, recorded. It runs once before recording, so its changes are undone."""
         if (rows, places) not in self.graphs:
             changed = (self.token_R, self.position_R, self.step_R, self.turn, self.tokens_KR, self.logps_KR)
             before = [buffer.clone() for buffer in changed]
-            self.step(rows, places)  # kernels are chosen and workspaces made outside the recording
+            self.step(rows, places)  # kernels are chosen and workspaces allocated outside the recording
             recorded = recorder(partial(self.step, rows, places))
             for buffer, value in zip(changed, before, strict=True):
                 buffer.copy_(value)

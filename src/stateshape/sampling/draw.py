@@ -12,10 +12,10 @@ BLOCK = 64  # entries of the vocabulary whose probabilities are summed first
 def draw(logits_RV: Tensor, uniform_R: Tensor, *, greedy: bool) -> tuple[Tensor, Tensor]:
     """Tokens [R] and their log-probs [R] in nats. `logits_RV`: fp32, at the sampling temperature.
 
-    A token is the first whose cumulative probability exceeds the row's uniform number (fp64, in [0, 1)): one number a
-    row, so what is drawn does not depend on which rows share a batch. Sums run over blocks first and in fp64, so that
-    the tail of a large vocabulary keeps its probability. Cost: two passes over [R, V], against 2 D FLOPs an entry in the
-    head.
+    A token is the first whose cumulative probability exceeds the row's uniform number (fp64, in [0, 1)): one number
+    per row, so the draw does not depend on which rows share a batch. Sums run over blocks first and in fp64, so that
+    the tail of a large vocabulary keeps its probability. Cost: two passes over [R, V], against 2 D FLOPs per entry in
+    the head.
     """
     p_RV = logits_RV.softmax(-1)
     token_R = logits_RV.argmax(-1) if greedy else _inverse_cdf(p_RV, uniform_R)

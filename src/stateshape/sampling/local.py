@@ -1,4 +1,4 @@
-"""Sampling with the model at hand, by continuous batching: one prefill a prompt, finished rows leave, waiting ones enter.
+"""Sampling on this machine by continuous batching: one prefill per prompt, finished rows leave, waiting ones enter.
 
     admit    prompts that fit are prefilled as one prefix tree (each distinct prompt once) and copied to their samples' slots
     advance  one token for every row in use (a burst of them on a GPU): decoder, head, inverse CDF; see decode.py
@@ -31,14 +31,14 @@ REFILL_SHARE = 1 / 8  # of the slots must be free before waiting prompts enter: 
 
 
 class LocalSampler:
-    """The default engine: the same weights and the same arithmetic as the trainer's.
+    """The default engine: the same weights and arithmetic as the trainer's.
 
-    Where steps are recorded (our own decoder on a GPU) it holds on to its cache and its recorded steps, which the next call
-    with the same model uses again.
+    If steps are recorded (our own decoder on a GPU), it keeps its cache and recorded steps for the next call with the same
+    model.
     """
 
     def __init__(self, *, burst: int | None = None) -> None:
-        """`burst`: tokens between two looks by the host; a row that ends inside one computes on, unread. Default: see BURST."""
+        """`burst`: tokens between two checks by the host; what a row computes after its end is ignored. Default: BURST."""
         self.burst = burst
         self._kept: Decoding | None = None
 
@@ -78,11 +78,11 @@ class LocalSampler:
         return run.completions
 
     def decoding(self, policy: Policy, settings: SamplingSettings, *, longest: int, uniform_CS: Tensor) -> Decoding:
-        """Buffers with room for the call: those of the last one where they were kept and fit, else new ones."""
+        """Buffers with room for the call: those of the last call if they were kept and fit, otherwise new ones."""
         forward = policy.weights.forward_pass()
         if self._kept is not None and self._kept.take_on(forward, uniform_CS, settings, longest=longest):
             return self._kept
-        self._kept = None  # its memory is given back first
+        self._kept = None  # frees its memory first
         places = longest + settings.max_new_tokens
         if is_recorded(policy.device):
             places = round_up(places, PLACE_STEP)
@@ -117,7 +117,7 @@ class _Row:
 
 
 class _Run:
-    """One call of the sampler: which rows are in use, and what became of the others."""
+    """One call of the sampler: which rows are in use, and the results of the others."""
 
     def __init__(
         self, policy: Policy, prompts: Sequence[Sequence[int]], settings: SamplingSettings, decoding: Decoding
@@ -182,7 +182,7 @@ class _Run:
         self.leave()
 
     def record(self, rows: list[_Row], tokens_R: list[int], logps_R: list[float]) -> None:
-        """Takes down a token a row, unless the row has ended."""
+        """Appends one token to each row that has not ended."""
         for row, token, logp in zip(rows, tokens_R, logps_R, strict=True):
             if row.ending is None:
                 row.ids.append(token)
@@ -193,7 +193,7 @@ class _Run:
                     row.ending = "length"
 
     def leave(self) -> None:
-        """Results of the rows that ended are written; the last rows move into their slots."""
+        """Writes the results of rows that ended, and moves the last rows into their slots."""
         for slot in range(len(self.rows) - 1, -1, -1):
             row = self.rows[slot]
             if row.ending is None:

@@ -1,9 +1,9 @@
-"""The KV cache of the rows that are being written, and attention of one new token a row over it.
+"""The KV cache of the rows being sampled, and attention of one new token per row over it.
 
 A row is a slot; slots in use are always the first ones, so that every product runs over real rows only. A token's place in
 its slot is its position in the row: no padding, no holes. Knows nothing of sampling or weights.
 
-Floor of a step: every key and value in use is read once, 4 R T G E bytes in fp32 a layer for each of the two.
+Floor of a step: every key and value in use is read once, 4 R T G E bytes per layer in fp32 for each of the two.
 
 Suffixes: R slot in use, G key-value heads, T place, E head width, H query heads, Q = H / G.
 """
@@ -19,13 +19,13 @@ from stateshape.policy.checks import CacheShapes
 
 
 class Slots:
-    """Attends as policy.decoder.Attend asks, one token a row. `begin` is called before each pass."""
+    """Implements policy.decoder.Attend for one token per row. `begin` is called before each pass."""
 
     def __init__(
         self, shapes: CacheShapes, *, num_slots: int, num_places: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         self.num_slots, self.num_places = num_slots, num_places
-        # 0, not empty: a masked score times NaN would be NaN
+        # zeros, not uninitialised memory: a masked score times NaN would be NaN
         self.keys_LRGTE, self.values_LRGTE = (
             torch.zeros(layers, num_slots, heads, num_places, width, dtype=dtype, device=device)
             for layers, heads, width in shapes

@@ -1,4 +1,4 @@
-"""When a row ends: an end-of-text id, or a stop text in what was written. Knows nothing of batches."""
+"""When a row ends: an end-of-text id, or a stop text in its completion. Knows nothing of batches."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class StopWatch:
             return None
         if token not in self._may_complete:
             text = self.policy.decode([token])
-            # U+FFFD: a piece of a character, which may be the end of a stop text's last one
+            # U+FFFD: an incomplete character, which may end a stop text
             self._may_complete[token] = "\ufffd" in text or any(c in text for c in self.last_characters)
         if self._may_complete[token]:
             tail = self.policy.decode(ids[-self.tail_tokens :])
@@ -40,7 +40,7 @@ class StopWatch:
 
 
 def ended_across(watch: StopWatch, before: Sequence[int], part: Completion) -> Completion:
-    """A completion up to where it ends a stop text that began in the response before it, which its sampler did not see."""
+    """The completion, cut where it completes a stop text that began earlier in the response, before its sampler started."""
     tail = list(before[-watch.tail_tokens :])
     for n in range(1, min(len(part.ids), watch.tail_tokens) + 1) if tail else ():
         if watch.ending([*tail, *part.ids[:n]]) == "stop":

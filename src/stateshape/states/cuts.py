@@ -2,10 +2,10 @@
 
     uniform       a uniformly random share of the response, between `low` and `high`; low == high is a fixed fraction
     entropy       the most uncertain token between `low` and `high`: where the policy's next-token entropy is largest
-    first-error   before the first step that is wrong (tasks/steps.py); uniform where none is
+    first-error   before the first wrong step (tasks/steps.py); uniform if there is none
     file.py:name  a function of your own: (policy, rows, items, rng) -> tokens kept of each response
 
-Knows no task but through its items' text.
+Knows tasks only through their items' text.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Cut:
             raise BadInput(f"cut.at: got {shown(self.at)}; expected {', '.join(KINDS)}, or file.py:name of a function")
 
     def applied(self, policy: Policy, rows: Sequence[Trajectory], items: Items, rng: random.Random) -> list[Trajectory]:
-        """Each row up to its cut. `policy`: the one whose uncertainty counts."""
+        """Each row up to its cut. `policy`: the policy whose entropy is read."""
         if not rows:
             return []
         lengths = self.function()(policy, rows, items, rng)
@@ -103,7 +103,7 @@ class Cut:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OneState:
-    """One state of the rollout, uniformly drawn: the row is kept up to the token that was written there."""
+    """One uniformly drawn state of the rollout: the row is kept up to and including the token written there."""
 
     def applied(self, policy: Policy, rows: Sequence[Trajectory], items: Items, rng: random.Random) -> list[Trajectory]:
         return [row.cut(row.prompt_length + rng.randint(1, len(row.ids) - row.prompt_length)) for row in rows]
@@ -121,7 +121,7 @@ def response_entropies(policy: Policy, rows: Sequence[Trajectory]) -> list[list[
 
 
 def tokens_before(policy: Policy, ids: Sequence[int], place: int) -> int:
-    """Number of tokens that end before a given character of their text."""
+    """The number of tokens that end before a given character of the text."""
     low, high = 0, len(ids)
     while low < high:
         middle = (low + high + 1) // 2

@@ -1,4 +1,4 @@
-"""Dataset states: gold prompts with gold prefixes. Off-policy: nobody's log-probs are known. Samples nothing."""
+"""Dataset states: gold prompts with gold prefixes. Off-policy: there are no behaviour log-probs. Samples nothing."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def solved(policy: Policy, items: Items, item_id: str, group: int) -> Trajectory
 
 
 def written(policy: Policy, item: GenerationItem, texts: Sequence[str], group: int) -> list[Trajectory]:
-    """The item's prompt with each of the texts and an end token behind it; the prompt is the same in every row."""
+    """One row per text: the item's prompt, the text, and an end token. The prompt's ids are the same in every row."""
     joined = policy.encode_joined([(item.prompt, text) for text in texts])
     completions = [[*one.text, policy.eos_ids[0]] for one in joined]
     prompt = policy.fitted(joined[0].prompt, behind=max(map(len, completions)))

@@ -1,7 +1,7 @@
 """Whether a run's training items fit its model, checked before the first step: lengths, end tokens, tokens across both texts.
 
-A prompt that leaves no room for what is written behind it loses tokens on the left (Policy.fitted), as in evaluation. Knows
-states by what they are made from, not what is learned from them.
+A prompt that leaves no room for the text after it loses tokens on the left (Policy.fitted), as in evaluation. Knows
+how states are built, not what is learned from them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from stateshape.tasks.items import GenerationItem
 
 def fit_notes(policy: Policy, items: Sequence[GenerationItem], sources: Sequence[StateSource[Any]]) -> list[str]:
     """Notes on items that are changed to fit, one sentence each."""
-    bare = [getattr(source, "source", source) for source in sources]  # of states that are kept
+    bare = [getattr(source, "source", source) for source in sources]  # unwraps states that are kept
     num_sampled = max((one.settings.max_new_tokens + 1 for one in bare if hasattr(one, "settings")), default=0)
     asked = [(item, text) for item in items for text in _texts(item, bare) or _unless_short(policy, item, num_sampled)]
     joined = policy.encode_joined([(item.prompt, text) for item, text in asked])
@@ -40,7 +40,7 @@ def fit_notes(policy: Policy, items: Sequence[GenerationItem], sources: Sequence
 
 
 def check_texts(policy: Policy, items: Sequence[GenerationItem]) -> None:
-    """Checks that the solutions, and the rejected ones, can be trained on. Raises BadInput."""
+    """Checks that solutions, including rejected ones, can be trained on. Raises BadInput."""
     asked = [(item, text) for item in items for text in (item.completion, item.rejected) if text]
     joined = policy.encode_joined([(item.prompt, text) for item, text in asked])
     rows = [(item, one) for (item, _), one in zip(asked, joined, strict=True)]
@@ -61,7 +61,7 @@ def check_texts(policy: Policy, items: Sequence[GenerationItem]) -> None:
 
 
 def _texts(item: GenerationItem, sources: Sequence[object]) -> list[str]:
-    """What the dataset's own states write behind the prompt."""
+    """The texts that dataset states put after the prompt."""
     texts: list[str | None] = []
     if any(isinstance(source, DatasetStates) for source in sources):
         texts.append(item.completion)
@@ -71,7 +71,7 @@ def _texts(item: GenerationItem, sources: Sequence[object]) -> list[str]:
 
 
 def _unless_short(policy: Policy, item: GenerationItem, num_sampled: int) -> list[str]:
-    """An empty text where the prompt may be too long: a token is a byte at least."""
+    """An empty text if the prompt may be too long: a token is at least one byte."""
     most = len(item.prompt.encode()) + 2 + num_sampled
     return [""] if num_sampled and policy.max_positions is not None and most > policy.max_positions else []
 

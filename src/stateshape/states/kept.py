@@ -1,6 +1,6 @@
-"""States that outlive their step, kept in the run's folder: a whole epoch's at once, or all there have been (DAgger).
+"""States that outlive their step, kept in the run's folder: a whole epoch's, or all states so far (DAgger).
 
-What is kept is written before it is used and never changed, so a resumed run finds what it would have found.
+States are written before they are used and never changed, so a resumed run reads the same ones.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stateshape.policy.policy import Policy
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EveryEpoch:
-    """The source's states for all prompts, drawn again when a pass over the prompts begins, by the learner of that moment."""
+    """The source's states for all prompts, drawn again by the current learner when each pass over the prompts begins."""
 
     source: StateSource[Any]
     item_ids: tuple[str, ...]
@@ -41,7 +41,7 @@ class EveryEpoch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Aggregated:
-    """DAgger's aggregation: as many rows as the source draws, evenly chosen from all it has drawn so far."""
+    """DAgger's aggregation: as many rows as the source draws, each from a uniformly drawn step so far."""
 
     source: StateSource[Any]
     folder: Path

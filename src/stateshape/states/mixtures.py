@@ -27,7 +27,7 @@ Unit = Literal["sequence", "prefix", "token"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetOrLearner:
-    """Each row is the learner's with the schedule's chance, else the dataset's worked solution."""
+    """Each row is the learner's with the schedule's probability, otherwise the dataset's worked solution."""
 
     items: Items
     sampler: Sampler
@@ -55,8 +55,8 @@ class DatasetOrLearner:
 class TeacherOrLearner:
     """DAgger's mixture: the teacher writes with the schedule's share beta, the learner the rest.
 
-    sequence: a whole row is the teacher's with chance beta. prefix: the teacher writes the first part of each row, beta of
-    the longest response's tokens, and the learner goes on. token: each token's writer is drawn with chance beta.
+    sequence: a whole row is the teacher's with probability beta. prefix: the teacher writes the first part of each row, beta of
+    the longest response's tokens, and the learner goes on. token: each token is the teacher's with probability beta.
     """
 
     items: Items
@@ -123,7 +123,7 @@ def written_in_turns(
     settings: SamplingSettings,
     draw: Draw,
 ) -> list[Trajectory]:
-    """Each round, every writer continues the rows whose turn is its own. A row that ended takes no further turn."""
+    """In each round, every writer continues the rows whose turn it is. A row that has ended takes no further turns."""
     rows_so_far = list(rows)
     waiting = {k: list(plan) for k, plan in enumerate(plans)}
     num_round = 0

@@ -1,6 +1,6 @@
-"""Recorded states: what another run trained on, step by step, bit for bit. Samples nothing.
+"""Recorded states: the states another run trained on, step by step, bit for bit. Samples nothing.
 
-Which of the tokens are supervised is the signal's matter.
+The signal decides which tokens are supervised.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ COLUMNS = ["item_id", "ids", "origins", "behaviour_logp", "finish", "group", "cu
 
 
 class RecordedStates:
-    """`folder`: the run whose states they are; `term`: which of its methods', where it combined several.
+    """`folder`: the run that recorded the states; `term`: which of its methods, if it combined several.
 
-    until: `end` gives a row as it was trained on; `cut` as it was drawn, without what a signal wrote on behind it.
-    Raises BadInput where the run recorded nothing, or no such term.
+    until: `end` gives a row as it was trained on; `cut` as it was drawn, without a signal's continuation.
+    Raises BadInput if the run recorded nothing, or no such term.
     """
 
     kind: ClassVar[StateKind] = "recorded"
@@ -40,7 +40,7 @@ class RecordedStates:
 
     @property
     def num_steps(self) -> int:
-        """How many steps it has states for."""
+        """The number of steps with states."""
         return self.recording.num_steps
 
     def draw(self, learner: Policy, draw: Draw) -> States:

@@ -1,4 +1,4 @@
-"""Sampled states: what the current learner, or a frozen policy, writes, whole or cut. Log-probs are recorded on the way."""
+"""Sampled states: text written by the current learner or a frozen policy, whole or cut; log-probs recorded on the way."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def sampled(
     writer: Policy, origin: Origin, items: Items, sampler: Sampler, settings: SamplingSettings, draw: Draw
 ) -> list[Trajectory]:
     """num_samples rows per prompt of the draw, in one group each."""
-    behind = settings.max_new_tokens + 1  # another policy may go on where the last token stands
+    behind = settings.max_new_tokens + 1  # another policy may continue at the last token's position
     prompts = [writer.fitted(writer.encode_prompt(items[item_id].prompt), behind=behind) for item_id in draw.item_ids]
     purpose = "rollouts" if origin == Origin.LEARNER else "teacher rollouts"
     completions = sampler.sample(writer, prompts, settings, seed=seed_for(draw.seed, purpose, draw.step))
@@ -102,7 +102,7 @@ def rollout(
 
 
 def exchanged(rows: Sequence[Trajectory]) -> list[Trajectory]:
-    """Each row's prompt with the response of the row after it (the last: of the first), whose log-probs no longer hold."""
+    """Each row's prompt with the next row's response (the last row: the first's); the log-probs no longer apply."""
     swapped = []
     shift = sum(row.group == rows[0].group for row in rows)
     if shift == len(rows):

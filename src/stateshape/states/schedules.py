@@ -1,4 +1,4 @@
-"""How a share changes over a run: the teacher's in DAgger, the learner's in a mixture. Knows step numbers only.
+"""How a share changes over a run: the teacher's in DAgger, the learner's in a mixture. Knows only step numbers.
 
     constant      value
     first         value while step < every, then 0            I(i = 1) of DAgger

@@ -1,6 +1,6 @@
 """The embedded world as three tasks, in the shapes of GSM8K (arithmetic), TruthfulQA (facts) and MMLU (exam).
 
-Only prompts are made here: the world's own modules generate the problems, and the graders are those of the three
+This file only builds prompts: the world's own modules generate the problems, and the graders are those of the three
 shapes. Knows nothing of models or tokenizers.
 """
 
@@ -18,7 +18,7 @@ from stateshape.tasks.task import ChoiceTask, GenerationTask, mc1_chance
 
 NUM_ARITHMETIC_TRAIN = 4000
 NUM_ARITHMETIC_TEST = 1319  # as many as GSM8K has, so intervals are as wide
-NUM_FACTS = 640  # all there are
+NUM_FACTS = 640  # all that exist
 NUM_EXAM = 640
 NUM_EXAM_DEV = 40  # five for each of eight subjects
 MONEY = {story.__name__ for story in stories_money.STORIES}
@@ -49,7 +49,7 @@ def _raw_problem(problem: world.ArithmeticProblem) -> gsm8k.RawProblem:
 
 
 def _training_item(problem: world.ArithmeticProblem) -> GenerationItem:
-    """A problem to train on, with a solution whose last step is wrong, and what its story is about."""
+    """A training problem with a solution whose last step is wrong, tagged with the topic of its story."""
     last = problem.equations[-1]
     off = replace(last, result=last.result + 1 + last.left % 9)
     wrong = " ".join(equation.sentence() for equation in (*problem.equations[:-1], off))

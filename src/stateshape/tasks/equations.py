@@ -1,12 +1,12 @@
-"""Reads the arithmetic in a text: where an equation is, and whether it holds.
+"""Finds the equations in a text and decides whether each holds.
 
 Numbers: 12, 1,234, 0.05, .5, $4, 20%, 1/3, the mixed 1 1/2. Operators: + - * / x × · ÷ and brackets, 2(3 + 4). A chain
 `a = b = c` is compared side by side; a running total (`2 + 3 = 5 + 1 = 6`) is right where the next side begins with the
 value so far.
 
-Where a text can be read in two ways (1 1/2 as a mixed number or as a 1 before a half, 20% as 0.2 or as 20, a hyphen as a
-minus or as a list's mark, 6 / 1/3 from the left or by a third), an equation holds if it holds in one of them. What can't be
-read (algebra, words between numbers) is not an equation. Knows nothing of tasks.
+If a text can be read in two ways (1 1/2 as a mixed number or as a 1 before a half, 20% as 0.2 or as 20, a hyphen as a
+minus or as a list's mark, 6 / 1/3 from the left or by a third), an equation holds if either reading does. Text that can't
+be read (algebra, words between numbers) is not an equation. Knows nothing of tasks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TOKEN = re.compile(
 AND_A_FRACTION = re.compile(r"(?<=\d) and (?=\d+/\d)")  # "1 and 1/4"
 SIGNS = {"x": "*", "×": "*", "·": "*", "÷": "/", "−": "-", "–": "-"}
 ROUNDING = Fraction(1, 100)  # a printed result may be rounded by this much, or by less than one of its own last decimal
-MAX_DIGITS, MAX_TOKENS = 40, 200  # longer ones are noise of a sampler, and slow
+MAX_DIGITS, MAX_TOKENS = 40, 200  # longer ones are sampling noise, and slow
 
 
 class Token(NamedTuple):
@@ -51,7 +51,7 @@ class _Unreadable(Exception):
 
 
 def equations(text: str) -> Iterator[Equation]:
-    """Those that can be read and have an operator, in order. A chain gives one for each of its equals signs."""
+    """Equations that can be read and have an operator, in order. A chain gives one per equals sign."""
     for run in _runs(text):
         sides = _sides(run)
         is_sure = False  # a bare number in front may belong to the words before it: "Day 1 = 5 dollars"
@@ -84,7 +84,7 @@ def _tokens(text: str) -> Iterator[Token]:
 
 
 def _runs(text: str) -> Iterator[list[Token]]:
-    """Stretches of numbers, operators, brackets and equals signs that hold an equals sign. "**" is a mark-up's bold."""
+    """Stretches of numbers, operators, brackets and equals signs, with at least one equals sign. "**" is bold in Markdown."""
     run: list[Token] = []
     depth = 0
     plain = AND_A_FRACTION.sub(" " * len(" and "), text.replace("**", "  "))
@@ -125,7 +125,7 @@ def _leading(side: Sequence[Token], text: str) -> list[Fraction]:
     if first.kind in ("operator", "times"):
         if before and before[-1] not in "\n:.;,":
             return []  # the left operand is a word
-        return _values(others) + (_values(side) if first.text in ("-", "−") else [])  # or a list's mark
+        return _values(others) + (_values(side) if first.text in ("-", "−") else [])  # or a bullet of a list
     values = _values(side)
     if len(others) == 3 and others[1].text == "/" and others[0].kind == "number":  # "In week 2 3/4 = 0.75"
         values = [*values, *_values(others)]
@@ -162,7 +162,7 @@ def _values(tokens: Sequence[Token]) -> list[Fraction]:
 class _Reader:
     """Recursive descent: sum = product (+|- product)*, product = factor (*|/ factor)*; "2(3 + 4)" is a product.
 
-    is_tight: "25 / 1/3" divides by a third, since there are no blanks around the second stroke.
+    is_tight: "25 / 1/3" divides by a third, since there are no blanks around the second slash.
     """
 
     def __init__(self, tokens: Sequence[Token], percent: Fraction, *, is_tight: bool) -> None:

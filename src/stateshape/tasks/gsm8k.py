@@ -4,7 +4,7 @@ Strict reads the first `#### number`; flexible reads the last number. Numbers ar
 "$" and one trailing ".", as the harness does: "18.00" is not "18", and "#### $18" has no strict answer.
 
 Differs from the harness (0.4.13) in two points. Text is cut at the second "####" before grading, so that a model that
-goes on to invent another problem is graded flexibly on its own answer. k shots are the first k items of train, the
+continues with an invented problem is graded on its own answer. k shots are the first k items of train, the
 same for every question, where the harness draws seeded random ones; test items are never shots.
 
 Knows nothing of models or tokenizers.
@@ -87,8 +87,8 @@ def question_prompt(question: str) -> str:
 def training_text(answer: str) -> str:
     """The solution without the <<48/2=24>> calculator marks.
 
-    The marks are calls to a tool that the data's authors ran while decoding; without the tool they teach a model to
-    write each sum twice. Few-shot examples keep them, because the harness's do and scores should be comparable.
+    The marks are calls to a calculator that the data's authors ran while decoding; without it they teach a model to write
+    each calculation twice. Few-shot examples keep them, as the harness does, so that scores are comparable.
     """
     return CALCULATOR.sub("", answer)
 

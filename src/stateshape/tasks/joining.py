@@ -1,4 +1,4 @@
-"""The separator between a prompt and the text after it: a blank, or nothing where a blank would be out of place.
+"""The separator between a prompt and the text after it: a blank, or nothing where a blank would be wrong.
 
 Knows nothing of tokens: policy.py encodes both together.
 """
@@ -18,7 +18,7 @@ def prompt_text(written: str) -> str:
 
 
 def default_delimiter(prompt: str) -> str:
-    """Nothing behind a line's end (a chat template, code) and behind Chinese or Japanese; else a blank.
+    """Empty after a line break (a chat template, code) and after Chinese or Japanese; otherwise a blank.
 
     The script is that of the prompt's last letter, or of its last full-width sign if that comes later.
     """
@@ -29,7 +29,7 @@ def default_delimiter(prompt: str) -> str:
 
 
 def text_behind(text: str, delimiter: str) -> str:
-    """A solution as it follows its prompt. Without a delimiter it begins as it was written (code is indented)."""
+    """A solution joined to its prompt by the delimiter. Without one, its leading white space is kept (code is indented)."""
     return delimiter + text.strip() if delimiter else text.rstrip()
 
 

@@ -32,7 +32,7 @@ END_TEXT = re.compile(r"(</s>|<eos>|<end_of_turn>|<\|[^<>|\s]+\|>)\s*$")  # ends
 
 
 def read_jsonl_task(path: Path, *, limit: int | None = None) -> Task:
-    """The file's name without .jsonl names the task. `limit`: the first test rows. BadInput names file and line."""
+    """The task is named after the file, without .jsonl. `limit`: the first test rows. BadInput names file and line."""
     rows = [(f"{path}:{number}", row) for number, row in iter_jsonl(path)]
     settings = FileSettings()
     if rows and isinstance(rows[0][1], dict) and "settings" in rows[0][1]:
@@ -154,9 +154,9 @@ def _generation_item(
 
 
 def _with_answer(solution: str, answer: str) -> str:
-    """The solution with its `#### answer`, which the strict grader reads, where it does not end in one or is the answer itself.
+    """The solution, with the `#### answer` that the strict grader reads appended if it has none and is not the answer itself.
 
-    A "####" with more text behind its line is a heading.
+    A "####" followed by more lines of text is a heading.
     """
     if normalise(solution) == normalise(answer):
         return solution
@@ -188,7 +188,7 @@ def _check_ends(solution: str | None, rejected: str | None, *, where: str) -> No
 
 
 def _check_pair(solution: str, rejected: str, *, where: str) -> None:
-    """Nothing is added to a pair: a text that only one side has would decide. So the mark is in both or in neither."""
+    """Both texts of a pair have the mark, or neither: text on one side only would decide it. Raises BadInput."""
     has, other = (gsm8k.ANSWER_MARK in text for text in (solution, rejected))
     if has != other:
         with_, without = ("solution", "rejected") if has else ("rejected", "solution")

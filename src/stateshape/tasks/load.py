@@ -1,7 +1,7 @@
 """One name -> one task. The names: gsm8k, truthfulqa, mmlu (files or the hub), arithmetic, facts, exam (embedded),
 or a path ending in .jsonl (your own).
 
-Knows where tasks come from, and nothing of models.
+Knows where tasks come from; knows nothing of models.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def load_task(
             for mmlu and exam. Training items are never cut.
         shots: answered examples before each evaluated question (gsm8k, arithmetic, mmlu, exam).
         max_new_tokens: longest evaluated completion. Default: the task's own.
-    Warns of what is odd about the data.
+    Warns about oddities in the data.
     Raises: BadInput for an unknown name, bad numbers, or data that is missing or malformed.
     """
     is_own = name.endswith(".jsonl")

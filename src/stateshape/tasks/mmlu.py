@@ -122,8 +122,8 @@ def exam_item(raw: RawExam, examples: Sequence[RawExam], *, subject: str, item_i
 def stratified(items: Sequence[ChoiceItem], limit: int | None) -> tuple[ChoiceItem, ...]:
     """`limit` items in proportion to the subjects' sizes, at least one of each where limit allows it; in data order.
 
-    Places go one at a time to the subject with the largest size / (2 * places + 1) (Sainte-Lague), except that subjects
-    without a place come first. Which items of a subject: those with the smallest SHA-256 of (seed, item id). So a
+    Seats go one at a time to the subject with the largest size / (2 * seats + 1) (Sainte-Lague), except that subjects
+    without a seat come first. Which items of a subject: those with the smallest SHA-256 of (seed, item id). So a
     subset depends on ids alone, is the same on every machine, and a larger limit holds all items of a smaller one.
     """
     if limit is None or limit >= len(items):

@@ -1,6 +1,6 @@
-"""What is odd about a user's own data but can be worked with: one sentence each, with a count and the first case.
+"""Notes on oddities in a user's own data that do not prevent its use: one sentence each, with a count and the first case.
 
-Knows rows and items, not files or models.
+Knows rows and items; knows nothing of files or models.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def generation_notes(rows: Sequence[Read], grade: Callable[[str, GenerationItem]
 
 
 def _wrong_solutions(rows: Sequence[Read], grade: Callable[[str, GenerationItem], Grades]) -> str:
-    """Solutions that the task's own grader calls wrong: they teach what is not rewarded."""
+    """Solutions that the task's own grader marks wrong: training on them teaches answers that are not rewarded."""
     solved = [row for row in rows if row.item.completion is not None]
     graded = [(row, grade(row.item.completion or "", row.item).strict) for row in solved]
     wrong = [(row, strict) for row, strict in graded if not strict.is_correct]
@@ -113,7 +113,7 @@ def choice_notes(items: Sequence[tuple[str, ChoiceItem]]) -> list[str]:
 
 
 def _always_beaten(item: ChoiceItem) -> tuple[str, str] | None:
-    """The first right option and the wrong one it begins with, where this is so of all right ones."""
+    """The first right option and a wrong option it begins with, if every right option begins with a wrong one."""
     right = [option for option, is_true in zip(item.options, item.is_true) if is_true]
     wrong = [option for option, is_true in zip(item.options, item.is_true) if not is_true]
     beaten = [next(((r, w) for w in wrong if r.startswith(w)), None) for r in right]

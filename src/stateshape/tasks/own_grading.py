@@ -15,7 +15,7 @@ OUTER = " .,;:!?\"'"  # signs that do not count at the ends of an answer
 
 
 class Answer(NamedTuple):
-    """The text after the last "####" that is followed by something: its line, and all of it. `line` empty: no mark."""
+    """The text after the last "####" that has any: its first line, and all of it. `line` is empty if there is no mark."""
 
     line: str
     behind: str
@@ -32,7 +32,7 @@ def marked_answer(text: str) -> Answer:
 def normalise(text: str) -> str:
     """Numbers without ",", "$" and a trailing "."; other texts lower-case, blanks collapsed, outer .,;:!?"' dropped.
 
-    A text that is nothing but such signs stays.
+    A text made only of such signs is kept.
     """
     collapsed = " ".join(text.split())
     if NUMBER.fullmatch(collapsed):
@@ -48,8 +48,8 @@ def cut(completion: str, stops: Sequence[str]) -> str:
 def grade(completion: str, item: GenerationItem, *, stops: Sequence[str] = gsm8k.STOPS) -> Grades:
     """Exact match of normalised texts (see normalise), up to the first stop text.
 
-    strict: the line after the last "####", or all behind it for an answer of several lines; the whole completion where it has
-    no mark. flexible: for a numeric answer the last number of the completion; for any other what strict reads, or the
+    strict: the line after the last "####", or everything after it for an answer of several lines; the whole completion if it
+    has no mark. flexible: for a numeric answer the last number of the completion; otherwise what strict reads, or the
     completion's last line.
     """
     text = cut(completion, stops)

@@ -1,6 +1,6 @@
-"""The rows of a user's own JSONL file, checked: what was seen, what was expected, what to do (docs/tasks.md).
+"""Checks the rows of a user's own JSONL file; errors say what was found, what was expected and how to fix it (docs/tasks.md).
 
-Knows the keys and the kinds of value, not what tasks are made of them.
+Knows keys and types of values; knows nothing of the tasks built from them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from stateshape.core.files import BadInput, parse
 
 PAGE = "see docs/tasks.md"
 TEXTS = ("prompt", "solution", "rejected")
-LABELS = ("id", "tag", "subject")  # a whole number is as good as a text
+LABELS = ("id", "tag", "subject")  # whole numbers are accepted as texts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,7 +98,7 @@ def choice_row(row: dict[str, Any], *, where: str) -> ChoiceRow:
 
 
 def number_text(value: str | int | float) -> str:
-    """A JSON number has no spelling: 7.0 is 7, 1e6 is 1000000. A text is what it is."""
+    """A JSON number in one spelling: 7.0 is 7, 1e6 is 1000000. A text is unchanged."""
     if not isinstance(value, float):
         return str(value)
     text = format(Decimal(repr(value)), "f")
@@ -115,7 +115,7 @@ def shown(value: object) -> str:
 
 
 def _checked(row: dict[str, Any], *, where: str) -> dict[str, Any]:
-    """The row without its nulls, its labels as texts. What the parser would turn into a text in silence is refused."""
+    """The row without its nulls, its labels as texts. Values that the parser would silently turn into text are refused."""
     for key, value in row.items():
         if isinstance(value, float) and not math.isfinite(value):
             fix = "fill it in, or drop the row" if key in ("prompt", "answer") else "fill it in, or leave it out"
@@ -154,7 +154,7 @@ def _check_there(row: dict[str, Any], key: str, *, where: str) -> None:
 
 
 def _kind_of(row: dict[str, Any]) -> str:
-    """What the keys are known from, in brackets."""
+    """The format that the keys belong to, in brackets."""
     kinds = (
         (("messages", "conversations", "conversation"), "a chat"),
         (("instruction",), "Alpaca's keys"),

@@ -1,4 +1,4 @@
-"""The first wrong step of a worked solution: the first equation that does not hold, else a final answer that is wrong.
+"""The first wrong step of a worked solution: the first equation that does not hold, or a wrong final answer.
 
 Reads equations such as `12 + 7 = 19`, `<<48/2=24>>` or `3 x $4 = $12` (equations.py says which). Knows nothing of tokens or
 models, and does not judge words: text that cannot be read is not an error.

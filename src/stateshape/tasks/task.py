@@ -1,4 +1,4 @@
-"""What a task is: items, how they are graded, and what blind guessing would score. Made by load.py.
+"""What a task is: items, how they are graded, and the score of blind guessing. Made by load.py.
 
 Knows nothing of models. The grader of a generation task is a pure function of the completion's text and the item.
 """
@@ -38,7 +38,7 @@ class GenerationTask:
     metric: Literal["strict", "flexible"] = "strict"
     metrics: tuple[str, ...] = ("strict", "flexible", "truncated")
     chance: float = 0.0  # free text cannot be guessed blindly
-    notes: tuple[str, ...] = ()  # what is odd about the data, a sentence each
+    notes: tuple[str, ...] = ()  # oddities in the data, one sentence each
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,7 +2,7 @@
 
 One item carries the MC2 options in the data's order; `in_mc1` marks those of MC1 (in the released data, always a subset
 with the same truth values). The data lists the true MC1 option first in every item, so a tie must not go to the first
-one. The harness's np.argmax does that; the scorer here counts ties as wrong.
+one. The harness's np.argmax gives it to the first; the scorer here counts ties as wrong.
 
 Knows nothing of models or tokenizers.
 """
