@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from stateshape.core.files import BadInput
+from stateshape.recipes.recipe import recipe_class
 from stateshape.study.plan import Plan, make_plan, presets, read_study_file
 
 GOOD = """\
@@ -55,6 +56,14 @@ def test_teachers_come_first_and_settings_are_merged(tmp_path: Path) -> None:
 )
 def test_what_is_done_stays_the_same_plan(more: str, tmp_path: Path) -> None:
     assert planned(GOOD, tmp_path).sha256 == planned(GOOD + more + "\n", tmp_path).sha256
+
+
+def test_a_plan_that_says_a_recipe_s_earlier_name_keeps_its_checksum(tmp_path: Path) -> None:
+    """A folder begun when opd_logp was still called opd_rl goes on: the checksum is the one that was computed then."""
+    text = GOOD.replace("opd_continuation", "opd_rl").replace("max_new_tokens: 8", "rollout_tokens: 8")
+    plan = planned(text, tmp_path)
+    assert plan.sha256 == "09d067d871bc941b9168fef007023e92c1490f72f7e602ab0b701e4376481057"
+    assert plan.runs[1].recipe_class is recipe_class("opd_logp")
 
 
 def test_what_is_done_otherwise_is_another_plan(tmp_path: Path) -> None:

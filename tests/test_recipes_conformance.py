@@ -18,7 +18,7 @@ from stateshape.core.files import BadInput
 from stateshape.core.method import Draw, terms_of
 from stateshape.core.states import Origin
 from stateshape.policy.policy import Policy
-from stateshape.recipes.names import BUILT_IN
+from stateshape.recipes.names import ALIASES, BUILT_IN
 from stateshape.recipes.recipe import all_methods, recipe_class
 from stateshape.record.writer import StateWriter
 from stateshape.states.cuts import Cut
@@ -46,7 +46,7 @@ SHORT = {
     "kd_on_teacher": {"teacher": "t", "max_new_tokens": 6},
     "continuation_on_teacher": {"teacher": "t", "max_new_tokens": 6},
     "opd": {"teacher": "t", "rollout_tokens": 8},
-    "opd_rl": {"teacher": "t", "rollout_tokens": 8},
+    "opd_logp": {"teacher": "t", "rollout_tokens": 8},
     "opd_continuation": {"teacher": "t", "max_new_tokens": 6, "rollout_tokens": 8},
     "self_continuation": {"max_new_tokens": 6, "rollout_tokens": 8},
     "grpo": {"group": 6, "rollout_tokens": 8},
@@ -78,7 +78,7 @@ OTHER = {
     "kd_on_teacher": {**DIVERGENCE, "max_new_tokens": 3, "samples": 2, "teacher_temperature": 0.0},
     "continuation_on_teacher": {"cut": Cut(low=0.5, high=0.6), "max_new_tokens": 3, "teacher_temperature": 0.0},
     "opd": {**DIVERGENCE, **ROLLOUTS, "positions": "last"},
-    "opd_rl": ROLLOUTS,
+    "opd_logp": ROLLOUTS,
     "opd_continuation": {
         **ROLLOUTS,
         "cut": Cut(low=0.5, high=0.6),
@@ -430,6 +430,12 @@ def test_golden_losses(name, tmp_path):
 
 def test_a_recipe_of_your_own_is_found_by_its_path():
     assert recipe_class("stateshape.recipes.sft:SFT") is recipe_class("sft")
+
+
+def test_an_earlier_name_still_means_its_recipe():
+    assert ALIASES.keys().isdisjoint(BUILT_IN)
+    for earlier, name in ALIASES.items():
+        assert recipe_class(earlier) is recipe_class(name)
 
 
 @pytest.mark.parametrize(

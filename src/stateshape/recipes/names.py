@@ -15,7 +15,7 @@ BUILT_IN: Mapping[str, str] = {
         "kd_on_teacher": "KDOnTeacher",
         "continuation_on_teacher": "ContinuationOnTeacher",
         "opd": "OPD",
-        "opd_rl": "OPDRL",
+        "opd_logp": "OPDLogProb",
         "opd_continuation": "OPDContinuation",
         "self_continuation": "SelfContinuation",
         "grpo": "GRPO",
@@ -29,3 +29,12 @@ BUILT_IN: Mapping[str, str] = {
         "replay": "Replay",
     }.items()
 }
+
+# Earlier names. Command lines, study files and the records of begun folders go on saying them, and a plan's checksum is of
+# the name as it is written there.
+ALIASES: Mapping[str, str] = {"opd_rl": "opd_logp"}
+
+
+def built_in_path(name: str) -> str | None:
+    """module:Class of a built-in recipe, by its name or an earlier one; None if there is none."""
+    return BUILT_IN.get(ALIASES.get(name, name))

@@ -20,7 +20,7 @@ from stateshape.core.records import MethodRecord
 from stateshape.core.wording import shown
 from stateshape.losses.divergence import Direction, Divergence
 from stateshape.policy.policy import Policy
-from stateshape.recipes.names import BUILT_IN
+from stateshape.recipes.names import BUILT_IN, built_in_path
 from stateshape.sampling.settings import Sampler, SamplingSettings, check_sampling
 from stateshape.states.sampled import LearnerStates, PrefixCut, Prefixes
 from stateshape.tasks.items import GenerationItem
@@ -213,7 +213,7 @@ def teachers_of(teacher: str) -> dict[str, str]:
 
 def recipe_class(name: str) -> type[Recipe]:
     """A built-in recipe by name, or one of your own: `package.module:Class`, `file.py:Class`. Raises BadInput."""
-    path = BUILT_IN.get(name, name)
+    path = built_in_path(name) or name
     if ":" not in path:
         raise BadInput(
             f"recipe: got {shown(name)}; expected one of {', '.join(BUILT_IN)}, or package.module:Class, "

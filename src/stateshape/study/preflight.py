@@ -9,7 +9,7 @@ from stateshape.core.sealed import check_source
 from stateshape.core.study_records import BASE
 from stateshape.policy.open import check_teacher
 from stateshape.policy.policy import Policy
-from stateshape.recipes.names import BUILT_IN
+from stateshape.recipes.names import built_in_path
 from stateshape.recipes.recipe import Need, Parts, teachers_of
 from stateshape.recipes.replay import Replay
 from stateshape.record.reading import Recording
@@ -37,7 +37,7 @@ def check_training(spec: RunSpec, target: GenerationTask) -> None:
 
 def check_build(spec: RunSpec, target: GenerationTask) -> None:
     """Builds a built-in recipe once, its teachers policies that hold no model, for what its parts refuse. Raises BadInput."""
-    if spec.recipe_name not in BUILT_IN:
+    if built_in_path(spec.recipe_name) is None:
         return
     nobody = Policy.__new__(Policy)
 

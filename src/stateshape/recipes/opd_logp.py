@@ -1,4 +1,4 @@
-"""On-policy distillation as reinforcement learning: the sampled reverse KL to the teacher is each token's credit.
+"""On-policy distillation by policy gradient: the sampled reverse KL to the teacher is each token's credit.
 
 Source: Thinking Machines, On-Policy Distillation (2025). Differs: one update a batch, so the ratio is 1.
 """
@@ -15,7 +15,7 @@ from stateshape.signals.teacher_logp import TeacherLogProb
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OPDRL(LearnerRollouts, Taught):
+class OPDLogProb(LearnerRollouts, Taught):
     """On-policy distillation by policy gradient: a token's credit is the teacher's log-prob of it minus the learner's."""
 
     compositions: ClassVar = (Composition(states="learner", signal="teacher log-prob", loss="policy gradient"),)
