@@ -15,6 +15,7 @@ from stateshape.core.locks import hold
 if TYPE_CHECKING:
     from stateshape.core.progress import Reporter
     from stateshape.core.records import EvaluationRecord, PhaseCost
+    from stateshape.evals.evaluate import Summary
     from stateshape.policy.settings import ModelSettings
     from stateshape.tasks.task import Task
 
@@ -113,13 +114,18 @@ def evaluate_into(
     summary = summarise(rows, task.metrics)
     write_evaluation(folder, task.name, rows, summary, about)
     if not quiet:
-        for metric, estimate in summary.items():
-            interval = "" if estimate.ci95 is None else f"  95% [{estimate.ci95[0]:.3f}, {estimate.ci95[1]:.3f}]"
-            value = "missing" if estimate.value is None else f"{estimate.value:.4f}"
-            print(f"{task.name} {metric}: {value}{interval}  n={estimate.n}")
-        print(f"rows: {folder / 'evals' / (task.name + '.jsonl')}")
+        print_summary(task.name, summary)
+        print(f"rows: {layout.evaluation(folder, task.name)}")
     if profile:
         from stateshape.cli.costs import profile_evaluation
 
         path = folder / layout.EVALS / f"{task.name}.profile.json"
         profile_evaluation(path, source, policy, task, costs["evaluation"], quiet=quiet)
+
+
+def print_summary(task: str, summary: Summary) -> None:
+    """One line per metric."""
+    for metric, estimate in summary.items():
+        interval = "" if estimate.ci95 is None else f"  95% [{estimate.ci95[0]:.3f}, {estimate.ci95[1]:.3f}]"
+        value = "missing" if estimate.value is None else f"{estimate.value:.4f}"
+        print(f"{task} {metric}: {value}{interval}  n={estimate.n}")

@@ -15,7 +15,9 @@ from stateshape.core.locks import hold
 from stateshape.core.wording import shown
 
 if TYPE_CHECKING:
-    from stateshape.core.records import Operators
+    from stateshape.core.records import Operators, RunRecord
+    from stateshape.report.study_files import StudyFiles
+    from stateshape.study.plan import Plan
 
 
 def study(
@@ -59,12 +61,7 @@ def study(
     chosen = None if seeds is None else parse_seeds(seeds)
     plan = plan_study(preset_or_file, seeds=chosen, model=model, full=full)
     if dry_run:
-        from stateshape.cli.plan import print_plan, print_resolvable
-        from stateshape.study.context import load_tasks
-
-        target, retention = load_tasks(plan.file, data_folder(data))
-        print_plan(plan, target)
-        print_resolvable(plan, [target, *retention])
+        print_dry_run(plan, data_folder(data))
         return
     if out is None:
         raise BadInput("out: got nothing; expected --out DIR, the folder the study is written to")
@@ -99,6 +96,16 @@ def report(folder: tyro.conf.Positional[str], *, accept_changes: bool = False) -
     print(f"report: {page}")
 
 
+def print_dry_run(plan: Plan, data_dir: Path | None) -> None:
+    """The runs with their steps and tokens, and the smallest effects that the study can resolve."""
+    from stateshape.cli.plan import print_plan, print_resolvable
+    from stateshape.study.context import load_tasks
+
+    target, retention = load_tasks(plan.file, data_dir)
+    print_plan(plan, target)
+    print_resolvable(plan, [target, *retention])
+
+
 def parse_seeds(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
@@ -123,13 +130,17 @@ def print_results(folder: Path) -> None:
             console().print(f"{verdict.claim_id} {verdict.outcome:13s} {verdict.claim}", highlight=False, markup=False)
     seconds: dict[str, float] = {}
     supervised = sampled = 0
-    records = [seed.record for run in study.runs for seed in run.seeds if seed.record is not None]
-    for record in records:
+    for record in records_of(study):
         supervised += record.num_supervised_tokens
         sampled += record.num_sampled_tokens
         for name, value in record.seconds.items():
             seconds[name] = seconds.get(name, 0.0) + value
     print(time_split(seconds, supervised, sampled))
+
+
+def records_of(study: StudyFiles) -> list[RunRecord]:
+    """Of all runs and seeds that have one."""
+    return [seed.record for run in study.runs for seed in run.seeds if seed.record is not None]
 
 
 def profile_study(folder: Path, operators: Operators, *, quiet: bool) -> None:
@@ -138,8 +149,7 @@ def profile_study(folder: Path, operators: Operators, *, quiet: bool) -> None:
     from stateshape.report.study_files import read_study_folder
 
     study = read_study_folder(folder)
-    records = [seed.record for run in study.runs for seed in run.seeds if seed.record is not None]
-    phases = [phase for record in records for phase in record.phases()]
+    phases = [phase for record in records_of(study) for phase in record.phases()]
     write_profile(
         folder / layout.PROFILE,
         phases,

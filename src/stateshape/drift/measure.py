@@ -19,7 +19,7 @@ large samples these secondary sets take whole prompts drawn from all, at most MA
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -82,24 +82,9 @@ def measure(
     states = _States(sides, matched(sides, seed=seed))
     trials = Trials(seed=seed, num_permutations=num_permutations, num_resamples=num_resamples)
     encoders = encoders or {}
-    distances: dict[str, DriftValue] = {}
-    medians: dict[str, float | None] = {}
     num_prompts = states.match.num_prompts
-    if num_prompts < MIN_PROMPTS:
-        note = f"{num_prompts} prompts have states on all sides; {MIN_PROMPTS} are needed"
-        names = [prefix + name for prefix in ("", FULL_STATE) for name in DISTANCES]
-        names += [f"{prefix}_{name}" for prefix in encoders for name in GEOMETRIC]
-        distances = {name: DriftValue(value=None, base_vs_base=None, note=note) for name in names}
-    else:
-        by_distance, medians[""] = _lexical([side.responses for side in sides], states, trials)
-        distances |= {name: by_distance[name] for name in DISTANCES}
-        fewer, drawn = _at_most(states, MAX_EXACT, seed=seed)
-        by_distance, medians[FULL_STATE] = _lexical([side.states for side in fewer.sides], fewer, trials)
-        distances |= {FULL_STATE + name: _noted(by_distance[name], drawn) for name in DISTANCES}
-        for name, encoder in encoders.items():
-            vectors: list[Rows] = [np.asarray(encoder.encode(side), np.float32) for side in fewer.sides]
-            by_distance, medians[f"{name}_"] = _geometric(vectors, centred, fewer, trials)
-            distances |= {f"{name}_{distance}": _noted(value, drawn) for distance, value in by_distance.items()}
+    enough = num_prompts >= MIN_PROMPTS
+    distances, medians = _distances(states, encoders, trials) if enough else (_too_few(num_prompts, encoders), {})
     return DriftRecord(
         task=task,
         features=FEATURES,
@@ -117,6 +102,32 @@ def measure(
         },
         median_distances=medians,
     )
+
+
+def _distances(
+    states: _States, encoders: Mapping[str, Encoder], trials: Trials
+) -> tuple[dict[str, DriftValue], dict[str, float | None]]:
+    """Every distance on every set of features, and each set's median distance."""
+    distances: dict[str, DriftValue] = {}
+    medians: dict[str, float | None] = {}
+    by_distance, medians[""] = _lexical([side.responses for side in states.sides], states, trials)
+    distances |= {name: by_distance[name] for name in DISTANCES}
+    fewer, drawn = _at_most(states, MAX_EXACT, seed=trials.seed)
+    by_distance, medians[FULL_STATE] = _lexical([side.states for side in fewer.sides], fewer, trials)
+    distances |= {FULL_STATE + name: _noted(by_distance[name], drawn) for name in DISTANCES}
+    for name, encoder in encoders.items():
+        vectors: list[Rows] = [np.asarray(encoder.encode(side), np.float32) for side in fewer.sides]
+        by_distance, medians[f"{name}_"] = _geometric(vectors, centred, fewer, trials)
+        distances |= {f"{name}_{distance}": _noted(value, drawn) for distance, value in by_distance.items()}
+    return distances, medians
+
+
+def _too_few(num_prompts: int, encoders: Iterable[str]) -> dict[str, DriftValue]:
+    """Every distance as missing, with the reason."""
+    note = f"{num_prompts} prompts have states on all sides; {MIN_PROMPTS} are needed"
+    names = [prefix + name for prefix in ("", FULL_STATE) for name in DISTANCES]
+    names += [f"{prefix}_{name}" for prefix in encoders for name in GEOMETRIC]
+    return {name: DriftValue(value=None, base_vs_base=None, note=note) for name in names}
 
 
 def _check_same_items(base: Rollouts, other: Rollouts, *, side: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from stateshape.study.folders import check_same_run
 from stateshape.study.plan import RunSpec
 from stateshape.study.run_queue import RunDied
 from stateshape.tasks.items import GenerationItem
+from stateshape.train.checkpoint import Progress
 from stateshape.train.health import EARLY_STEPS, Kinds, learned_nothing, warnings_of
 from stateshape.train.loop import OnStep, carried_adapters, draw_for, train
 from stateshape.train.operators import step_operators
@@ -48,49 +50,9 @@ def train_one(bench: StudyContext, spec: RunSpec, seed: int, folder: Path) -> Ru
     record = begin(bench, spec, seed, folder)
     if record.num_steps > 0:
         return record
-    bench.weights.add_adapter(LEARNER, spec.train.lora, seed=seed_for(seed, "adapter"))
-    beside: list[str] = [LEARNER]
-    try:
-        recipe = spec.recipe(partial(place_of, bench, seed))
-        method = recipe.build(
-            Parts(
-                task=bench.target,
-                sampler=bench.sampler,
-                teacher=teacher_loader(bench, beside),
-                item_ids=item_ids,
-                folder=folder,
-            )
-        )
-        beside += carried_adapters(method)
-        learner = Policy(bench.weights, LEARNER, is_trainable=True)
-        say_what_fits(bench, learner, item_ids, method)
-        kinds: Kinds = {name: term.method.signal.kind for name, term in terms_of(method).items()}
-        progress = train(
-            method,
-            learner,
-            item_ids,
-            spec.train,
-            seed=seed,
-            folder=folder,
-            on_step=told_early(bench, spec, seed, kinds),
-            watches=watches_of(bench, spec, method, folder, seed),
-        )
-        if bench.operators is not None and spec.name not in bench.operators:
-            draw = draw_for(item_ids, batch=spec.train.batch_prompts, step=0, seed=seed)
-            bench.operators[spec.name] = step_operators(method, learner, draw, spec.train)
-    except TrainingDiverged as error:
-        raise RunDied(f"{folder}: training diverged at {error}") from None
-    except (RuntimeError, SafetensorError) as error:
-        if not any(sign in str(error) for sign in FULL_DISK):
-            raise
-        raise BadInput(
-            f"out: {folder}: a file could not be written ({str(error).strip().splitlines()[0][:120]}); expected space on the "
-            "disk; free some and run the same command again"
-        ) from None
-    finally:
-        for name in beside:
-            if bench.weights.has_adapter(name):
-                bench.weights.remove_adapter(name)
+    with adapters_of_a_run(bench.weights) as adapters, failures_named(folder):
+        bench.weights.add_adapter(LEARNER, spec.train.lora, seed=seed_for(seed, "adapter"))
+        progress, kinds = train_method(bench, spec, seed, folder, item_ids, adapters)
     trained = replace(
         record,
         num_steps=progress.step,
@@ -100,6 +62,68 @@ def train_one(bench: StudyContext, spec: RunSpec, seed: int, folder: Path) -> Ru
     ).measured(progress.costs)
     write_json(folder / layout.RUN, trained)
     return trained
+
+
+def train_method(
+    bench: StudyContext, spec: RunSpec, seed: int, folder: Path, item_ids: tuple[str, ...], adapters: list[str]
+) -> tuple[Progress, Kinds]:
+    """Builds the recipe's method and trains the learner's adapter with it. Adapters that it loads are added to `adapters`."""
+    recipe = spec.recipe(partial(place_of, bench, seed))
+    method = recipe.build(
+        Parts(
+            task=bench.target,
+            sampler=bench.sampler,
+            teacher=teacher_loader(bench, adapters),
+            item_ids=item_ids,
+            folder=folder,
+        )
+    )
+    adapters += carried_adapters(method)
+    learner = Policy(bench.weights, LEARNER, is_trainable=True)
+    say_what_fits(bench, learner, item_ids, method)
+    kinds: Kinds = {name: term.method.signal.kind for name, term in terms_of(method).items()}
+    progress = train(
+        method,
+        learner,
+        item_ids,
+        spec.train,
+        seed=seed,
+        folder=folder,
+        on_step=told_early(bench, spec, seed, kinds),
+        watches=watches_of(bench, spec, method, folder, seed),
+    )
+    if bench.operators is not None and spec.name not in bench.operators:
+        draw = draw_for(item_ids, batch=spec.train.batch_prompts, step=0, seed=seed)
+        bench.operators[spec.name] = step_operators(method, learner, draw, spec.train)
+    return progress, kinds
+
+
+@contextlib.contextmanager
+def adapters_of_a_run(weights: SharedWeights) -> Iterator[list[str]]:
+    """Names of the adapters that a run puts on the shared weights; they are taken off again, also when it fails."""
+    adapters = [LEARNER]
+    try:
+        yield adapters
+    finally:
+        for name in adapters:
+            if weights.has_adapter(name):
+                weights.remove_adapter(name)
+
+
+@contextlib.contextmanager
+def failures_named(folder: Path) -> Iterator[None]:
+    """Divergence raises RunDied, a full disk BadInput; both name the run's folder."""
+    try:
+        yield
+    except TrainingDiverged as error:
+        raise RunDied(f"{folder}: training diverged at {error}") from None
+    except (RuntimeError, SafetensorError) as error:
+        if not any(sign in str(error) for sign in FULL_DISK):
+            raise
+        raise BadInput(
+            f"out: {folder}: a file could not be written ({str(error).strip().splitlines()[0][:120]}); expected space on the "
+            "disk; free some and run the same command again"
+        ) from None
 
 
 def check_items(bench: StudyContext, spec: RunSpec, item_ids: tuple[str, ...]) -> None:
