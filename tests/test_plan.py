@@ -66,6 +66,20 @@ def test_a_plan_that_says_a_recipe_s_earlier_name_keeps_its_checksum(tmp_path: P
     assert plan.runs[1].recipe_class is recipe_class("opd_logp")
 
 
+def test_plans_of_before_there_was_a_choice_keep_their_checksum(tmp_path: Path) -> None:
+    """Folders that such a plan has begun must go on."""
+    assert planned(GOOD, tmp_path).sha256 == "9dc60eec5c628da0dd1cd5f8d32e8ce8a3a1b29ef977852281a989cf747079a9"
+
+
+def test_measuring_along_the_way_is_another_plan_and_keeping_adapters_is_not(tmp_path: Path) -> None:
+    choices = ("", "along: {}", "along: {points: 5}", "along: {limit: 9}")
+    shas = [planned(f"{GOOD}{choice}\n", tmp_path).sha256 for choice in choices]
+    assert len(set(shas)) == 4
+    assert planned(f"{GOOD}along: {{keep: false}}\n", tmp_path).sha256 == shas[1]
+    sampled = GOOD.replace("arithmetic, limit: 8", "arithmetic, limit: 8, samples: {n: 2}")
+    assert planned(sampled, tmp_path).sha256 not in shas
+
+
 def test_what_is_done_otherwise_is_another_plan(tmp_path: Path) -> None:
     others = [GOOD.replace("lr: 5e-4", "lr: 6e-4"), GOOD.replace("limit: 8}", "limit: 9}"), GOOD + "drift: {cuts: 1}\n"]
     assert len({planned(text, tmp_path).sha256 for text in (GOOD, *others)}) == 4

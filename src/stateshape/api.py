@@ -71,6 +71,7 @@ def train_run(
     data_dir: PathLike | None = None,
     reporter: Reporter | None = None,
     operators: Operators | None = None,
+    along: int | None = None,
 ) -> RunRecord:
     """Trains one run into the folder `out`, or resumes it. Raises BadInput before the model loads.
 
@@ -84,6 +85,7 @@ def train_run(
         model_settings: Device and dtype.
         name: The recipe's name, where it is one of your own in a file; default: found from its class.
         operators: Where given, filled with what a step spends its time on.
+        along: Keep the adapter at so many steps, the last one included (docs/dose.md). Default: only at the end.
     """
     from stateshape.policy.settings import ModelSettings
     from stateshape.recipes.recipe import recipe_name
@@ -102,6 +104,7 @@ def train_run(
         model_settings=model_settings or ModelSettings(),
         reporter=reporter or Silent(),
         operators=operators,
+        along=along,
     )
 
 
@@ -230,9 +233,11 @@ def report_study(
 def _write_results(folder: Path) -> Path:
     """What is made from a study's record files, in the one order that there is."""
     from stateshape.analysis.compare import write_comparison
+    from stateshape.analysis.dose_report import write_dose_report
     from stateshape.report.write import write_report
     from stateshape.study.state_map import write_state_map
 
     write_comparison(folder)
+    write_dose_report(folder)
     write_state_map(folder)
     return write_report(folder)

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from stateshape.analysis.scores import SeedScores, StudyScores
+from stateshape.analysis.sampled import sampled_scores
+from stateshape.analysis.scores import DosePoint, SeedScores, StudyScores
 from stateshape.core import layout
 from stateshape.core.files import BadInput, iter_jsonl, read_json, read_jsonl
-from stateshape.core.records import DriftRecord, EvalRow, Json, LocalityRecord, RunRecord
+from stateshape.core.records import DoseRecord, DriftRecord, EvalRow, Json, LocalityRecord, RunRecord, SampledRow
 from stateshape.core.study_records import BASE, PlanRecord, TaskRecord
 from stateshape.core.wording import shown
 
@@ -38,11 +39,12 @@ class _Known:
 
     tasks: dict[str, _Reference] = field(default_factory=dict)
     drift: tuple[Path, DriftRecord] | None = None
+    along: dict[str, tuple[Path, list[str]]] = field(default_factory=dict)  # by task: the items measured along runs
     runs: dict[str, tuple[Path, Json]] = field(default_factory=dict)
 
 
 def load_scores(study_dir: Path) -> StudyScores:
-    """Reads plan.json and every finished run's rows, drift and last locality.
+    """Reads plan.json and every finished run's rows, drift, last locality, and what was measured on its way.
 
     Raises: BadInput, naming both files, where two runs cannot be compared.
     """
@@ -50,8 +52,10 @@ def load_scores(study_dir: Path) -> StudyScores:
     study, known = StudyScores(plan=plan, scores={}, drift={}, missing=[]), _Known()
     for run in [planned.name for planned in plan.runs]:
         study.scores[run], study.drift[run], study.secondary[run], study.locality[run] = {}, {}, {}, {}
+        study.along[run] = {}
         for seed, folder in _finished(study_dir, run, study, known):
             _read_run(folder, run, seed, study, known)
+    _add_ends(study)
     if any(study.drift.values()):  # otherwise the study did not ask for it
         study.missing.extend(
             f"{run}, seed {seed}: no drift.json"
@@ -70,7 +74,7 @@ def _read_run(folder: Path, run: str, seed: int, study: StudyScores, known: _Kno
             continue
         rows = _aligned(path, task, known.tasks)
         study.scores[run].setdefault(task.name, {})[seed] = np.array([row.scores[task.metric] for row in rows])
-        beside = _secondary(rows)
+        beside = _secondary(rows, task.metric) | _sampled(folder, task, known)
         for name, values in beside.items():
             per_task: dict[str, SeedScores] = study.secondary[run].setdefault(task.name, {})
             per_task.setdefault(name, {})[seed] = values
@@ -80,6 +84,49 @@ def _read_run(folder: Path, run: str, seed: int, study: StudyScores, known: _Kno
         records = read_jsonl(folder / layout.LOCALITY, LocalityRecord)
         if records:
             study.locality[run][seed] = max(records, key=lambda record: record.step)
+    if os.path.exists(folder / layout.ALONG):
+        study.along[run][seed] = _along(folder, study, known)
+
+
+def _along(folder: Path, study: StudyScores, known: _Known) -> list[DosePoint]:
+    """The points of one run in the order of its steps; the scores of the last one are added by _add_ends."""
+    records = sorted(read_jsonl(folder / layout.ALONG, DoseRecord), key=lambda record: record.step)
+    points = []
+    for record in records:
+        scores = {}
+        for task in study.tasks():
+            path = layout.along_rows(folder, record.step, task.name)
+            if os.path.exists(path):
+                scores[task.name] = _some_items(path, task, study, known)
+        points.append(DosePoint(step=record.step, doses=record.doses, scores=scores))
+    return points
+
+
+def _add_ends(study: StudyScores) -> None:
+    """A run's last point is its own evaluation, on the items that were measured along runs."""
+    for run, seeds in study.along.items():
+        for seed, points in seeds.items():
+            for task, held in study.scores[run].items():
+                if points and seed in held:
+                    items = study.along_items.get(task)
+                    points[-1].scores[task] = held[seed] if items is None else held[seed][items]
+
+
+def _some_items(path: Path, task: TaskRecord, study: StudyScores, known: _Known) -> np.ndarray:
+    """Scores [N] of the items that are measured along runs, the same in every file."""
+    rows = _rows_by_item(path, task)
+    every = known.tasks[task.name]
+    if odd := [item_id for item_id, row in rows.items() if every.prompts.get(item_id) != row.prompt_sha256]:
+        raise BadInput(f"{path} and {every.path}: item {odd[0]!r} has different prompts in the two, or is in one only")
+    order = [item_id for item_id in every.prompts if item_id in rows]
+    first, expected = known.along.setdefault(task.name, (path, order))
+    if order != expected:
+        odd_one = sorted(set(order) ^ set(expected))[0]
+        raise BadInput(f"{path} and {first}: item {odd_one!r} is in one only; expected the same items along every run")
+    if len(order) < len(every.prompts) and task.name not in study.along_items:
+        chosen = set(order)
+        study.along_items[task.name] = np.array([i for i, item in enumerate(every.prompts) if item in chosen])
+    return np.array([rows[item_id].scores[task.metric] for item_id in order])
 
 
 def _finished(study_dir: Path, run: str, study: StudyScores, known: _Known) -> list[tuple[int, Path]]:
@@ -133,6 +180,14 @@ def _must_be_one(path: Path, what: str, value: Json, known: _Known, *, fix: str)
 
 def _aligned(path: Path, task: TaskRecord, references: dict[str, _Reference]) -> list[EvalRow]:
     """The task's rows in the common order."""
+    rows = _rows_by_item(path, task)
+    prompts = {item_id: row.prompt_sha256 for item_id, row in rows.items()}
+    reference = references.setdefault(task.name, _Reference(path=path, prompts=prompts))
+    _check_paired(path, prompts, reference)
+    return [rows[item_id] for item_id in reference.prompts]
+
+
+def _rows_by_item(path: Path, task: TaskRecord) -> dict[str, EvalRow]:
     rows = {}
     for row in read_jsonl(path, EvalRow):
         if row.item_id in rows:
@@ -142,19 +197,37 @@ def _aligned(path: Path, task: TaskRecord, references: dict[str, _Reference]) ->
         rows[row.item_id] = row
     if not rows:
         raise BadInput(f"{path}: no rows")
-    prompts = {item_id: row.prompt_sha256 for item_id, row in rows.items()}
-    reference = references.setdefault(task.name, _Reference(path=path, prompts=prompts))
+    return rows
+
+
+def _check_paired(path: Path, prompts: dict[str, str], reference: _Reference) -> None:
+    """Raises BadInput where a file has other items or prompts than the first one read."""
     if odd := sorted(prompts.keys() ^ reference.prompts.keys()):
         raise BadInput(f"{path} and {reference.path}: {len(odd)} items are in one only, e.g. {odd[0]!r}; cannot pair")
     if differ := [item_id for item_id, sha in reference.prompts.items() if prompts[item_id] != sha]:
         raise BadInput(f"{path} and {reference.path}: item {differ[0]!r} has different prompts in the two; cannot pair")
-    return [rows[item_id] for item_id in reference.prompts]
 
 
-def _secondary(rows: Sequence[EvalRow]) -> dict[str, np.ndarray]:
+def _sampled(folder: Path, task: TaskRecord, known: _Known) -> dict[str, np.ndarray]:
+    """By name, the scores of an evaluation on several samples per item (sampled.py); empty where there is none."""
+    path = layout.evaluation(folder, task.name, layout.SAMPLED)
+    if not os.path.exists(path):
+        return {}
+    rows = {row.item_id: row for row in read_jsonl(path, SampledRow)}
+    reference = known.tasks[task.name]
+    _check_paired(path, {item_id: row.prompt_sha256 for item_id, row in rows.items()}, reference)
+    if bare := [row.item_id for row in rows.values() if not row.strict or len(row.strict) != len(row.flexible)]:
+        raise BadInput(f"{path}: item {bare[0]!r}: expected one or more samples, each graded both ways")
+    found = [sampled_scores(rows[item_id], task.metric) for item_id in reference.prompts]
+    if len({tuple(scores) for scores in found}) > 1:
+        raise BadInput(f"{path}: got several temperatures; expected one for all items")
+    return {name: np.array([scores[name] for scores in found]) for name in found[0]}
+
+
+def _secondary(rows: Sequence[EvalRow], metric: str) -> dict[str, np.ndarray]:
     """By name: one value per row. A score that a row lacks is left out for the whole task: means must be over all items."""
     found = [secondary_scores(row) for row in rows]
-    names = set.intersection(*(set(scores) for scores in found))
+    names = set.intersection(*(set(scores) for scores in found)) - {metric}
     return {name: np.array([scores[name] for scores in found]) for name in sorted(names)}
 
 
@@ -176,15 +249,19 @@ GOLD_LOGP = "gold_logp_nats"
 GOLD_MASS = "gold_mass"
 
 
+EXTRACTIONS = ("strict", "flexible")  # of an answer in free text
+
+
 def secondary_scores(row: EvalRow) -> dict[str, float]:
     """gold_logp_nats: log of the gold options' summed probability, in nats, not length-normalised. gold_mass: their share
     of all options' probability; MC2 where the task has it, since true options outside MC1 are not named in the row.
+    strict, flexible: of answers in free text, by either extraction.
 
-    Empty where the row has no options, or none of them is the gold one.
+    Empty where the row has neither, or none of its options is the gold one.
     Source: arXiv:2109.07958 (MC2); arXiv:2406.04391 (each step from log-likelihood to accuracy loses information).
     """
     if not row.options or row.option_logps is None or len(row.options) != len(row.option_logps):
-        return {}
+        return {name: row.scores[name] for name in EXTRACTIONS if name in row.scores}
     texts = [text.strip() for text in row.options]
     golds = [row.gold] if row.gold in texts else row.gold.split(" | ")
     gold = [logp for text, logp in zip(texts, row.option_logps) if text in golds]

@@ -17,6 +17,15 @@ SeedScores = dict[int, np.ndarray]  # training seed -> score per item, items in 
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DosePoint:
+    """A run after `step` completed steps: its distance from the base by measure (docs/dose.md), and its scores [N] by task."""
+
+    step: int
+    doses: dict[str, float]
+    scores: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StudyScores:
     """What a study folder holds. scores[run][task][seed] is aligned over all runs and seeds of a task."""
 
@@ -27,6 +36,10 @@ class StudyScores:
     secondary: dict[str, dict[str, dict[str, SeedScores]]] = field(default_factory=dict)  # by run, task and name
     locality: dict[str, dict[int, LocalityRecord]] = field(default_factory=dict)  # by run and seed, after the last step
     warnings: list[str] = field(default_factory=list)
+    along: dict[str, dict[int, list[DosePoint]]] = field(default_factory=dict)
+    """By run and seed, the points measured on its way in the order of its steps; the base, at dose 0, is not among them."""
+    along_items: dict[str, np.ndarray] = field(default_factory=dict)
+    """By task, which of its items were measured along runs; a task that is not there: all of them."""
 
     def tasks(self) -> list[TaskRecord]:
         return [self.plan.target, *self.plan.retention]

@@ -9,15 +9,19 @@ import tyro
 
 from stateshape.cli.arguments import data_folder, model_settings_from, out_folder
 from stateshape.core import layout
-from stateshape.core.files import check_output
+from stateshape.core.files import BadInput, check_output
 from stateshape.core.locks import hold
 
 if TYPE_CHECKING:
     from stateshape.core.progress import Reporter
     from stateshape.core.records import EvaluationRecord, PhaseCost
     from stateshape.evals.evaluate import Summary
+    from stateshape.policy.policy import Policy
     from stateshape.policy.settings import ModelSettings
+    from stateshape.study.plan import SampleChoice
     from stateshape.tasks.task import Task
+
+SEED = 0  # of the samples
 
 
 def evaluate(
@@ -29,6 +33,8 @@ def evaluate(
     limit: int | None = None,
     shots: int = 0,
     max_new_tokens: int | None = None,
+    samples: int | None = None,
+    temperature: float = 1.0,
     device: str = "auto",
     dtype: str = "auto",
     overwrite: bool = False,
@@ -47,6 +53,8 @@ def evaluate(
         limit: Evaluate N items: the first N; for exams, N stratified by subject. Default: all.
         shots: Worked examples in the prompt.
         max_new_tokens: Longest completion, in tokens. Default: the task's own (docs/tasks.md).
+        samples: Also answer every item N times at a temperature: share of right answers and pass@N, in sampled/.
+        temperature: Of these samples.
         device: auto, cpu, cuda, cuda:N.
         dtype: auto, float32, bfloat16, float16.
         overwrite: Replace an evaluation of a different model, data or settings; without this flag, that is refused.
@@ -57,26 +65,32 @@ def evaluate(
     """
     from stateshape.cli.terminal import reporter_for
     from stateshape.policy.open import resolve
-    from stateshape.study.evaluation import claim_evaluation, planned_evaluation
+    from stateshape.study.evaluation import claim_evaluation, planned_evaluation, sampled_evaluation
     from stateshape.tasks.load import check_evaluable, load_task
 
     folder = out_folder(out)
     check_output(folder / layout.EVALS)
     chosen = load_task(task, data_dir=data_folder(data), limit=limit, shots=shots, max_new_tokens=max_new_tokens)
     check_evaluable(chosen)
+    several = sampling_of(samples, temperature, chosen)
     settings = model_settings_from(device, dtype)
     reporter = reporter_for(quiet=quiet, json_events=json_events)
     with hold(folder):
         about = planned_evaluation(resolve(source), chosen, named=task, limit=limit, shots=shots)
-        claim_evaluation(
-            folder, source, about, chosen.name, overwrite=overwrite, accept=accept_changes, say=reporter.say
-        )
+        for planned in (
+            about,
+            *([] if several is None else [sampled_evaluation(about, several.n, several.temperature)]),
+        ):
+            claim_evaluation(
+                folder, source, planned, chosen.name, overwrite=overwrite, accept=accept_changes, say=reporter.say
+            )
         evaluate_into(
             folder,
             source,
             chosen,
             about,
             settings,
+            several,
             overwrite=overwrite,
             profile=profile,
             quiet=quiet,
@@ -90,6 +104,7 @@ def evaluate_into(
     task: Task,
     about: EvaluationRecord,
     settings: ModelSettings,
+    several: SampleChoice | None,
     *,
     overwrite: bool,
     profile: bool,
@@ -100,12 +115,14 @@ def evaluate_into(
     from stateshape.evals.evaluate import evaluate as evaluate_task
     from stateshape.evals.evaluate import summarise, write_evaluation
     from stateshape.policy.open import open_policy
-    from stateshape.study.evaluation import check_same_evaluation, on_machine
+    from stateshape.study.evaluation import check_same_evaluation, on_machine, sampled_evaluation
 
     policy = open_policy(source, settings)
     about = on_machine(about, policy.weights)
+    sampled_about = None if several is None else sampled_evaluation(about, several.n, several.temperature)
     if not overwrite:
-        check_same_evaluation(folder, task.name, about)
+        for planned in (about, *([] if sampled_about is None else [sampled_about])):
+            check_same_evaluation(folder, task.name, planned)
     costs: dict[str, PhaseCost] = {}
     with policy.weights.meter.phase("evaluation", costs):
         rows = evaluate_task(
@@ -116,11 +133,48 @@ def evaluate_into(
     if not quiet:
         print_summary(task.name, summary)
         print(f"rows: {layout.evaluation(folder, task.name)}")
+    if sampled_about is not None:
+        sample_into(folder, policy, task, sampled_about, quiet=quiet, reporter=reporter)
     if profile:
         from stateshape.cli.costs import profile_evaluation
 
         path = folder / layout.EVALS / f"{task.name}.profile.json"
         profile_evaluation(path, source, policy, task, costs["evaluation"], quiet=quiet)
+
+
+def sampling_of(samples: int | None, temperature: float, task: Task) -> SampleChoice | None:
+    """The flags as a study file has them. Raises BadInput for a task that is not answered in free text."""
+    from stateshape.study.plan import SampleChoice
+    from stateshape.tasks.task import GenerationTask
+
+    if samples is None:
+        return None
+    if not isinstance(task, GenerationTask):
+        raise BadInput(
+            f"samples: got {samples} for {task.name}, which is multiple choice; expected none, since its options are scored "
+            "and nothing is sampled; leave --samples out"
+        )
+    return SampleChoice(n=samples, temperature=temperature)
+
+
+def sample_into(
+    folder: Path, policy: Policy, task: Task, about: EvaluationRecord, *, quiet: bool, reporter: Reporter
+) -> None:
+    """The second evaluation, on several samples per item."""
+    from stateshape.evals.evaluate import write_evaluation
+    from stateshape.evals.sampled import sample_and_grade, summarise_sampled
+    from stateshape.tasks.task import GenerationTask
+
+    assert isinstance(task, GenerationTask)
+    tick = reporter.track(f"sample on {task.name}", "items", policy.weights.meter)
+    rows = sample_and_grade(
+        policy, task, num_samples=about.num_samples, temperature=about.temperature, seed=SEED, progress=tick
+    )
+    summary = summarise_sampled(rows, task.metric)
+    write_evaluation(folder, task.name, rows, summary, about, kind=layout.SAMPLED)
+    if not quiet:
+        print_summary(task.name, summary)
+        print(f"rows: {layout.evaluation(folder, task.name, layout.SAMPLED)}")
 
 
 def print_summary(task: str, summary: Summary) -> None:

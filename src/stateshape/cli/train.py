@@ -26,6 +26,7 @@ Args:
     data: Folder with the official data files; default: $STATESHAPE_DATA, else the hub.
     settings: Optimiser, batch size and length of training.
     model_settings: Device, dtype, compilation.
+    along: Keep the adapter at N steps, each half of the next: checkpoint-<step>/ in the run folder. Default: only at the end.
     profile: Print time and memory per phase, and write profile.json; adds one step, without its update.
     quiet: No progress output.
     json_events: Report progress as JSON lines on stderr.
@@ -60,6 +61,7 @@ def train_command(name: str) -> Callable[..., None]:
         data: str | None = None,
         settings: Any = TrainSettings(),  # noqa: B008
         model_settings: Any = ModelSettings(),  # noqa: B008
+        along: int | None = None,
         profile: bool = False,
         quiet: bool = False,
         json_events: bool = False,
@@ -74,7 +76,7 @@ def train_command(name: str) -> Callable[..., None]:
         try:
             record = train_run(
                 recipe, name=name, model=model, task=task, out=folder, seed=seed, data_dir=data_folder(data),
-                settings=settings, model_settings=model_settings, reporter=reporter, operators=operators,
+                settings=settings, model_settings=model_settings, reporter=reporter, operators=operators, along=along,
             )  # fmt: skip
         finally:
             reporter.stop()

@@ -5,6 +5,7 @@ docs/studies.md describes the contents of each file; records.py and study_record
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 # a run
@@ -18,10 +19,14 @@ LOCALITY = "locality.jsonl"
 SUPERVISION = "supervision.json"
 SUPERVISION_STEPS = "supervision.jsonl"
 EVALS = "evals"
+SAMPLED = "sampled"
 SUMMARY = "summary.json"
 ROLLOUTS, ROLLOUTS_AGAIN = "rollouts", "rollouts_again"
 DRIFT = "drift.json"
+ALONG = "along.jsonl"
+ALONG_ROWS = "along"
 CHECKPOINT = "checkpoint-*.pt"  # the number of completed steps
+KEPT_CHECKPOINT = re.compile(r"checkpoint-([1-9][0-9]*)")  # a folder; likewise
 # a study
 PLAN = "plan.json"
 RUNS = "runs"
@@ -29,6 +34,7 @@ COMPARISON = "comparison.json"
 VERDICTS = "verdicts.json"
 PREDICTORS = "predictors.json"
 STATE_MAP = "state_map.json"
+DOSES = "dose.json"
 TABLES = "tables"
 PLOTS = "plots"
 REPORT = "report.html"
@@ -51,13 +57,13 @@ def run_folders(study: Path) -> list[Path]:
     return sorted(path for path in (study / RUNS).glob("*/seed*") if path.is_dir())
 
 
-def evaluation(folder: Path, task: str) -> Path:
-    """The rows of a task's evaluation."""
-    return folder / EVALS / f"{task}.jsonl"
+def evaluation(folder: Path, task: str, kind: str = EVALS) -> Path:
+    """The rows of a task's evaluation. kind: EVALS, or SAMPLED on several samples per item."""
+    return folder / kind / f"{task}.jsonl"
 
 
-def summary(folder: Path) -> Path:
-    return folder / EVALS / SUMMARY
+def summary(folder: Path, kind: str = EVALS) -> Path:
+    return folder / kind / SUMMARY
 
 
 def rollouts(folder: Path, name: str = ROLLOUTS) -> Path:
@@ -68,3 +74,24 @@ def rollouts(folder: Path, name: str = ROLLOUTS) -> Path:
 def pieces(folder: Path, name: str = ROLLOUTS) -> Path:
     """The same rollouts, one text per token."""
     return folder / f"{name}_pieces.jsonl"
+
+
+def tokens(folder: Path, name: str = ROLLOUTS) -> Path:
+    """The same rollouts as token ids; of the base alone, where runs are measured along their way."""
+    return folder / f"{name}_ids.jsonl"
+
+
+def kept_checkpoint(folder: Path, step: int) -> Path:
+    """The adapter after `step` completed steps."""
+    return folder / f"checkpoint-{step}"
+
+
+def kept_checkpoints(folder: Path) -> dict[int, Path]:
+    """The kept adapters by step, in order."""
+    found = {path: KEPT_CHECKPOINT.fullmatch(path.name) for path in folder.glob("checkpoint-*") if path.is_dir()}
+    return dict(sorted((int(name[1]), path) for path, name in found.items() if name))
+
+
+def along_rows(folder: Path, step: int, task: str) -> Path:
+    """The rows of a task's evaluation after `step` completed steps."""
+    return folder / ALONG_ROWS / f"step{step}" / f"{task}.jsonl"

@@ -30,6 +30,7 @@ MOST = {
     "cuts": 1_000,
     "every": 100_000_000,
     "positions": 10_000_000,
+    "points": 10_000,
     # of the machine
     "jobs": 1_024,
     "threads": 1_024,

@@ -4,14 +4,17 @@ A run folder:    run.json (RunRecord) metrics.jsonl (StepRecord) states.jsonl (S
                  evals/summary.json {task: {metric: Metric, "evaluation": EvaluationRecord}} rollouts.jsonl (StateSample)
                  rollouts_pieces.jsonl (study/drift_rollouts.py) drift.json (DriftRecord) locality.jsonl (LocalityRecord)
                  supervision.json (SupervisionMap)
+                 sampled/<task>.jsonl (SampledRow) sampled/summary.json (as evals/summary.json)
+                 along.jsonl (DoseRecord) along/step<k>/<task>.jsonl (EvalRow) checkpoint-<k>/* (peft)
                  states/steps-*.parquet states/summary.json (record/schema.py) kept/*.jsonl (core.states.Trajectory)
                  adapter/adapter_config.json adapter/adapter_model.safetensors (peft)
                  manifest.json (manifest.py)
-  of the base:   rollouts_again.jsonl rollouts_again_pieces.jsonl
+  of the base:   rollouts_again.jsonl rollouts_again_pieces.jsonl rollouts_ids.jsonl (study/drift_rollouts.py)
   while it goes: checkpoint-*.pt (train/checkpoint.py) supervision.jsonl (locality/counts.py) .*.tmp
   if asked for:  profile.json (ProfileRecord)
 A study folder:  plan.json (PlanRecord) runs/<run>/seed<k>/ (run folders) comparison.json (Comparison)
-                 verdicts.json ([Verdict]) state_map.json (StateMap) predictors.json (predictor_records.py) manifest.json
+                 verdicts.json ([Verdict]) state_map.json (StateMap) predictors.json (predictor_records.py)
+                 dose.json (dose_records.py) manifest.json
                  table1.* table2.* tables/* plots/* report.html profile.json (ProfileRecord)
 docs/studies.md describes each of them; tests/test_files_left.py holds both lists to what a study leaves.
 A missing number is None, never zero. Does not know how any number is computed.
@@ -55,6 +58,8 @@ class EvaluationRecord:
     command: str
     packages: dict[str, str | None]  # versions
     git_revision: str | None
+    num_samples: int = 1  # per item
+    temperature: float = 0.0  # 0: greedy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +78,29 @@ class EvalRow:
     options: list[str] | None = None
     option_logps: list[float] | None = None  # summed, nats
     subject: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampledRow:
+    """One item answered several times at a temperature. Lists have one entry per sample."""
+
+    item_id: str
+    prompt_sha256: str
+    gold: str
+    temperature: float
+    strict: list[bool]  # right by strict extraction
+    flexible: list[bool]
+    completions: list[str]
+    finishes: list[str]  # "eos" | "stop" | "length"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DoseRecord:
+    """A line of along.jsonl: how far the policy is from the base after `step` completed steps. Names in docs/dose.md."""
+
+    step: int
+    doses: dict[str, float]
+    num_states: int  # of the base's rollouts, on which they were measured
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -230,7 +258,7 @@ class RunRecord:
     num_steps: int = 0
     num_supervised_tokens: int = 0
     num_sampled_tokens: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)  # sampling, signal, training, evaluation, drift
+    seconds: dict[str, float] = field(default_factory=dict)  # sampling, signal, training, evaluation, drift, along
     peak_memory_gb: float | None = None  # the largest of the phases
     costs: dict[str, PhaseCost] = field(default_factory=dict)  # by the same phases; empty in records of older versions
     warnings: list[str] = field(default_factory=list)  # in words, e.g. that nothing was learned, and why

@@ -17,7 +17,7 @@ from stateshape.core.manifest import check_unchanged, has_manifest, seal
 from stateshape.core.records import RunRecord
 
 COMPARED = (layout.COMPARISON, layout.VERDICTS, layout.PREDICTORS)  # made again by every report
-MADE_AGAIN = (*COMPARED, layout.STATE_MAP)  # by every study
+MADE_AGAIN = (*COMPARED, layout.DOSES, layout.STATE_MAP)  # by every study
 NOT_LISTED = (layout.MANIFEST, layout.CHECKPOINT, "*.tmp", layout.PROFILE, f"*.{layout.PROFILE}")
 
 
@@ -53,7 +53,8 @@ def check_source(source: str) -> None:
 def sealed_folders(source: str) -> list[Path]:
     """The run folder that a source is or is inside, if it has a manifest."""
     folder = Path(source)
-    candidates = [folder, folder.parent] if folder.name == layout.ADAPTER else [folder]
+    is_inside = folder.name == layout.ADAPTER or layout.KEPT_CHECKPOINT.fullmatch(folder.name)
+    candidates = [folder, folder.parent] if is_inside else [folder]
     return [path for path in candidates if has_manifest(path)]
 
 

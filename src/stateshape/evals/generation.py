@@ -34,14 +34,15 @@ def generate_and_grade(
     settings = SamplingSettings(
         max_new_tokens=task.max_new_tokens, temperature=0.0, stops=task.stops, batch_rows=batch_rows
     )
-    prompts = _prompts(policy, task)
+    prompts = prompts_of(policy, task)
     completions = (sampler or LocalSampler()).sample(policy, prompts, settings, seed=GREEDY_SEED, progress=progress)
     for item, completion in zip(task.test, completions, strict=True):
         check_finite(policy, task.name, item.item_id, completion.logps)
     return [_row(policy, task, item, completion) for item, completion in zip(task.test, completions, strict=True)]
 
 
-def _prompts(policy: Policy, task: GenerationTask) -> list[list[int]]:
+def prompts_of(policy: Policy, task: GenerationTask) -> list[list[int]]:
+    """Ids of the test prompts, cut on the left where they leave no room to answer. Raises BadInput where nothing is left."""
     prompts = [policy.encode_prompt(item.prompt) for item in task.test]
     if policy.max_positions is None:
         return prompts
@@ -57,8 +58,13 @@ def _prompts(policy: Policy, task: GenerationTask) -> list[list[int]]:
     return [policy.fitted(ids, behind=task.max_new_tokens) for ids in prompts]
 
 
+def answer_of(policy: Policy, completion: Completion) -> str:
+    """The text that is graded: without the token that ended it."""
+    return policy.decode(completion.ids[:-1] if completion.finish == "eos" else completion.ids)
+
+
 def _row(policy: Policy, task: GenerationTask, item: GenerationItem, completion: Completion) -> EvalRow:
-    text = policy.decode(completion.ids[:-1] if completion.finish == "eos" else completion.ids)
+    text = answer_of(policy, completion)
     grades = task.grade(text, item)
     headline = grades.strict if task.metric == "strict" else grades.flexible
     return EvalRow(

@@ -12,6 +12,7 @@ from stateshape.report.drawing.palette import looks
 from stateshape.report.drawing.table import Table
 from stateshape.report.parts.costs import cost_table, phase_table
 from stateshape.report.parts.curves import curve_plot
+from stateshape.report.parts.dose import dose_plots, dose_tables
 from stateshape.report.parts.drift import drift_table, null_plots
 from stateshape.report.parts.forest import evidence_table, forest_plot
 from stateshape.report.parts.locality import depth_table, last_table, locality_plots, locality_table
@@ -34,6 +35,7 @@ from stateshape.report.study_files import StudyFiles
 class Plots:
     forest: list[Plot]
     gain: list[Plot]
+    dose: list[Plot]
     drift: list[Plot]
     nulls: list[Plot]
     supervision: list[Plot]
@@ -56,6 +58,7 @@ class Tables:
     versus_teacher: Table
     contrasts: Table
     secondary: Table
+    dose: list[Table]
     per_seed: Table
     evidence: Table
     drift: Table
@@ -70,8 +73,8 @@ class Tables:
     def for_files(self) -> list[Table]:
         """Those with rows, without the two numbered ones."""
         tables = [
-            self.versus_base, self.versus_teacher, self.contrasts, self.secondary, self.per_seed, self.evidence, self.drift,
-            self.locality_last, self.locality_depth, self.cost, self.phases, self.state_map_means, *self.predictors,
+            self.versus_base, self.versus_teacher, self.contrasts, self.secondary, *self.dose, self.per_seed, self.evidence,
+            self.drift, self.locality_last, self.locality_depth, self.cost, self.phases, self.state_map_means, *self.predictors,
         ]  # fmt: skip
         return [table for table in tables if table is not None and table.rows]
 
@@ -82,6 +85,7 @@ def all_plots(study: StudyFiles) -> Plots:
     return Plots(
         forest=_known(forest_plot(study.verdicts)),
         gain=_known(gain_plot(plan, comparison)),
+        dose=dose_plots(study.dose, plan) if study.dose else [],
         drift=_known(*(drift_plot(plan, comparison, distance=distance) for distance in DRIFT_PLOTS)),
         nulls=null_plots(study),
         supervision=supervision_plots(supervision_shares(study)),
@@ -108,6 +112,7 @@ def all_tables(study: StudyFiles) -> Tables:
         versus_teacher=difference_table(plan, comparison, versus_teacher=True),
         contrasts=contrast_table(plan, comparison),
         secondary=secondary_table(plan, comparison),
+        dose=dose_tables(study.dose, plan) if study.dose else [],
         per_seed=per_seed_table(plan, comparison),
         evidence=evidence_table(study.verdicts, caption="Evidence for the verdicts."),
         drift=drift_table(study),

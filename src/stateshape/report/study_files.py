@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from stateshape.core import layout
+from stateshape.core.dose_records import DoseReport
 from stateshape.core.files import BadInput, iter_jsonl, parse, read_json, read_jsonl
 from stateshape.core.manifest import has_manifest, read_manifest
 from stateshape.core.records import DriftRecord, LocalityRecord, RunRecord, StateSample, StepRecord, SupervisionMap
@@ -59,6 +60,7 @@ class StudyFiles:
     runs: list[RunFiles]
     state_map: StateMap | None
     predictors: PredictorReport | None
+    dose: DoseReport | None  # None: no run was measured on its way
     missing: list[str]  # in words
     accepted: list[str] = field(default_factory=list)  # changes of finished files, in words
     unsealed: list[str] = field(default_factory=list)  # finished runs in which a change can't be noticed
@@ -78,6 +80,7 @@ def read_study_folder(study_dir: Path) -> StudyFiles:
     runs = [_run_files(study_dir, run, plan.seeds, problems) for run in plan.runs]
     state_map = _optional(study_dir, layout.STATE_MAP, StateMap, problems)
     predictors = _optional(study_dir, layout.PREDICTORS, PredictorReport, problems)
+    dose = _optional(study_dir, layout.DOSES, DoseReport, problems)
     if comparison is None:
         comparison = empty_comparison(plan)
         absent = [problem for run in runs for problem in _absent(run)]
@@ -93,6 +96,7 @@ def read_study_folder(study_dir: Path) -> StudyFiles:
         runs=runs,
         state_map=state_map,
         predictors=predictors,
+        dose=dose,
         missing=missing,
         accepted=accepted,
         unsealed=[

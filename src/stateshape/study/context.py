@@ -7,16 +7,18 @@ from functools import cached_property
 from pathlib import Path
 
 from stateshape.core import layout
-from stateshape.core.files import BadInput
+from stateshape.core.files import BadInput, read_jsonl
 from stateshape.core.progress import Reporter
 from stateshape.core.records import Operators
+from stateshape.core.study_records import BASE
 from stateshape.drift.rulers import Encoder
 from stateshape.locality.compared import Compared
+from stateshape.locality.doses import DoseStates, dose_states
 from stateshape.policy.policy import Policy
 from stateshape.policy.weights import SharedWeights
 from stateshape.sampling.local import LocalSampler
 from stateshape.sampling.settings import Sampler
-from stateshape.study.drift_rollouts import encoders_of
+from stateshape.study.drift_rollouts import TokensRecord, encoders_of
 from stateshape.study.plan import Plan, StudyFile, TaskChoice
 from stateshape.tasks.load import check_evaluable, load_task
 from stateshape.tasks.task import GenerationTask, Task
@@ -69,6 +71,20 @@ class StudyContext:
         """Encoders for drift, in addition to words."""
         return encoders_of(self.plan.file.drift, Policy(self.weights, None))
 
+    @cached_property
+    def dose_states(self) -> DoseStates:
+        """The states at which every run's distance from the base is measured: of the base's rollouts in its folder."""
+        assert self.plan.file.along is not None
+        base_folder = next(iter(layout.seed_folders(self.folder, BASE)))
+        rolled = read_jsonl(layout.tokens(base_folder), TokensRecord)
+        return dose_states(
+            Policy(self.weights, None),
+            [record.prompt for record in rolled],
+            [record.response for record in rolled],
+            limit=self.plan.file.along.positions,
+            temperature=self.plan.file.drift.temperature,
+        )
+
     @property
     def tasks(self) -> list[Task]:
         return [self.target, *self.retention]
@@ -95,6 +111,11 @@ def load_tasks(file: StudyFile, data_dir: Path | None) -> tuple[GenerationTask, 
             max_new_tokens=choice.max_new_tokens,
         )
         check_evaluable(task)
+        if choice.samples is not None and not isinstance(task, GenerationTask):
+            raise BadInput(
+                f"samples: got some for {choice.task}, a multiple-choice task; expected none, since its options are scored and "
+                "nothing is sampled; leave it out there"
+            )
         return task
 
     target = load(file.target)

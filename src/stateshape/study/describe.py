@@ -13,7 +13,7 @@ from stateshape.core.study_records import BASE, PlannedRun, PlanRecord, TaskReco
 from stateshape.recipes.recipe import method_record
 from stateshape.study.context import StudyContext
 from stateshape.study.origin import Stands, origin
-from stateshape.study.plan import Plan, RunSpec, outside
+from stateshape.study.plan import AlongChoice, Plan, RunSpec, outside
 from stateshape.study.provenance import provenance
 from stateshape.tasks.task import GenerationTask, Task
 
@@ -42,7 +42,7 @@ def plan_record(bench: StudyContext) -> PlanRecord:
                     label=spec.label,
                     method=method_record(spec.recipe_name, spec.recipe()),
                     teacher=spec.teacher,
-                    settings=settings_of(spec),
+                    settings=settings_of(spec, file.along),
                 )
                 for spec in bench.plan.runs
             ),
@@ -60,8 +60,10 @@ def task_record(task: Task) -> TaskRecord:
     return TaskRecord(name=task.name, label=task.label, metric=task.metric, chance=task.chance, num_items=len(items))
 
 
-def settings_of(spec: RunSpec) -> dict[str, Json]:
-    return {"recipe": plain(spec.recipe()), "train": plain(spec.train)}
+def settings_of(spec: RunSpec, along: AlongChoice | None = None) -> dict[str, Json]:
+    """along: where given, the run keeps its adapter at so many steps."""
+    kept: dict[str, Json] = {} if along is None else {"along": along.points}
+    return {"recipe": plain(spec.recipe()), "train": plain(spec.train), **kept}
 
 
 def planned_record(
@@ -76,7 +78,7 @@ def planned_record(
         model=plan.file.model,
         task=tasks[0].name,
         teacher=None if spec is None else spec.teacher,
-        settings={} if spec is None else settings_of(spec),
+        settings={} if spec is None else settings_of(spec, plan.file.along),
         provenance=origin(plan.file.model, tasks, [] if spec is None else [spec], stands),
         is_complete=False,
     )

@@ -1,6 +1,7 @@
 """The rollouts by which a policy's states are compared: a fixed prompt set, one sample per prompt, kept in the run folder.
 
-rollouts_pieces.jsonl holds what drift is computed from, rollouts.jsonl the same rollouts for a reader. Computes no distance.
+rollouts_pieces.jsonl holds what drift is computed from, rollouts.jsonl the same rollouts for a reader, and rollouts_ids.jsonl
+(of the base, where runs are measured on their way) their token ids. Computes no distance.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from stateshape.core import layout
 from stateshape.core.files import read_jsonl, write_jsonl
@@ -40,6 +42,23 @@ class PiecesRecord:
     pieces: list[str]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokensRecord:
+    """One rollout as token ids. The response holds the token that ended it, if there was one."""
+
+    item_id: str
+    prompt: list[int]
+    response: list[int]
+
+
+class Rolled(NamedTuple):
+    """The same rollouts in three forms."""
+
+    pieces: list[PiecesRecord]
+    samples: list[StateSample]
+    tokens: list[TokensRecord]
+
+
 def drift_items(task: GenerationTask, choice: DriftChoice) -> Sequence[GenerationItem]:
     """The fixed prompt set: the last training prompts, never test prompts."""
     return task.train[-choice.prompts :]
@@ -47,18 +66,19 @@ def drift_items(task: GenerationTask, choice: DriftChoice) -> Sequence[Generatio
 
 def sample_rollouts(
     policy: Policy, task: GenerationTask, choice: DriftChoice, sampler: Sampler, *, seed: int, tick: Tick | None = None
-) -> tuple[list[PiecesRecord], list[StateSample]]:
-    """One rollout per prompt, as pieces and as readable samples."""
+) -> Rolled:
+    """One rollout per prompt."""
     items = drift_items(task, choice)
     prompts = [policy.fitted(policy.encode_prompt(item.prompt), behind=choice.max_new_tokens) for item in items]
     settings = SamplingSettings(max_new_tokens=choice.max_new_tokens, temperature=choice.temperature, stops=task.stops)
     completions = sampler.sample(policy, prompts, settings, seed=seed_for(seed, "drift"), progress=tick)
-    pieces, samples = [], []
+    rolled = Rolled([], [], [])
     for item, prompt, completion in zip(items, prompts, completions, strict=True):
         row = rollout(item.item_id, prompt, completion, 0)
-        pieces.append(PiecesRecord(item_id=item.item_id, prompt=item.prompt, pieces=token_texts(row, policy)))
-        samples.append(state_sample(row, policy, step=None, supervised=[False] * len(row.ids)))
-    return pieces, samples
+        rolled.pieces.append(PiecesRecord(item_id=item.item_id, prompt=item.prompt, pieces=token_texts(row, policy)))
+        rolled.samples.append(state_sample(row, policy, step=None, supervised=[False] * len(row.ids)))
+        rolled.tokens.append(TokensRecord(item_id=item.item_id, prompt=prompt, response=completion.ids))
+    return rolled
 
 
 def token_texts(row: Trajectory, policy: Policy) -> list[str]:
@@ -84,9 +104,12 @@ def encoders_of(choice: DriftChoice, base: Policy) -> dict[str, Encoder]:
     return encoders
 
 
-def write_rollouts(folder: Path, pieces: list[PiecesRecord], samples: list[StateSample], *, name: str) -> None:
-    write_jsonl(layout.pieces(folder, name), pieces)
-    write_jsonl(layout.rollouts(folder, name), samples)
+def write_rollouts(folder: Path, rolled: Rolled, *, name: str, has_tokens: bool = False) -> None:
+    """`has_tokens`: their token ids too. The file that says that they are there comes last."""
+    if has_tokens:
+        write_jsonl(layout.tokens(folder, name), rolled.tokens)
+    write_jsonl(layout.pieces(folder, name), rolled.pieces)
+    write_jsonl(layout.rollouts(folder, name), rolled.samples)
 
 
 def read_rollouts(folder: Path, *, name: str) -> Rollouts:

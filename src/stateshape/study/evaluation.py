@@ -24,7 +24,7 @@ from stateshape.policy.weights import SharedWeights
 from stateshape.study.provenance import command, git_revision, now, versions
 from stateshape.tasks.task import GenerationTask, Task
 
-SETTINGS = ("data_sha256", "shots", "limit", "max_new_tokens", "stops", "dtype")
+SETTINGS = ("data_sha256", "shots", "limit", "max_new_tokens", "stops", "dtype", "num_samples", "temperature")
 NAME_MAX = 255  # bytes of a file's name
 AROUND_A_NAME = len(b"..profile.json.") + len("4194304.tmp")  # what a temporary file's name adds to the task's
 
@@ -54,6 +54,11 @@ def planned_evaluation(
     )
 
 
+def sampled_evaluation(greedy: EvaluationRecord, num_samples: int, temperature: float) -> EvaluationRecord:
+    """The same evaluation on several samples per item."""
+    return replace(greedy, num_samples=num_samples, temperature=temperature)
+
+
 def on_machine(planned: EvaluationRecord, weights: SharedWeights) -> EvaluationRecord:
     """Once the model is there."""
     return replace(
@@ -76,7 +81,7 @@ def claim_evaluation(
 ) -> None:
     """Whether the evaluation of task `name` may be written to `folder`, whose lock is held. Raises BadInput."""
     check_names_files(name)
-    remove_leftovers(folder / layout.EVALS)
+    remove_leftovers(folder / layout.EVALS, folder / layout.SAMPLED)
     sealed = [*sealed_folders(source), *([folder] if has_manifest(folder) else [])]
     check_unchanged(dict.fromkeys(path.resolve() for path in sealed), accept=accept, say=say)
     check_place(folder, source)
@@ -112,8 +117,9 @@ def check_place(folder: Path, source: str) -> None:
 
 def check_same_evaluation(folder: Path, name: str, now: EvaluationRecord) -> None:
     """Raises BadInput where the folder holds another evaluation under this task's name, or one that does not say of what."""
-    rows = layout.evaluation(folder, name)
-    there = read_about(folder, name)
+    kind = layout.EVALS if now.temperature == 0 else layout.SAMPLED
+    rows = layout.evaluation(folder, name, kind)
+    there = read_about(folder, name, kind)
     if there is None:
         if rows.exists():
             raise BadInput(

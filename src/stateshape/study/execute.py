@@ -31,6 +31,7 @@ from stateshape.core.study_records import BASE
 from stateshape.policy.open import open_weights, resolve_base
 from stateshape.policy.policy import Policy
 from stateshape.policy.weights import SharedWeights
+from stateshape.study.along import along_run
 from stateshape.study.context import StudyContext, load_tasks
 from stateshape.study.describe import plan_record, run_record
 from stateshape.study.folders import (
@@ -173,7 +174,7 @@ def run_base(bench: StudyContext) -> None:
             record,
             folder,
             [
-                *evaluations(bench, policy, folder, BASE),
+                *evaluations(bench, policy, folder, BASE, 0),
                 ("drift", lambda: roll(bench, policy, folder, "rollouts", 0, BASE)),
                 ("drift", lambda: roll(bench, policy, folder, "rollouts_again", 1, BASE)),
             ],
@@ -193,15 +194,17 @@ def run_one(bench: StudyContext, spec: RunSpec, seed: int) -> list[str]:
         record = train_one(bench, spec, seed, folder)
         bench.weights.load_adapter(LEARNER, folder / layout.ADAPTER)
         try:
-            policy = Policy(bench.weights, LEARNER)
+            policy, choice = Policy(bench.weights, LEARNER), bench.plan.file.along
+            along = [] if choice is None else along_run(bench, policy, folder, spec.name, record.num_steps, choice)
             record = measured(
                 bench,
                 record,
                 folder,
                 [
-                    *evaluations(bench, policy, folder, spec.name),
+                    *evaluations(bench, policy, folder, spec.name, seed),
                     ("drift", lambda: roll(bench, policy, folder, "rollouts", seed_for(seed, spec.name), spec.name)),
                     ("drift", lambda: measure_drift(bench, folder, seed)),
+                    *along,
                 ],
             )
         finally:

@@ -86,7 +86,7 @@ def check_same_base(folder: Path, record: RunRecord) -> RunRecord | None:
 
 def complete_run(folder: Path, record: RunRecord) -> RunRecord:
     """Marks a run as finished, and seals its files before what only an unfinished run needs is gone."""
-    remove_leftovers(folder, *(path for path in folder.iterdir() if path.is_dir()))
+    remove_leftovers(folder, *(path for path in folder.rglob("*") if path.is_dir()))
     done = replace(record, is_complete=True)
     write_json(folder / layout.RUN, done)
     seal_run(folder)

@@ -8,17 +8,21 @@ from pathlib import Path
 
 from stateshape.core import layout
 from stateshape.core.files import read_jsonl, write_json
-from stateshape.core.records import EvalRow, RunRecord
+from stateshape.core.records import EvalRow, EvaluationRecord, RunRecord, SampledRow
+from stateshape.core.seeds import seed_for
 from stateshape.core.study_records import BASE
 from stateshape.drift.measure import measure
 from stateshape.evals.evaluate import evaluate, read_summaries, summarise, write_evaluation
+from stateshape.evals.sampled import sample_and_grade, summarise_sampled
 from stateshape.policy.open import Resolved
 from stateshape.policy.policy import Policy
 from stateshape.study.context import StudyContext
 from stateshape.study.drift_rollouts import read_rollouts, sample_rollouts, write_rollouts
-from stateshape.study.evaluation import on_machine, planned_evaluation
-from stateshape.tasks.task import Task
+from stateshape.study.evaluation import on_machine, planned_evaluation, sampled_evaluation
+from stateshape.study.plan import SampleChoice
+from stateshape.tasks.task import GenerationTask, Task
 
+SAMPLED_PHASE = "sampled evaluation"
 MeasurementStep = tuple[str, Callable[[], None]]  # the phase it belongs to, and the work
 
 
@@ -33,8 +37,16 @@ def measured(bench: StudyContext, record: RunRecord, folder: Path, parts: Sequen
     return record
 
 
-def evaluations(bench: StudyContext, policy: Policy, folder: Path, run: str) -> list[MeasurementStep]:
-    return [("evaluation", partial(evaluate_one, bench, policy, folder, run, task)) for task in bench.tasks]
+def evaluations(bench: StudyContext, policy: Policy, folder: Path, run: str, seed: int) -> list[MeasurementStep]:
+    """Every task; then, on samples, those whose entry in the study's file asks for it."""
+    parts: list[MeasurementStep] = [
+        ("evaluation", partial(evaluate_one, bench, policy, folder, run, task)) for task in bench.tasks
+    ]
+    for task in bench.tasks:
+        samples = bench.choice_of(task).samples
+        if samples is not None and isinstance(task, GenerationTask):
+            parts.append((SAMPLED_PHASE, partial(sample_one, bench, policy, folder, run, seed, task, samples)))
+    return parts
 
 
 def evaluate_one(bench: StudyContext, policy: Policy, folder: Path, run: str, task: Task) -> None:
@@ -46,20 +58,56 @@ def evaluate_one(bench: StudyContext, policy: Policy, folder: Path, run: str, ta
         rows = read_jsonl(path, EvalRow)  # killed between the two files
     else:
         return
+    about = about_evaluation(bench, policy, folder, task)
+    write_evaluation(folder, task.name, rows, summarise(rows, task.metrics), about)
+
+
+def sample_one(
+    bench: StudyContext,
+    policy: Policy,
+    folder: Path,
+    run: str,
+    seed: int,
+    task: GenerationTask,
+    samples: SampleChoice,
+) -> None:
+    """Runs of one seed draw the same random numbers for an item, so that their difference has less noise."""
+    path = layout.evaluation(folder, task.name, layout.SAMPLED)
+    if not path.exists():
+        tick = bench.reporter.track(f"sample {run} on {task.name}", "items", policy.weights.meter)
+        rows = sample_and_grade(
+            policy,
+            task,
+            num_samples=samples.n,
+            temperature=samples.temperature,
+            seed=seed_for(seed, "sampled evaluation"),
+            sampler=bench.sampler,
+            progress=tick,
+        )
+    elif task.name not in read_summaries(folder, layout.SAMPLED):
+        rows = read_jsonl(path, SampledRow)  # killed between the two files
+    else:
+        return
+    about = sampled_evaluation(about_evaluation(bench, policy, folder, task), samples.n, samples.temperature)
+    summary = summarise_sampled(rows, task.metric)
+    write_evaluation(folder, task.name, rows, summary, about, kind=layout.SAMPLED)
+
+
+def about_evaluation(bench: StudyContext, policy: Policy, folder: Path, task: Task) -> EvaluationRecord:
     choice = bench.choice_of(task)
     adapter = None if policy.adapter is None else folder / layout.ADAPTER
-    about = planned_evaluation(
-        Resolved(bench.plan.file.model, adapter), task, named=choice.task, limit=choice.limit, shots=choice.shots
-    )
-    write_evaluation(folder, task.name, rows, summarise(rows, task.metrics), on_machine(about, policy.weights))
+    resolved = Resolved(bench.plan.file.model, adapter)
+    about = planned_evaluation(resolved, task, named=choice.task, limit=choice.limit, shots=choice.shots)
+    return on_machine(about, policy.weights)
 
 
 def roll(bench: StudyContext, policy: Policy, folder: Path, name: str, seed: int, run: str) -> None:
     if (layout.rollouts(folder, name)).exists():
         return
     tick = bench.reporter.track(f"sample {run} for drift", "prompts", policy.weights.meter)
-    pieces, samples = sample_rollouts(policy, bench.target, bench.plan.file.drift, bench.sampler, seed=seed, tick=tick)
-    write_rollouts(folder, pieces, samples, name=name)
+    rolled = sample_rollouts(policy, bench.target, bench.plan.file.drift, bench.sampler, seed=seed, tick=tick)
+    has_tokens = bench.plan.file.along is not None and run == BASE and name == layout.ROLLOUTS
+    write_rollouts(folder, rolled, name=name, has_tokens=has_tokens)
 
 
 def measure_drift(bench: StudyContext, folder: Path, seed: int) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -41,6 +42,22 @@ MOST_CHARACTERS = 100  # of a run's name: file systems take 255 bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SampleChoice:
+    """A second evaluation of a task, on several samples per item."""
+
+    n: int = 4
+    """Samples per item."""
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise BadInput(f"samples n: got {self.n}; expected at least 1")
+        check_most("samples ", samples=self.n)
+        if not 0 < self.temperature < math.inf:
+            raise BadInput(f"samples temperature: got {self.temperature}; expected a number above 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TaskChoice:
     """A task and how many of its items to evaluate."""
 
@@ -49,6 +66,29 @@ class TaskChoice:
     shots: int = 0
     max_new_tokens: int | None = None
     """Longest completion in tokens. Default: the task's own."""
+    samples: SampleChoice | None = None
+    """Also answer every item several times at a temperature (free text only). Default: only once, greedily."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AlongChoice:
+    """At which steps of each run its adapter is kept and measured (docs/dose.md)."""
+
+    points: int = 6
+    """Steps at most, the last one included."""
+    limit: int | None = None
+    """Items of each task at a point: the first, of an exam some of each subject. Default: all that the task evaluates."""
+    positions: int = 2048
+    """Token states of the base's rollouts on which the distance from the base is measured, at most."""
+    keep: bool = True
+    """Keep the adapters; if not, each is deleted once it is measured."""
+
+    def __post_init__(self) -> None:
+        for name in ("points", "limit", "positions"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise BadInput(f"along {name}: got {value}; expected at least 1")
+            check_most("along ", **{name: value})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,6 +141,8 @@ class StudyFile:
     drift: DriftChoice = field(default_factory=DriftChoice)
     locality: LocalitySettings | None = field(default_factory=LocalitySettings)
     """How closely each run is watched while it trains (docs/locality.md); null: not at all."""
+    along: AlongChoice | None = None
+    """Measure each run also on its way (docs/dose.md). Default: only at its end."""
     model_settings: ModelSettings = field(default_factory=ModelSettings)
     notes: str = ""
     roles: dict[str, str] = field(default_factory=dict)
@@ -227,15 +269,21 @@ def plan_sha256(file: StudyFile, specs: list[RunSpec]) -> str:
     """Of what is done, not of how it is written (5e-4 and 0.0005 are one plan) or how its results are read and called.
 
     Left out: seeds, labels, notes, roles, contrasts, and whether layers are compiled. They may change in a folder that the
-    plan has begun. So are lengths of completions that are the tasks' own: plans of before they could be chosen stay the same.
+    plan has begun; so may whether adapters are kept once they are measured. Left out where they are not chosen, so that plans
+    of before there was a choice stay the same: lengths of completions, samples, and measurements along a run.
     """
     runs = {spec.name: [spec.recipe_name, plain(spec.recipe()), plain(spec.train)] for spec in specs}
     done = replace(file, seeds=[], train={}, runs={}, notes="", roles={}, contrasts=[])
     meaning = {**plain(done), "runs": runs}
     del meaning["model_settings"]["compile"]
     for choice in (meaning["target"], *meaning["retention"]):
-        if choice["max_new_tokens"] is None:
-            del choice["max_new_tokens"]
+        for name in ("max_new_tokens", "samples"):
+            if choice[name] is None:
+                del choice[name]
+    if meaning["along"] is None:
+        del meaning["along"]
+    else:
+        del meaning["along"]["keep"]
     return sha256_text(json.dumps(meaning, sort_keys=True))
 
 

@@ -25,7 +25,7 @@ from stateshape.study.context import StudyContext
 from stateshape.study.describe import planned_record
 from stateshape.study.drift_rollouts import as_rollouts, encoders_of, sample_rollouts
 from stateshape.study.folders import check_same_run, claimed_run, close_run, complete_run
-from stateshape.study.plan import SOURCES, DriftChoice, Plan, RunSpec, StudyFile, TaskChoice, check_budget
+from stateshape.study.plan import SOURCES, AlongChoice, DriftChoice, Plan, RunSpec, StudyFile, TaskChoice, check_budget
 from stateshape.study.preflight import check_sources, check_training
 from stateshape.study.training import train_one
 from stateshape.tasks.load import load_task
@@ -46,10 +46,13 @@ def train_single(
     model_settings: ModelSettings,
     reporter: Reporter,
     operators: Operators | None = None,
+    along: int | None = None,
 ) -> RunRecord:
     """Trains one run into `folder`; resumes or refuses what is there. Raises BadInput before the model loads.
 
-    Args: operators: where given, filled with what a step spends its time on.
+    Args:
+        operators: where given, filled with what a step spends its time on.
+        along: keep the adapter at so many steps, the last one included.
     """
     check_most(seed=seed)
     with claimed_run(folder):
@@ -59,7 +62,7 @@ def train_single(
             )
         check_unchanged([folder])
         task = generation_task(task_name, data_dir)
-        plan = single_plan(name, recipe, model, task_name, settings, model_settings)
+        plan = single_plan(name, recipe, model, task_name, settings, model_settings, along)
         spec = plan.runs[0]
         check_budget(spec)
         check_sources(plan, spec, task)
@@ -87,7 +90,13 @@ def warned(record: RunRecord, reporter: Reporter) -> RunRecord:
 
 
 def single_plan(
-    name: str, recipe: Recipe, model: str, task_name: str, settings: TrainSettings, model_settings: ModelSettings
+    name: str,
+    recipe: Recipe,
+    model: str,
+    task_name: str,
+    settings: TrainSettings,
+    model_settings: ModelSettings,
+    along: int | None = None,
 ) -> Plan:
     """A plan of one run."""
     fields = plain(recipe)
@@ -98,7 +107,13 @@ def single_plan(
     sources = {key: str(Path(text).absolute()) if text == name else text for key, text in sources.items()}
     resolve_base(model)
     file = StudyFile(
-        study=name, model=model, target=TaskChoice(task=task_name), retention=[], runs={}, model_settings=model_settings
+        study=name,
+        model=model,
+        target=TaskChoice(task=task_name),
+        retention=[],
+        runs={},
+        model_settings=model_settings,
+        along=None if along is None else AlongChoice(points=along),
     )
     return Plan(file=file, runs=[RunSpec(name, name, name, fields, sources, settings, type(recipe))], sha256="")
 
@@ -132,8 +147,8 @@ def drift_between(
     sides = []
     for policy, purpose in ((reference, "a"), (reference, "a again"), (other, "b")):
         tick = reporter.track(f"sample {purpose}", "prompts", policy.weights.meter)
-        pieces, _ = sample_rollouts(policy, task, choice, LocalSampler(), seed=seed_for(seed, purpose), tick=tick)
-        sides.append(as_rollouts(pieces))
+        rolled = sample_rollouts(policy, task, choice, LocalSampler(), seed=seed_for(seed, purpose), tick=tick)
+        sides.append(as_rollouts(rolled.pieces))
     return measure(
         sides[0],
         sides[1],

@@ -32,6 +32,7 @@ from stateshape.study.run_queue import RunDied
 from stateshape.tasks.items import GenerationItem
 from stateshape.train.checkpoint import Progress
 from stateshape.train.health import EARLY_STEPS, Kinds, learned_nothing, warnings_of
+from stateshape.train.kept_adapters import kept_steps
 from stateshape.train.loop import OnStep, carried_adapters, draw_for, train
 from stateshape.train.operators import step_operators
 from stateshape.train.step import TrainingDiverged
@@ -91,6 +92,7 @@ def train_method(
         folder=folder,
         on_step=told_early(bench, spec, seed, kinds),
         watches=watches_of(bench, spec, method, folder, seed),
+        keep_at=steps_before_last(bench, spec.train.num_steps(len(bench.target.train))),
     )
     if bench.operators is not None and spec.name not in bench.operators:
         draw = draw_for(item_ids, batch=spec.train.batch_prompts, step=0, seed=seed)
@@ -124,6 +126,12 @@ def failures_named(folder: Path) -> Iterator[None]:
             f"out: {folder}: a file could not be written ({str(error).strip().splitlines()[0][:120]}); expected space on the "
             "disk; free some and run the same command again"
         ) from None
+
+
+def steps_before_last(bench: StudyContext, num_steps: int) -> list[int]:
+    """At which the adapter is kept beside the one at the end; none where the study does not ask for them."""
+    along = bench.plan.file.along
+    return [] if along is None else kept_steps(num_steps, along.points)[:-1]
 
 
 def check_items(bench: StudyContext, spec: RunSpec, item_ids: tuple[str, ...]) -> None:

@@ -1,13 +1,13 @@
 """A whole run: steps, metrics, samples of the states trained on, checkpoints; resumed where it stopped.
 
-Writes metrics.jsonl, states.jsonl and a checkpoint while it goes, and the adapter at the end. Knows no method by name, and
-of what looks on (watch.py) only that it does.
+Writes metrics.jsonl, states.jsonl and a checkpoint while it goes, and the adapter at chosen steps and at the end. Knows no
+method by name, and of what looks on (watch.py) only that it does.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from stateshape.core.watch import Watch
 from stateshape.policy.policy import Policy
 from stateshape.record.text import state_sample
 from stateshape.train.checkpoint import Progress, load_checkpoint, remove_checkpoints, save_checkpoint
+from stateshape.train.kept_adapters import forget_kept_after, keep_adapter
 from stateshape.train.settings import TrainSettings, lr_at
 from stateshape.train.step import StepResult, train_step
 
@@ -41,8 +42,12 @@ def train(
     folder: Path,
     on_step: OnStep | None = None,
     watches: Sequence[Watch[Policy]] = (),
+    keep_at: Collection[int] = (),
 ) -> Progress:
-    """Trains `learner` in place. Resumes from `folder` if it holds a checkpoint. Raises TrainingDiverged."""
+    """Trains `learner` in place. Resumes from `folder` if it holds a checkpoint. Raises TrainingDiverged.
+
+    keep_at: numbers of completed steps after which the adapter is kept in a folder of its own.
+    """
     num_steps = settings.num_steps(len(item_ids))
     item_ids = item_ids[: settings.num_items(len(item_ids))]
     optimiser = torch.optim.AdamW(learner.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
@@ -61,6 +66,8 @@ def train(
         if step % max(1, num_steps // SAMPLES_A_RUN) == 0:
             append_jsonl(folder / layout.SAMPLES, samples_of(result, learner, step))
         progress = advanced(progress, result)
+        if progress.step in keep_at:  # before the checkpoint: a run that resumes behind it finds it there
+            keep_adapter(folder, learner, progress.step)
         if (step + 1) % settings.checkpoint_every == 0 or step + 1 == num_steps:
             save_checkpoint(folder, learner, optimiser, progress, carried)
         if on_step:
@@ -79,6 +86,7 @@ def finish(folder: Path) -> None:
 
 def forget_after(folder: Path, num_done: int) -> None:
     """Removes what a killed run wrote after its last checkpoint."""
+    forget_kept_after(folder, num_done)
     kinds: dict[str, type[StepRecord] | type[StateSample]] = {"metrics.jsonl": StepRecord, "states.jsonl": StateSample}
     for name, kind in kinds.items():
         path = folder / name

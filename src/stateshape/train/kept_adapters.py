@@ -1,0 +1,41 @@
+"""The adapter at chosen steps of a run, each in a folder that peft loads as it is: checkpoint-<step>/.
+
+A folder appears whole: it is written beside and then renamed. Does not know what the adapters are kept for.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from stateshape.core import layout
+from stateshape.policy.policy import Policy
+
+TEMPORARY = ".{}.tmp"
+
+
+def kept_steps(num_steps: int, points: int) -> list[int]:
+    """At most `points` different numbers of completed steps, in order: the last is num_steps, each half of the next one."""
+    return sorted({-(-num_steps // 2**i) for i in range(min(points, num_steps.bit_length() + 1))})
+
+
+def keep_adapter(folder: Path, learner: Policy, step: int) -> None:
+    """The learner's adapter after `step` completed steps."""
+    assert learner.adapter is not None
+    place = layout.kept_checkpoint(folder, step)
+    temporary = place.with_name(TEMPORARY.format(place.name))
+    try:
+        learner.weights.save_adapter(learner.adapter, temporary)
+        temporary.rename(place)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def forget_kept_after(folder: Path, num_done: int) -> None:
+    """Deletes what a killed run kept after `num_done` completed steps, and what it left half written."""
+    for path in folder.glob(TEMPORARY.format("checkpoint-*")):
+        if path.is_dir():
+            shutil.rmtree(path)
+    for step, path in layout.kept_checkpoints(folder).items():
+        if step > num_done:
+            shutil.rmtree(path)

@@ -1,0 +1,386 @@
+"""Runs measured on their way: which steps are kept, what the doses are, and that stopping anywhere changes nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import tiny
+from stateshape.cli import main
+from stateshape.core import layout
+from stateshape.core.files import read_json, read_jsonl
+from stateshape.core.manifest import changes, read_manifest
+from stateshape.core.records import DoseRecord, EvalRow, RunRecord
+from stateshape.core.seeds import generator_for
+from stateshape.embedded import base_folder
+from stateshape.locality.doses import dose_states, doses
+from stateshape.policy.open import open_weights
+from stateshape.policy.policy import Policy
+from stateshape.policy.settings import ModelSettings
+from stateshape.study.along import some_items
+from stateshape.study.plan import AlongChoice
+from stateshape.tasks.load import load_task
+from stateshape.train.kept_adapters import forget_kept_after, keep_adapter, kept_steps
+
+TEXT = "along: {points: 3, limit: 3, positions: 20}\n" + tiny.study_text("tutor: {recipe: sft, train: {steps: 5}}")
+TENSORS = "adapter_model.safetensors"
+
+
+def study(file: Path, folder: Path, *more: str) -> int:
+    return main(["study", str(file), "--out", str(folder), "--quiet", *more])
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("along")
+    (folder / "tiny.yaml").write_text(TEXT, encoding="utf-8")
+    assert study(folder / "tiny.yaml", folder / "out") == 0
+    return folder
+
+
+def run_of(folder: Path, run: str = "tutor") -> Path:
+    return layout.run_folder(folder / "out", run, 0)
+
+
+# Which steps
+
+
+def test_each_kept_step_is_half_of_the_next_and_the_last_is_the_end():
+    assert kept_steps(60, 6) == [2, 4, 8, 15, 30, 60]
+    assert kept_steps(1000, 3) == [250, 500, 1000]
+    assert kept_steps(5, 6) == [1, 2, 3, 5]  # no more are different
+    assert kept_steps(7, 1) == [7]
+    assert kept_steps(1, 10_000) == [1]
+
+
+# Doses
+
+
+def filled(size: float) -> tuple[Policy, Policy]:
+    """The base, and an adapter on it."""
+    shared = tiny.weights(dtype=torch.float64)
+    return Policy(shared, None), tiny.adapter(shared, "moved", seed=3, size=size)
+
+
+def rollouts(base: Policy, num: int = 4) -> tuple[list[list[int]], list[list[int]]]:
+    """Prompts and responses of different lengths; one writes nothing."""
+    generator = generator_for(0, "rollouts")
+    draw = lambda n: torch.randint(2, len(base.tokenizer), (n,), generator=generator).tolist()  # noqa: E731
+    return [draw(3 + i) for i in range(num)], [draw(2 * i) for i in range(num)]
+
+
+def logps(policy: Policy, row: list[int]) -> torch.Tensor:
+    """[T, V], by a pass of its own for every prefix."""
+    made = [policy.hidden_at([row[: t + 1]], [[t]]) @ policy.head_VD.T for t in range(len(row))]
+    return torch.cat(made).log_softmax(-1)
+
+
+def test_doses_against_a_loop_over_every_state():
+    base, moved = filled(0.2)
+    prompts, responses = rollouts(base)
+    reference = dose_states(base, prompts, responses, limit=1000, temperature=1.0)
+    kls, k3s = [], []
+    with torch.no_grad():
+        for prompt, response in zip(prompts, responses, strict=True):
+            row = [*prompt, *response]
+            ours, theirs = logps(moved, row), logps(base, row)
+            for t in range(len(prompt), len(row)):
+                p, q = theirs[t - 1], ours[t - 1]
+                kls.append(sum(math.exp(p[v]) * float(p[v] - q[v]) for v in range(len(p))))
+                log_ratio = float(q[row[t]] - p[row[t]])
+                k3s.append(math.exp(log_ratio) - 1 - log_ratio)
+    found = doses(moved, reference)
+    assert len(reference.states) == len(kls) == 12
+    assert found["forward_kl_new_task_nats"] == pytest.approx(sum(kls) / 12, rel=1e-5)
+    assert found["k3_distance"] == pytest.approx(math.sqrt(sum(k3s) / 12), rel=1e-5)
+    assert found["update_frobenius"] > 0
+
+
+def test_the_untrained_adapter_is_at_dose_zero():
+    base, same = filled(0.0)
+    reference = dose_states(base, *rollouts(base), limit=1000, temperature=1.0)
+    assert doses(same, reference) == pytest.approx(
+        {"forward_kl_new_task_nats": 0, "k3_distance": 0, "update_frobenius": 0}, abs=1e-9
+    )
+
+
+def test_states_are_chosen_once_and_rows_in_several_passes_give_the_same(monkeypatch):
+    base, moved = filled(0.2)
+    prompts, responses = rollouts(base)
+    once = dose_states(base, prompts, responses, limit=7, temperature=1.0)
+    assert len(once.states) == len(once.targets_N) == 7
+    expected = doses(moved, once)
+    monkeypatch.setattr("stateshape.locality.doses.BATCH_TOKENS", {"cpu": 1})
+    again = dose_states(base, prompts, responses, limit=7, temperature=1.0)
+    assert again.states.rows == once.states.rows
+    assert doses(moved, again) == pytest.approx(expected, rel=1e-6)
+
+
+def test_of_tokens_that_were_not_drawn_at_temperature_1_there_is_no_k3():
+    base, moved = filled(0.2)
+    found = doses(moved, dose_states(base, *rollouts(base), limit=10, temperature=0.7))
+    assert set(found) == {"forward_kl_new_task_nats", "update_frobenius"}
+
+
+def test_without_a_state_there_is_no_dose():
+    base, moved = filled(0.2)
+    assert doses(moved, dose_states(base, [[2, 3]], [[]], limit=10, temperature=1.0)) == {}
+
+
+# A study
+
+
+def test_what_a_measured_run_holds(done: Path):
+    folder = run_of(done)
+    records = read_jsonl(folder / layout.ALONG, DoseRecord)
+    assert [record.step for record in records] == [2, 3, 5]
+    assert [record.num_states for record in records] == [20, 20, 20]
+    assert all(set(r.doses) == {"forward_kl_new_task_nats", "k3_distance", "update_frobenius"} for r in records)
+    assert all(value > 0 for record in records for value in record.doses.values())
+    for task in ("arithmetic", "facts"):
+        own = [row.item_id for row in read_jsonl(layout.evaluation(folder, task), EvalRow)]
+        for step in (2, 3):
+            assert [r.item_id for r in read_jsonl(layout.along_rows(folder, step, task), EvalRow)] == own[:3]
+    assert not layout.along_rows(folder, 5, "facts").exists()  # the run's own evaluation
+    assert list(layout.kept_checkpoints(folder)) == [2, 3]
+    assert not layout.tokens(folder).exists()
+    assert layout.tokens(run_of(done, "base")).exists()
+    assert read_json(folder / layout.RUN, RunRecord).seconds["along"] > 0
+
+
+def test_fewer_items_are_those_that_a_limit_of_the_task_would_give():
+    for name in ("arithmetic", "facts", "exam"):
+        some = some_items(load_task(name, data_dir=None, limit=60), AlongChoice(limit=20))
+        fewer = load_task(name, data_dir=None, limit=20)
+        assert getattr(some, "items", None) == getattr(fewer, "items", None)
+        assert getattr(some, "test", None) == getattr(fewer, "test", None)
+
+
+def test_what_a_measured_run_holds_is_sealed(done: Path):
+    folder = run_of(done)
+    listed = set(read_manifest(folder).files)
+    assert {"along.jsonl", "along/step2/facts.jsonl", "checkpoint-3/adapter_config.json"} <= listed
+    assert changes(folder) == []
+
+
+def test_a_kept_adapter_is_that_of_a_run_that_ends_there(done: Path, tmp_path: Path):
+    flags = [
+        "--model",
+        "embedded",
+        "--task",
+        "arithmetic",
+        "--batch-prompts",
+        "2",
+        "--train-items",
+        "8",
+        "--schedule",
+        "constant",
+    ]
+    rest = ["--lora.rank", "2", "--device", "cpu", "--quiet", "--lr", "1e-3"]
+    assert main(["train", "sft", *flags, *rest, "--steps", "4", "--along", "2", "--out", str(tmp_path / "four")]) == 0
+    assert main(["train", "sft", *flags, *rest, "--steps", "2", "--out", str(tmp_path / "two")]) == 0
+    assert list(layout.kept_checkpoints(tmp_path / "four")) == [2]
+    assert list(layout.kept_checkpoints(tmp_path / "two")) == []
+    kept = load_file(tmp_path / "four" / "checkpoint-2" / TENSORS)
+    ended = load_file(tmp_path / "two" / "adapter" / TENSORS)
+    assert kept.keys() == ended.keys()
+    for name in kept:
+        torch.testing.assert_close(kept[name], ended[name], rtol=1e-4, atol=1e-6)
+
+
+def test_peft_reads_a_kept_adapter_as_it_is(done: Path):
+    place = layout.kept_checkpoint(run_of(done), 3)
+    model = open_weights("embedded", ModelSettings(device="cpu")).model
+    wrapped = peft.PeftModel.from_pretrained(model, str(place))
+    stored = load_file(place / TENSORS)
+    loaded = peft.get_peft_model_state_dict(wrapped)
+    assert stored.keys() == loaded.keys()
+    assert all(torch.equal(stored[name], loaded[name].cpu()) for name in stored)
+    assert base_folder().is_dir()
+
+
+def test_eval_takes_a_kept_adapter(done: Path, tmp_path: Path):
+    place = layout.kept_checkpoint(run_of(done), 3)
+    args = ["--task", "facts", "--limit", "3", "--out", str(tmp_path / "o"), "--device", "cpu", "--quiet"]
+    assert main(["eval", str(place), *args]) == 0
+    own = read_jsonl(layout.along_rows(run_of(done), 3, "facts"), EvalRow)
+    again = read_jsonl(layout.evaluation(tmp_path / "o", "facts"), EvalRow)
+    for ours, theirs in zip(own, again, strict=True):
+        assert ours.option_logps == pytest.approx(theirs.option_logps, abs=1e-3)
+
+
+def findings(folder: Path) -> dict[str, Any]:
+    """Everything the run found out on its way, without seconds."""
+    run = run_of(folder)
+    names = ["along.jsonl", *(str(p.relative_to(run)) for p in run.glob("along/step*/*.jsonl"))]
+    names += [str(path.relative_to(run)) for path in run.glob(f"checkpoint-*/{TENSORS}")]
+    return {name: (run / name).read_bytes() for name in sorted(names)}
+
+
+@pytest.mark.parametrize(
+    ("place", "call"),
+    [
+        ("stateshape.study.along.write_jsonl", 1),  # before the first rows
+        ("stateshape.study.along.write_jsonl", 3),  # before the first line
+        ("stateshape.study.along.write_jsonl", 7),  # before the last line
+        ("stateshape.train.loop.keep_adapter", 2),
+        ("stateshape.train.loop.save_checkpoint", 3),  # kept, and not yet a checkpoint
+    ],
+)
+def test_stopped_anywhere_it_goes_on_to_the_same_results(
+    place: str, call: int, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    module, _, name = place.rpartition(".")
+    original = getattr(sys.modules[module], name)
+    calls = 0
+
+    def stopping(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(place, stopping)
+    assert study(done / "tiny.yaml", tmp_path / "out") == 130
+    monkeypatch.undo()
+    assert study(done / "tiny.yaml", tmp_path / "out") == 0
+    assert findings(tmp_path) == findings(done)
+
+
+def test_what_was_kept_after_the_last_checkpoint_is_forgotten(tmp_path: Path):
+    learner = tiny.learner(tiny.weights())
+    for step in (2, 4, 8):
+        keep_adapter(tmp_path, learner, step)
+    (tmp_path / ".checkpoint-9.tmp").mkdir()
+    (tmp_path / "checkpoint-9.pt").touch()
+    forget_kept_after(tmp_path, 4)
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-2", "checkpoint-4", "checkpoint-9.pt"}
+
+
+def test_an_adapter_that_is_not_written_whole_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    learner = tiny.learner(tiny.weights())
+
+    def half(name: str, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text("{")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(learner.weights, "save_adapter", half)
+    with pytest.raises(KeyboardInterrupt):
+        keep_adapter(tmp_path, learner, 2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_adapters_that_are_not_to_be_kept_are_gone_once_measured(done: Path, tmp_path: Path):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(TEXT.replace("points: 3", "points: 3, keep: false"), encoding="utf-8")
+    assert study(file, tmp_path / "out") == 0
+    assert layout.kept_checkpoints(run_of(tmp_path)) == {}
+    kept = {name: value for name, value in findings(done).items() if not name.startswith("checkpoint")}
+    assert findings(tmp_path) == kept
+    assert study(done / "tiny.yaml", tmp_path / "out") == 0  # the same plan
+
+
+def test_an_adapter_that_is_gone_before_it_was_measured_is_named(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def stopping(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stateshape.study.along.write_jsonl", stopping)
+    assert study(done / "tiny.yaml", tmp_path / "out") == 130
+    monkeypatch.undo()
+    place = layout.kept_checkpoint(run_of(tmp_path), 2)
+    place.rename(tmp_path / "elsewhere")
+    assert study(done / "tiny.yaml", tmp_path / "out") == 2
+    told = capsys.readouterr().err
+    assert f"{place}: is gone before it was measured" in told
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("{points: 0}", "along points: got 0; expected at least 1"),
+        ("{limit: 0}", "along limit: got 0; expected at least 1"),
+        ("{positions: -1}", "along positions: got -1; expected at least 1"),
+        ("{steps: 3}", "along"),
+    ],
+)
+def test_choices_that_make_no_sense_are_refused(
+    given: str, wanted: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(f"along: {given}\n" + tiny.study_text("tutor: {recipe: sft}"), encoding="utf-8")
+    assert study(file, tmp_path / "out") == 2
+    told = capsys.readouterr().err
+    assert wanted in told
+    assert told.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+# Several samples per item
+
+
+def test_several_samples_per_item_are_a_second_evaluation(tmp_path: Path):
+    args = ["--task", "arithmetic", "--limit", "5", "--out", str(tmp_path / "o"), "--device", "cpu", "--quiet"]
+    assert main(["eval", "embedded", *args, "--samples", "3", "--temperature", "0.7"]) == 0
+    rows = [
+        json.loads(line)
+        for line in layout.evaluation(tmp_path / "o", "arithmetic", layout.SAMPLED).read_text().splitlines()
+    ]
+    greedy = read_jsonl(layout.evaluation(tmp_path / "o", "arithmetic"), EvalRow)
+    assert [row["item_id"] for row in rows] == [row.item_id for row in greedy]
+    assert all(len(row[name]) == 3 for row in rows for name in ("strict", "flexible", "completions", "finishes"))
+    summary = json.loads(layout.summary(tmp_path / "o", layout.SAMPLED).read_text())["arithmetic"]
+    share = sum(sum(row["strict"]) / 3 for row in rows) / 5
+    assert summary["strict_t0.7"]["value"] == pytest.approx(share)
+    assert summary["pass_at_k"]["value"] == pytest.approx(sum(any(row["strict"]) for row in rows) / 5)
+    assert (summary["evaluation"]["num_samples"], summary["evaluation"]["temperature"]) == (3, 0.7)
+
+
+def test_another_number_of_samples_does_not_replace_them_unasked(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    args = ["--task", "arithmetic", "--limit", "2", "--out", str(tmp_path / "o"), "--device", "cpu", "--quiet"]
+    assert main(["eval", "embedded", *args, "--samples", "2"]) == 0
+    assert main(["eval", "embedded", *args, "--samples", "3"]) == 2
+    assert "num_samples: 2 there, 3 now" in capsys.readouterr().err
+    assert main(["eval", "embedded", *args, "--samples", "3", "--overwrite"]) == 0
+    assert main(["eval", "embedded", *args]) == 0  # the greedy one is another file
+
+
+@pytest.mark.parametrize(
+    ("task", "given", "wanted"),
+    [
+        ("facts", ["--samples", "2"], "which is multiple choice"),
+        ("arithmetic", ["--samples", "0"], "samples n: got 0; expected at least 1"),
+        (
+            "arithmetic",
+            ["--samples", "2", "--temperature", "0"],
+            "samples temperature: got 0.0; expected a number above 0",
+        ),
+    ],
+)
+def test_samples_that_make_no_sense_are_refused(
+    task: str, given: list[str], wanted: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["eval", "embedded", "--task", task, "--out", str(tmp_path / "o"), *given]) == 2
+    told = capsys.readouterr().err
+    assert wanted in told
+    assert told.count("\n") == 1
+
+
+def test_samples_of_multiple_choice_in_a_study_file_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = tmp_path / "tiny.yaml"
+    text = tiny.study_text("tutor: {recipe: sft}").replace("{task: facts, limit: 8}", "{task: facts, samples: {n: 2}}")
+    file.write_text(text, encoding="utf-8")
+    assert study(file, tmp_path / "out") == 2
+    assert "samples: got some for facts, a multiple-choice task" in capsys.readouterr().err
