@@ -14,10 +14,10 @@ from stateshape.cli import main
 from stateshape.core import records
 
 DOCS = (Path(__file__).parents[1] / "docs" / "studies.md").read_text(encoding="utf-8")
-TEXT = tiny.study_text(
+TEXT = "along: {points: 2}\n" + tiny.study_text(
     "tutor: {recipe: sft}",
     "filtered: {recipe: rft, with: {rollout_tokens: 4, keep: all}}",
-)
+).replace("task: arithmetic", "task: arithmetic, samples: {n: 2}")
 WHILE_IT_GOES = {"checkpoint-*.pt", "supervision.jsonl", ".*.tmp"}
 NOT_HERE = {"predictors.json"}  # of studies with 20 runs
 

@@ -14,6 +14,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stateshape.analysis.dose import common_dose as common_dose
+    from stateshape.analysis.dose import matched as matched
+    from stateshape.analysis.dose import scores_at_dose as scores_at_dose
+    from stateshape.analysis.reading import load_scores as load_scores
     from stateshape.api import evaluate as evaluate
     from stateshape.api import load_task as load_task
     from stateshape.api import measure_drift as measure_drift
@@ -43,11 +47,15 @@ _HOME = {
     "OPDContinuation": "recipes.opd_continuation",
     "OPD": "recipes.opd",
     "TrainSettings": "train.settings",
+    "common_dose": "analysis.dose",
     "evaluate": "api",
+    "load_scores": "analysis.reading",
     "load_task": "api",
+    "matched": "analysis.dose",
     "measure_drift": "api",
     "open_policy": "api",
     "run_study": "api",
+    "scores_at_dose": "analysis.dose",
     "summarise": "evals.evaluate",
     "train_run": "api",
 }

@@ -63,6 +63,9 @@ def dose_plot(report: DoseReport, measure: DoseMeasure, plan: PlanRecord) -> Plo
             for arm in measure.arms:
                 _draw_arm(axes, panel, measure.measure, arm, report.curves.get(arm.run, []), marks[arm.run])
             _frame(axes, panel, report, measure)
+            if number == 0:
+                axes.set_ylabel("score")
+                _write_names(axes, panel, measure)
         figure.supxlabel(_axis_label(measure.measure), fontsize=9, color=INK)
         ends = [Labelled(arm.reach, _end(arm, panels[-1]), short(arm.label, limit=LABELS)) for arm in measure.arms]
         end_labels(axes, ends, [marks[arm.run].colour for arm in measure.arms], font_size=8.0)
@@ -142,6 +145,21 @@ def _frame(axes: Axes, panel: Panel, report: DoseReport, measure: DoseMeasure) -
     axes.set_xlim(0, farthest * 1.02 if farthest > 0 else 1.0)
     if measure.common is not None:
         axes.axvline(measure.common, color=INK, linewidth=1.0, linestyle=(0, (1, 2)), alpha=0.75)
+
+
+def _write_names(axes: Axes, panel: Panel, measure: DoseMeasure) -> None:
+    """What the dashed and the dotted line are: once, in the first panel."""
+    if panel.base is not None:
+        axes.annotate(
+            "base", (1, panel.base), xycoords=axes.get_yaxis_transform(), xytext=(-3, 3), textcoords="offset points",
+            ha="right", fontsize=7.5, color=INK, alpha=0.8,
+        )  # fmt: skip
+    if measure.common is not None:
+        is_left = axes.transAxes.inverted().transform(axes.transData.transform((measure.common, 0)))[0] < 0.5
+        axes.annotate(
+            "common dose", (measure.common, 0), xycoords=axes.get_xaxis_transform(), xytext=(4 if is_left else -4, 4),
+            textcoords="offset points", ha="left" if is_left else "right", fontsize=7.5, color=INK, alpha=0.8,
+        )  # fmt: skip
 
 
 def _root(values: np.ndarray) -> np.ndarray:
