@@ -301,6 +301,7 @@ def test_an_adapter_that_is_gone_before_it_was_measured_is_named(
     monkeypatch.undo()
     place = layout.kept_checkpoint(run_of(tmp_path), 2)
     place.rename(tmp_path / "elsewhere")
+    capsys.readouterr()
     assert study(done / "tiny.yaml", tmp_path / "out") == 2
     told = capsys.readouterr().err
     assert f"{place}: is gone before it was measured" in told

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -48,7 +49,8 @@ class Panel(NamedTuple):
 
 
 def dose_plots(report: DoseReport, plan: PlanRecord) -> list[Plot]:
-    return [dose_plot(report, measure, plan) for measure in report.measures if measure.arms]
+    drawable = [replace(one, arms=[arm for arm in one.arms if arm.means]) for one in report.measures]
+    return [dose_plot(report, measure, plan) for measure in drawable if measure.arms]
 
 
 def dose_plot(report: DoseReport, measure: DoseMeasure, plan: PlanRecord) -> Plot:
@@ -114,6 +116,8 @@ def _draw_arm(axes: Axes, panel: Panel, measure: str, arm: DoseArm, seeds: Seque
     if banded:
         doses, los, his = zip(*banded)
         axes.fill_between(doses, los, his, color=look.colour, alpha=0.13, linewidth=0)
+    if not known:
+        return
     axes.plot([dose for dose, *_ in known], [at for _, at, *_ in known], color=look.colour, linewidth=1.9)
     axes.plot([known[-1][0]], [known[-1][1]], color=look.colour, marker=look.marker, markersize=6, linestyle="")
 
@@ -132,8 +136,8 @@ def _frame(axes: Axes, panel: Panel, report: DoseReport, measure: DoseMeasure) -
     lines = [
         seed_line(panel, measure.measure, curve) for arm in measure.arms for curve in report.curves.get(arm.run, [])
     ]
-    values = [value for _, ys in lines for value in ys]
-    farthest = max(dose for xs, _ in lines for dose in xs)
+    values = [value for _, ys in lines for value in ys] or [panel.base or 0.0]
+    farthest = max((dose for xs, _ in lines for dose in xs), default=0.0)
     room = HEADROOM * ((max(values) - min(values)) or 1.0)
     axes.set_ylim(min(values) - room, max(values) + room)
     axes.yaxis.set_major_locator(MaxNLocator(6))
