@@ -12,9 +12,9 @@ from stateshape.analysis.compare import compare, write_comparison
 from stateshape.analysis.estimates import contrast
 from stateshape.analysis.reading import load_scores, secondary_scores
 from stateshape.analysis.statistics import exact_mcnemar, wilson
-from stateshape.core.files import BadInput, read_json, read_jsonl, write_jsonl
+from stateshape.core.files import BadInput, read_json, read_jsonl, write_json, write_jsonl
 from stateshape.core.records import EvalRow
-from stateshape.core.study_records import Comparison, Verdict
+from stateshape.core.study_records import Comparison, PlanRecord, Verdict
 from synthetic_study import RATES, TASKS, write_synthetic_study
 
 TWO = {run: RATES[run] for run in ("base", "sft_stress")}
@@ -318,3 +318,12 @@ def test_a_full_size_study_is_fast(tmp_path):
     written = time.process_time()
     compare(folder)
     assert time.process_time() - written < 5 * (written - start)
+
+
+def test_a_study_without_retention_tasks_is_compared_on_its_target(tmp_path):
+    folder = write_synthetic_study(tmp_path)
+    plan = read_json(folder / "plan.json", PlanRecord)
+    write_json(folder / "plan.json", replace(plan, retention=[]))
+    row = rows_of(compare(folder))["sft_mild"]
+    assert row.versus_base["gsm8k"].difference.value is not None
+    assert (row.mean_forgetting, row.mean_retention) == (None, None)

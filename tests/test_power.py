@@ -150,7 +150,8 @@ def test_resolvable_by_hand():
     design = Design(item_variance=0.25 / 1000, seed_variance=0.02**2, num_seeds=3)
     assert gain.power == pytest.approx(power_of(design, 0.03, alpha=0.05 / 2))
     assert gain.minimal_effect_alone == pytest.approx(minimal_effect(design))
-    pair = Design(item_variance=2 * (0.25 / 500) / 4, seed_variance=0.02**2, num_seeds=3)
+    # run minus .9 of base: .25 (.5 (1 + .81) + .5 (1 - .9)^2) an item
+    pair = Design(item_variance=2 * (0.2275 / 500) / 4, seed_variance=0.02**2, num_seeds=3)
     assert kept.minimal_effect == pytest.approx(minimal_effect(pair, alpha=0.05 / 2))
     assert (kept.num_items, kept.num_seeds) == (1000, 3)
     assert len(rows) == 2  # the other claims rest on runs that this plan has not
@@ -158,7 +159,8 @@ def test_resolvable_by_hand():
 
 
 def test_two_trained_runs_have_two_runs_seeds():
-    (kept,) = [row for row in resolvable(plan("sft_stress", "rl"), seed_sd=0.02) if row.claim_id == "P4" and row.power]
+    rows = resolvable(plan("sft_mild", "sft_stress"), seed_sd=0.02)
+    (kept,) = [row for row in rows if row.claim_id == "P1" and "minus" in row.label and "base" not in row.label]
     design = Design(item_variance=2 * (0.25 / 500) / 4, seed_variance=2 * 0.02**2, num_seeds=3)
     assert kept.minimal_effect_alone == pytest.approx(minimal_effect(design))
 

@@ -1,78 +1,52 @@
-"""The paper's claims as contrasts between runs: the runs compared, and the direction that the claim predicts.
+"""The paper's claims as premises and effects of a study's runs. Torch-free.
 
-Each claim becomes parts; a part is an effect, oriented so that the claim predicts "above `threshold`". Does not decide
-anything: verdicts.py applies one rule to all parts. Knows runs by role, not by name; without rows (a plan that has not
-run yet) the parts are there, and empty.
-Source: arXiv:2605.22731 sec. 3 (P1-P4) and sec. 5-6 (C1-C3).
+Knows runs by role, not by name; without rows (a plan that has not run yet) the effects are there, and empty. Decides
+nothing: verdicts.py applies one rule to all.
+Source: arXiv:2605.22731 sec. 3 (P1-P4) and sec. 5-6 (C1-C3). Differs: each claim has premises; on-policy and off-policy are
+compared at equal distance from the base; "no loss" is a share of what the base knows above chance.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
-from scipy.stats import t as student_t
-from scipy.stats import ttest_1samp
 
-from stateshape.analysis.estimates import EMPTY, contrast
+from stateshape.analysis.effects import (
+    Claim,
+    Effect,
+    dose_effect,
+    equivalence_margin,
+    fact,
+    item_effect,
+    lacking,
+    over_seeds,
+    secondary_study,
+)
 from stateshape.analysis.predictors import DRIFT, SETS, correlation, heldout_r2, predictor_rows
+from stateshape.analysis.rule import CORRELATION, HELDOUT, is_met
 from stateshape.analysis.scores import StudyScores
 from stateshape.core.files import BadInput
-from stateshape.core.study_records import Estimate, PlanRecord
+from stateshape.core.study_records import BASE, PlanRecord
 
-ROLES = ("base", "sft_mild", "sft_stress", "opd_stress", "opd_mild", "opd_one_step", "rl")
-NO_LOSS_MARGIN = 0.03  # accuracy; a retention loss below this counts as none: about what 2,000 paired items resolve
+ROLES = (BASE, "sft_mild", "sft_stress", "opd_stress", "opd_mild", "opd_one_step", "rl")
+NO_LOSS_SHARE = 0.1  # of what the base scores above chance: a loss below it counts as none
+DEGRADED_SHARE = 0.05  # the same: a teacher that lost no more is not degraded
 COLLAPSE_SHARE = 0.5  # of the base's target score: a collapse keeps less
-# of the stress run's drift above base against base: a run no further below it than this counts as drifting no less
-DRIFT_MARGIN_SHARE = 0.25
+LEARNING_SCORES = (
+    "flexible",
+    "strict_t1",
+    "flexible_t1",
+    "pass_at_k",
+)  # of the target's rows, where they were measured
+FORWARD_KL, UPDATE_LENGTH = "forward_kl_new_task_nats", "update_frobenius"
 DRIFT_NAME = "mmd2_unbiased"  # the biased value sits on its sampling floor, where any two runs look alike
-DRIFT_T = "t interval over seeds"
-CORRELATION = "bootstrap over runs"
-HELDOUT = "held-out prediction, bootstrap over runs"
-SHOWN_TESTS = (CORRELATION, HELDOUT)  # of evidence that decides nothing
+# of a run's drift above base against base: another run that is no further below it drifts no less
+DRIFT_MARGIN_SHARE = 0.25
 MIN_STATES = 50  # a side; a distance of fewer decides nothing
 MIN_POINTS = 8  # runs x seeds for a correlation of drift with forgetting
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Effect:
-    """One effect a claim rests on. p tests "effect = threshold", two-sided; None where there is nothing to test."""
-
-    key: str  # what is tested, from run and task names: two claims that share an effect share one test
-    label: str
-    estimate: Estimate
-    p: float | None
-    test: str
-    threshold: float = 0.0
-    lacks: str | None = None  # why there is no effect, in words
-    is_planned: bool = True  # whether the study plans the runs
-    bootstrap: tuple[float, float] | None = None
-    weights: Mapping[str, float] = field(default_factory=dict)  # of runs, for scores of evaluated items; else empty
-    tasks: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Claim:
-    """`parts` must all hold. `ways`, if given, instead: each is a set of parts, and one way that holds is enough.
-
-    Ways that rest on runs the study does not plan are left out, unless none is left.
-    """
-
-    claim_id: str
-    text: str
-    parts: list[Effect] = field(default_factory=list)
-    ways: list[list[Effect]] = field(default_factory=list)
-    shown: list[Effect] = field(default_factory=list)  # evidence that is reported and decides nothing
-
-    def groups(self) -> list[list[Effect]]:
-        planned = [way for way in self.ways if all(part.is_planned for part in way)]
-        return planned or self.ways or [self.parts]
-
-    def is_asked(self) -> bool:
-        """Whether the study plans what the claim rests on: all parts of at least one group."""
-        return any(all(part.is_planned for part in group) for group in self.groups())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +55,7 @@ class Cast:
 
     study: StudyScores
     roles: Mapping[str, str]
+    with_bootstrap: bool = True
 
     def run(self, role: str) -> str:
         return self.roles.get(role, role)
@@ -88,39 +63,72 @@ class Cast:
     def label(self, role: str) -> str:
         return self.study.label(self.run(role))
 
-    def part(self, label: str, weights: Mapping[str, float], tasks: list[str], *, threshold: float = 0.0) -> Effect:
-        """The contrast with roles as keys. Weights that need a missing role give a part with the reason in `lacks`."""
-        named = {self.run(role): weight for role, weight in weights.items()}
-        planned = [run.name for run in self.study.plan.runs]
-        absent = [run for run in named if run not in planned]
-        found = contrast(self.study, named, tasks, null=threshold)
-        lacks = None
-        if not tasks:
-            lacks = "the study has no retention task"
-        elif absent:
-            lacks = f"the study does not plan the run{'s' if len(absent) > 1 else ''} {', '.join(absent)}"
-        elif found.difference.value is None:
-            lacks = f"no finished rows for {' and '.join(named)} with the same seed"
-        terms = [f"{weight:+g} {run}" for run, weight in sorted(named.items())]
-        return Effect(
-            key=f"{' '.join(terms)} on {' '.join(tasks)} above {threshold:g}",
-            label=label,
-            estimate=found.difference,
-            p=found.p,
-            test=found.test,
-            threshold=threshold,
-            lacks=lacks,
-            is_planned=not absent,
-            bootstrap=found.bootstrap,
-            weights={} if absent else named,
-            tasks=tuple(tasks),
-        )
-
     def target(self) -> list[str]:
         return [self.study.plan.target.name]
 
     def kept(self) -> list[str]:
         return [task.name for task in self.study.plan.retention]
+
+    def effect(
+        self,
+        label: str,
+        weights: Mapping[str, float],
+        tasks: list[str],
+        *,
+        offset: float = 0.0,
+        is_difference: bool = True,
+    ) -> Effect:
+        """weights: of roles. is_difference: of two runs, so that "none" has a meaning and a margin."""
+        return item_effect(
+            self.study,
+            label,
+            self.named(weights),
+            tasks,
+            offset=offset,
+            margin=equivalence_margin(self.study, tasks) if is_difference else None,
+            with_bootstrap=self.with_bootstrap,
+        )
+
+    def named(self, weights: Mapping[str, float]) -> dict[str, float]:
+        return {self.run(role): weight for role, weight in weights.items()}
+
+    def chance(self, tasks: list[str]) -> float:
+        """Mean chance level."""
+        return float(np.mean([task.chance for task in self.study.tasks() if task.name in tasks] or [0.0]))
+
+    def no_loss(self, role: str, tasks: list[str], what: str) -> Effect:
+        """Above zero where the run keeps more than all but NO_LOSS_SHARE of what the base scores above chance."""
+        keep = 1 - NO_LOSS_SHARE
+        return self.effect(
+            f"{what}, {self.label(role)} minus {keep:.0%} of base, above chance",
+            {role: 1, BASE: -keep},
+            tasks,
+            offset=NO_LOSS_SHARE * self.chance(tasks),
+            is_difference=False,
+        )
+
+    def degraded(self, teacher: str, task: str) -> Effect:
+        """Above zero where the teacher lost more than DEGRADED_SHARE of what the base scores above chance."""
+        keep, tasks = 1 - DEGRADED_SHARE, [task]
+        label = next(one.label for one in self.study.tasks() if one.name == task)
+        return self.effect(
+            f"{label}, {keep:.0%} of base minus teacher {self.label(teacher)}, above chance",
+            {BASE: keep, teacher: -1},
+            tasks,
+            offset=-DEGRADED_SHARE * self.chance(tasks),
+            is_difference=False,
+        )
+
+    def plays(self, role: str, wanted: str, *, is_on_policy: bool | None = None, signal: str = "") -> Effect:
+        """Whether the plan gives the role a run of the kind that the claim is about; unplanned where there is no run."""
+        run = next((run for run in self.study.plan.runs if run.name == self.run(role)), None)
+        label = f"{self.label(role)} is {wanted}"
+        if run is None:
+            lacks = f"the study does not plan the run {self.run(role)}"
+            return lacking(label, lacks, test="not available", is_planned=False)
+        method = run.method
+        is_kind = method is not None and (is_on_policy is None or method.is_on_policy == is_on_policy)
+        return fact(label, is_kind and method is not None and signal in method.signal)
 
 
 def checked_roles(plan: PlanRecord, roles: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -135,16 +143,22 @@ def checked_roles(plan: PlanRecord, roles: Mapping[str, str] | None = None) -> d
     return chosen
 
 
-def all_claims(study: StudyScores, roles: Mapping[str, str] | None = None) -> list[Claim]:
+def paper_claims(
+    study: StudyScores, roles: Mapping[str, str] | None = None, *, with_bootstrap: bool = True
+) -> list[Claim]:
     """P1-P4 and C1-C3. roles: role -> run name, over the plan's own. Raises BadInput as checked_roles."""
-    cast = Cast(study=study, roles=checked_roles(study.plan, roles))
+    cast = Cast(study=study, roles=checked_roles(study.plan, roles), with_bootstrap=with_bootstrap)
+    off_policy_sft = cast.plays("sft_mild", "trained off-policy", is_on_policy=False)
+    rewarded = cast.plays("rl", "trained on-policy by a reward", is_on_policy=True, signal="reward")
     return [
         _p1_stress(cast),
-        _p2_locality(cast),
+        _p2_on_policy(cast),
         _p3_surpass(cast),
         _p4_drift(cast),
-        _improves_and_retains(cast, "C1", "sft_mild", "Mild SFT improves the target with no retention loss."),
-        _improves_and_retains(cast, "C2", "rl", "RL improves the target with no retention loss."),
+        _improves_and_retains(
+            cast, "C1", "sft_mild", off_policy_sft, "Mild SFT improves the target and loses nothing."
+        ),
+        _improves_and_retains(cast, "C2", "rl", rewarded, "RL improves the target and loses nothing."),
         _c3_collapse(cast),
     ]
 
@@ -153,61 +167,119 @@ def _p1_stress(cast: Cast) -> Claim:
     stress, mild = cast.label("sft_stress"), cast.label("sft_mild")
     return Claim(
         claim_id="P1",
-        text="Off-policy training under stress can cause forgetting; mild off-policy training need not.",
-        parts=[
-            cast.part(f"mean forgetting of {stress}", {"base": 1, "sft_stress": -1}, cast.kept()),
-            cast.part(f"mean forgetting, {stress} minus {mild}", {"sft_mild": 1, "sft_stress": -1}, cast.kept()),
+        text="Off-policy training under stress causes forgetting; mild off-policy training need not.",
+        premises=[cast.plays(role, "trained off-policy", is_on_policy=False) for role in ("sft_stress", "sft_mild")],
+        effects=[
+            cast.effect(f"mean forgetting of {stress}", {BASE: 1, "sft_stress": -1}, cast.kept()),
+            cast.effect(f"mean forgetting, {stress} minus {mild}", {"sft_mild": 1, "sft_stress": -1}, cast.kept()),
+            cast.no_loss("sft_mild", cast.kept(), "mean retained score"),
         ],
     )
 
 
-def _p2_locality(cast: Cast) -> Claim:
-    stress = cast.label("sft_stress")
-    pairs = {role: f"mean retained score, {cast.label(role)} minus {stress}" for role in ("opd_stress", "rl")}
+def _p2_on_policy(cast: Cast) -> Claim:
+    """At equal KL to the base. The same at equal length of the update is shown."""
+    stress, off = cast.label("sft_stress"), cast.run("sft_stress")
+    premises = [cast.plays("sft_stress", "trained off-policy", is_on_policy=False)]
+    effects: list[Effect] = []
+    shown: list[Effect] = []
+    for role in ("opd_stress", "rl"):
+        run, name = cast.run(role), cast.label(role)
+        premises.append(cast.plays(role, "trained on-policy", is_on_policy=True))
+        for measure, what, into in ((FORWARD_KL, "equal KL", effects), (UPDATE_LENGTH, "equal update length", shown)):
+            into.append(
+                dose_effect(
+                    cast.study,
+                    f"mean retained score at {what}, {name} minus {stress}",
+                    (run, off),
+                    cast.kept(),
+                    measure=measure,
+                    margin=equivalence_margin(cast.study, cast.kept()),
+                    with_bootstrap=cast.with_bootstrap,
+                )
+            )
+        effects.append(cast.no_loss(role, cast.target(), cast.study.plan.target.label))
     return Claim(
         claim_id="P2",
-        text="On-policy methods retain the base model's knowledge better than off-policy SFT under stress.",
-        parts=[cast.part(label, {role: 1, "sft_stress": -1}, cast.kept()) for role, label in pairs.items()],
+        text=(
+            "At equal distance from the base, on-policy methods retain more of its knowledge than off-policy SFT, "
+            "and are not worse than the base at the target."
+        ),
+        premises=premises,
+        effects=effects,
+        shown=shown,
     )
 
 
 def _p3_surpass(cast: Cast) -> Claim:
-    planned = {run.name: run.teacher for run in cast.study.plan.runs}.get(cast.run("opd_stress"))
-    teacher = planned or cast.run("sft_stress")
-    pair = f"{cast.label('opd_stress')} minus its teacher {cast.study.label(teacher)}"
+    """Asked only on tasks where the teacher is degraded. There an untrained student is above it too, hence the base."""
+    teacher = {run.name: run.teacher for run in cast.study.plan.runs}.get(cast.run("opd_stress")) or "sft_stress"
+    student = cast.label("opd_stress")
+    pair = f"{student} minus its teacher {cast.label(teacher)}"
+    target, *kept = cast.study.tasks()
+    weights = {"opd_stress": 1.0, teacher: -1.0}
+    asked = [
+        cast.effect(f"{target.label}, {pair}", weights, [target.name]),
+        cast.effect(f"{target.label}, {student} minus base", {"opd_stress": 1, BASE: -1}, [target.name]),
+    ]
+    counted, shown = [], []
+    for task in kept:
+        effect = cast.effect(f"{task.label}, {pair}", weights, [task.name])
+        premise = cast.degraded(teacher, task.name)
+        if is_met(premise) is False:
+            counted.append(effect)
+            shown += [premise, replace(effect, label=f"{effect.label} (not asked: that teacher is not degraded there)")]
+        else:
+            asked.append(effect)
     return Claim(
         claim_id="P3",
-        text="A student trained on its own states surpasses its degraded teacher on every task.",
-        parts=[
-            cast.part(f"{task.label}, {pair}", {"opd_stress": 1, teacher: -1}, [task.name])
-            for task in cast.study.tasks()
+        text=(
+            "A student trained on its own states surpasses its degraded teacher, on the target and wherever else the teacher "
+            "is degraded; on the target it surpasses the untrained base too."
+        ),
+        premises=[
+            cast.plays("opd_stress", "trained on-policy by a teacher", is_on_policy=True, signal="teacher"),
+            cast.degraded(teacher, target.name),
         ],
+        effects=asked,
+        counted=counted,
+        shown=shown,
     )
 
 
-def _improves_and_retains(cast: Cast, claim_id: str, role: str, text: str) -> Claim:
-    label, target = cast.label(role), cast.study.plan.target.label
-    weights = {role: 1, "base": -1}
+def _improves_and_retains(cast: Cast, claim_id: str, role: str, premise: Effect, text: str) -> Claim:
+    """Greedy answers decide. What the runs score otherwise is shown: greedy answers hide part of what is learned."""
+    gain = f"{cast.study.plan.target.label}, {cast.label(role)} minus base"
     return Claim(
         claim_id=claim_id,
         text=text,
-        parts=[
-            cast.part(f"{target}, {label} minus base", weights, cast.target()),
-            cast.part(f"mean retained score, {label} minus base", weights, cast.kept(), threshold=-NO_LOSS_MARGIN),
+        premises=[premise],
+        effects=[
+            cast.effect(gain, {role: 1, BASE: -1}, cast.target()),
+            cast.no_loss(role, cast.kept(), "mean retained score"),
+        ],
+        shown=[
+            item_effect(
+                secondary_study(cast.study, score),
+                f"{gain} ({score})",
+                cast.named({role: 1, BASE: -1}),
+                cast.target(),
+                with_bootstrap=False,
+            )
+            for score in LEARNING_SCORES
+            if any(score in tasks.get(cast.target()[0], {}) for tasks in cast.study.secondary.values())
         ],
     )
 
 
 def _c3_collapse(cast: Cast) -> Claim:
     label, target = cast.label("opd_one_step"), cast.study.plan.target.label
-    half = {"base": COLLAPSE_SHARE, "opd_one_step": -1}
+    half = {BASE: COLLAPSE_SHARE, "opd_one_step": -1}
     return Claim(
         claim_id="C3",
         text="One-step on-policy distillation collapses: the target score falls below half of the base's.",
-        parts=[
-            cast.part(f"{target}, base minus {label}", {"base": 1, "opd_one_step": -1}, cast.target()),
-            cast.part(f"{target}, half of base minus {label}", half, cast.target()),
-        ],
+        premises=[cast.plays("opd_one_step", "trained on-policy by a teacher", is_on_policy=True, signal="teacher")],
+        effects=[cast.effect(f"{target}, half of base minus {label}", half, cast.target(), is_difference=False)],
     )
 
 
@@ -215,30 +287,39 @@ def _c3_collapse(cast: Cast) -> Claim:
 
 
 def _p4_drift(cast: Cast) -> Claim:
-    """Holds if some on-policy run drifts no less than stress SFT, beyond sampling noise, and yet forgets less."""
+    """One pair of the plan's runs is enough: one drifts no less than the other, and forgets less."""
+    trained = [run.name for run in cast.study.plan.runs if run.name != BASE]
+    pairs = list(combinations(trained, 2))
+    lacks = "the study plans fewer than two trained runs"
+    ways = [_drift_pair(replace(cast, with_bootstrap=False), *pair) for pair in pairs]
     return Claim(
         claim_id="P4",
-        text="Scalar drift does not explain forgetting: runs with similar drift forget differently.",
-        ways=[_drift_way(cast, role) for role in ("opd_stress", "rl")],
+        text="Scalar drift does not explain forgetting: of some two runs, the one that drifts no less forgets less.",
+        ways=ways or [[lacking("two trained runs", lacks, test="not available", is_planned=False)]],
         shown=[_correlation(cast.study), *_heldout(cast.study)],
     )
 
 
-def _drift_way(cast: Cast, role: str) -> list[Effect]:
-    stress, other = cast.label("sft_stress"), cast.label(role)
-    excess = _drift_above_floor(cast.study, cast.run("sft_stress"))
-    values = {run: _drift_values(cast.study, run) for run in (cast.run(role), cast.run("sft_stress"))}
-    first, second = values.values()
-    gaps = {seed: first[seed] - second[seed] for seed in first.keys() & second.keys()}
+def _drift_pair(cast: Cast, first: str, second: str) -> list[Effect]:
+    """The effects of one pair, with the run that retains more first: p is two-sided, so that this choice costs nothing."""
+    study = cast.study
+    retained = cast.effect("", {first: 1, second: -1}, cast.kept(), is_difference=False)
+    if retained.estimate.value is not None and retained.estimate.value < 0:
+        first, second = second, first
+        retained = cast.effect("", {first: 1, second: -1}, cast.kept(), is_difference=False)
+    label = f"{study.label(first)} minus {study.label(second)}"
+    values = {run: drift_values(study, run) for run in (first, second)}
+    excess = _drift_above_floor(study, second)
+    gaps = {seed: values[first][seed] - values[second][seed] for seed in values[first].keys() & values[second].keys()}
     margin = DRIFT_MARGIN_SHARE * max(0.0, float(np.mean(list(excess.values())))) if excess else 0.0
-    few = _few_states(cast.study, list(values))
+    few, none = _few_states(study, [first, second]), "no drift was measured"
     drifts = [
-        _over_seeds(f"drift ({DRIFT_NAME}) of {stress} minus base-vs-base drift", excess),
-        _over_seeds(f"drift ({DRIFT_NAME}), {other} minus {stress}", gaps, threshold=-margin),
+        over_seeds(f"drift ({DRIFT_NAME}) of {study.label(second)} minus base-vs-base drift", excess, lacks=none),
+        over_seeds(f"drift ({DRIFT_NAME}), {label}", gaps, threshold=-margin, lacks=none),
     ]
     return [
-        *(replace(part, lacks=part.lacks or few) for part in drifts),
-        cast.part(f"mean retained score, {other} minus {stress}", {role: 1, "sft_stress": -1}, cast.kept()),
+        *(replace(effect, lacks=effect.lacks or few) for effect in drifts),
+        replace(retained, label=f"mean retained score, {label}"),
     ]
 
 
@@ -249,64 +330,36 @@ def _few_states(study: StudyScores, runs: list[str]) -> str | None:
     return None
 
 
-def _drift_values(study: StudyScores, run: str) -> dict[int, float]:
-    held = {seed: record.distances.get(DRIFT_NAME) for seed, record in study.drift.get(run, {}).items()}
-    return {seed: v.value for seed, v in held.items() if v is not None and v.value is not None}
+def drift_values(study: StudyScores, run: str, name: str = DRIFT_NAME) -> dict[int, float]:
+    """By seed: a distance of drift.json, where it is a number."""
+    by_seed = {seed: record.distances.get(name) for seed, record in study.drift.get(run, {}).items()}
+    return {seed: v.value for seed, v in by_seed.items() if v is not None and v.value is not None}
 
 
 def _drift_above_floor(study: StudyScores, run: str) -> dict[int, float]:
-    values = _drift_values(study, run)
+    values = drift_values(study, run)
     floors = {seed: study.drift[run][seed].distances[DRIFT_NAME].base_vs_base for seed in values}
     return {seed: values[seed] - floor for seed, floor in floors.items() if floor is not None}
-
-
-def _over_seeds(label: str, values: Mapping[int, float], *, threshold: float = 0.0) -> Effect:
-    """Mean over training seeds with Student's t interval: a drift is one number per seed, with no items to resample."""
-    ordered = np.array([values[seed] for seed in sorted(values)])
-    if len(ordered) == 0:
-        lacks = "no drift was measured"
-        return Effect(key=label, label=label, estimate=EMPTY, p=None, test=DRIFT_T, threshold=threshold, lacks=lacks)
-    mean = float(ordered.mean())
-    note: str | None = "one training seed: no interval"
-    lo = hi = p = sd = stderr = None
-    if len(ordered) > 1:
-        sd, note = float(ordered.std(ddof=1)), None
-        stderr = sd / math.sqrt(len(ordered))
-        half = float(student_t.ppf(0.975, len(ordered) - 1)) * stderr
-        lo, hi = mean - half, mean + half
-        # no spread at all over seeds is what a copied file looks like; there is then nothing to test by
-        p = float(ttest_1samp(ordered, threshold).pvalue) if half > 0 else None
-    per_seed = {str(seed): values[seed] for seed in sorted(values)}
-    effect = Estimate(
-        value=mean,
-        lo=lo,
-        hi=hi,
-        n_items=0,
-        n_seeds=len(ordered),
-        per_seed=per_seed,
-        stderr=stderr,
-        seed_sd=sd,
-        note=note,
-    )
-    return Effect(key=label, label=label, estimate=effect, p=p, test=DRIFT_T, threshold=threshold)
 
 
 def _correlation(study: StudyScores) -> Effect:
     """Spearman correlation of drift with mean forgetting over runs x seeds."""
     label = f"Spearman correlation of drift ({DRIFT_NAME}) with mean forgetting, over runs and seeds"
-    found = correlation(predictor_rows(study), DRIFT, kind="Spearman", min_runs=MIN_POINTS)
-    lacks = found.value.note if found.value.value is None else None
-    return Effect(key=label, label=label, estimate=found.value, p=found.p, test=CORRELATION, lacks=lacks)
+    result = correlation(predictor_rows(study), DRIFT, kind="Spearman", min_runs=MIN_POINTS)
+    lacks = result.value.note if result.value.value is None else None
+    return Effect(key=label, label=label, estimate=result.value, p=result.p, test=CORRELATION, lacks=lacks)
 
 
 def _heldout(study: StudyScores) -> list[Effect]:
     """Held-out R^2 of mean forgetting on each set of predictors that enough runs have; one line of why where none is."""
     rows = predictor_rows(study)
-    parts: list[Effect] = []
+    effects: list[Effect] = []
     for name, predictors in SETS.items():
-        found = heldout_r2(rows, predictors, by="configuration")
+        score = heldout_r2(rows, predictors, by="configuration")
         label = f"held-out R^2 of mean forgetting predicted from {name}, whole configurations held out"
-        lacks = found.estimate.note if found.estimate.value is None else None
-        if lacks is None or not parts:
-            parts.append(Effect(key=label, label=label, estimate=found.estimate, p=found.p, test=HELDOUT, lacks=lacks))
-    return parts
+        lacks = score.estimate.note if score.estimate.value is None else None
+        if lacks is None or not effects:
+            effects.append(
+                Effect(key=label, label=label, estimate=score.estimate, p=score.p, test=HELDOUT, lacks=lacks)
+            )
+    return effects

@@ -8,16 +8,20 @@ retention tasks. Beside the ratio, (post - chance) / (base - chance): at chance 
 
 from __future__ import annotations
 
+import datetime
+import os
 from dataclasses import replace
 from pathlib import Path
 
 from stateshape.analysis.estimates import contrast, retention, score_estimate, secondary_differences
+from stateshape.analysis.looks import counts_as_look, finished_seeds, next_level
+from stateshape.analysis.power import ALPHA
 from stateshape.analysis.predictors import predictor_report, predictor_rows, too_few
 from stateshape.analysis.reading import load_scores
 from stateshape.analysis.scores import StudyScores
 from stateshape.analysis.verdicts import verdicts
 from stateshape.core import layout
-from stateshape.core.files import write_json
+from stateshape.core.files import read_json, write_json
 from stateshape.core.manifest import rewriting
 from stateshape.core.records import DriftValue
 from stateshape.core.sealed import COMPARED
@@ -25,6 +29,7 @@ from stateshape.core.study_records import (
     BASE,
     Comparison,
     Estimate,
+    Look,
     PairedDifference,
     PlannedRun,
     RunComparison,
@@ -34,22 +39,45 @@ from stateshape.core.study_records import (
 
 def compare(study_dir: Path) -> Comparison:
     """The study's comparison. Reads only; raises BadInput where rows cannot be paired."""
-    return compare_scores(load_scores(study_dir))
+    return replace(compare_scores(load_scores(study_dir)), looks=read_looks(study_dir))
 
 
 def write_comparison(study_dir: Path) -> Comparison:
-    """Writes comparison.json and verdicts.json into the study folder, and predictors.json if enough runs were trained."""
+    """Writes comparison.json and verdicts.json into the study folder, and predictors.json if enough runs were trained.
+
+    Reading verdicts on more seeds than before is a look, which looks.json keeps.
+    """
     study = load_scores(study_dir)
-    comparison = compare_scores(study)
-    with rewriting(study_dir, COMPARED):
+    looks = [*read_looks(study_dir), *new_look(study, read_looks(study_dir))]
+    comparison = replace(compare_scores(study), looks=looks)
+    level = looks[-1].level if looks else ALPHA
+    with rewriting(study_dir, (*COMPARED, layout.LOOKS)):
+        write_json(study_dir / layout.LOOKS, looks)
         write_json(study_dir / layout.COMPARISON, comparison)
-        write_json(study_dir / layout.VERDICTS, verdicts(study))
+        write_json(study_dir / layout.VERDICTS, verdicts(study, level=level))
         rows, path = predictor_rows(study), study_dir / layout.PREDICTORS
         if too_few(rows) is None:
             write_json(path, predictor_report(study.plan.study, rows))
         else:
             path.unlink(missing_ok=True)  # of an earlier reading, with more runs
     return comparison
+
+
+def read_looks(study_dir: Path) -> list[Look]:
+    """Empty where the verdicts were never computed."""
+    path = study_dir / layout.LOOKS
+    return read_json(path, list[Look]) if os.path.exists(path) else []
+
+
+def new_look(study: StudyScores, looks: list[Look]) -> list[Look]:
+    """The look that computing the verdicts now is, unless it has as many seeds as the last one, or too few to decide."""
+    num_seeds = finished_seeds(study)
+    if not counts_as_look(num_seeds) or (looks and looks[-1].num_seeds == num_seeds):
+        return []
+    planned = max(num_seeds, len(study.plan.seeds))
+    level = next_level(num_seeds, planned, looks)
+    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return [Look(date=date, num_seeds=num_seeds, planned_seeds=planned, level=level)]
 
 
 def compare_scores(study: StudyScores) -> Comparison:

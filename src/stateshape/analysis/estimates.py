@@ -61,9 +61,16 @@ def score_estimate(study: StudyScores, run: str, task: str) -> Estimate:
 
 
 def contrast(
-    study: StudyScores, weights: Mapping[str, float], tasks: Sequence[str], *, null: float = 0.0
+    study: StudyScores,
+    weights: Mapping[str, float],
+    tasks: Sequence[str],
+    *,
+    null: float = 0.0,
+    with_bootstrap: bool = True,
 ) -> PairedDifference:
     """Mean over tasks of sum_r weight_r score_r, paired by item and seed, tested against `null`.
+
+    with_bootstrap: also the bootstrap's interval where it is not needed: for several seeds.
 
     {"rl": 1, "base": -1} is rl minus base. One seed of a plain difference of 0/1 scores on one task: exact McNemar. One
     seed otherwise: bootstrap over items; its intervals are the bootstrap's. Several: t with seeds and items as crossed
@@ -73,11 +80,8 @@ def contrast(
     seeds = study.common_seeds(list(weights), tasks)
     if not seeds or not tasks:
         return PairedDifference(versus=versus, difference=EMPTY, p=None, test="not available")
-    differences = [
-        sum((weight * study.matrix(run, task, seeds) for run, weight in weights.items()), start=np.zeros(()))
-        for task in tasks
-    ]
-    width = float(sum(abs(weight) for weight in weights.values()))
+    differences = _differences(study, weights, tasks, seeds)
+    width = _width(weights)
     found = _with_interval(seeds, differences, width=width)
     num_items = min(difference.shape[1] for difference in differences)
     if num_items < MIN_INTERVAL_ITEMS:
@@ -85,6 +89,9 @@ def contrast(
     if _is_unanimous(differences):
         p = unanimous_p(num_items, width, abs((found.value or 0.0) - null))
         return PairedDifference(versus=versus, difference=found, p=p, test=UNANIMOUS)
+    if len(seeds) > 1 and not with_bootstrap:
+        p = t_test(crossed_spread(differences), null=null)
+        return PairedDifference(versus=versus, difference=found, p=p, test=SEEDS_AND_ITEMS)
     means_R = resampled_means(differences, np.random.default_rng(_seed_of(*weights, *tasks)))
     lo, hi = percentile_interval(means_R)
     if len(seeds) > 1:
@@ -97,6 +104,58 @@ def contrast(
         if is_binary(first) and is_binary(second):
             p, test = exact_mcnemar(first == 1, second == 1), MCNEMAR
     return PairedDifference(versus=versus, difference=found, p=p, test=test)
+
+
+def equivalence_p(
+    study: StudyScores, weights: Mapping[str, float], tasks: Sequence[str], margin: float
+) -> float | None:
+    """p-value of "the effect is not within -margin..margin", over several seeds; None where that cannot be tested.
+
+    The larger of two one-sided p-values; below .05 the 90% interval lies inside the margin.
+    Source: Schuirmann 1987 (two one-sided tests).
+    """
+    seeds = study.common_seeds(list(weights), tasks) if tasks else []
+    if len(seeds) < 2:
+        return None
+    differences = _differences(study, weights, tasks, seeds)
+    num_items = min(difference.shape[1] for difference in differences)
+    if num_items < MIN_INTERVAL_ITEMS:
+        return None
+    value = float(np.mean([difference.mean() for difference in differences]))
+    if not -margin < value < margin:
+        return 1.0
+    nearest = margin - abs(value)
+    if _is_unanimous(differences):
+        return unanimous_p(num_items, _width(weights), nearest) / 2
+    return t_test(crossed_spread(differences), null=value + nearest) / 2
+
+
+def shifted(estimate: Estimate, by: float) -> Estimate:
+    """The estimate plus a number that is known exactly."""
+    if estimate.value is None or by == 0:
+        return estimate
+    return replace(
+        estimate,
+        value=estimate.value + by,
+        lo=None if estimate.lo is None else estimate.lo + by,
+        hi=None if estimate.hi is None else estimate.hi + by,
+        per_seed={seed: value + by for seed, value in estimate.per_seed.items()},
+    )
+
+
+def _differences(
+    study: StudyScores, weights: Mapping[str, float], tasks: Sequence[str], seeds: Sequence[int]
+) -> list[np.ndarray]:
+    """[S, N] per task: sum_r weight_r score_r."""
+    return [
+        sum((weight * study.matrix(run, task, seeds) for run, weight in weights.items()), start=np.zeros(()))
+        for task in tasks
+    ]
+
+
+def _width(weights: Mapping[str, float]) -> float:
+    """The most that one item can change the mean of its task, for scores between 0 and 1."""
+    return float(sum(abs(weight) for weight in weights.values()))
 
 
 def secondary_differences(study: StudyScores, run: str, other: str, task: str) -> dict[str, Estimate]:

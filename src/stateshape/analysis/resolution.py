@@ -10,12 +10,15 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from stateshape.analysis.claims import DRIFT_T, NO_LOSS_MARGIN, Effect, all_claims
+from stateshape.analysis.claims import paper_claims
+from stateshape.analysis.effects import OVER_SEEDS, Effect
+from stateshape.analysis.planned_claims import planned_claims
 from stateshape.analysis.power import ALPHA, MIN_SEEDS, Design, items_factor, minimal_effect, power_of, seeds_needed
+from stateshape.analysis.rule import MIN_ITEMS
 from stateshape.analysis.scores import StudyScores
 from stateshape.core.study_records import BASE, PlanRecord, TaskRecord
 
-MIN_ITEMS = 50  # fewer decide nothing: a t interval of 0/1 scores is rough below
+POWER_EFFECT = 0.03  # of accuracy: the distance from its threshold for which an effect's power is given
 # Assumed of a plan, where nothing is measured yet:
 RATE = 0.5  # of right answers: the noisiest
 CORRELATION_OF_ITEMS = 0.5  # of two runs' 0/1 outcomes
@@ -38,7 +41,7 @@ class Resolvable(NamedTuple):
     label: str
     num_items: int
     num_seeds: int
-    power: float | None  # to see an effect of NO_LOSS_MARGIN; at Holm's first and hardest step
+    power: float | None  # to see an effect of POWER_EFFECT; at Holm's first and hardest step
     minimal_effect: float | None  # seen with 80% power, at that step
     minimal_effect_alone: float | None  # the same at .05: Holm's last step, where all other effects are decided
     lacks: str | None
@@ -49,8 +52,8 @@ def resolution(part: Effect, alpha: float, *, is_open: bool) -> Resolution:
     effect = part.estimate
     if part.lacks is not None or effect.value is None:
         return Resolution()
-    is_drift = part.test == DRIFT_T
-    power_effect = None if is_drift else NO_LOSS_MARGIN
+    is_drift = part.test == OVER_SEEDS
+    power_effect = None if is_drift else POWER_EFFECT
     few = [f"at least {MIN_SEEDS} seeds"] if effect.n_seeds < MIN_SEEDS else []
     few += [f"at least {MIN_ITEMS} items"] if not is_drift and effect.n_items < MIN_ITEMS else []
     if effect.stderr is None or effect.seed_sd is None:
@@ -106,12 +109,12 @@ def resolvable(
     Noise of a contrast sum_r w_r score_r: of n items, p (1-p) ((1 - rho) sum_r w_r^2 + rho (sum_r w_r)^2) / n, of the mean
     of T tasks the sum of that over T^2; of a training seed, seed_sd^2 times the sum of w_r^2 over trained runs.
     """
-    claims = [
-        claim for claim in all_claims(StudyScores(plan=plan, scores={}, drift={}, missing=[])) if claim.is_asked()
-    ]
-    parts = {(claim.claim_id, part.key): part for claim in claims for group in claim.groups() for part in group}
+    study = StudyScores(plan=plan, scores={}, drift={}, missing=[])
+    claims = [claim for claim in (*planned_claims(study), *paper_claims(study)) if claim.is_asked()]
+    parts = {(claim.claim_id, part.key): part for claim in claims for part in (*claim.effects, *claim.counted)}
     known = {key: part for key, part in parts.items() if part.tasks}
-    alpha = ALPHA / max(1, len({part.key for part in known.values() if part.weights}))
+    num_tests = len({part.key for part in known.values() if part.weights}) + sum(bool(claim.ways) for claim in claims)
+    alpha = ALPHA / max(1, num_tests)
     tasks = {task.name: task for task in (plan.target, *plan.retention)}
     return [
         _resolvable(claim_id, part, [tasks[name] for name in part.tasks], len(plan.seeds), alpha, rate, rho, seed_sd)
@@ -145,7 +148,7 @@ def _resolvable(
             seed_variance=seed_sd**2 * sum(w * w for run, w in part.weights.items() if run != BASE),
             num_seeds=num_seeds,
         )
-        power, smallest = power_of(design, NO_LOSS_MARGIN, alpha=alpha), minimal_effect(design, alpha=alpha)
+        power, smallest = power_of(design, POWER_EFFECT, alpha=alpha), minimal_effect(design, alpha=alpha)
         alone = minimal_effect(design)
     return Resolvable(claim_id, part.label, sum(sizes), num_seeds, power, smallest, alone, lacks)
 
@@ -153,7 +156,7 @@ def _resolvable(
 def resolvable_text(rows: Sequence[Resolvable]) -> str:
     """The rows as a table, with what was assumed beneath."""
     width = max((len(row.label) for row in rows), default=6)
-    columns = (f"power for {NO_LOSS_MARGIN:g}", "smallest (Holm)", "smallest (one)")
+    columns = (f"power for {POWER_EFFECT:g}", "smallest (Holm)", "smallest (one)")
     lines = [f"claim  {'effect':{width}s}  {'items':>7s}  {'seeds':>5s}  " + "  ".join(f"{c:>15s}" for c in columns)]
     for row in rows:
         numbers = (row.power, row.minimal_effect, row.minimal_effect_alone)

@@ -48,9 +48,9 @@ class StudyScores:
         return next((planned.label for planned in self.plan.runs if planned.name == run), run)
 
     def common_seeds(self, runs: Sequence[str], tasks: Sequence[str]) -> list[int]:
-        """Seeds that every run has for every task; a base evaluated once has them all. Base alone: its own seeds."""
+        """Seeds that every run has for every task (none of no tasks); a base evaluated once has them all, alone its own."""
         held = {run: [set(self.scores.get(run, {}).get(task, {})) for task in tasks] for run in runs}
-        if any(not seeds for per_task in held.values() for seeds in per_task):
+        if not tasks or any(not seeds for per_task in held.values() for seeds in per_task):
             return []
         once = {BASE} if BASE in held and all(len(seeds) == 1 for seeds in held[BASE]) else set()
         bound = [seeds for run, per_task in held.items() if run not in once for seeds in per_task]

@@ -1,161 +1,301 @@
-"""Does this study support the paper's claims? One rule for every claim, applied to numbers with intervals. Torch-free.
+"""Does this study support a claim? One rule for every claim, applied to numbers with intervals. Torch-free.
 
-The rule, in plain words. Each claim is broken into effects that it predicts to be above a threshold: zero, or for "no loss"
--0.03 of accuracy, or for "drifts no less" a quarter of the stress run's drift (claims.py names them).
-* An effect holds if its 95% interval is wholly above the threshold and its p-value, Holm-adjusted over all effects of
-  all claims, is below .05.
-* An effect fails if its interval is wholly below the threshold and its adjusted p-value is below .05.
-* Otherwise it is open. It is also open with fewer than 3 training seeds (one run does not show how a rerun would vary) or fewer
-  than 50 items, and where a run is missing.
-* Supported: all effects hold. Not supported: at least one fails. Cannot tell: anything else. Not asked: the study does
-  not plan every run that the claim rests on; its effects are then not among those adjusted for either.
-* P4 asks for one pair of runs that drift alike and forget differently: it is supported if all effects of one pair hold;
-  not supported if in every pair one fails.
-Each effect has its smallest detectable effect, and an open one what it needs to be decided (resolution.py).
+* Effects are decided by rule.py; their p-values are Holm-adjusted within the claim's family, and so are, on their own, the
+  tests of equivalence. The level is .05, or what an earlier look at the study has left of it (looks.py).
+* Premise not met: a premise was tested and not shown, or the plan contradicts it. The claim is then neither supported nor
+  refuted, whatever its effects.
+* Supported: all effects hold. Not supported: at least one fails. Equivalent: none fails, at least one is shown to be
+  smaller than its margin, and the others hold. Cannot tell: anything else. Not asked: the study does not plan what the claim
+  rests on; its effects are then not counted either.
+* P4 asks for one pair of runs. A pair is one test, with the largest p-value of its effects, and the claim enters its family
+  with the smallest of them times the number of pairs. To find no pair is no evidence that there is none: cannot tell.
 The outcome comes from the numbers alone; the paper's own outcome is nowhere in this file. Does not know runs by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import NamedTuple
 
-from stateshape.analysis.claims import DRIFT_T, SHOWN_TESTS, Claim, Effect, all_claims
-from stateshape.analysis.power import ALPHA, MIN_SEEDS
+from stateshape.analysis.claims import paper_claims
+from stateshape.analysis.effects import OVER_SEEDS, Claim, Effect
+from stateshape.analysis.planned_claims import planned_claims, written_words
+from stateshape.analysis.power import ALPHA
 from stateshape.analysis.reading import load_scores
-from stateshape.analysis.resolution import MIN_ITEMS, Resolution, resolution
+from stateshape.analysis.resolution import Resolution, resolution
+from stateshape.analysis.rule import SHOWN_TESTS, State, is_met, premise_state, state_of, too_little
 from stateshape.analysis.scores import StudyScores
 from stateshape.analysis.statistics import holm
 from stateshape.core.study_records import Evidence, Outcome, Verdict
 
-State = Literal["holds", "fails", "open"]
-
-_LEAD: dict[Outcome, str] = {
-    "supported": "Supported",
-    "not supported": "Not supported",
-    "cannot tell": "Cannot tell",
-    "not asked": "Not asked",
-}
+MOST_WAYS = 2  # pairs whose effects are listed
+BY_THE_PACKAGE = "fixed by the package before any study"
 
 
-def verdicts(study: StudyScores | Path, *, roles: Mapping[str, str] | None = None) -> list[Verdict]:
-    """Verdicts on P1-P4 and C1-C3.
+class Adjusted(NamedTuple):
+    """p-values after Holm's correction, by effect key or way; `level` is what they are compared with."""
 
-    Args: study: a study folder or its loaded scores. roles: role -> run name, over those of the plan.
+    effects: Mapping[str, float]
+    equivalences: Mapping[str, float]
+    level: float
+    first_level: float  # of Holm's first and hardest step
+
+    def state(self, effect: Effect) -> State:
+        return state_of(effect, self.effects.get(effect.key), self.equivalences.get(effect.key), level=self.level)
+
+
+def verdicts(
+    study: StudyScores | Path,
+    *,
+    roles: Mapping[str, str] | None = None,
+    level: float = ALPHA,
+    with_bootstrap: bool = True,
+) -> list[Verdict]:
+    """Verdicts on the study file's own claims, then on P1-P4 and C1-C3.
+
+    Args:
+        study: a study folder or its loaded scores. roles: role -> run name, over those of the plan.
+        level: of each family. with_bootstrap: also the crossed bootstrap's intervals, which decide nothing.
     Raises: BadInput naming a role or run that does not exist.
     """
-    claims = all_claims(load_scores(study) if isinstance(study, Path) else study, roles)
-    adjusted = _adjusted([claim for claim in claims if claim.is_asked()])
-    alpha = ALPHA / max(1, len(adjusted))  # of Holm's first and hardest test
-    return [_verdict(claim, adjusted, alpha) if claim.is_asked() else _not_asked(claim) for claim in claims]
+    scores = load_scores(study) if isinstance(study, Path) else study
+    written = {planned.claim_id: written_words(planned) for planned in scores.plan.claims}
+    claims = [
+        *planned_claims(scores, with_bootstrap=with_bootstrap),
+        *paper_claims(scores, roles, with_bootstrap=with_bootstrap),
+    ]
+    by_family: dict[str, list[Claim]] = {}
+    for claim in claims:
+        if claim.is_asked():
+            by_family.setdefault(claim.family, []).append(claim)
+    adjusted = {family: _adjusted(members, level) for family, members in by_family.items()}
+    return [
+        _verdict(claim, adjusted[claim.family], written.get(claim.claim_id, BY_THE_PACKAGE))
+        if claim.is_asked()
+        else _not_asked(claim, written.get(claim.claim_id, BY_THE_PACKAGE))
+        for claim in claims
+    ]
 
 
-def _adjusted(claims: list[Claim]) -> dict[str, float]:
-    """Holm-adjusted p by part key. An effect that two claims share is one test."""
-    parts = {part.key: part.p for claim in claims for group in claim.groups() for part in group}
-    tested = {key: p for key, p in parts.items() if p is not None}
-    return dict(zip(tested, holm(list(tested.values()))))
+def _adjusted(claims: Sequence[Claim], level: float) -> Adjusted:
+    """Holm's correction over one family. An effect that two claims share is one test; a claim of many ways is one, too."""
+    tested = {
+        effect.key: effect.p
+        for claim in claims
+        for effect in (*claim.effects, *claim.counted)
+        if effect.p is not None and too_little(effect) is None
+    }
+    best = {claim.claim_id: _best_way(claim) for claim in claims if claim.ways}
+    family = tested | {claim_id: p for claim_id, p in best.items() if p is not None}
+    adjusted = dict(zip(family, holm(list(family.values()))))
+    for claim in claims:
+        within = _ways_adjusted(claim)
+        adjusted |= {key: max(p, adjusted[claim.claim_id]) for key, p in within.items()}
+    equivalences = {
+        effect.key: effect.p_equivalent
+        for claim in claims
+        for effect in (*claim.effects, *claim.counted)
+        if effect.p_equivalent is not None and too_little(effect) is None
+    }
+    return Adjusted(
+        effects=adjusted,
+        equivalences=dict(zip(equivalences, holm(list(equivalences.values())))),
+        level=level,
+        first_level=level / max(1, len(family)),
+    )
 
 
-def _verdict(claim: Claim, adjusted: Mapping[str, float], alpha: float) -> Verdict:
-    outcome = _outcome([[_state(part, adjusted) for part in group] for group in claim.groups()])
-    decisive = list({part.key: part for group in claim.groups() for part in group}.values())
-    evidence = [_evidence(part, adjusted, alpha, is_shown=False) for part in decisive]
-    evidence += [_evidence(part, adjusted, alpha, is_shown=True) for part in claim.shown]
-    words = "; ".join(_words(part, adjusted, found) for part, found in zip([*decisive, *claim.shown], evidence))
-    needs = "; ".join(f"{found.label} needs {found.needs}" for found in evidence if found.needs is not None)
-    if outcome == "cannot tell" and needs:
-        words += f". To decide: {needs}"
+def _way_p(way: Sequence[Effect]) -> float | None:
+    """All effects of a way must hold: their largest p-value tests that."""
+    known = [effect.p for effect in way if effect.p is not None and too_little(effect) is None]
+    return max(known) if len(known) == len(way) else None
+
+
+def _best_way(claim: Claim) -> float | None:
+    known = [p for way in claim.ways if (p := _way_p(way)) is not None]
+    return min(1.0, min(known) * len(claim.ways)) if known else None
+
+
+def way_key(claim: Claim, index: int) -> str:
+    return f"{claim.claim_id} way {index}"
+
+
+def _ways_adjusted(claim: Claim) -> dict[str, float]:
+    known = {way_key(claim, index): p for index, way in enumerate(claim.ways) if (p := _way_p(way)) is not None}
+    return dict(zip(known, holm(list(known.values()))))
+
+
+# One claim
+
+
+def _verdict(claim: Claim, adjusted: Adjusted, written: str) -> Verdict:
+    premises = [_premise(premise) for premise in claim.premises]
+    if claim.ways:
+        states, decisive = _ways(claim, adjusted)
+    else:
+        states = [adjusted.state(effect) for effect in claim.effects]
+        decisive = [_evidence(effect, adjusted, state) for effect, state in zip(claim.effects, states)]
+    outcome = _outcome(claim, states)
+    shown = [_shown(effect) for effect in claim.shown]
     return Verdict(
         claim_id=claim.claim_id,
         claim=claim.text,
         outcome=outcome,
-        sentence=f"{_LEAD[outcome]}: {words}.",
-        evidence=evidence,
+        sentence=_sentence(claim, outcome, decisive, shown),
+        evidence=[*decisive, *shown],
+        premises=premises,
+        written=written,
+        family=claim.family,
     )
 
 
-def _not_asked(claim: Claim) -> Verdict:
-    lacks = dict.fromkeys(part.lacks for group in claim.groups() for part in group if not part.is_planned)
-    sentence = f"{_LEAD['not asked']}: {'; '.join(lack for lack in lacks if lack)}."
-    return Verdict(claim_id=claim.claim_id, claim=claim.text, outcome="not asked", sentence=sentence, evidence=[])
-
-
-def _evidence(part: Effect, adjusted: Mapping[str, float], alpha: float, *, is_shown: bool) -> Evidence:
-    state = _state(part, adjusted)
-    seen = Resolution() if is_shown else resolution(part, alpha, is_open=state == "open")
-    return Evidence(
-        label=part.label,
-        effect=part.estimate,
-        p=part.p,
-        p_holm=None if is_shown else adjusted.get(part.key),
-        test=part.test,
-        threshold=part.threshold,
-        state="shown" if is_shown else state,
-        bootstrap=part.bootstrap,
-        power=seen.power,
-        power_effect=seen.power_effect,
-        minimal_effect=seen.minimal_effect,
-        needs=seen.needs,
+def _not_asked(claim: Claim, written: str) -> Verdict:
+    return Verdict(
+        claim_id=claim.claim_id,
+        claim=claim.text,
+        outcome="not asked",
+        sentence=f"Not asked: {'; '.join(claim.unplanned()) or 'the study has nothing that it rests on'}.",
+        evidence=[],
+        written=written,
+        family=claim.family,
     )
 
 
-def _outcome(groups: list[list[State]]) -> Outcome:
-    if any(all(state == "holds" for state in group) for group in groups):
+def _outcome(claim: Claim, states: Sequence[State]) -> Outcome:
+    met = [is_met(premise) for premise in claim.premises]
+    if any(one is False for one in met):
+        return "premise not met"
+    if any(one is None for one in met):
+        return "cannot tell"
+    if claim.ways:
+        return "supported" if "holds" in states else "cannot tell"
+    if all(state == "holds" for state in states):
         return "supported"
-    if all(any(state == "fails" for state in group) for group in groups):
+    if "fails" in states:
         return "not supported"
-    return "cannot tell"
+    return "equivalent" if all(state in ("holds", "equivalent") for state in states) else "cannot tell"
 
 
-def _state(part: Effect, adjusted: Mapping[str, float]) -> State:
-    effect = part.estimate
-    if too_little(part) is not None or effect.lo is None or effect.hi is None:
-        return "open"
-    if adjusted.get(part.key, 1.0) >= ALPHA:
-        return "open"
-    if effect.lo > part.threshold:
-        return "holds"
-    return "fails" if effect.hi < part.threshold else "open"
+def _ways(claim: Claim, adjusted: Adjusted) -> tuple[list[State], list[Evidence]]:
+    """A state for each way, and the evidence of the most telling ones: those that hold, else the one with the smallest p."""
+    states: list[State] = []
+    for index, way in enumerate(claim.ways):
+        p = adjusted.effects.get(way_key(claim, index))
+        holds = all(state_of(effect, p, None, level=adjusted.level) == "holds" for effect in way)
+        states.append("holds" if holds else "open")
+    ranked = sorted(range(len(claim.ways)), key=lambda i: (states[i] != "holds", _rank(_way_p(claim.ways[i]))))
+    listed = ranked[: max(1, min(MOST_WAYS, states.count("holds")))]
+    evidence = []
+    for index in listed:
+        p = adjusted.effects.get(way_key(claim, index))
+        for effect in claim.ways[index]:
+            state = state_of(effect, p, None, level=adjusted.level)
+            evidence.append(_evidence(effect, adjusted, state, p_holm=p))
+    return states, evidence
 
 
-def too_little(part: Effect) -> str | None:
-    """Why a part cannot decide anything, in words; None where it can."""
-    if part.lacks is not None:
-        return part.lacks
-    if part.test in SHOWN_TESTS:
-        return None
-    if part.estimate.n_seeds < MIN_SEEDS:
-        seeds = "1 training seed" if part.estimate.n_seeds == 1 else f"{part.estimate.n_seeds} training seeds"
-        return f"{seeds}, fewer than {MIN_SEEDS}"
-    if part.test != DRIFT_T and part.estimate.n_items < MIN_ITEMS:
-        return f"{part.estimate.n_items} items, fewer than {MIN_ITEMS}"
-    return None
+def _rank(p: float | None) -> float:
+    return 2.0 if p is None else p
 
 
-def _words(part: Effect, adjusted: Mapping[str, float], found: Evidence) -> str:
+def _premise(premise: Effect) -> Evidence:
+    return Evidence(
+        label=premise.label,
+        effect=premise.estimate,
+        p=premise.p,
+        p_holm=None,
+        test=premise.test,
+        threshold=premise.threshold,
+        state=premise_state(premise),
+    )
+
+
+def _shown(effect: Effect) -> Evidence:
+    return Evidence(
+        label=effect.label,
+        effect=effect.estimate,
+        p=effect.p,
+        p_holm=None,
+        test=effect.test,
+        threshold=effect.threshold,
+        state="shown",
+        bootstrap=effect.bootstrap,
+    )
+
+
+def _evidence(effect: Effect, adjusted: Adjusted, state: State, *, p_holm: float | None = None) -> Evidence:
+    found: Resolution = resolution(effect, adjusted.first_level, is_open=state == "open")
+    return Evidence(
+        label=effect.label,
+        effect=effect.estimate,
+        p=effect.p,
+        p_holm=adjusted.effects.get(effect.key) if p_holm is None else p_holm,
+        test=effect.test,
+        threshold=effect.threshold,
+        state=state,
+        bootstrap=effect.bootstrap,
+        power=found.power,
+        power_effect=found.power_effect,
+        minimal_effect=found.minimal_effect,
+        needs=found.needs,
+        margin=effect.margin,
+        p_equivalent=adjusted.equivalences.get(effect.key),
+    )
+
+
+# In words
+
+
+def _sentence(claim: Claim, outcome: Outcome, decisive: Sequence[Evidence], shown: Sequence[Evidence]) -> str:
+    lead = f"{outcome[0].upper()}{outcome[1:]}"
+    premises = [_premise_words(premise) for premise in claim.premises if is_met(premise) is not True]
+    effects = claim.effects or [effect for way in claim.ways for effect in way]
+    lacking = {effect.label: too_little(effect) for effect in (*effects, *claim.shown)}
+    words = [*premises, *(_words(evidence, lacking.get(evidence.label)) for evidence in (*decisive, *shown))]
+    if len(claim.ways) > 1:
+        words.insert(len(premises), f"{len(claim.ways)} pairs of runs were compared")
+    sentence = f"{lead}: {'; '.join(words)}"
+    needs = "; ".join(f"{one.label} needs {one.needs}" for one in decisive if one.needs is not None)
+    if outcome == "cannot tell" and needs:
+        sentence += f". To decide: {needs}"
+    return f"{sentence}."
+
+
+def _premise_words(premise: Effect) -> str:
+    if premise.is_true is False:
+        return f"the plan contradicts the premise that {premise.label}"
+    if is_met(premise) is None:
+        return f"premise unknown ({premise.label}: {too_little(premise)})"
+    return f"premise not shown: {_words(_premise(premise), None)}"
+
+
+def _words(evidence: Evidence, lacks: str | None) -> str:
     """'label +0.123 (95% interval +0.080 to +0.160, 400 items, 3 seeds, adjusted p .001, power .85 for 0.03)'."""
-    effect = part.estimate
+    effect = evidence.effect
     if effect.value is None:
-        return f"{part.label}: {part.lacks}"
-    digits = 5 if part.test == DRIFT_T else 3  # MMD^2 is of the order of .01
+        return f"{evidence.label}: {lacks}"
+    digits = 5 if evidence.test == OVER_SEEDS else 3  # MMD^2 is of the order of .01
     about = []
     if effect.lo is not None and effect.hi is not None:
         about.append(f"95% interval {effect.lo:+.{digits}f} to {effect.hi:+.{digits}f}")
     elif effect.note is not None:
         about.append(effect.note)
-    if part.threshold != 0:
-        about.append(f"must be above {part.threshold:+.{digits}f}")
-    if part.test != DRIFT_T:
-        about.append(f"{effect.n_items} {'runs' if part.test in SHOWN_TESTS else 'items'}")
+    if evidence.threshold != 0:
+        about.append(f"must be above {evidence.threshold:+.{digits}f}")
+    if evidence.test != OVER_SEEDS:
+        about.append(f"{effect.n_items} {'runs' if evidence.test in SHOWN_TESTS else 'items'}")
     about.append(f"{effect.n_seeds} seed{'' if effect.n_seeds == 1 else 's'}")
-    if found.p_holm is not None:
-        p = found.p_holm
-        about.append("adjusted p below .001" if p < 0.001 else f"adjusted p {p:.3f}".replace("0.", ".", 1))
-    if found.power is not None and found.power_effect is not None:
-        about.append(f"power {found.power:.2f} for {found.power_effect:g}".replace("0.", ".", 1))
-    reason = too_little(part)
-    if reason is not None and "fewer" in reason:
-        about.append(f"not enough data to decide: {reason}")
-    return f"{part.label} {effect.value:+.{digits}f} ({', '.join(about)})"
+    if evidence.p_holm is not None:
+        about.append(f"adjusted p {_p_words(evidence.p_holm)}")
+    if evidence.state == "equivalent" and evidence.margin is not None and evidence.p_equivalent is not None:
+        about.append(f"within {evidence.margin:.3f} of zero, adjusted p {_p_words(evidence.p_equivalent)}")
+    if evidence.power is not None and evidence.power_effect is not None:
+        about.append(f"power {evidence.power:.2f} for {evidence.power_effect:.2g}".replace("0.", ".", 1))
+    if lacks is not None and "fewer" in lacks:
+        about.append(f"not enough data to decide: {lacks}")
+    return f"{evidence.label} {effect.value:+.{digits}f} ({', '.join(about)})"
+
+
+def _p_words(p: float) -> str:
+    return "below .001" if p < 0.001 else f"{p:.3f}".replace("0.", ".", 1)

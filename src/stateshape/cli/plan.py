@@ -49,12 +49,16 @@ def print_resolvable(plan: Plan, tasks: Sequence[Task]) -> None:
 
 def plan_sizes(plan: Plan, target: TaskRecord, retention: list[TaskRecord]) -> PlanRecord:
     """The record of a plan as far as it is known before a model is loaded."""
+    from stateshape.study.plan_claims import recorded_claims
+
     base = PlannedRun(name="base", label="base", method=None, teacher=None, settings={})
     runs = [PlannedRun(name=s.name, label=s.label, method=None, teacher=s.teacher, settings={}) for s in plan.runs]
     file = plan.file
     return PlanRecord(
         study=file.study, model=file.model, seeds=file.seeds, target=target, retention=retention, runs=[base, *runs],
         plan_sha256=plan.sha256, provenance={}, roles=file.roles,
+        num_along=0 if file.along is None else file.along.points,
+        claims=recorded_claims([], file.claims, now="", runs_begun=0),
     )  # fmt: skip
 
 

@@ -127,7 +127,7 @@ def print_results(folder: Path) -> None:
     study = read_study_folder(folder)
     for verdict in study.verdicts:
         if verdict.outcome != "not asked":
-            console().print(f"{verdict.claim_id} {verdict.outcome:13s} {verdict.claim}", highlight=False, markup=False)
+            console().print(f"{verdict.claim_id} {verdict.outcome:15s} {verdict.claim}", highlight=False, markup=False)
     seconds: dict[str, float] = {}
     supervised = sampled = 0
     for record in records_of(study):

@@ -10,7 +10,7 @@ from typing import Literal
 
 from stateshape.core.records import DriftValue, Json, MethodRecord, Span
 
-Outcome = Literal["supported", "not supported", "cannot tell", "not asked"]
+Outcome = Literal["supported", "not supported", "equivalent", "cannot tell", "premise not met", "not asked"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +60,66 @@ class PlannedRun:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DoseChoice:
+    """Compares runs at the same distance from the base instead of at their ends (analysis/dose.py)."""
+
+    measure: str = "forward_kl_new_task_nats"
+    """A distance of along.jsonl."""
+    at: float | None = None
+    """The distance. Default: the largest one that every seed of both runs reaches."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EffectChoice:
+    """A contrast of two runs that a claim or a premise rests on."""
+
+    contrast: list[str]
+    """[first, second]: first minus second. [first] alone where a measure is compared with a number."""
+    task: str = "retention"
+    """target, retention (the mean of those tasks) or a task's name."""
+    above: float | None = None
+    """The effect must be above this. Default: 0, unless `below` is given."""
+    below: float | None = None
+    """The effect must be below this."""
+    score: str | None = None
+    """A secondary score of the tasks' rows, e.g. gold_logp_nats, instead of their own."""
+    dose: DoseChoice | None = None
+    """Compares at equal distance from the base."""
+    measure: str | None = None
+    """drift.NAME or locality.NAME: one number per run and seed, instead of a score."""
+    equivalence: float | None = None
+    """An effect this close to zero counts as none. Default: one twentieth of what the base scores above chance."""
+    label: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClaimChoice:
+    """A claim of a study file: supported where all its effects hold, and asked only where all its premises do."""
+
+    text: str
+    effects: list[EffectChoice]
+    premises: list[EffectChoice] = field(default_factory=list)
+    family: str = "study"
+    """Effects of claims of one family share Holm's correction."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedClaim:
+    """A claim as plan.json keeps it. sha256: of its meaning, so that a changed claim is another claim.
+
+    written: date. runs_begun: runs of the study that had begun at that time; 0: it was written before the first.
+    withdrawn: date from which the study file no longer has it; it stays on record.
+    """
+
+    claim_id: str
+    claim: ClaimChoice
+    sha256: str
+    written: str
+    runs_begun: int
+    withdrawn: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PlanRecord:
     study: str
     model: str
@@ -74,6 +134,8 @@ class PlanRecord:
         default_factory=dict
     )  # a claim's role -> the run that plays it; others by their names
     contrasts: list[list[str]] = field(default_factory=list)  # [first, second]: first minus second is of interest
+    num_along: int = 0  # points along each run that are evaluated; 0: its end only
+    claims: list[PlannedClaim] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,6 +196,16 @@ class RunContrast:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Look:
+    """A line of looks.json: the verdicts were computed with this many seeds. level: what this look may spend of .05."""
+
+    date: str
+    num_seeds: int
+    planned_seeds: int
+    level: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
     study: str
     model: str
@@ -144,6 +216,7 @@ class Comparison:
     missing: list[str]  # runs that are not there yet, or died, in words
     contrasts: list[RunContrast] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)  # the runs' own, each with its run and seed
+    looks: list[Look] = field(default_factory=list)  # at the verdicts, so far
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,21 +234,28 @@ class Evidence:
     p_holm: float | None
     test: str
     threshold: float = 0.0
-    state: Literal["holds", "fails", "open", "shown"] | None = None  # shown: reported, decides nothing
+    state: Literal["holds", "fails", "equivalent", "open", "shown"] | None = None  # shown: reported, decides nothing
     bootstrap: tuple[float, float] | None = None
     power: float | None = None
     power_effect: float | None = None
     minimal_effect: float | None = None
     needs: str | None = None
+    margin: float | None = None  # an effect this close to zero counts as none
+    p_equivalent: float | None = None  # of two one-sided tests that it is; Holm-adjusted over all such tests
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
+    """premises: what must hold for the claim to be asked, each with its state. written: when the claim was fixed, in words."""
+
     claim_id: str  # "P1" ...
-    claim: str  # what the paper says
+    claim: str  # what is claimed
     outcome: Outcome
     sentence: str  # the verdict in words with its numbers
     evidence: list[Evidence]
+    premises: list[Evidence] = field(default_factory=list)
+    written: str = ""
+    family: str = "paper"
 
 
 By = Literal["run", "configuration"]  # what is left out at a time: a run, or all seeds of a configuration
@@ -237,3 +317,4 @@ class PredictorReport:
 
 
 BASE = "base"
+STATED = "stated in the plan"  # the test of a premise that the plan itself answers

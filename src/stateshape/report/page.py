@@ -6,6 +6,7 @@ written, and computes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from stateshape.core.records import Json, Span, StateSample
-from stateshape.core.study_records import Evidence, Verdict
+from stateshape.core.study_records import STATED, Evidence, Look, Verdict
 from stateshape.report.contents import Plots, Tables
 from stateshape.report.drawing import table as grid
 from stateshape.report.drawing import text
@@ -32,7 +33,14 @@ ORIGINS = {
     "learner": "sampled from the model being trained",
     "teacher": "sampled from the teacher",
 }
-OUTCOMES = {"supported": ("yes", "✓"), "not supported": ("no", "✕"), "cannot tell": ("open", "?")}
+OUTCOMES = {
+    "supported": ("yes", "✓"),
+    "not supported": ("no", "✕"),
+    "equivalent": ("same", "≈"),
+    "cannot tell": ("open", "?"),
+    "premise not met": ("unmet", "○"),
+}
+PREMISE_SIGNS = {"holds": "✓", "fails": "✕"}
 SMALL_EFFECT = 0.01  # distances are of this order and differ in the fifth decimal
 _DATE_KEYS = ("date", "finished", "started", "created")
 
@@ -63,6 +71,7 @@ class VerdictView(NamedTuple):
     verdict: Verdict
     css: str
     sign: str
+    premises: list[tuple[str, EffectView]]  # each with the sign of its state
     effects: list[EffectView]  # those that decide
     evidence: grid.Table
 
@@ -83,6 +92,7 @@ def render_page(study: StudyFiles, *, plots: Plots, all_tables: Tables) -> str:
         "num_trained": sum(files.is_trained for files in study.runs),
         "tally": [(*OUTCOMES[outcome], outcome, outcomes.count(outcome)) for outcome in OUTCOMES],
         "verdicts": [_verdict_view(verdict) for verdict in asked],
+        "looks": _looks_words(study.comparison.looks),
         "not_asked": [verdict for verdict in study.verdicts if verdict.outcome == "not asked"],
         "plots": plots,
         "tables": all_tables,
@@ -154,11 +164,14 @@ def _verdict_view(verdict: Verdict) -> VerdictView:
     caption = f"Evidence for the verdict on {verdict.claim_id}."
     evidence = evidence_table([verdict], name=f"evidence_{verdict.claim_id}", caption=caption)
     effects = [_effect_view(part) for part in verdict.evidence if part.state != "shown"]
-    return VerdictView(verdict, css, sign, effects, evidence)
+    premises = [(PREMISE_SIGNS.get(premise.state or "", "?"), _effect_view(premise)) for premise in verdict.premises]
+    return VerdictView(verdict, css, sign, premises, effects, evidence)
 
 
 def _effect_view(evidence: Evidence) -> EffectView:
     effect = evidence.effect
+    if evidence.test == STATED:
+        return EffectView(evidence.label, "", "", "")
     size = max(abs(number) for number in (effect.value, effect.lo, effect.hi, evidence.threshold) if number is not None)
     decimals = 5 if 0 < size < SMALL_EFFECT else 3
     ends = text.interval(effect.lo, effect.hi, decimals=decimals, is_signed=True)
@@ -172,6 +185,24 @@ def _effect_view(evidence: Evidence) -> EffectView:
     about.append(_count(effect.n_seeds, "seed"))
     about += [effect.note] if effect.note else []
     return EffectView(evidence.label, value, " · ".join(about), _power_words(evidence, decimals))
+
+
+def _looks_words(looks: Sequence[Look]) -> str:
+    """Empty where the verdicts were computed once, with all planned seeds."""
+    if not looks or (len(looks) == 1 and looks[0].num_seeds >= looks[0].planned_seeds):
+        return ""
+    seeds = ", then ".join(str(look.num_seeds) for look in looks)
+    spent = sum(look.level for look in looks)
+    beyond = looks[-1].num_seeds > looks[0].planned_seeds
+    return (
+        f"Verdicts were computed with {seeds} of {looks[0].planned_seeds} planned seeds. Each look has its own share of the "
+        f"error rate (O'Brien-Fleming spending): {looks[-1].level:.4f} for this one, {spent:.3f} for all."
+        + (
+            " Seeds were added after the planned ones had been looked at, so that the total exceeds .05."
+            if beyond
+            else ""
+        )
+    )
 
 
 def _power_words(evidence: Evidence, decimals: int) -> str:

@@ -14,7 +14,8 @@ from stateshape.recipes.recipe import method_record
 from stateshape.study.context import StudyContext
 from stateshape.study.origin import Stands, origin
 from stateshape.study.plan import AlongChoice, Plan, RunSpec, outside
-from stateshape.study.provenance import provenance
+from stateshape.study.plan_claims import recorded_claims
+from stateshape.study.provenance import now, provenance
 from stateshape.tasks.task import GenerationTask, Task
 
 
@@ -27,7 +28,8 @@ def known_seeds(bench: StudyContext) -> list[int]:
 
 
 def plan_record(bench: StudyContext) -> PlanRecord:
-    file = bench.plan.file
+    file, path = bench.plan.file, bench.folder / layout.PLAN
+    begun = read_json(path, PlanRecord).claims if path.exists() else []
     return PlanRecord(
         study=file.study,
         model=file.model,
@@ -52,6 +54,8 @@ def plan_record(bench: StudyContext) -> PlanRecord:
         notes=file.notes,
         roles=file.roles,
         contrasts=file.contrasts,
+        num_along=0 if file.along is None else file.along.points,
+        claims=recorded_claims(begun, file.claims, now=now(), runs_begun=len(layout.run_folders(bench.folder))),
     )
 
 

@@ -28,11 +28,12 @@ from stateshape.core.decoding import read_text
 from stateshape.core.files import BadInput, parse, plain, sha256_text
 from stateshape.core.limits import check_most
 from stateshape.core.records import Json
-from stateshape.core.study_records import BASE
+from stateshape.core.study_records import BASE, ClaimChoice
 from stateshape.core.wording import MAX_PATH, MAX_SHOWN, shown
 from stateshape.locality.settings import LocalitySettings
 from stateshape.policy.settings import ModelSettings
 from stateshape.recipes.recipe import Recipe, fields_of, made_of_by, recipe_class, teachers_of
+from stateshape.study.plan_claims import check_claims
 from stateshape.study.yaml_file import read_yaml
 from stateshape.train.settings import TrainSettings
 
@@ -149,6 +150,8 @@ class StudyFile:
     """Which run plays which role of the claims, e.g. sft_stress: my_run. A run named like a role plays it."""
     contrasts: list[list[str]] = field(default_factory=list)
     """Further pairs of runs to compare, as [first, second]. Each run is always compared with the base and with its teacher."""
+    claims: dict[str, ClaimChoice] = field(default_factory=dict)
+    """What the study is to decide, by name, written before its first run (docs/verdicts.md)."""
 
 
 class RunSpec(NamedTuple):
@@ -249,6 +252,7 @@ def make_plan(file: StudyFile) -> Plan:
         raise BadInput(f"retention: got task {twice[0]} twice; expected each task once, as target or for retention")
     specs = {name: run_spec(name, choice, file.train) for name, choice in file.runs.items()}
     check_runs_named(file)
+    check_claims(file.claims, runs=[BASE, *file.runs], tasks=[choice.task for choice in (file.target, *file.retention)])
     return Plan(file=file, runs=in_order(specs), sha256=plan_sha256(file, list(specs.values())))
 
 
@@ -268,13 +272,14 @@ def check_runs_named(file: StudyFile) -> None:
 def plan_sha256(file: StudyFile, specs: list[RunSpec]) -> str:
     """Of what is done, not of how it is written (5e-4 and 0.0005 are one plan) or how its results are read and called.
 
-    Left out: seeds, labels, notes, roles, contrasts, and whether layers are compiled. They may change in a folder that the
-    plan has begun; so may whether adapters are kept once they are measured. Left out where they are not chosen, so that plans
-    of before there was a choice stay the same: lengths of completions, samples, and measurements along a run.
+    Left out: seeds, labels, notes, roles, contrasts, claims, and whether layers are compiled. They may change in a folder
+    that the plan has begun; so may whether adapters are kept once they are measured. Left out where they are not chosen, so
+    that plans of before there was a choice stay the same: lengths of completions, samples, and measurements along a run.
     """
     runs = {spec.name: [spec.recipe_name, plain(spec.recipe()), plain(spec.train)] for spec in specs}
-    done = replace(file, seeds=[], train={}, runs={}, notes="", roles={}, contrasts=[])
+    done = replace(file, seeds=[], train={}, runs={}, notes="", roles={}, contrasts=[], claims={})
     meaning = {**plain(done), "runs": runs}
+    del meaning["claims"]
     del meaning["model_settings"]["compile"]
     for choice in (meaning["target"], *meaning["retention"]):
         for name in ("max_new_tokens", "samples"):

@@ -18,9 +18,17 @@ from stateshape.report.drawing.table import Cell, Column, Table, estimate_cell
 
 _ROW_IN, _HEAD_IN = 0.38, 0.55  # inches: a row with its label, and a claim's heading with its scale
 _MAX_LABEL = 70
+DECIDING = ("holds", "fails", "equivalent", "open")
 _UNKNOWN = "unknown"  # records of older versions name no state and no threshold
-_COLOURS = {"holds": "#009E73", "fails": "#D55E00", "open": "#808080", "shown": "#56B4E9", _UNKNOWN: "#0072B2"}
-_MARKERS = {"holds": "o", "fails": "X", "open": "o", "shown": "D", _UNKNOWN: "s"}
+_COLOURS = {
+    "holds": "#009E73",
+    "fails": "#D55E00",
+    "open": "#808080",
+    "equivalent": "#CC79A7",
+    "shown": "#56B4E9",
+    _UNKNOWN: "#0072B2",
+}
+_MARKERS = {"holds": "o", "fails": "X", "open": "o", "equivalent": "v", "shown": "D", _UNKNOWN: "s"}
 
 
 def forest_plot(verdicts: Sequence[Verdict]) -> Plot | None:
@@ -40,8 +48,9 @@ def forest_plot(verdicts: Sequence[Verdict]) -> Plot | None:
     described = "; ".join(f"{v.claim_id}, {e.label}: {_words(e)}" for v, alike in drawn for e in alike)
     caption = (
         "Bars: 95% intervals. Dashed line: the threshold an effect must exceed for the claim to hold; thin line: zero. "
-        "Filled circle: holds; cross: fails; hollow circle: open; diamond: shown, not used for the verdict; square: state "
-        "not recorded. Scales differ between claims and between types of measure within a claim."
+        "Filled circle: holds; cross: fails; hollow circle: open; triangle: smaller than its margin; "
+        "diamond: shown, not used for the verdict; square: state not recorded. Scales differ between claims and between "
+        "types of measure within a claim."
     )
     return finished("verdicts", "Effects behind the verdicts", caption, described, figure)
 
@@ -67,7 +76,7 @@ def _draw(axes: Axes, alike: Sequence[Evidence]) -> None:
             mfc="none" if state == "open" else colour,
         )  # fmt: skip
         axes.plot([0, 0], [row + 0.02, row + 0.38], color=INK, linewidth=0.7, alpha=0.6)
-        if state in ("holds", "fails", "open"):
+        if state in DECIDING:
             axes.plot(
                 [evidence.threshold] * 2, [row - 0.02, row + 0.42], color=INK, linewidth=1.2, linestyle=(0, (2, 1))
             )
@@ -79,11 +88,7 @@ def _words(evidence: Evidence) -> str:
     effect = evidence.effect
     ends = text.interval(effect.lo, effect.hi, decimals=4, is_signed=True)
     value = text.number(effect.value, decimals=4, is_signed=True)
-    above = (
-        f", must be above {text.number(evidence.threshold, decimals=4)}"
-        if evidence.state in ("holds", "fails", "open")
-        else ""
-    )
+    above = f", must be above {text.number(evidence.threshold, decimals=4)}" if evidence.state in DECIDING else ""
     return " ".join(part for part in (value, ends) if part) + above + (f", {evidence.state}" if evidence.state else "")
 
 

@@ -1,0 +1,246 @@
+"""An effect that a claim rests on, a claim, and the ways to compute an effect from a study. Torch-free.
+
+An effect is oriented so that its claim predicts "above `threshold`". Effects come from evaluated items (paired by item and
+seed), from runs compared at equal dose, from one number per training seed (drift, locality), or are facts of the plan.
+Decides nothing (rule.py), and knows no claim (paper_claims.py, planned_claims.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from scipy.stats import t as student_t
+from scipy.stats import ttest_1samp
+
+from stateshape.analysis.dose import common_dose, matched, measures, reach
+from stateshape.analysis.estimates import EMPTY, contrast, equivalence_p, shifted
+from stateshape.analysis.scores import StudyScores
+from stateshape.core.study_records import BASE, STATED, Estimate
+
+OVER_SEEDS = "t interval over seeds"
+EQUIVALENCE_SHARE = 0.05  # of what the base scores above chance: a difference smaller than this counts as none
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Effect:
+    """One effect a claim rests on. p tests "effect = threshold", two-sided; None where there is nothing to test.
+
+    p_equivalent: of "the effect is not within `margin` of zero", by two one-sided tests (Schuirmann 1987).
+    """
+
+    key: str  # what is tested, from run and task names: two claims that share an effect share one test
+    label: str
+    estimate: Estimate
+    p: float | None
+    test: str
+    threshold: float = 0.0
+    margin: float | None = None
+    p_equivalent: float | None = None
+    lacks: str | None = None  # why there is no effect, in words
+    is_planned: bool = True  # whether the study plans what it needs
+    is_true: bool | None = None  # of a fact of the plan
+    bootstrap: tuple[float, float] | None = None
+    weights: Mapping[str, float] = field(default_factory=dict)  # of runs, for scores of evaluated items; else empty
+    tasks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """Supported where all `effects` hold; with `ways` instead, where all effects of one way hold.
+
+    premises: what must hold for the claim to be asked. counted: effects that are tested and turned out not to be asked; they
+    stay in the family, because the data decided that. shown: reported, decides nothing. family: the effects of one family
+    share Holm's correction.
+    """
+
+    claim_id: str
+    text: str
+    premises: Sequence[Effect] = ()
+    effects: Sequence[Effect] = ()
+    ways: Sequence[Sequence[Effect]] = ()
+    counted: Sequence[Effect] = ()
+    shown: Sequence[Effect] = ()
+    family: str = "paper"
+
+    def is_asked(self) -> bool:
+        """Whether the study plans all that the claim rests on."""
+        asked = [effect for way in self.ways for effect in way] if self.ways else [*self.premises, *self.effects]
+        return bool(asked) and all(effect.is_planned for effect in asked)
+
+    def unplanned(self) -> list[str]:
+        """What the study does not plan, in words."""
+        effects = [*self.premises, *self.effects, *(effect for way in self.ways for effect in way)]
+        return list(dict.fromkeys(effect.lacks for effect in effects if not effect.is_planned and effect.lacks))
+
+
+def fact(label: str, is_true: bool) -> Effect:
+    """Something that the plan states and no data can change."""
+    return Effect(key=label, label=label, estimate=EMPTY, p=None, test=STATED, is_true=is_true)
+
+
+def lacking(label: str, lacks: str, *, test: str, is_planned: bool = True, threshold: float = 0.0) -> Effect:
+    """An effect that cannot be computed, with the reason."""
+    return Effect(
+        key=label,
+        label=label,
+        estimate=EMPTY,
+        p=None,
+        test=test,
+        threshold=threshold,
+        lacks=lacks,
+        is_planned=is_planned,
+    )
+
+
+def item_effect(
+    study: StudyScores,
+    label: str,
+    weights: Mapping[str, float],
+    tasks: Sequence[str],
+    *,
+    threshold: float = 0.0,
+    offset: float = 0.0,
+    margin: float | None = None,
+    with_bootstrap: bool = True,
+    about: str = "",
+) -> Effect:
+    """Mean over tasks of sum_r weight_r score_r, minus `offset`, paired by item and seed.
+
+    about: part of the key, for scores that are not the tasks' own at the end of the runs. What is missing gives an effect
+    with the reason in `lacks`.
+    """
+    planned = [run.name for run in study.plan.runs]
+    absent = [run for run in weights if run not in planned]
+    terms = [f"{weight:+g} {run}" for run, weight in sorted(weights.items())]
+    difference = contrast(study, weights, tasks, null=threshold + offset, with_bootstrap=with_bootstrap)
+    lacks = None
+    if not tasks:
+        lacks = "the study has no retention task"
+    elif absent:
+        lacks = f"the study does not plan the run{'s' if len(absent) > 1 else ''} {', '.join(absent)}"
+    elif difference.difference.value is None:
+        lacks = f"no finished rows for {' and '.join(weights)} with the same seed"
+    bootstrap = difference.bootstrap
+    return Effect(
+        key=f"{' '.join(terms)} on {' '.join(tasks)} above {threshold + offset:g}{about}",
+        label=label,
+        estimate=shifted(difference.difference, -offset),
+        p=difference.p,
+        test=difference.test,
+        threshold=threshold,
+        margin=margin,
+        p_equivalent=None if margin is None else equivalence_p(study, weights, tasks, margin),
+        lacks=lacks,
+        is_planned=not absent and bool(tasks),
+        bootstrap=None if bootstrap is None else (bootstrap[0] - offset, bootstrap[1] - offset),
+        weights={} if absent else weights,
+        tasks=tuple(tasks),
+    )
+
+
+def dose_effect(
+    study: StudyScores,
+    label: str,
+    pair: tuple[str, str],
+    tasks: Sequence[str],
+    *,
+    measure: str,
+    dose: float | None = None,
+    weights: Mapping[str, float] | None = None,
+    threshold: float = 0.0,
+    offset: float = 0.0,
+    margin: float | None = None,
+    with_bootstrap: bool = True,
+) -> Effect:
+    """As item_effect, with the runs of `pair` at the same distance from the base instead of at their ends.
+
+    Args:
+        measure: of the distance, as in along.jsonl. dose: the distance; None: the largest one that every seed of both reaches.
+        weights: of runs, where they are not the first of the pair minus the second.
+    """
+    weights = weights or {pair[0]: 1.0, pair[1]: -1.0}
+    if study.plan.num_along == 0:
+        lacks = "the study does not plan scores along the runs (`along:` in the study file)"
+        return lacking(label, lacks, test="not available", is_planned=False, threshold=threshold)
+    trained = [run for run in pair if run != BASE]
+    is_measured = measure in measures(study) and all(reach(study, run, measure) is not None for run in trained)
+    at = (common_dose(study, trained, measure) if dose is None else dose) if is_measured else None
+    if not at:
+        at_all = item_effect(study, label, weights, tasks, threshold=threshold)
+        lacks = at_all.lacks or (
+            f"{' or '.join(trained)} stays at the base" if at == 0 else f"no {measure} along {' and '.join(trained)}"
+        )
+        return replace(at_all, estimate=EMPTY, p=None, bootstrap=None, lacks=lacks)
+    effect = item_effect(
+        matched(study, trained, measure, at),
+        f"{label} (at {at:.3g})",
+        weights,
+        tasks,
+        threshold=threshold,
+        offset=offset,
+        margin=margin,
+        with_bootstrap=with_bootstrap,
+        about=f" at {measure} {at:.6g}",
+    )
+    if effect.lacks is not None and effect.is_planned:
+        return replace(effect, lacks=f"{effect.lacks} that reaches {measure} {at:.3g}")
+    return effect
+
+
+def over_seeds(label: str, values: Mapping[int, float], *, threshold: float = 0.0, lacks: str = "") -> Effect:
+    """Mean over training seeds with Student's t interval: for what is one number per seed, with no items to resample."""
+    ordered = np.array([values[seed] for seed in sorted(values)])
+    if len(ordered) == 0:
+        return lacking(label, lacks, test=OVER_SEEDS, threshold=threshold)
+    mean = float(ordered.mean())
+    note: str | None = "one training seed: no interval"
+    lo = hi = p = sd = stderr = None
+    if len(ordered) > 1:
+        sd, note = float(ordered.std(ddof=1)), None
+        stderr = sd / math.sqrt(len(ordered))
+        half = float(student_t.ppf(0.975, len(ordered) - 1)) * stderr
+        lo, hi = mean - half, mean + half
+        # no spread at all over seeds is what a copied file looks like; there is then nothing to test by
+        p = float(ttest_1samp(ordered, threshold).pvalue) if half > 0 else None
+    estimate = Estimate(
+        value=mean,
+        lo=lo,
+        hi=hi,
+        n_items=0,
+        n_seeds=len(ordered),
+        per_seed={str(seed): values[seed] for seed in sorted(values)},
+        stderr=stderr,
+        seed_sd=sd,
+        note=note,
+    )
+    key = f"{label} above {threshold:g}"
+    return Effect(key=key, label=label, estimate=estimate, p=p, test=OVER_SEEDS, threshold=threshold)
+
+
+def secondary_study(study: StudyScores, name: str) -> StudyScores:
+    """The study with a secondary score of its rows in place of the tasks' own; runs and tasks without it are empty."""
+    scores = {
+        run: {task: by_name[name] for task, by_name in tasks.items() if name in by_name}
+        for run, tasks in study.secondary.items()
+    }
+    return replace(study, scores=scores, secondary={}, along={})
+
+
+def above_chance(study: StudyScores, tasks: Sequence[str]) -> float | None:
+    """What the base scores above chance, mean over tasks; None where it was not evaluated, or is not above chance."""
+    known = {task.name: task.chance for task in study.tasks()}
+    seeds = study.common_seeds([BASE], tasks) if tasks else []
+    if not seeds:
+        return None
+    means = [float(study.matrix(BASE, task, seeds).mean()) - known[task] for task in tasks]
+    mean = sum(means) / len(means)
+    return mean if mean > 0 else None
+
+
+def equivalence_margin(study: StudyScores, tasks: Sequence[str]) -> float | None:
+    """The share EQUIVALENCE_SHARE of what the base knows above chance."""
+    known = above_chance(study, tasks)
+    return None if known is None else EQUIVALENCE_SHARE * known

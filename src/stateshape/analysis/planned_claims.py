@@ -1,0 +1,123 @@
+"""The claims of a study file as premises and effects of the study's runs. Torch-free; decides nothing.
+
+They are in plan.json with the date at which they were written, and whether a run had begun by then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from stateshape.analysis.claims import drift_values
+from stateshape.analysis.effects import (
+    Claim,
+    Effect,
+    dose_effect,
+    equivalence_margin,
+    item_effect,
+    lacking,
+    over_seeds,
+    secondary_study,
+)
+from stateshape.analysis.scores import StudyScores
+from stateshape.core.study_records import EffectChoice, PlannedClaim
+
+DRIFT_PREFIX, LOCALITY_PREFIX = "drift.", "locality."
+
+
+def planned_claims(study: StudyScores, *, with_bootstrap: bool = True) -> list[Claim]:
+    """The claims that the study file still has, in its order."""
+    return [
+        Claim(
+            claim_id=planned.claim_id,
+            text=planned.claim.text,
+            premises=[planned_effect(study, one, with_bootstrap=with_bootstrap) for one in planned.claim.premises],
+            effects=[planned_effect(study, one, with_bootstrap=with_bootstrap) for one in planned.claim.effects],
+            family=planned.claim.family,
+        )
+        for planned in study.plan.claims
+        if planned.withdrawn is None
+    ]
+
+
+def written_words(planned: PlannedClaim) -> str:
+    """When a claim was written, in words."""
+    when = "before the first run" if planned.runs_begun == 0 else f"after {planned.runs_begun} runs had begun"
+    return f"written {planned.written[:10]}, {when}"
+
+
+def planned_effect(study: StudyScores, choice: EffectChoice, *, with_bootstrap: bool = True) -> Effect:
+    """Turned round where it must be below its threshold, so that every effect is predicted above one."""
+    is_below = choice.below is not None
+    pair = list(reversed(choice.contrast)) if is_below else list(choice.contrast)
+    threshold = -choice.below if choice.below is not None else choice.above or 0.0
+    if choice.measure is not None:
+        return _measured(study, choice, choice.measure, threshold)
+    tasks = _tasks(study, choice.task)
+    margin = choice.equivalence if choice.equivalence is not None else equivalence_margin(study, tasks)
+    label = choice.label or _label(study, choice, pair)
+    scores = study if choice.score is None else secondary_study(study, choice.score)
+    if choice.dose is not None:
+        first, second = pair
+        return dose_effect(
+            scores,
+            label,
+            (first, second),
+            tasks,
+            measure=choice.dose.measure,
+            dose=choice.dose.at,
+            threshold=threshold,
+            margin=margin,
+            with_bootstrap=with_bootstrap,
+        )
+    weights = dict(zip(pair, (1.0, -1.0)))
+    about = "" if choice.score is None else f" in {choice.score}"
+    return item_effect(
+        scores,
+        label,
+        weights,
+        tasks,
+        threshold=threshold,
+        margin=margin,
+        with_bootstrap=with_bootstrap,
+        about=about,
+    )
+
+
+def _measured(study: StudyScores, choice: EffectChoice, measure: str, threshold: float) -> Effect:
+    """First run minus second (or the first run alone) in one number per seed, turned round where it must be below."""
+    planned = [run.name for run in study.plan.runs]
+    label = choice.label or f"{measure}, {' minus '.join(study.label(run) for run in choice.contrast)}"
+    if absent := [run for run in choice.contrast if run not in planned]:
+        lacks = f"the study does not plan the run {absent[0]}"
+        return lacking(label, lacks, test="not available", is_planned=False, threshold=threshold)
+    sign = -1.0 if choice.below is not None else 1.0
+    first, *others = [measured_values(study, run, measure) for run in choice.contrast]
+    seeds = set(first).intersection(*(set(other) for other in others))
+    values = {seed: sign * (first[seed] - sum(other[seed] for other in others)) for seed in seeds}
+    label += " (below, sign turned)" if sign < 0 else ""
+    return over_seeds(label, values, threshold=threshold, lacks=f"{measure} was not measured")
+
+
+def measured_values(study: StudyScores, run: str, measure: str) -> Mapping[int, float]:
+    """By seed: drift.NAME from drift.json, locality.NAME from the last probe."""
+    if measure.startswith(DRIFT_PREFIX):
+        return drift_values(study, run, measure.removeprefix(DRIFT_PREFIX))
+    name = measure.removeprefix(LOCALITY_PREFIX)
+    by_seed = {seed: record.values.get(name) for seed, record in study.locality.get(run, {}).items()}
+    return {seed: value for seed, value in by_seed.items() if value is not None}
+
+
+def _tasks(study: StudyScores, task: str) -> list[str]:
+    if task == "target":
+        return [study.plan.target.name]
+    return [kept.name for kept in study.plan.retention] if task == "retention" else [task]
+
+
+def _label(study: StudyScores, choice: EffectChoice, pair: list[str]) -> str:
+    known = {task.name: task.label for task in study.tasks()}
+    what = {"target": study.plan.target.label, "retention": "mean retained score"}.get(choice.task) or known.get(
+        choice.task, choice.task
+    )
+    score = "" if choice.score is None else f" ({choice.score})"
+    dose = "" if choice.dose is None else f" at equal {choice.dose.measure}"
+    return f"{what}{score}{dose}, {' minus '.join(study.label(run) for run in pair)}"

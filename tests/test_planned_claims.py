@@ -1,0 +1,189 @@
+"""Claims of a study file: checked before anything runs, dated in plan.json, decided by the same rule as the paper's."""
+
+from dataclasses import replace
+
+import pytest
+
+from stateshape.analysis.compare import write_comparison
+from stateshape.analysis.looks import next_level, spent_until
+from stateshape.analysis.verdicts import verdicts
+from stateshape.core.files import read_json, write_json
+from stateshape.core.study_records import ClaimChoice, EffectChoice, Look, PlannedClaim, PlanRecord
+from stateshape.study.plan import make_plan, read_study_file
+from stateshape.study.plan_claims import recorded_claims
+from synthetic_study import write_synthetic_study
+
+BIG = {"num_items": 450, "drift_noise": 0.0001}
+STUDY = """
+study: mine
+model: embedded
+target: {task: arithmetic, limit: 100}
+retention: [{task: facts, limit: 50}]
+runs:
+  a: {recipe: sft, train: {steps: 2}}
+  b: {recipe: sft, train: {steps: 3}}
+"""
+
+
+def study_file(tmp_path, claims=""):
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY + claims)
+    return read_study_file(str(path))
+
+
+def claim(**effect):
+    return ClaimChoice(text="mine", effects=[EffectChoice(**effect)])
+
+
+def with_claims(folder, claims):
+    plan = read_json(folder / "plan.json", PlanRecord)
+    planned = recorded_claims([], claims, now="2026-11-26T10:00:00+00:00", runs_begun=0)
+    write_json(folder / "plan.json", replace(plan, claims=planned))
+    return {verdict.claim_id: verdict for verdict in verdicts(folder)}
+
+
+def test_claims_do_not_change_a_plans_checksum(tmp_path):
+    without = make_plan(study_file(tmp_path))
+    claims = "claims: {H1: {text: a beats b, effects: [{contrast: [a, b], task: target}]}}\n"
+    assert make_plan(study_file(tmp_path, claims)).sha256 == without.sha256
+
+
+@pytest.mark.parametrize(
+    ("effect", "message"),
+    [
+        ("{contrast: [a, c]}", r"claims.H1.effects\[0\].contrast: got 'c'; expected one of base, a, b"),
+        ("{contrast: [a, a]}", r"contrast: got \['a', 'a'\]; expected two different runs"),
+        ("{contrast: [a]}", r"contrast: got \['a'\]; expected two different runs"),
+        ("{contrast: [a, b], above: 0, below: 1}", "got above 0 and below 1; expected one of the two"),
+        ("{contrast: [a, b], task: mmlu}", "task: got 'mmlu'; expected target, retention or one of arithmetic, facts"),
+        ("{contrast: [a, b], equivalence: 0}", "equivalence: got 0; expected a number above 0"),
+        ("{contrast: [a], measure: mmd2}", "measure: got 'mmd2'; expected drift.NAME or locality.NAME"),
+        ("{contrast: [a, b], measure: drift.mmd2_unbiased, score: x}", "got a measure with dose, score or equivalence"),
+        ("{contrast: [a, b], dose: {measure: kl}}", "dose.measure: got 'kl'; expected one of forward_kl_new_task_nats"),
+        ("{contrast: [a, b], dose: {at: 0}}", "dose.at: got 0; expected a distance above 0"),
+        ("{contrast: [a, base], dose: {}}", "got base with a dose; expected two trained runs"),
+    ],
+)
+def test_a_claim_that_does_not_fit_is_refused_with_its_field(tmp_path, effect, message):
+    file = study_file(tmp_path, f"claims: {{H1: {{text: mine, effects: [{effect}]}}}}\n")
+    with pytest.raises(ValueError, match=message):
+        make_plan(file)
+
+
+@pytest.mark.parametrize("name", ["P1", "a b", "../x"])
+def test_a_claims_name_is_its_own(tmp_path, name):
+    file = study_file(tmp_path, f"claims: {{'{name}': {{text: mine, effects: [{{contrast: [a, b]}}]}}}}\n")
+    with pytest.raises(ValueError, match="expected letters, digits"):
+        make_plan(file)
+
+
+def test_a_claim_keeps_the_date_at_which_it_was_written():
+    old = recorded_claims([], {"H": claim(contrast=["a", "b"])}, now="2026-01-01", runs_begun=0)
+    again = recorded_claims(old, {"H": claim(contrast=["a", "b"], label="other words")}, now="2026-02-02", runs_begun=9)
+    assert [(one.written, one.runs_begun, one.withdrawn) for one in again] == [("2026-01-01", 0, None)]
+
+
+def test_a_claim_that_was_changed_is_a_new_one_and_the_old_one_stays_on_record():
+    old = recorded_claims([], {"H": claim(contrast=["a", "b"])}, now="2026-01-01", runs_begun=0)
+    now = recorded_claims(old, {"H": claim(contrast=["a", "b"], above=0.1)}, now="2026-02-02", runs_begun=4)
+    assert [(one.written, one.runs_begun, one.withdrawn) for one in now] == [
+        ("2026-02-02", 4, None),
+        ("2026-01-01", 0, "2026-02-02"),
+    ]
+
+
+def test_a_planned_claim_is_decided_by_its_effects(tmp_path):
+    folder = write_synthetic_study(tmp_path, **BIG)
+    found = with_claims(
+        folder,
+        {
+            "yes": claim(contrast=["sft_mild", "base"], task="target"),
+            "no": claim(contrast=["base", "sft_mild"], task="target"),
+            "turned": claim(contrast=["sft_stress", "base"], task="retention", below=-0.05),
+            "drift": claim(contrast=["opd_one_step", "sft_mild"], measure="drift.mmd2_unbiased", above=0.0005),
+            "gap": claim(contrast=["sft_mild"], measure="locality.reachability_gap_nats", above=0.1),
+        },
+    )
+    outcomes = {name: found[name].outcome for name in ("yes", "no", "turned", "drift", "gap")}
+    assert outcomes == {
+        "yes": "supported",
+        "no": "not supported",
+        "turned": "supported",
+        "drift": "supported",
+        "gap": "cannot tell",
+    }
+    assert found["yes"].written == "written 2026-11-26, before the first run"
+    assert found["turned"].evidence[0].effect.value > 0.05 == found["turned"].evidence[0].threshold
+    assert "locality.reachability_gap_nats was not measured" in found["gap"].sentence
+    assert found["P1"].written == "fixed by the package before any study"
+
+
+def test_a_premise_that_is_not_shown_keeps_a_claim_from_being_decided(tmp_path):
+    folder = write_synthetic_study(tmp_path, **BIG)
+    premise = EffectChoice(contrast=["base", "sft_mild"], task="target", above=0.05)  # mild SFT is better than the base
+    effects = [EffectChoice(contrast=["sft_mild", "base"], task="target")]
+    found = with_claims(folder, {"H": ClaimChoice(text="mine", effects=effects, premises=[premise])})["H"]
+    assert (found.outcome, found.evidence[0].state, found.premises[0].state) == ("premise not met", "holds", "fails")
+
+
+def test_families_are_corrected_on_their_own(tmp_path):
+    folder = write_synthetic_study(tmp_path, **BIG)
+    one = claim(contrast=["sft_mild", "base"], task="target")
+    many = {f"H{i}": claim(contrast=["sft_mild", "base"], task="target", above=i / 1000) for i in range(5)}
+    found = with_claims(folder, {"alone": ClaimChoice(text="", effects=one.effects, family="primary"), **many})
+    assert found["alone"].evidence[0].p_holm == found["alone"].evidence[0].p
+    assert found["H4"].evidence[0].p_holm >= found["H4"].evidence[0].p
+
+
+def test_secondary_scores_can_be_claimed(tmp_path):
+    folder = write_synthetic_study(tmp_path, **BIG)
+    choice = claim(contrast=["base", "sft_stress"], task="mmlu", score="gold_logp_nats")
+    assert with_claims(folder, {"H": choice})["H"].outcome == "supported"
+
+
+# Looks
+
+
+def test_the_error_rate_is_spent_as_obrien_and_fleming_do():
+    assert spent_until(5, 5) == pytest.approx(0.05)
+    # by hand at 3 of 5: 2 - 2 Phi(1.959964 / sqrt(.6)) = 2 - 2 Phi(2.530302)
+    assert spent_until(3, 5) == pytest.approx(0.011397, abs=1e-6)
+
+
+def look(num, planned, level):
+    return Look(date="2026-01-01", num_seeds=num, planned_seeds=planned, level=level)
+
+
+def test_looks_within_a_plan_spend_no_more_than_the_level():
+    first = next_level(3, 5, [])
+    second = next_level(5, 5, [look(3, 5, first)])
+    assert first + second == pytest.approx(0.05)
+    assert next_level(3, 5, [look(3, 5, first)]) == first  # reading again what was read spends nothing
+
+
+def test_seeds_beyond_the_plan_get_half_of_what_the_look_before_had():
+    assert next_level(5, 5, [look(3, 3, 0.05)]) == 0.025
+    assert next_level(7, 7, [look(3, 3, 0.05), look(5, 5, 0.025)]) == 0.0125
+
+
+def test_a_study_keeps_its_looks(tmp_path):
+    folder = write_synthetic_study(tmp_path, seeds=(0, 1, 2), **BIG)
+    assert [(one.num_seeds, one.level) for one in write_comparison(folder).looks] == [(3, pytest.approx(0.05))]
+    assert len(write_comparison(folder).looks) == 1
+    more = write_synthetic_study(tmp_path / "again", seeds=(0, 1, 2, 3, 4), **BIG)
+    (more / "looks.json").write_text((folder / "looks.json").read_text())
+    assert [(one.num_seeds, one.level) for one in write_comparison(more).looks] == [
+        (3, pytest.approx(0.05)),
+        (5, pytest.approx(0.025)),
+    ]
+
+
+def test_too_few_seeds_are_no_look(tmp_path):
+    folder = write_synthetic_study(tmp_path, seeds=(0, 1), **BIG)
+    assert write_comparison(folder).looks == []
+
+
+def test_the_record_reads_back(tmp_path):
+    planned = recorded_claims([], {"H": claim(contrast=["a", "b"])}, now="2026-01-01", runs_begun=0)
+    write_json(tmp_path / "claims.json", planned)
+    assert read_json(tmp_path / "claims.json", list[PlannedClaim]) == planned
