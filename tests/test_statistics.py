@@ -6,11 +6,12 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from scipy.stats import binom, ttest_1samp
+from scipy.stats import binom, norm, ttest_1samp
 
 from stateshape.analysis.statistics import (
     centred_p,
     crossed_spread,
+    enough_items,
     exact_mcnemar,
     hierarchical_bootstrap,
     holm,
@@ -162,8 +163,8 @@ def test_crossed_spread_by_hand():
     v_error = (4 * 0.5**2 / 2) / 6  # residuals -.5, 0, .5 with signs: sum of squares 1, 2 df, 6 cells
     assert spread.value == 3
     assert spread.variance == pytest.approx(v_seed + v_item - v_error)
-    expected_df = spread.variance**2 / (v_seed**2 / 1 + v_item**2 / 2 + v_error**2 / 2)
-    assert spread.df == pytest.approx(expected_df)
+    assert spread.df == pytest.approx(spread.variance / (v_seed / 1 + v_item / 2 + v_error / 2))
+    assert spread.seed_means_variance == pytest.approx(v_seed)
     assert spread.seed_variance == pytest.approx(v_seed - v_error)
 
 
@@ -215,6 +216,28 @@ def test_trap_fragile_forgetting_claims_three_seeds_cover_what_they_say(share):
         assert bootstrap_covered / 300 < 0.82
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.8, 1.0])
+@pytest.mark.parametrize("num_seeds", [3, 5, 10])
+def test_trap_fragile_forgetting_claims_the_test_has_its_size_at_small_p(num_seeds, share):
+    """Where items differ by seed as much as by themselves, seeds often agree by luck. Their spread must count nevertheless.
+
+    The half-width is independent of the mean, so the size is the mean of 2 Phi(-half / sd): no rejection is counted.
+    """
+    generator = np.random.default_rng(8)
+    num_items = 40
+    items = (1 - share) * num_items / (1 + 1 / num_seeds)  # all noise together gives the mean variance 1
+    spreads = []
+    for _ in range(800):
+        scores = generator.normal(0, math.sqrt(share * num_seeds), (num_seeds, 1))
+        scores = scores + generator.normal(0, math.sqrt(items), (1, num_items))
+        scores = scores + generator.normal(0, math.sqrt(items), (num_seeds, num_items))
+        spreads.append(crossed_spread([scores]))
+    for alpha in (0.05, 0.05 / 15, 0.001):
+        intervals = [t_interval(spread, confidence=1 - alpha) for spread in spreads]
+        sizes = [2 * norm.sf((interval.hi - interval.lo) / 2) for interval in intervals]
+        assert np.mean(sizes) <= 1.2 * alpha + 3 * np.std(sizes) / math.sqrt(len(sizes))
+
+
 def test_zero_one_scores_of_three_seeds_cover():
     """Rates, as evaluated: items of unequal difficulty, answers that vary with the training seed."""
     generator = np.random.default_rng(7)
@@ -233,3 +256,41 @@ def test_items_that_all_agree_bound_the_rate_of_those_that_would_not():
     assert unanimous_half_width(100, 1.0) == pytest.approx(0.0362, abs=1e-4)
     assert unanimous_p(100, 1.0, 0.0) == 1.0
     assert unanimous_p(100, 1.0, unanimous_half_width(100, 1.0)) == pytest.approx(0.05)
+
+
+def rare_flips(generator, num_items, num_flips):
+    """Three seeds; on average `num_flips` items flip, all to one side, each in every seed."""
+    flips = generator.random(num_items) < num_flips / num_items
+    return np.repeat(flips[None].astype(float), 3, axis=0)
+
+
+@pytest.mark.parametrize("num_items", [60, 200, 1000])
+@pytest.mark.parametrize("num_flips", [4, 8, 12, 20])
+def test_intervals_that_may_decide_hold_their_level_with_rare_flips(num_items, num_flips):
+    generator = np.random.default_rng(num_items + num_flips)
+    misses = decided_misses = 0
+    for _ in range(600):
+        scores = rare_flips(generator, num_items, num_flips)
+        if np.ptp(scores) == 0:
+            continue
+        interval = t_interval(crossed_spread([scores]))
+        missed = not interval.lo <= num_flips / num_items <= interval.hi
+        misses += missed
+        decided_misses += missed and enough_items([scores]) is None
+    assert decided_misses / 600 <= 0.065 + 3 * math.sqrt(0.065 * 0.935 / 600)
+    if num_flips == 8:
+        assert misses / 600 > 0.065 and decided_misses / 600 < 0.03  # without the rule one in ten misses
+
+
+def test_enough_items_counts_items_that_differ_in_any_seed():
+    scores = np.zeros((3, 100))
+    assert enough_items([scores]) is None  # the exact bound holds
+    scores[0, :5] = 1
+    scores[1, 3:9] = -1
+    assert enough_items([scores]) == "9 of 100 items differ, fewer than 10"
+    scores[2, 20] = 1
+    assert enough_items([scores]) is None
+    assert enough_items([1 - scores]) is None
+    assert enough_items([np.zeros((3, 20)), np.zeros((3, 29))]) == "49 items, fewer than 50"
+    assert enough_items([scores[:, :20], np.zeros((3, 60))]) == "9 of 80 items differ, fewer than 10"
+    assert enough_items([np.random.default_rng(0).normal(size=(2, 60))]) is None
