@@ -75,22 +75,38 @@ def power(
 def power_rows(
     p0: float, p1: float, n: int, rho: float, *, seeds: int = 1, seed_sd: float = 0.0, alpha: float = 0.05
 ) -> list[PowerRow]:
-    """Unpaired, then paired. Raises ValueError where a number is out of range."""
-    from stateshape.analysis.power import items_factor, minimal_effect, power_of, rate_design, seeds_needed
+    """Unpaired, then paired: one seed's paired power is the exact test's. Raises ValueError where a number is out of range."""
+    from stateshape.analysis.power import (
+        items_factor,
+        minimal_effect,
+        minimal_n,
+        power_of,
+        power_paired,
+        rate_design,
+        seeds_needed,
+    )
 
     if not 0 < alpha < 1:
         raise ValueError(f"alpha: got {alpha:g}; expected a level between 0 and 1, like 0.05")
     rows, effect = [], p1 - p0
     for way, correlation in (("unpaired", 0.0), ("paired", rho)):
         design = rate_design(p0, p1, n, correlation, num_seeds=seeds, seed_sd=seed_sd)
-        factor = items_factor(design, effect, alpha=alpha)
+        power: float | None
+        items: int | None
+        if way == "paired" and seeds == 1 and effect:
+            power = power_paired(p0, p1, n, correlation, alpha=alpha)
+            items = minimal_n(p0, p1, correlation, alpha=alpha)
+        else:
+            power = power_of(design, effect, alpha=alpha) if effect else None
+            factor = items_factor(design, effect, alpha=alpha)
+            items = None if factor is None else max(1, math.ceil(factor * n - 1e-6))
         rows.append(
             PowerRow(
                 way=way,
                 rho=correlation,
-                power=power_of(design, effect, alpha=alpha) if effect else None,
+                power=power,
                 minimal_effect=minimal_effect(design, alpha=alpha),
-                items_needed=None if factor is None else max(1, math.ceil(factor * n - 1e-6)),
+                items_needed=items,
                 seeds_needed=seeds_needed(design, effect, alpha=alpha) if seeds > 1 and effect else None,
             )
         )
