@@ -35,7 +35,7 @@ from stateshape.core.seeds import seed_for
 from stateshape.drift.classifier import NUM_FOLDS, RIDGE
 from stateshape.drift.features import NUM_FEATURES, TOKEN_PATTERN, words
 from stateshape.drift.measure import measure
-from stateshape.drift.nulls import NUM_PERMUTATIONS, NUM_RESAMPLES, Draws, Statistic, judged
+from stateshape.drift.nulls import NUM_PERMUTATIONS, NUM_RESAMPLES, Draws, Statistic, judged, pairwise_width
 from stateshape.drift.overlap import Tokens, thinned_counts
 from stateshape.drift.pairwise import BANDWIDTHS
 from stateshape.drift.sliced import NUM_PROJECTIONS, random_directions
@@ -180,18 +180,23 @@ def peer_distances(known: Given, *, run: int, fitted_on: list[int], draws: bool 
 
     def unbiased(values_NN: np.ndarray) -> Statistic:
         kept_NN = values_NN * apart_NN
-        return Statistic(
-            value=float(side_N @ kept_NN @ side_N) / num_apart,
-            null_B=forms(signs_BN, kept_NN) / num_apart,
-            resampled_B=forms(weights_CN, kept_NN) / num_apart_C,
-        )
+        value = float(side_N @ kept_NN @ side_N) / num_apart
+        null_B, resampled_B = forms(signs_BN, kept_NN) / num_apart, forms(weights_CN, kept_NN) / num_apart_C
+        width = pairwise_width(value, null_B, resampled_B, num_prompts=len(counts_P))
+        return Statistic(value=value, null_B=null_B, resampled_B=resampled_B, width=width)
 
     median_NN = rbf_kernel(rows, gamma=gamma)
     family_NN = np.mean([rbf_kernel(rows, gamma=gamma / width**2) for width in BANDWIDTHS], axis=0)
     dense_ND = rows.toarray()
     difference_PD = np.zeros((len(counts_P), NUM_FEATURES))
     np.add.at(difference_PD, prompt_N, side_N[:, None] * dense_ND)
-    floor = float(np.sqrt((difference_PD**2).sum())) / num
+    squares_P = (difference_PD**2).sum(axis=1)
+    floor = float(squares_P.sum()) / num**2
+    value = float((side_N @ dense_ND) @ (side_N @ dense_ND)) / num**2 - floor
+    null_B = np.linalg.norm(signs_BN @ dense_ND, axis=1) ** 2 / num**2 - floor
+    resampled_C = (
+        np.linalg.norm(weights_CN @ dense_ND, axis=1) ** 2 - weights_CP.astype(float) ** 2 @ squares_P
+    ) / num_C**2
     statistics = {
         "mmd2_unbiased": unbiased(family_NN),
         "mmd2_biased": Statistic(
@@ -200,9 +205,11 @@ def peer_distances(known: Given, *, run: int, fitted_on: list[int], draws: bool 
             resampled_B=forms(weights_CN, median_NN) / num_C**2,
         ),
         "centroid": Statistic(
-            value=float(np.linalg.norm(side_N @ dense_ND)) / num - floor,
-            null_B=np.linalg.norm(signs_BN @ dense_ND, axis=1) / num - floor,
-            resampled_B=np.linalg.norm(weights_CN @ dense_ND, axis=1) / num_C - floor,
+            value=value,
+            null_B=null_B,
+            resampled_B=resampled_C,
+            width=pairwise_width(value, null_B, resampled_C, num_prompts=len(counts_P)),
+            is_square=True,
         ),
         "energy": unbiased(-euclidean_distances(rows)),
     }

@@ -234,7 +234,9 @@ def test_measure_separates_drift_from_none(tmp_path):
         assert drift.lo > none.value
     assert abs(still.distances["mmd2_unbiased"].value) < 0.003
     assert still.distances["mmd2_biased"].floor == pytest.approx(2 / 120 * 0.4, rel=0.2)
-    assert abs(still.distances["centroid"].value) < 0.1 * still.distances["centroid"].floor
+    assert (
+        abs(still.distances["centroid"].value) < 0.4 * still.distances["centroid"].floor
+    )  # its square: .16 of the floor's
     write_json(tmp_path / "drift.json", moved)
     assert read_json(tmp_path / "drift.json", DriftRecord) == moved
 
@@ -294,7 +296,7 @@ def test_the_set_is_that_of_its_parts():
     assert got["mmd2_unbiased"].value == pytest.approx(family, abs=1e-7)
     assert got["mmd2_biased"].value == pytest.approx(mmd2(gamma, apart | ~apart), abs=1e-7)
     centroid = got["centroid"]
-    assert centroid.value + centroid.floor == pytest.approx(d.centroid(x, y), rel=1e-6)
+    assert math.hypot(centroid.value, centroid.floor) == pytest.approx(d.centroid(x, y), rel=1e-6)
     directions = random_directions(1024, seed=3, num_projections=256)
     for p in (1, 2):
         expected = ot.sliced_wasserstein_distance(x, y, projections=directions, p=p)

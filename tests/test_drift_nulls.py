@@ -86,12 +86,18 @@ def statistics_of(pair, draws):
     }
 
 
+def plain_squared_centroid(x, y, prompts):
+    """Less the part of pairs of one prompt: rows of x and y of as many copies as they have."""
+    by_prompt = [y[prompts == p].sum(axis=0) - x[prompts == p].sum(axis=0) for p in np.unique(prompts)]
+    return d.centroid(x, y) ** 2 - sum((one**2).sum() for one in by_prompt) / len(x) ** 2
+
+
 def plain_of(x, y, prompts):
     return {
         "mmd2_unbiased": plain_unbiased(x, y, prompts),
         "mmd2_biased": d.mmd2_biased(x, y, GAMMA),
         "energy": plain_energy(x, y, prompts),
-        "centroid": d.centroid(x, y),
+        "centroid": plain_squared_centroid(x, y, prompts),
         "sliced_wasserstein_1": d.sliced_wasserstein(x, y, seed=5, num_projections=20, p=1),
         "sliced_wasserstein_2": d.sliced_wasserstein(x, y, seed=5, num_projections=20, p=2),
     }
@@ -105,13 +111,12 @@ def plain_of(x, y, prompts):
 def test_values_permutations_and_resamples_are_those_of_samples_traded_and_copied_by_hand(name, as_rows):
     pair, draws = pair_of(shift=0.4), some_draws()
     found = statistics_of(replace(pair, x_MD=as_rows(pair.x_MD), y_MD=as_rows(pair.y_MD)), draws)[name]
-    floor = found.floor or 0.0
-    assert found.value + floor == pytest.approx(plain_of(pair.x_MD, pair.y_MD, pair.prompt_M)[name], rel=2e-6)
+    assert found.value == pytest.approx(plain_of(pair.x_MD, pair.y_MD, pair.prompt_M)[name], rel=2e-6)
     for null, is_swapped_P in zip(found.null_B, draws.is_swapped_BP, strict=True):
         traded = swapped(pair, is_swapped_P)
-        assert null + floor == pytest.approx(plain_of(traded.x_MD, traded.y_MD, pair.prompt_M)[name], rel=2e-5)
+        assert null == pytest.approx(plain_of(traded.x_MD, traded.y_MD, pair.prompt_M)[name], rel=2e-5, abs=1e-7)
     for value, weights_P in zip(found.resampled_B, draws.weights_BP, strict=True):
-        assert value + floor == pytest.approx(plain_of(*resampled(pair, weights_P))[name], rel=2e-5)
+        assert value == pytest.approx(plain_of(*resampled(pair, weights_P))[name], rel=2e-5, abs=1e-7)
 
 
 def test_small_tiles_and_blocks_change_nothing(monkeypatch):
@@ -134,7 +139,38 @@ def test_the_centroids_floor_is_its_root_mean_square_over_all_swaps():
     swaps = np.array([[(n >> p) & 1 for p in range(4)] for n in range(16)], bool)
     draws = replace(some_draws(4), is_swapped_BP=swaps)
     found = centroid([pair.differences()], pair.counts_P, draws)
-    assert np.sqrt(((found.null_B + found.floor) ** 2).mean()) == pytest.approx(found.floor, rel=1e-6)
+    assert found.null_B.mean() == pytest.approx(0.0, abs=1e-6 * found.floor**2)
+
+
+def test_the_centroid_is_the_distance_of_the_true_means():
+    """True distance .2 and floor about .2: the norm less the floor would say .08."""
+    values = []
+    for seed in range(60):
+        pair = pair_of(seed, counts=[1] * 200, shift=0.1, prompts=1.0)
+        found = centroid([pair.differences()], pair.counts_P, some_draws(200, num=2))
+        assert 0.15 < found.floor < 0.25
+        values.append(found.value)
+    assert math.sqrt(np.mean(values)) == pytest.approx(0.2, abs=0.03)
+    record = judged(replace(found, value=0.2**2), replace(found, value=-(0.1**2)), num_states=200)
+    assert (record.value, record.base_vs_base) == (pytest.approx(0.2), pytest.approx(-0.1))
+    assert record.lo < record.value < record.hi
+
+
+@pytest.mark.parametrize(("shift", "lowest", "most"), [(0.0, 0.97, 1.0), (0.25, 0.91, 0.995), (0.6, 0.89, 0.99)])
+def test_pairwise_intervals_hold_the_truth_with_and_without_drift(shift, lowest, most):
+    """Without drift resamples alone are 1.6 times too wide."""
+    found = []
+    for seed in range(200):
+        pair = pair_of(seed, counts=[2] * 48, shift=shift, prompts=1.0)
+        draws = Draws.make(48, seed=seed, num_permutations=200, num_resamples=200)
+        made = unbiased(contrasts(pair, GAMMA).family_PP, pair.counts_P, draws)
+        record = judged(made, None, num_states=96)
+        found.append((record.value, record.lo, record.hi, made.width))
+    values, lows, highs, widths = np.array(found).T
+    truth = values.mean() if shift else 0.0
+    assert lowest <= np.mean((lows <= truth) & (truth <= highs)) <= most
+    assert np.mean(highs - lows) / (2 * 1.96 * values.std()) < (1.5 if shift == 0 else 1.25)
+    assert np.mean((highs - lows) / widths) / (2 * 1.96 * values.std()) > (1.5 if shift == 0 else 0.8)
 
 
 def test_draws_are_fair_seeded_and_those_of_so_many_prompts():
@@ -157,6 +193,11 @@ def test_p_z_and_interval_by_hand():
     assert found.z == pytest.approx(0.5 / math.sqrt(5 / 3))
     # the resamples' 2.5% and 97.5% points are 5.05 and 6.95, and their mean 6 is moved to 3
     assert (found.lo, found.hi) == (pytest.approx(2.05), pytest.approx(3.95))
+    half = judged(Statistic(value=3.0, null_B=null, resampled_B=resamples, width=0.5), None, num_states=9)
+    assert (half.lo, half.hi) == (pytest.approx(2.525), pytest.approx(3.475))
+    square = judged(Statistic(value=4.0, null_B=null - 2, resampled_B=null, is_square=True), None, num_states=9)
+    assert (square.value, square.p) == (2.0, 1 / 5)
+    assert square.null_mean == pytest.approx((-1 + 0 + 1 + math.sqrt(2)) / 4)
     flat = judged(Statistic(value=0.0, null_B=np.zeros(9), resampled_B=np.zeros(3)), None, num_states=9)
     assert (flat.z, flat.p) == (None, 1.0)
     none = judged(None, Statistic(value=2.0, null_B=null, resampled_B=null), num_states=9, reason="why")

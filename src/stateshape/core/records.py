@@ -155,7 +155,9 @@ class DriftValue:
     p: float | None = None
     lo: float | None = None
     hi: float | None = None
-    floor: float | None = None  # what sampling alone gives by formula: of biased MMD^2, and taken off the centroid
+    floor: float | None = (
+        None  # what sampling alone gives by formula: of biased MMD^2, and, squared, taken off the squared centroid
+    )
     num_states: int | None = None  # per side, that this distance was measured on
     note: str | None = None
 

@@ -17,7 +17,7 @@ from jaxtyping import Float, Float64
 
 from stateshape.core.seeds import seed_for
 from stateshape.drift.kernels import TABLE_COLUMNS, summed_groups, times_table
-from stateshape.drift.nulls import Draws, Statistic
+from stateshape.drift.nulls import Draws, Statistic, pairwise_width
 from stateshape.drift.paired import Paired
 from stateshape.drift.pairwise import BANDWIDTHS, num_apart, resampled_apart
 
@@ -57,11 +57,15 @@ def fourier_mmd2(
     diagonal_P = np.concatenate(square_P) / all_frequencies
     weighted_C = np.array([np.square(weights_P, dtype=np.float64) @ diagonal_P for weights_P in w_CP])
     apart_C = np.array([resampled_apart(weights_P[None].astype(np.float64), counts_P)[0] for weights_P in w_CP])
+    value = float(by_frequency_KF.mean())
+    null_B = (_square(z_BF) / all_frequencies - diagonal_P.sum()) / apart
+    resampled_B = (_square(w_CF) / all_frequencies - weighted_C) / apart_C
     unbiased = Statistic(
-        value=float(by_frequency_KF.mean()),
-        null_B=(_square(z_BF) / all_frequencies - diagonal_P.sum()) / apart,
-        resampled_B=(_square(w_CF) / all_frequencies - weighted_C) / apart_C,
+        value=value,
+        null_B=null_B,
+        resampled_B=resampled_B,
         note=note,
+        width=pairwise_width(value, null_B, resampled_B, num_prompts=len(counts_P)),
     )
     num_rows = counts_P.sum()
     biased = Statistic(

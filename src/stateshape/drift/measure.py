@@ -7,7 +7,7 @@ Source: arXiv:2605.22731 sec. 4. Differs: the null, the second base sample, and 
 Names of distances, on response prefixes, which are the primary set:
     mmd2_unbiased        pairs of one prompt left out; a mean over five bandwidths around the median; about 0 without drift
     mmd2_biased          the paper's "MMD": squared, not rooted, every pair kept, median bandwidth; `floor` without drift
-    centroid             distance of the means, minus its `floor`
+    centroid             distance of the means, its `floor` taken off the square
     energy               energy distance, pairs of one prompt left out; about 0 without drift
     sliced_wasserstein_1, sliced_wasserstein_2
     c2st_auc             held-out AUC of a classifier between the two sides: 1/2 without drift

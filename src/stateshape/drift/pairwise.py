@@ -11,6 +11,7 @@ Suffixes: P, Q prompts, B permutations, C resamples, R and C rows and columns of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeAlias
 
@@ -27,7 +28,7 @@ from stateshape.drift.kernels import (
     table,
     times_table,
 )
-from stateshape.drift.nulls import Draws, Statistic
+from stateshape.drift.nulls import Draws, Statistic, pairwise_width
 from stateshape.drift.paired import Paired
 
 Array: TypeAlias = Float[np.ndarray, "..."]
@@ -110,11 +111,11 @@ def unbiased(sums_PP: Float64[np.ndarray, "P P"], counts_P: Int64[np.ndarray, " 
     """
     diagonal_P = np.diag(sums_PP).copy()
     z_BP, w_CP = draws.signs(), draws.weights()
-    return Statistic(
-        value=float(sums_PP.sum() - diagonal_P.sum()) / num_apart(counts_P),
-        null_B=(forms(z_BP, sums_PP) - diagonal_P.sum()) / num_apart(counts_P),
-        resampled_B=(forms(w_CP, sums_PP) - w_CP**2 @ diagonal_P) / resampled_apart(w_CP, counts_P),
-    )
+    value = float(sums_PP.sum() - diagonal_P.sum()) / num_apart(counts_P)
+    null_B = (forms(z_BP, sums_PP) - diagonal_P.sum()) / num_apart(counts_P)
+    resampled_B = (forms(w_CP, sums_PP) - w_CP**2 @ diagonal_P) / resampled_apart(w_CP, counts_P)
+    width = pairwise_width(value, null_B, resampled_B, num_prompts=len(counts_P))
+    return Statistic(value=value, null_B=null_B, resampled_B=resampled_B, width=width)
 
 
 def biased(
@@ -147,15 +148,16 @@ def resampled_apart(w_CP: Float64[np.ndarray, "C P"], counts_P: Int64[np.ndarray
 def centroid(
     differences: Iterable[Float64[np.ndarray, "_ D"]], counts_P: Int64[np.ndarray, " P"], draws: Draws
 ) -> Statistic:
-    """|mean y - mean x| - floor, floor^2 = sum_p |d_p|^2 / M^2, d_p = sum of a prompt's y minus its x rows.
+    """Squared: |mean y - mean x|^2 - floor^2, floor^2 = sum_p |d_p|^2 / M^2, d_p = sum of a prompt's y minus its x rows.
 
     The floor^2 is exactly the mean of the squared distance under the permutations; for one row per prompt and prompts that
-    do not matter it is tr S (1/M + 1/M). `differences` come in blocks of prompts, so that they need not be held at once.
+    do not matter it is tr S (1/M + 1/M). What is left is a sum over pairs of different prompts, d_p . d_q, whose mean is
+    the squared distance of the true means. `differences` come in blocks of prompts, so that they need not be held at once.
     """
     z_BD: Array = np.zeros(())
     w_CD: Array = np.zeros(())
     total_D: Array = np.zeros(())
-    squares, first = 0.0, 0
+    square_P, first = [], 0
     for block_QD in differences:
         prompts = slice(first, first + len(block_QD))
         first = prompts.stop
@@ -163,13 +165,19 @@ def centroid(
         z_BD = z_BD + draws.signs(prompts, np.float32) @ single_QD
         w_CD = w_CD + draws.weights(prompts, np.float32) @ single_QD
         total_D = total_D + block_QD.sum(axis=0)
-        squares += float((block_QD**2).sum())
-    num_rows = counts_P.sum()
-    floor = float(np.sqrt(squares) / num_rows)
-    resampled_C = np.linalg.norm(w_CD, axis=-1) / (draws.weights_BP @ counts_P)
+        square_P.append((block_QD**2).sum(axis=1))
+    num_rows, squares_P = counts_P.sum(), np.concatenate(square_P)
+    floor = float(squares_P.sum()) / num_rows**2
+    value = float((total_D**2).sum()) / num_rows**2 - floor
+    null_B = (z_BD.astype(np.float64) ** 2).sum(axis=-1) / num_rows**2 - floor
+    weights_CP = draws.weights()
+    rows_C = weights_CP @ counts_P
+    resampled_B = ((w_CD.astype(np.float64) ** 2).sum(axis=-1) - weights_CP**2 @ squares_P) / rows_C**2
     return Statistic(
-        value=float(np.linalg.norm(total_D)) / num_rows - floor,
-        null_B=np.linalg.norm(z_BD, axis=-1) / num_rows - floor,
-        resampled_B=resampled_C - floor,
-        floor=floor,
+        value=value,
+        null_B=null_B,
+        resampled_B=resampled_B,
+        floor=math.sqrt(floor),
+        width=pairwise_width(value, null_B, resampled_B, num_prompts=len(counts_P)),
+        is_square=True,
     )
