@@ -19,11 +19,14 @@ from stateshape.analysis.predictors import (
     correlation,
     forgetting_by_seed,
     heldout_r2,
+    offered_sets,
     predictor_report,
     predictor_rows,
     r2_gain,
+    reliability,
     ridge_heldout,
 )
+from stateshape.analysis.probe_values import over_probes
 from stateshape.analysis.reading import load_scores
 from stateshape.core.files import read_json, write_json, write_jsonl
 from stateshape.core.records import DriftRecord, DriftValue, LocalityRecord
@@ -202,3 +205,70 @@ def test_the_preset_plans_enough_runs():
     assert len(plan.runs) >= 8
     assert len(plan.runs) * len(file.seeds) >= 24
     assert set(file.roles.values()) <= {run.name for run in plan.runs}
+
+
+# Reliability
+
+
+def test_reliability_by_hand():
+    rows = [
+        PredictorRow(run=run, seed=seed, forgetting=0.0, values={"x": value})
+        for run, values in {"a": (1.0, 3.0), "b": (4.0, 6.0), "c": (7.0, 9.0), "d": (10.0, 12.0), "e": (0.0,)}.items()
+        for seed, value in enumerate(values)
+    ]
+    # means 2, 5, 8, 11: MSB = 2 x 45 / 3 = 30; within each pair 2 / 1: MSW = 2
+    assert reliability(rows, "x") == pytest.approx((30 - 2) / (30 + 2))
+    assert reliability(rows[:6], "x") is None
+    assert reliability(rows, "y") is None
+
+
+def test_predictors_that_are_noise_over_seeds_are_in_no_set():
+    rng = np.random.default_rng(3)
+    rows = made_rows(lambda v, e: v[DRIFT] + 0.1 * e)
+    noise, kept = LOCALITY[0], LOCALITY[1:]
+    noisy = [
+        PredictorRow(run=row.run, seed=row.seed, forgetting=row.forgetting, values={**row.values, noise: rng.normal()})
+        for row in rows
+    ]
+    assert offered_sets(rows).sets.keys() == SETS.keys()
+    assert offered_sets(rows).notes == []
+    found = offered_sets(noisy)
+    assert found.sets["drift and locality"] == (DRIFT, *kept)
+    assert (
+        "drift and locality: left out for a reliability over seeds below 0.8: locality.reachability_gap_nats"
+        in found.notes[0]
+    )
+    report = predictor_report("s", noisy)
+    assert "Reliability over seeds (ICC): drift.mmd2_unbiased 1.00" in report.notes[0]
+    assert all(noise not in score.predictors for score in report.scores)
+    assert found.notes[0] in report.notes
+    for name in kept:
+        for row in noisy:
+            row.values[name] = rng.normal()
+    alone = predictor_report("s", noisy)
+    assert {score.name for score in alone.scores} == SETS.keys() - {"drift and locality"}
+    assert [gain.name for gain in alone.gains] == ["forward KL on the new task"] * 2
+    assert any("nothing of its own is left" in note for note in alone.notes)
+
+
+def test_one_step_of_six_rows_was_noise_in_the_predictors_study():
+    """In the file the names have no prefix, and c2st_auc is locality's."""
+    rows = read_json(Path(__file__).parents[1] / "results/predictors/predictors.json", PredictorReport).rows
+    for name in ("reachability_gap_nats", "c2st_auc", "locality_ratio", "neutral_ratio"):
+        assert reliability(rows, name) < 0.5
+    for name in ("mmd2_unbiased", "forward_kl_new_task_nats", "forward_kl_retention_nats", "update_frobenius"):
+        assert reliability(rows, name) > 0.8
+
+
+def test_a_run_is_the_mean_of_its_probes_and_the_end_of_its_policy():
+    probes = [
+        LocalityRecord(step=9, values={"c2st_auc": 0.8, "locality_ratio": None, "update_frobenius": 3.0}),
+        LocalityRecord(step=0, values={"c2st_auc": 0.1, "locality_ratio": 7.0, "update_frobenius": 0.0}),
+        LocalityRecord(step=4, values={"c2st_auc": 0.4, "locality_ratio": 2.0, "update_frobenius": 1.0}),
+    ]
+    run = over_probes(probes)
+    assert run.step == 9
+    assert run.values == {"c2st_auc": pytest.approx(0.6), "locality_ratio": 2.0, "update_frobenius": 3.0}
+    assert over_probes(probes[1:2]) == probes[1]
+    with pytest.raises(ValueError, match="at least one"):
+        over_probes([])

@@ -3,9 +3,12 @@
 Each set of predictors is judged by its R^2 on held-out runs, against the mean of the
 others. Ridge rather than least squares: the predictors are collinear and the runs few, and with one predictor both are
 nearly the same. Predictors are standardised and the penalty is chosen inside the training runs only.
+A predictor whose seeds differ as much as its configurations is noise, and an R^2 of it says nothing of what it is called:
+each predictor's reliability over seeds is reported, and those below MIN_RELIABILITY are in no set.
 The seeds of a configuration are near-copies, so they are held out together ("configuration"); leaving out one run at a
 time ("run") is easier and is reported as well. Everything random is seeded; nothing is trained here.
-Sources: arXiv:2605.22731 P4; arXiv:2509.04259 (forward KL on the new task). N runs, P predictors, R columns of forgetting.
+Sources: arXiv:2605.22731 P4; arXiv:2509.04259 (forward KL on the new task); Shrout & Fleiss 1979 (intraclass correlation).
+N runs, P predictors, R columns of forgetting.
 """
 
 from __future__ import annotations
@@ -46,6 +49,7 @@ SETS: Mapping[str, tuple[str, ...]] = {
     "update norm": ("locality.update_frobenius",),  # a control: says how much was changed, and nothing of where
 }
 GAINS = (("drift and locality", "drift"), ("forward KL on the new task", "drift"))
+MIN_RELIABILITY = 0.8  # by convention (Nunnally 1978); noise of a predictor shrinks its slope by 1 - reliability
 PENALTIES = np.logspace(-3, 3, 13)  # of standardised predictors, per run: from none to all shrunk away
 MIN_RUNS, MIN_CONFIGURATIONS = 20, 8  # fewer tell nothing of a regression: with 6 configurations, R^2 of -100 was seen
 MIN_CORRELATED = 4  # configurations
@@ -92,14 +96,82 @@ def forgetting_by_seed(study: StudyScores, run: str) -> dict[int, float]:
     return dict(zip(seeds, np.mean(lost, axis=0).tolist()))
 
 
+# Reliability
+
+
+def reliability(rows: Sequence[PredictorRow], predictor: str) -> float | None:
+    """Of one run's value over training seeds: 1 where seeds agree, 0 or below where all is noise.
+
+    (MSB - MSW) / (MSB + (n0 - 1) MSW), mean squares between and within configurations, n0 = (N - sum n_g^2 / N) / (G - 1)
+    Configurations with one seed are left out. None with fewer than MIN_CORRELATED others, or where nothing varies.
+    Source: Shrout & Fleiss 1979, ICC(1,1).
+    """
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        if predictor in row.values:
+            values.setdefault(row.run, []).append(row.values[predictor])
+    several = [np.array(one) for one in values.values() if len(one) > 1]
+    if len(several) < MIN_CORRELATED:
+        return None
+    sizes_G = np.array([len(one) for one in several])
+    means_G = np.array([one.mean() for one in several])
+    num = int(sizes_G.sum())
+    grand = float(sizes_G @ means_G) / num
+    between = float(sizes_G @ (means_G - grand) ** 2) / (len(several) - 1)
+    within = sum(float(((one - one.mean()) ** 2).sum()) for one in several) / (num - len(several))
+    size = (num - float((sizes_G**2).sum()) / num) / (len(several) - 1)
+    total = between + (size - 1) * within
+    return (between - within) / total if total > 0 else None
+
+
+def reliabilities(rows: Sequence[PredictorRow]) -> dict[str, float]:
+    """By predictor, for all that these rows have and that is known of."""
+    names = sorted({name for row in rows for name in row.values})
+    found = {name: reliability(rows, name) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+class Offered(NamedTuple):
+    """The sets of predictors that these runs can be judged by, and in words what was left out of SETS."""
+
+    sets: dict[str, tuple[str, ...]]
+    notes: list[str]
+
+
+def offered_sets(rows: Sequence[PredictorRow]) -> Offered:
+    """SETS without predictors of known and low reliability; a set that thereby becomes empty or another one is left out."""
+    known = reliabilities(rows)
+    noisy = {name for name, value in known.items() if value < MIN_RELIABILITY}
+    sets: dict[str, tuple[str, ...]] = {}
+    notes = []
+    for name, predictors in SETS.items():
+        kept = tuple(one for one in predictors if one not in noisy)
+        if kept != predictors:
+            out = ", ".join(f"{one} ({known[one]:.2f})" for one in predictors if one in noisy)
+            what = f"{name}: left out for a reliability over seeds below {MIN_RELIABILITY:g}: {out}"
+            notes.append(what if kept and kept not in sets.values() else f"{what}; nothing of its own is left")
+        if kept and kept not in sets.values():
+            sets[name] = kept
+    return Offered(sets, notes)
+
+
+def _reliability_note(rows: Sequence[PredictorRow]) -> list[str]:
+    known = reliabilities(rows)
+    used = [name for name in dict.fromkeys(name for names in SETS.values() for name in names) if name in known]
+    if not used:
+        return []
+    return ["Reliability over seeds (ICC): " + ", ".join(f"{name} {known[name]:.2f}" for name in used)]
+
+
 # The report
 
 
 def predictor_report(study: str, rows: Sequence[PredictorRow]) -> PredictorReport:
     ways: tuple[By, ...] = ("configuration", "run")
+    sets, left_out = offered_sets(rows)
     scores, gains = [], []
     for by in ways:
-        for name, predictors in SETS.items():
+        for name, predictors in sets.items():
             found = heldout_r2(rows, predictors, by=by)
             scores.append(
                 HeldoutScore(
@@ -108,15 +180,21 @@ def predictor_report(study: str, rows: Sequence[PredictorRow]) -> PredictorRepor
                 )
             )  # fmt: skip
         gains += [
-            Gain(name=name, versus=versus, by=by, difference=r2_gain(rows, SETS[name], SETS[versus], by=by))
+            Gain(name=name, versus=versus, by=by, difference=r2_gain(rows, sets[name], sets[versus], by=by))
             for name, versus in GAINS
+            if name in sets and versus in sets
         ]
     names = dict.fromkeys(name for predictors in SETS.values() for name in predictors)
     kinds: tuple[Literal["Pearson", "Spearman"], ...] = ("Pearson", "Spearman")
     correlations = [correlation(rows, name, kind=kind) for name in names for kind in kinds]
     odd = [f"{run}: forgetting is the same for every seed" for run, found in _by_run(rows).items() if _is_flat(found)]
     return PredictorReport(
-        study=study, scores=scores, gains=gains, correlations=correlations, rows=list(rows), notes=odd
+        study=study,
+        scores=scores,
+        gains=gains,
+        correlations=correlations,
+        rows=list(rows),
+        notes=[*_reliability_note(rows), *left_out, *odd],
     )
 
 

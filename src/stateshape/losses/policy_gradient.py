@@ -77,8 +77,9 @@ def sampled_kl(
 class PolicyGradient:
     """Sum over supervised tokens of w_t (clipped policy-gradient term + kl_coefficient * KL estimate).
 
-    normalise: token-mean: every token of the batch weighs the same (DAPO). sequence-mean: every row does, its tokens 1 / |y|
-    each (GRPO, arXiv:2402.03300 eq. 3). constant: as token-mean, over rows x max_tokens, so that neither a long row nor a
+    normalise: token-mean: every token of the batch weighs the same (DAPO as verl and TRL have it; its paper, arXiv:2503.14476
+    averages tokens within a group, then groups). sequence-mean: every row does, its tokens 1 / |y| each (GRPO,
+    arXiv:2402.03300 eq. 3). constant: as token-mean, over rows x max_tokens, so that neither a long row nor a
     batch of long rows has less weight (Dr.GRPO, arXiv:2503.20783). Rows without a supervised token aren't counted.
 
     ratio: token: p(y_t) / p_behaviour(y_t). sequence: one ratio per row, (p(y) / p_behaviour(y))^(1 / |y|), clipped as one
