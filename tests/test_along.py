@@ -171,29 +171,43 @@ def test_what_a_measured_run_holds_is_sealed(done: Path):
     assert changes(folder) == []
 
 
-def test_a_kept_adapter_is_that_of_a_run_that_ends_there(done: Path, tmp_path: Path):
-    flags = [
-        "--model",
-        "embedded",
-        "--task",
-        "arithmetic",
-        "--batch-prompts",
-        "2",
-        "--train-items",
-        "8",
-        "--schedule",
-        "constant",
-    ]
-    rest = ["--lora.rank", "2", "--device", "cpu", "--quiet", "--lr", "1e-3"]
-    assert main(["train", "sft", *flags, *rest, "--steps", "4", "--along", "2", "--out", str(tmp_path / "four")]) == 0
-    assert main(["train", "sft", *flags, *rest, "--steps", "2", "--out", str(tmp_path / "two")]) == 0
-    assert list(layout.kept_checkpoints(tmp_path / "four")) == [2]
-    assert list(layout.kept_checkpoints(tmp_path / "two")) == []
-    kept = load_file(tmp_path / "four" / "checkpoint-2" / TENSORS)
-    ended = load_file(tmp_path / "two" / "adapter" / TENSORS)
+def test_a_kept_adapter_is_that_of_a_run_that_ends_there_and_keeping_changes_nothing(tmp_path: Path):
+    def trained(name: str, *more: str) -> Path:
+        args = [
+            "--model",
+            "embedded",
+            "--task",
+            "arithmetic",
+            "--batch-prompts",
+            "2",
+            "--train-items",
+            "8",
+            "--lr",
+            "1e-3",
+        ]
+        small = [
+            "--schedule",
+            "constant",
+            "--lora.rank",
+            "2",
+            "--device",
+            "cpu",
+            "--quiet",
+            "--out",
+            str(tmp_path / name),
+        ]
+        assert main(["train", "sft", *args, *small, *more]) == 0
+        return tmp_path / name
+
+    four = trained("four", "--steps", "4", "--along", "2")
+    two, plain = trained("two", "--steps", "2"), trained("plain", "--steps", "4")
+    assert list(layout.kept_checkpoints(four)) == [2]
+    assert layout.kept_checkpoints(plain) == {}
+    kept, ended = load_file(layout.kept_checkpoint(four, 2) / TENSORS), load_file(two / layout.ADAPTER / TENSORS)
     assert kept.keys() == ended.keys()
     for name in kept:
         torch.testing.assert_close(kept[name], ended[name], rtol=1e-4, atol=1e-6)
+    assert (four / layout.ADAPTER / TENSORS).read_bytes() == (plain / layout.ADAPTER / TENSORS).read_bytes()
 
 
 def test_peft_reads_a_kept_adapter_as_it_is(done: Path):

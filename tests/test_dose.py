@@ -22,7 +22,7 @@ from stateshape.core.dose_records import DoseReport
 from stateshape.core.files import BadInput, read_json, read_jsonl, write_json, write_jsonl
 from stateshape.core.records import DoseRecord, EvalRow, SampledRow
 from stateshape.core.study_records import PlannedRun, PlanRecord, TaskRecord
-from stateshape.report.parts.dose import dose_tables, root_ticks
+from stateshape.report.parts.dose import dose_tables, finer, root_ticks
 from stateshape.report.study_files import read_study_folder
 from stateshape.report.write import write_report
 from synthetic_study import RATES, write_synthetic_study
@@ -362,6 +362,25 @@ def test_the_table_names_the_run_that_comes_least_far(folder: Path):
     assert [row[0].text for row in by_kl.rows] == ["Base", "SFT, mild", "OPD from the mild teacher"]
     assert "OPD from the mild teacher comes least far" in by_kl.notes[0]
     assert by_kl.rows[0][-1].value is None
+
+
+def test_the_table_names_runs_that_were_first_measured_beyond_the_common_dose():
+    along = {
+        "near": {0: [point(1, 0.1, [1, 1], [1, 0]), point(2, 0.4, [1, 1], [1, 0])]},
+        "far": {0: [point(1, 0.5, [1, 1], [1, 0]), point(2, 0.9, [1, 1], [1, 0])]},
+    }
+    study = by_hand(along)
+    report = dose_report(study)
+    assert report is not None
+    assert [(row.run, row.first) for row in report.measures[0].rows] == [("base", 0.0), ("near", 0.1), ("far", 0.5)]
+    (table,) = dose_tables(report, study.plan)
+    assert "before the first measured point of FAR (0.500):" in table.notes[1]
+
+
+def test_what_is_straight_in_the_dose_is_drawn_straight_in_it():
+    xs, ys = finer([0.0, 0.4, 0.2], [1.0, 0.0, 1.0])
+    np.testing.assert_allclose(ys[:13], 1 - np.array(xs[:13]) / 0.4)
+    assert (xs[12], ys[12], xs[-1], ys[-1]) == (0.4, 0.0, 0.2, 1.0)
 
 
 def test_a_study_that_was_not_measured_on_its_way_has_no_such_section(tmp_path: Path):

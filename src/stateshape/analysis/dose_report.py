@@ -147,9 +147,16 @@ def _rows(
                 gain=None if run == BASE else contrast(at_dose, weights, [target]).difference,
                 retained=retained,
                 reach=0.0 if run == BASE else reached[run],
+                first=0.0 if run == BASE else _first(study, run, measure),
             )
         )
     return rows
+
+
+def _first(study: StudyScores, run: str, measure: str) -> float:
+    """The least dose, over seeds, of a seed's first point."""
+    ways = [[p.doses[measure] for p in points if measure in p.doses] for points in study.along[run].values()]
+    return min(way[0] for way in ways)
 
 
 def _mean_curve(

@@ -65,6 +65,7 @@ class DoseRow:
     gain: Estimate | None  # on the target: run minus base; None: the base
     retained: Estimate | None  # on the mean of the retention tasks: run minus base
     reach: float  # the largest dose that all its seeds reach
+    first: float  # the least dose at which one of its seeds was measured: below it, scores are on a line from the base
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +35,7 @@ NAMES = {
     "update_frobenius": "size of the weight update",
 }
 SQUARED = ("forward_kl_new_task_nats",)  # grows with the square of a small change: its axis is a root's
+PIECES = 12  # of a line between two measured points
 TICK_GAP = 0.11  # of the axis, between two ticks
 LABELS = 30  # characters of a run's name beside the plot
 HEADROOM = 0.06  # of the data's range, above and below
@@ -103,13 +105,12 @@ def _draw_base(axes: Axes, panel: Panel) -> None:
 
 
 def _draw_arm(axes: Axes, panel: Panel, measure: str, arm: DoseArm, seeds: Sequence[SeedCurve], look: Look) -> None:
-    """Seeds thin, with a dot at each measured point; their mean thick, with its band."""
-    for curve in seeds if len(seeds) > 1 else []:
-        xs, ys = seed_line(panel, measure, curve)
-        axes.plot(xs, ys, color=look.colour, linewidth=0.7, alpha=0.45)
+    """Seeds thin, with a dot at each measured point and a ring at the last; their mean thick, with its band."""
     for curve in seeds:
         xs, ys = seed_line(panel, measure, curve)
+        axes.plot(*finer(xs, ys), color=look.colour, linewidth=0.7, alpha=0.45)
         axes.plot(xs[1:], ys[1:], color=look.colour, marker=".", markersize=3.5, alpha=0.55, linestyle="")
+        axes.plot(xs[-1:], ys[-1:], color=look.colour, marker="o", markersize=6, mfc="none", mew=0.9, linestyle="")
     means = [(mean.dose, *panel.of_mean(mean)) for mean in arm.means]
     known = [(dose, at, lo, hi) for dose, at, lo, hi in means if at is not None]
     banded = [(dose, lo, hi) for dose, _, lo, hi in known if lo is not None and hi is not None]
@@ -129,6 +130,17 @@ def seed_line(panel: Panel, measure: str, curve: SeedCurve) -> tuple[list[float]
     ]
     known = [(dose, value) for dose, value in points if value is not None]
     return [dose for dose, _ in known], [value for _, value in known]
+
+
+def finer(xs: Sequence[float], ys: Sequence[float]) -> tuple[list[float], list[float]]:
+    """The same line with points between: what is straight in the dose is curved on an axis of roots."""
+    pairs = list(zip(xs, ys))
+    found = [
+        (x0 + share * (x1 - x0), y0 + share * (y1 - y0))
+        for (x0, y0), (x1, y1) in pairwise(pairs)
+        for share in np.linspace(0, 1, PIECES, endpoint=False)
+    ] + pairs[-1:]
+    return [x for x, _ in found], [y for _, y in found]
 
 
 def _frame(axes: Axes, panel: Panel, report: DoseReport, measure: DoseMeasure) -> None:
@@ -205,7 +217,7 @@ def _caption(report: DoseReport, measure: DoseMeasure) -> str:
     return (
         "Compare runs at the same place on the horizontal axis: higher is better. Star and dashed line: the untrained base. "
         f"Thick: mean over seeds at equal distance, as far as all seeds come ({bands[report.band]}). Thin: single seeds, "
-        f"measured at the dots on {items} items per task.{common}"
+        f"measured at the dots on {items} items per task; ring: where the run ended, which may be on its way back.{common}"
     )
 
 
@@ -246,11 +258,17 @@ def dose_table(report: DoseReport, measure: DoseMeasure, plan: PlanRecord) -> Ta
         for row in measure.rows
     ]
     name = NAMES.get(measure.measure, measure.measure)
+    before = [f"{row.label} ({text.number(row.first)})" for row in measure.rows if row.first > measure.common]
     notes = [
         f"The common dose is as far as every seed of every run comes; {measure.limited_by} comes least far. Scores are "
         "interpolated linearly between measured points, on the items measured there. Δ: minus the base, paired; 95% intervals "
         "over seeds and items."
     ]
+    if before:
+        notes.append(
+            f"The common dose lies before the first measured point of {', '.join(before)}: these rows are on a straight line from "
+            "the base, their intervals are too narrow, and they say little. More points per run, or fewer runs, would help."
+        )
     return Table(
         name=f"dose_{measure.measure}",
         caption=f"All runs at the common dose: {name} {text.number(measure.common)}.",
