@@ -267,7 +267,7 @@ def dose_table(report: DoseReport, measure: DoseMeasure, plan: PlanRecord) -> Ta
     if before:
         notes.append(
             f"The common dose lies before the first measured point of {', '.join(before)}: these rows are on a straight line "
-            "from the base, their intervals are too narrow, and they say little. More points per run, or fewer runs, would help."
+            "from the base, their intervals are too narrow, and they say little. More points, or fewer runs, would help."
         )
     return Table(
         name=f"dose_{measure.measure}",
