@@ -297,7 +297,8 @@ def _drift(value: float, num_states: int) -> DriftRecord:
     }
     distances = {
         prefix + name: DriftValue(
-            value=value * factor, base_vs_base=floor, null_mean=0.98 * floor, null_sd=0.02 * value * factor, z=1.4, p=0.08,
+            value=value * factor, base_vs_base=floor, null_mean=0.98 * floor, null_sd=0.02 * value * factor, z=1.4,
+            p=0.002 if value > 0.001 else 0.5,
             lo=value * factor * 0.95, hi=value * factor * 1.06, num_states=num_states,
         )
         for prefix in ("", "state_")

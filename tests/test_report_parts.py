@@ -171,7 +171,7 @@ def test_drift_stands_beside_its_null_with_the_records_numbers(study: Path) -> N
         keys = ("value", "value_lo", "value_hi", "null_mean", "null_sd", "z", "p", "base_vs_base")
         assert tuple(float(row[key]) for key in keys) == expected
     described = (study / "plots" / "null_mmd2_biased.svg").read_text(encoding="utf-8")
-    assert f"SFT, mild, seed 1: {record.distances['mmd2_biased'].value:.5f}, null mean 0.01029, p = 0.080" in described
+    assert f"SFT, mild, seed 1: {record.distances['mmd2_biased'].value:.5f}, null mean 0.01029, p = 0.002" in described
 
 
 def test_planned_pairs_stand_with_their_labels(tmp_path: Path) -> None:

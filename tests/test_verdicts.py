@@ -10,6 +10,7 @@ from synthetic_study import DRIFT, RATES, write_synthetic_study
 # flat drift noise and many items: the outcomes below then follow from the true rates
 CLAIMS = ("P1", "P2", "P3", "P4", "C1", "C2", "C3")
 BIG = {"num_items": 450, "drift_noise": 0.0001}
+FIVE = BIG | {"seeds": (0, 1, 2, 3, 4)}  # three know little of their own spread
 
 
 def outcomes(folder):
@@ -18,12 +19,12 @@ def outcomes(folder):
 
 def test_the_papers_pattern_with_power_supports_it(tmp_path):
     rates = RATES | {"sft_mild": (0.65, 0.53, 0.58), "rl": (0.60, 0.53, 0.58), "opd_stress": (0.60, 0.45, 0.52)}
-    found = verdicts(write_synthetic_study(tmp_path, rates=rates, **BIG))
+    found = verdicts(write_synthetic_study(tmp_path, rates=rates, **FIVE))
     # P2 needs scores along the runs, which this study does not plan
     assert {v.claim_id: v.outcome for v in found} == dict.fromkeys(CLAIMS, "supported") | {"P2": "not asked"}
     p1 = found[0]
     assert p1.sentence.startswith("Supported: mean forgetting of SFT, stress +0.")
-    assert "900 items, 3 seeds" in p1.sentence
+    assert "900 items, 5 seeds" in p1.sentence
     assert all(e.p_holm >= e.p and e.effect.lo > 0 for e in p1.evidence)
 
 
@@ -89,7 +90,7 @@ def test_drift_that_explains_forgetting_gives_no_pair_and_no_refutation(tmp_path
 
 def test_less_forgetting_with_more_drift_supports_p4(tmp_path):
     drift = DRIFT | {"opd_stress": 0.0300}
-    assert outcomes(write_synthetic_study(tmp_path, drift=drift, **BIG))["P4"] == "supported"
+    assert outcomes(write_synthetic_study(tmp_path, drift=drift, **FIVE))["P4"] == "supported"
 
 
 def test_drift_on_its_floor_supports_nothing(tmp_path):
@@ -204,7 +205,7 @@ def test_one_seed_needs_three(tmp_path):
 
 
 def test_too_few_states_decide_nothing_about_drift(tmp_path):
-    folder = write_synthetic_study(tmp_path, **BIG)
+    folder = write_synthetic_study(tmp_path, **FIVE)
     assert outcomes(folder)["P4"] == "supported"
     for path in folder.glob("runs/*/seed*/drift.json"):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"num_states": 20}))

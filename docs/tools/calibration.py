@@ -198,7 +198,8 @@ def _answers(shared: np.ndarray, own: np.ndarray, rate: float) -> np.ndarray:
 
 
 def _drift(value: float) -> DriftRecord:
-    distance = DriftValue(value=value, base_vs_base=0.0, null_sd=0.0002, p=0.001 if value > 0.0005 else 0.5)
+    p = 0.001 if value > 0.0005 else 0.5
+    distance = DriftValue(value=value, base_vs_base=0.0, null_sd=0.0002, p=p, lo=value - 0.0006, hi=value + 0.0006)
     return DriftRecord(
         task="target", features="simulated", num_prompts=200, num_states=400, distances={DRIFT_NAME: distance}
     )

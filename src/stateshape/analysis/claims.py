@@ -14,7 +14,9 @@ from itertools import combinations
 
 import numpy as np
 
+from stateshape.analysis.drift_excess import DriftExcess, drift_excess
 from stateshape.analysis.effects import (
+    PERMUTATIONS,
     Claim,
     Effect,
     dose_effect,
@@ -25,7 +27,7 @@ from stateshape.analysis.effects import (
     over_seeds,
     secondary_study,
 )
-from stateshape.analysis.predictors import DRIFT, SETS, correlation, heldout_r2, predictor_rows
+from stateshape.analysis.predictors import DRIFT, correlation, heldout_r2, offered_sets, predictor_rows
 from stateshape.analysis.rule import CORRELATION, HELDOUT, is_met
 from stateshape.analysis.scores import StudyScores
 from stateshape.core.files import BadInput
@@ -309,12 +311,12 @@ def _drift_pair(cast: Cast, first: str, second: str) -> list[Effect]:
         retained = cast.effect("", {first: 1, second: -1}, cast.kept(), is_difference=False)
     label = f"{study.label(first)} minus {study.label(second)}"
     values = {run: drift_values(study, run) for run in (first, second)}
-    excess = _drift_above_floor(study, second)
+    excess = drift_excess(study.drift.get(second, {}), DRIFT_NAME)
     gaps = {seed: values[first][seed] - values[second][seed] for seed in values[first].keys() & values[second].keys()}
-    margin = DRIFT_MARGIN_SHARE * max(0.0, float(np.mean(list(excess.values())))) if excess else 0.0
+    margin = DRIFT_MARGIN_SHARE * max(0.0, excess.estimate.value or 0.0)
     few, none = _few_states(study, [first, second]), "no drift was measured"
     drifts = [
-        over_seeds(f"drift ({DRIFT_NAME}) of {study.label(second)} minus base-vs-base drift", excess, lacks=none),
+        above_base(f"drift ({DRIFT_NAME}) of {study.label(second)} minus base-vs-base drift", excess),
         over_seeds(f"drift ({DRIFT_NAME}), {label}", gaps, threshold=-margin, lacks=none),
     ]
     return [
@@ -336,10 +338,11 @@ def drift_values(study: StudyScores, run: str, name: str = DRIFT_NAME) -> dict[i
     return {seed: v.value for seed, v in by_seed.items() if v is not None and v.value is not None}
 
 
-def _drift_above_floor(study: StudyScores, run: str) -> dict[int, float]:
-    values = drift_values(study, run)
-    floors = {seed: study.drift[run][seed].distances[DRIFT_NAME].base_vs_base for seed in values}
-    return {seed: values[seed] - floor for seed, floor in floors.items() if floor is not None}
+def above_base(label: str, excess: DriftExcess) -> Effect:
+    """Whether a run drifts more than base against base does."""
+    estimate = excess.estimate
+    lacks = "no drift was measured" if estimate.value is None else None
+    return Effect(key=label, label=label, estimate=estimate, p=excess.p, test=PERMUTATIONS, lacks=lacks)
 
 
 def _correlation(study: StudyScores) -> Effect:
@@ -354,7 +357,7 @@ def _heldout(study: StudyScores) -> list[Effect]:
     """Held-out R^2 of mean forgetting on each set of predictors that enough runs have; one line of why where none is."""
     rows = predictor_rows(study)
     effects: list[Effect] = []
-    for name, predictors in SETS.items():
+    for name, predictors in offered_sets(rows).sets.items():
         score = heldout_r2(rows, predictors, by="configuration")
         label = f"held-out R^2 of mean forgetting predicted from {name}, whole configurations held out"
         lacks = score.estimate.note if score.estimate.value is None else None

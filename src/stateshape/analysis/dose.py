@@ -61,6 +61,20 @@ def reach(study: StudyScores, run: str, measure: str) -> float | None:
     return min(known) if known and len(known) == len(largest) else None
 
 
+def first_measured(study: StudyScores, run: str, measure: str) -> float | None:
+    """The least dose at which every seed of the run was measured: the largest, over seeds, of its first point's.
+
+    Below it, a score is interpolated from the base's, which has no noise of training: its interval is too narrow.
+    None where some seed has no point with the measure.
+    """
+    first = [
+        next((point.doses[measure] for point in points if measure in point.doses), None)
+        for points in study.along.get(run, {}).values()
+    ]
+    known = [dose for dose in first if dose is not None]
+    return max(known) if known and len(known) == len(first) else None
+
+
 def matched(study: StudyScores, runs: Sequence[str], measure: str, dose: float) -> StudyScores:
     """The study as it would be, had the named runs stopped at a dose: every contrast can be made on it.
 

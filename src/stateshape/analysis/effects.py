@@ -15,12 +15,14 @@ import numpy as np
 from scipy.stats import t as student_t
 from scipy.stats import ttest_1samp
 
-from stateshape.analysis.dose import common_dose, matched, measures, reach
-from stateshape.analysis.estimates import EMPTY, contrast, equivalence_p, shifted
+from stateshape.analysis.dose import common_dose, first_measured, matched, measures, reach
+from stateshape.analysis.estimates import EMPTY, contrast, equivalence_p, shifted, too_few_items
 from stateshape.analysis.scores import StudyScores
 from stateshape.core.study_records import BASE, STATED, Estimate
 
 OVER_SEEDS = "t interval over seeds"
+PERMUTATIONS = "permutations of each seed, combined"
+OF_NO_ITEMS = (OVER_SEEDS, PERMUTATIONS)  # tests of one number per seed
 EQUIVALENCE_SHARE = 0.05  # of what the base scores above chance: a difference smaller than this counts as none
 
 
@@ -42,6 +44,7 @@ class Effect:
     lacks: str | None = None  # why there is no effect, in words
     is_planned: bool = True  # whether the study plans what it needs
     is_true: bool | None = None  # of a fact of the plan
+    too_few_items: str | None = None  # why its items cannot decide anything, in words
     bootstrap: tuple[float, float] | None = None
     weights: Mapping[str, float] = field(default_factory=dict)  # of runs, for scores of evaluated items; else empty
     tasks: tuple[str, ...] = ()
@@ -135,6 +138,7 @@ def item_effect(
         p_equivalent=None if margin is None else equivalence_p(study, weights, tasks, margin),
         lacks=lacks,
         is_planned=not absent and bool(tasks),
+        too_few_items=too_few_items(study, weights, tasks),
         bootstrap=None if bootstrap is None else (bootstrap[0] - offset, bootstrap[1] - offset),
         weights={} if absent else weights,
         tasks=tuple(tasks),
@@ -163,17 +167,13 @@ def dose_effect(
     """
     weights = weights or {pair[0]: 1.0, pair[1]: -1.0}
     if study.plan.num_along == 0:
-        lacks = "the study does not plan scores along the runs (`along:` in the study file)"
-        return lacking(label, lacks, test="not available", is_planned=False, threshold=threshold)
+        unplanned = "the study does not plan scores along the runs (`along:` in the study file)"
+        return lacking(label, unplanned, test="not available", is_planned=False, threshold=threshold)
     trained = [run for run in pair if run != BASE]
-    is_measured = measure in measures(study) and all(reach(study, run, measure) is not None for run in trained)
-    at = (common_dose(study, trained, measure) if dose is None else dose) if is_measured else None
-    if not at:
-        at_all = item_effect(study, label, weights, tasks, threshold=threshold)
-        lacks = at_all.lacks or (
-            f"{' or '.join(trained)} stays at the base" if at == 0 else f"no {measure} along {' and '.join(trained)}"
-        )
-        return replace(at_all, estimate=EMPTY, p=None, bootstrap=None, lacks=lacks)
+    at, lacks = _common_measured(study, trained, measure, dose)
+    if lacks is not None:
+        at_all = item_effect(study, label, weights, tasks, threshold=threshold, with_bootstrap=False)
+        return replace(at_all, estimate=EMPTY, p=None, p_equivalent=None, bootstrap=None, lacks=at_all.lacks or lacks)
     effect = item_effect(
         matched(study, trained, measure, at),
         f"{label} (at {at:.3g})",
@@ -188,6 +188,26 @@ def dose_effect(
     if effect.lacks is not None and effect.is_planned:
         return replace(effect, lacks=f"{effect.lacks} that reaches {measure} {at:.3g}")
     return effect
+
+
+def _common_measured(
+    study: StudyScores, runs: Sequence[str], measure: str, dose: float | None
+) -> tuple[float, str | None]:
+    """A dose at which all runs were measured, or in words why there is none."""
+    if measure not in measures(study) or any(reach(study, run, measure) is None for run in runs):
+        return 0.0, f"no {measure} along {' and '.join(runs)}"
+    farthest = common_dose(study, runs, measure) or 0.0
+    at = farthest if dose is None else dose
+    nearest = {run: first_measured(study, run, measure) or 0.0 for run in runs}
+    run = max(nearest, key=nearest.__getitem__)
+    if at <= 0 or at > farthest or at < nearest[run]:
+        other = min(runs, key=lambda one: reach(study, one, measure) or 0.0)
+        return 0.0, (
+            f"never measured at one {measure}: {study.label(other)} reaches {farthest:.3g} in every seed, and "
+            f"{study.label(run)} was first measured at {nearest[run]:.3g}"
+            + ("" if dose is None else f"; asked for {dose:.3g}")
+        )
+    return at, None
 
 
 def over_seeds(label: str, values: Mapping[int, float], *, threshold: float = 0.0, lacks: str = "") -> Effect:

@@ -18,6 +18,7 @@ from stateshape.analysis.scores import StudyScores
 from stateshape.analysis.statistics import (
     centred_p,
     crossed_spread,
+    enough_items,
     exact_mcnemar,
     is_binary,
     mean_estimate,
@@ -128,6 +129,12 @@ def equivalence_p(
     if _is_unanimous(differences):
         return unanimous_p(num_items, _width(weights), nearest) / 2
     return t_test(crossed_spread(differences), null=value + nearest) / 2
+
+
+def too_few_items(study: StudyScores, weights: Mapping[str, float], tasks: Sequence[str]) -> str | None:
+    """Why the items of a contrast cannot decide anything (statistics.enough_items), in words; None where they can."""
+    seeds = study.common_seeds(list(weights), tasks)
+    return enough_items(_differences(study, weights, tasks, seeds)) if seeds else None
 
 
 def shifted(estimate: Estimate, by: float) -> Estimate:

@@ -195,6 +195,7 @@ def predictor_report(study: str, rows: Sequence[PredictorRow]) -> PredictorRepor
         correlations=correlations,
         rows=list(rows),
         notes=[*_reliability_note(rows), *left_out, *odd],
+        reliability=reliabilities(rows),
     )
 
 

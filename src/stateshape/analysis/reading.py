@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from stateshape.analysis.probe_values import over_probes
 from stateshape.analysis.sampled import sampled_scores
 from stateshape.analysis.scores import DosePoint, SeedScores, StudyScores
 from stateshape.core import layout
@@ -83,7 +84,7 @@ def _read_run(folder: Path, run: str, seed: int, study: StudyScores, known: _Kno
     if os.path.exists(folder / layout.LOCALITY):
         records = read_jsonl(folder / layout.LOCALITY, LocalityRecord)
         if records:
-            study.locality[run][seed] = max(records, key=lambda record: record.step)
+            study.locality[run][seed] = over_probes(records)
     if os.path.exists(folder / layout.ALONG):
         study.along[run][seed] = _along(folder, study, known)
 

@@ -11,11 +11,21 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from stateshape.analysis.claims import paper_claims
-from stateshape.analysis.effects import OVER_SEEDS, Effect
+from stateshape.analysis.effects import OF_NO_ITEMS, Effect
 from stateshape.analysis.planned_claims import planned_claims
-from stateshape.analysis.power import ALPHA, MIN_SEEDS, Design, items_factor, minimal_effect, power_of, seeds_needed
-from stateshape.analysis.rule import MIN_ITEMS
+from stateshape.analysis.power import (
+    ALPHA,
+    MIN_SEEDS,
+    Design,
+    conservative,
+    items_factor,
+    measured,
+    minimal_effect,
+    power_of,
+    seeds_needed,
+)
 from stateshape.analysis.scores import StudyScores
+from stateshape.analysis.statistics import MIN_ITEMS
 from stateshape.core.study_records import BASE, PlanRecord, TaskRecord
 
 POWER_EFFECT = 0.03  # of accuracy: the distance from its threshold for which an effect's power is given
@@ -52,18 +62,20 @@ def resolution(part: Effect, alpha: float, *, is_open: bool) -> Resolution:
     effect = part.estimate
     if part.lacks is not None or effect.value is None:
         return Resolution()
-    is_drift = part.test == OVER_SEEDS
+    is_drift = part.test in OF_NO_ITEMS
     power_effect = None if is_drift else POWER_EFFECT
     few = [f"at least {MIN_SEEDS} seeds"] if effect.n_seeds < MIN_SEEDS else []
     few += [f"at least {MIN_ITEMS} items"] if not is_drift and effect.n_items < MIN_ITEMS else []
+    if not few and part.too_few_items is not None:
+        few = ["more items that differ"]
     if effect.stderr is None or effect.seed_sd is None:
         return Resolution(power_effect=power_effect, needs=" and ".join(few) or None if is_open else None)
-    seeds_part = effect.seed_sd**2 / effect.n_seeds
-    design = Design(
-        item_variance=0.0 if is_drift else max(0.0, effect.stderr**2 - seeds_part),
-        seed_variance=effect.seed_sd**2,
-        num_seeds=effect.n_seeds,
-    )
+    values_S = list(effect.per_seed.values())
+    if is_drift or len(values_S) < 2:
+        design = Design(0.0 if is_drift else effect.stderr**2, effect.seed_sd**2, effect.n_seeds)
+    else:
+        design = measured(stderr=effect.stderr, seed_sd=effect.seed_sd, values_S=values_S)
+    design = conservative(design)
     needs = None
     if is_open:
         distance = abs(effect.value - part.threshold)

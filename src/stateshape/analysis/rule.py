@@ -1,6 +1,6 @@
 """The rule that decides an effect: it holds, fails, is equivalent to none, or is open. Torch-free; knows no claim.
 
-* Open, whatever the numbers: fewer than 3 training seeds, too few items, or a run that is missing.
+* Open, whatever the numbers: fewer than 3 training seeds, too few items or too few that differ, or a run that is missing.
 * Holds: the 95% interval lies above the threshold and the adjusted p-value is below the level.
 * Fails: the interval lies below the threshold and the adjusted p-value is below the level.
 * Equivalent: neither, and two one-sided tests show that the effect is smaller than its margin either way.
@@ -12,12 +12,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from stateshape.analysis.effects import OVER_SEEDS, Effect
+from stateshape.analysis.effects import Effect
 from stateshape.analysis.power import ALPHA, MIN_SEEDS
 from stateshape.core.study_records import STATED
 
 State = Literal["holds", "fails", "equivalent", "open"]
-MIN_ITEMS = 50  # fewer decide nothing: a t interval of 0/1 scores is rough below
 CORRELATION = "bootstrap over runs"
 HELDOUT = "held-out prediction, bootstrap over runs"
 SHOWN_TESTS = (CORRELATION, HELDOUT)  # of evidence that decides nothing
@@ -55,9 +54,7 @@ def too_little(effect: Effect) -> str | None:
         return effect.lacks
     if effect.test in (*SHOWN_TESTS, STATED):
         return None
-    seeds, items = effect.estimate.n_seeds, effect.estimate.n_items
+    seeds = effect.estimate.n_seeds
     if seeds < MIN_SEEDS:
         return f"{seeds} training seed{'' if seeds == 1 else 's'}, fewer than {MIN_SEEDS}"
-    if effect.test != OVER_SEEDS and items < MIN_ITEMS:
-        return f"{items} items, fewer than {MIN_ITEMS}"
-    return None
+    return effect.too_few_items

@@ -34,7 +34,7 @@ class StudyScores:
     drift: dict[str, dict[int, DriftRecord]]  # by run and seed
     missing: list[str]
     secondary: dict[str, dict[str, dict[str, SeedScores]]] = field(default_factory=dict)  # by run, task and name
-    locality: dict[str, dict[int, LocalityRecord]] = field(default_factory=dict)  # by run and seed, after the last step
+    locality: dict[str, dict[int, LocalityRecord]] = field(default_factory=dict)  # by run and seed, see probe_values.py
     warnings: list[str] = field(default_factory=list)
     along: dict[str, dict[int, list[DosePoint]]] = field(default_factory=dict)
     """By run and seed, the points measured on its way in the order of its steps; the base, at dose 0, is not among them."""

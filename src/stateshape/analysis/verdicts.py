@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stateshape.analysis.claims import paper_claims
-from stateshape.analysis.effects import OVER_SEEDS, Claim, Effect
+from stateshape.analysis.effects import OF_NO_ITEMS, Claim, Effect
 from stateshape.analysis.planned_claims import planned_claims, written_words
 from stateshape.analysis.power import ALPHA
 from stateshape.analysis.reading import load_scores
@@ -275,7 +275,7 @@ def _words(evidence: Evidence, lacks: str | None) -> str:
     effect = evidence.effect
     if effect.value is None:
         return f"{evidence.label}: {lacks}"
-    digits = 5 if evidence.test == OVER_SEEDS else 3  # MMD^2 is of the order of .01
+    digits = 5 if evidence.test in OF_NO_ITEMS else 3  # MMD^2 is of the order of .01
     about = []
     if effect.lo is not None and effect.hi is not None:
         about.append(f"95% interval {effect.lo:+.{digits}f} to {effect.hi:+.{digits}f}")
@@ -283,7 +283,7 @@ def _words(evidence: Evidence, lacks: str | None) -> str:
         about.append(effect.note)
     if evidence.threshold != 0:
         about.append(f"must be above {evidence.threshold:+.{digits}f}")
-    if evidence.test != OVER_SEEDS:
+    if evidence.test not in OF_NO_ITEMS:
         about.append(f"{effect.n_items} {'runs' if evidence.test in SHOWN_TESTS else 'items'}")
     about.append(f"{effect.n_seeds} seed{'' if effect.n_seeds == 1 else 's'}")
     if evidence.p_holm is not None:

@@ -314,6 +314,7 @@ class PredictorReport:
     correlations: list[Correlation]
     rows: list[PredictorRow]
     notes: list[str] = field(default_factory=list)
+    reliability: dict[str, float] = field(default_factory=dict)  # by predictor, over training seeds (ICC)
 
 
 BASE = "base"

@@ -1,6 +1,6 @@
 """Whether intervals, tests and printed power keep what they say, by simulation: the tables of LOG.md.
 
-    python -m benchmarks.calibration size | power | flips
+    python -m benchmarks.test_sizes size | power | flips
 
 size: of the t test over seeds and items, over nominal, at small p. The half-width does not depend on the mean, so no
 rejection is counted: the size is the mean of 2 Phi(-half / sd). power: what studies of one true design print, against that
