@@ -7,14 +7,14 @@ OUT ?= studies/quickstart
 MODEL ?= embedded
 NAME ?=
 BENCH ?=
-STAGE ?=
+ARGS ?=
 BIN := .venv/bin
 # Threads that share cores with other work sleep at barriers instead of spinning.
 export GOMP_SPINCOUNT ?= 5000
 INSTALL := PYTHON="$(PYTHON)" TORCH="$(TORCH)" scripts/install.sh .venv
 DEPENDENCIES := pyproject.toml constraints.txt scripts/install.sh
 
-.PHONY: study test test-old-processor check docs results bench bench-gpu clean
+.PHONY: study test test-old-processor check docs results bench gpu clean
 
 study: .venv/.installed  ## the embedded study: seven rows, three seeds (SEEDS=0 for one)
 	$(BIN)/stateshape study quickstart --out $(OUT) --seeds $(SEEDS)
@@ -47,8 +47,9 @@ docs: .venv/.installed-docs  ## the documentation site, in build/docs; fails on 
 bench: .venv/.installed-bench  ## side by side with peers (BENCH="sampling grpo" for some, MODEL=FOLDER for another model than the embedded)
 	$(BIN)/python -m benchmarks.run $(BENCH) --model $(MODEL)
 
-bench-gpu: .venv/.installed  ## on a GPU: STAGE=sampling, training, peers or study; each fits into ten minutes
-	$(BIN)/python -m benchmarks.gpu $(STAGE) --model $(MODEL)
+# Installs nothing: a machine with a GPU may have no network. Where OUT is not given, build/gpu and not the quickstart's folder.
+gpu:  ## all measurements on a GPU, under nine minutes (OUT=FOLDER, ARGS="--stages check,sampling" for some, ARGS=--toy on a CPU)
+	PYTHON="$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))" scripts/gpu.sh "$(if $(filter file,$(origin OUT)),build/gpu,$(OUT))" $(ARGS)
 
 # A study needs neither linters nor test oracles nor peers.
 .venv/.installed: $(DEPENDENCIES)

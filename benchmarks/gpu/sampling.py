@@ -1,0 +1,101 @@
+"""Tokens/s of the local sampler and of transformers' generate, with floors and the largest causes of the gap to them.
+
+GSM8K prompts of mixed length (arithmetic for the embedded base), group 8, no stop texts: rows end at EOS or at their length.
+In order of worth: ours on the largest model, generate with a dynamic cache, ours on the smaller models, then what has to be
+compiled first: generate with a static cache, ours with compiled layers.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+
+from benchmarks.common import DEVICE, Measured, Row, load_policy, model_label, train_task
+from benchmarks.gpu.causes import floors, largest_causes, profiled, rates, seconds_by_kind
+from benchmarks.gpu.record import Job
+from benchmarks.limits import Shape, decode_bytes, forward_flops, shape_of
+from benchmarks.sampling import Generate, Ours
+from benchmarks.trl_peer import peer_model
+from stateshape.policy.policy import Policy
+from stateshape.sampling.settings import SamplingSettings
+
+REPEATS = 2  # after one that warms up; the faster one counts
+Engine = Callable[[int], Measured]
+
+
+def run(job: Job) -> None:
+    is_gpu = DEVICE.type == "cuda"
+    for name, model, rows in cases(job, is_gpu=is_gpu):
+        row: Row = {"engine": name, "model": model_label(model), "rows": rows, "new_tokens": job.scale.new_tokens}
+        try:
+            row |= measured(job, name, model, rows)
+        except Exception as error:  # a static cache may fail to compile here; the others still count
+            row |= {"error": f"{type(error).__name__}: {str(error)[:300]}"}
+        job.record.add(row | {"group": job.scale.group})
+        free()
+
+
+def cases(job: Job, *, is_gpu: bool) -> Iterator[tuple[str, str, int]]:
+    """(engine, model, rows), in order of worth."""
+    largest, *smaller = job.models
+    all_rows = job.scale.sampling_rows
+    for name in ("ours", "generate, dynamic cache"):
+        yield from ((name, largest, rows) for rows in all_rows)
+    for model in smaller:
+        yield "ours", model, all_rows[-1]
+    yield from (("generate, static cache", largest, rows) for rows in all_rows)
+    if is_gpu:  # on a CPU compiling takes a minute and brings nothing
+        yield from (("ours, compiled", largest, rows) for rows in all_rows)
+
+
+def measured(job: Job, name: str, model: str, rows: int) -> Row:
+    scale = job.scale
+    policy, task = load_policy(model, is_compiled=name == "ours, compiled"), train_task(model)
+    # in order of length, as Generate puts them: a measurement's lengths belong to its prompts
+    prompts = sorted((policy.encode_prompt(item.prompt) for item in task.train[: rows // scale.group]), key=len)
+    engine = engine_of(name, model, policy, prompts, job, rows)
+    first = engine(-1)
+    found = [engine(repeat) for repeat in range(1 if name.startswith("generate") else REPEATS)]
+    best = min(found, key=lambda one: one.seconds / one.tokens)
+    lengths = [len(prompt) for prompt in prompts for _ in range(scale.group)]
+    bounds = bounds_of(shape_of(policy), lengths, best, job)
+    floor_s = max(bounds["memory_floor_s"], bounds["compute_floor_s"])
+    by_kind = seconds_by_kind(profiled(lambda: engine(found.index(best))))
+    return {
+        "tokens_per_s": best.tokens / best.seconds,
+        "tokens": best.tokens,
+        "seconds": best.seconds,
+        "first_seconds": first.seconds,  # with recording or compiling
+        "decode_step_s": best.seconds / max(best.lengths),
+        "share_of_bandwidth_limit": bounds["memory_floor_s"] / best.seconds,
+        "peak_memory_gb": torch.cuda.max_memory_allocated() / 1e9 if DEVICE.type == "cuda" else None,
+        **bounds,
+        "largest_causes": largest_causes(by_kind, seconds=best.seconds, floor_s=floor_s),
+    }
+
+
+def engine_of(name: str, model: str, policy: Policy, prompts: list[list[int]], job: Job, rows: int) -> Engine:
+    if name.startswith("ours"):
+        settings = SamplingSettings(max_new_tokens=job.scale.new_tokens, num_samples=job.scale.group, batch_rows=rows)
+        return Ours(policy, prompts, settings)
+    make = partial(Generate, peer_model(model), policy, prompts, group=job.scale.group, batch_rows=rows)
+    return make(new_tokens=job.scale.new_tokens, cache="static" if "static" in name else "dynamic")
+
+
+def bounds_of(shape: Shape, prompt_lengths: list[int], best: Measured, job: Job) -> Row:
+    """Weights and cache are read once per step; every token goes through the model, and the head reads each."""
+    found = rates(job.scale.copy_bytes, job.scale.matmul_width)
+    whole = [prompt + new for prompt, new in zip(prompt_lengths, best.lengths, strict=True)]
+    flops = forward_flops(shape, whole, sum(best.lengths))
+    return floors(found, num_bytes=decode_bytes(shape, prompt_lengths, best.lengths), flops=flops)
+
+
+def free() -> None:
+    """Of what the case before held."""
+    gc.collect()
+    if DEVICE.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()

@@ -1,0 +1,75 @@
+"""The stages in order of worth, with their time limits, and the sizes they run at. Runs nothing and loads no model.
+
+A stage is a function in a module of this package, called with a Job (record.py). What a limit cuts off is lost; what a stage
+has written by then stands. So each stage measures what matters most first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Stage(NamedTuple):
+    """`function`: module:name within this package. `seconds`: its limit. `least`: below which it is not worth starting."""
+
+    name: str
+    function: str
+    seconds: float
+    least: float
+    about: str
+
+
+STAGES = (
+    Stage("check", "check:run", 75, 15, "passes agree, KL 0, recorded steps, ratio 1, a killed run resumes"),
+    Stage("quickstart", "studies:quickstart", 80, 20, "the quickstart on the embedded base, one seed"),
+    Stage("sampling", "sampling:run", 65, 20, "tokens/s of our sampler and of transformers' generate"),
+    Stage("training", "training:run", 65, 20, "LoRA steps: SFT, OPD over the vocabulary, GRPO"),
+    Stage("paper", "studies:paper", 235, 60, "the paper's rows on the largest model, one seed"),
+    Stage("peers", "peers:run", 120, 40, "GRPO and OPD steps beside TRL's trainers"),
+    Stage("controls", "studies:controls", 235, 60, "the controls' rows on the largest model, one seed"),
+)
+DEFAULT = tuple(stage.name for stage in STAGES if stage.name != "controls")  # that takes a call of its own
+BUDGET_S = 540.0  # of the whole command: a call of ten minutes, less its start and its transfers
+RESERVE_S = 12.0  # kept back for the table and the archive
+MOST_FILES = 8  # that come back: a stage's file each, the table and the archive of studies
+
+
+def stage_named(name: str) -> Stage:
+    return next(stage for stage in STAGES if stage.name == name)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scale:
+    """How large the stages are."""
+
+    sampling_rows: tuple[int, ...] = (64, 256)
+    new_tokens: int = 256
+    group: int = 8
+    training_prompts: int = 16  # times `group` rows for OPD and GRPO, and as many rows for SFT
+    training_steps: int = 3
+    matmul_width: int = 8192
+    copy_bytes: int = 4 * 10**9
+    check_prompts: int = 16
+    check_tokens: int = 48
+    resumed_steps: int = 60
+    killed_after: int = 20  # steps
+    study_budget_s: float = 230.0  # by our own estimate (estimate.py)
+    study_share: float | None = None  # of its steps; None: what fits the budget
+    study_items: int | None = None  # per task; None: as many as the study says
+
+
+TOY = Scale(
+    sampling_rows=(16,),
+    new_tokens=6,
+    training_prompts=1,
+    training_steps=1,
+    matmul_width=256,
+    copy_bytes=10**7,
+    check_prompts=3,
+    check_tokens=6,
+    resumed_steps=8,
+    killed_after=2,
+    study_share=1e-3,
+    study_items=4,
+)

@@ -1,0 +1,205 @@
+"""Studies on the GPU: quickstart as it is, and the paper's rows and the controls on the largest model, as far as they fit.
+
+One seed. A study that a time limit cut off is taken up where it stood by the next call, as long as its folder is there; which
+share of the steps fits is decided once (estimate.py) and kept beside it, since a plan that has begun must stay the same.
+Rows: one per finished run, with seconds by phase, the compute floor of each, and the largest causes of the gap for its
+training phases. What has been finished before a call is in its rows too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from benchmarks.common import DEVICE, DTYPE, Row, model_folder, model_label, now
+from benchmarks.gpu.causes import Rates, floors, largest_causes, rates, seconds_by_kind
+from benchmarks.gpu.estimate import (
+    Speed,
+    estimated,
+    fitting_share,
+    items_limited,
+    measured_rates,
+    total_s,
+    with_share,
+)
+from benchmarks.gpu.files import read, write_whole
+from benchmarks.gpu.record import SEED, Job
+from stateshape.api import run_study
+from stateshape.core import layout
+from stateshape.core.files import read_json
+from stateshape.core.progress import Silent
+from stateshape.core.records import OperatorCost, Operators, RunRecord
+from stateshape.policy.settings import ModelSettings
+from stateshape.study.context import load_tasks
+from stateshape.study.plan import RunChoice, StudyFile, make_plan, read_study_file
+from stateshape.tasks.task import Task
+
+NOTES = (
+    "A stand-in: {model}, whose 4-bit weights were de-quantised, in place of the preset's model. {share:.3g} of the preset's "
+    "steps and training items, one seed. Every other setting is the preset's."
+)
+
+
+class Rows(Silent):
+    """Takes a run down as soon as it is over."""
+
+    def __init__(self, job: Job, folder: Path, operators: Operators) -> None:
+        self.job, self.folder, self.operators = job, folder, operators
+        self.written: set[str] = set()
+
+    def event(self, name: str, values: Mapping[str, object]) -> None:
+        if name == "run":
+            self.write_finished()
+
+    def write_finished(self) -> None:
+        for folder in layout.run_folders(self.folder):
+            if folder.parent.name in self.written or not (folder / layout.RUN).exists():
+                continue
+            record = read_json(folder / layout.RUN, RunRecord)
+            if record.is_complete:
+                self.written.add(record.name)
+                self.job.record.add(row_of(record, self.job, self.operators.get(record.name, {})))
+
+
+def quickstart(job: Job) -> None:
+    file = read_study_file("smoke" if job.is_toy else "quickstart")
+    carry_out(job, "quickstart", dataclasses.replace(file, seeds=[SEED]), data=None)
+
+
+def paper(job: Job) -> None:
+    model = largest_real(job)
+    whole = dataclasses.replace(read_study_file("paper"), study="paper_standin")
+    carry_out(job, "paper", sized(job, "paper", whole, model), data=job.data)
+
+
+def controls(job: Job) -> None:
+    """The preset's runs on the paper's tasks, at its rates: a tenth of those that the small embedded base needs."""
+    model = largest_real(job)
+    tasks, whole = read_study_file("paper"), read_study_file("controls")
+    whole = dataclasses.replace(
+        whole,
+        study="controls_standin",
+        target=tasks.target,
+        retention=tasks.retention,
+        drift=tasks.drift,
+        train=at_a_tenth(whole.train),
+        runs={name: for_a_real_model(run) for name, run in whole.runs.items()},
+    )
+    carry_out(job, "controls", sized(job, "controls", whole, model), data=job.data)
+
+
+def for_a_real_model(run: RunChoice) -> RunChoice:
+    """A worked solution of GSM8K takes twice as many tokens as one of the embedded world."""
+    settings = {
+        key: 2 * value if "tokens" in key and isinstance(value, int) else value for key, value in run.settings.items()
+    }
+    return dataclasses.replace(run, settings=settings, train=at_a_tenth(run.train))
+
+
+def at_a_tenth(train: dict[str, Any]) -> dict[str, Any]:
+    return train | {"lr": train["lr"] / 10} if "lr" in train else train
+
+
+def largest_real(job: Job) -> str:
+    if job.is_toy and job.models[0] == "embedded":
+        return "embedded"
+    if job.models[0] == "embedded" or job.data is None:
+        missing = (
+            "no model but the embedded base is here" if job.models[0] == "embedded" else "STATESHAPE_DATA is not set"
+        )
+        raise RuntimeError(f"{missing}; the paper's tasks need a real model and the official files")
+    return job.models[0]
+
+
+def sized(job: Job, name: str, whole: StudyFile, model: str) -> StudyFile:
+    """As much of the study as the budget allows, which the first call settles. Writes the estimate down."""
+    scale = job.scale
+    file = dataclasses.replace(whole, model=model, seeds=[SEED], model_settings=ModelSettings(device=str(DEVICE)))
+    if model == "embedded":  # a rehearsal without a real model: on the embedded base's own tasks
+        own = read_study_file("smoke")
+        file = dataclasses.replace(file, target=own.target, retention=own.retention)
+    file = items_limited(file, scale)
+    target, retention = load_tasks(file, job.data)
+    tasks: list[Task] = [target, *retention]
+    num_layers = layers_of(model)
+    beside = [read(job.record.path.with_name(f"{stage}.json")) for stage in ("sampling", "training")]
+    speed = Speed(num_layers=num_layers, num_train=len(target.train), assumed=measured_rates(*beside, num_layers))
+    kept_at = job.work / f"{name}-share.json"
+    kept = read(kept_at)
+    share = scale.study_share if kept is None else kept["share"]
+    if share is None:
+        share = fitting_share(file, tasks, scale.study_budget_s, speed)
+    write_whole(kept_at, {"share": share})
+    smaller = with_share(file, share)
+    found = estimated(make_plan(smaller), tasks, speed)
+    total, by_run = total_s(found, speed), {run: one._asdict() for run, one in found.items()}
+    job.record.add({"share_of_steps": share, "estimated_s": total, "estimated_by_run": by_run})
+    return dataclasses.replace(smaller, notes=NOTES.format(model=model_label(model), share=share))
+
+
+def layers_of(model: str) -> int:
+    config = json.loads((Path(model_folder(model)) / "config.json").read_text(encoding="utf-8"))
+    return int(config["num_hidden_layers"])
+
+
+def carry_out(job: Job, name: str, file: StudyFile, *, data: Path | None) -> None:
+    folder = job.work / "studies" / name
+    operators: Operators = {}
+    rows = Rows(job, folder, operators)
+    rows.write_finished()
+    began = now()
+    run_study(file, out=folder, data_dir=data, reporter=rows, operators=operators)
+    rows.write_finished()
+    job.record.add({"study": file.study, "seconds_of_this_call": now() - began, "is_complete": True})
+
+
+def row_of(record: RunRecord, job: Job, operators: dict[str, list[OperatorCost]]) -> Row:
+    """`operators`: of one step, run once more; empty for the base, and for a run that an earlier call finished."""
+    rate = rates(job.scale.copy_bytes, job.scale.matmul_width)
+    phases: dict[str, Row] = {}
+    for phase, cost in record.costs.items():
+        bounds = floors(rate, num_bytes=0.0, flops=cost.flops)
+        phases[phase] = {"seconds": cost.seconds, "compute_floor_s": bounds["compute_floor_s"], "tokens": cost.tokens}
+        if operators.get(phase) and record.num_steps:
+            seconds, floor_s = (value / record.num_steps for value in (cost.seconds, bounds["compute_floor_s"]))
+            by_kind = seconds_by_kind(operators[phase])
+            phases[phase]["largest_causes_per_step"] = largest_causes(by_kind, seconds=seconds, floor_s=floor_s)
+    return {
+        "run": record.name,
+        "steps": record.num_steps,
+        "sampled_tokens": record.num_sampled_tokens,
+        "supervised_tokens": record.num_supervised_tokens,
+        "seconds": sum(cost.seconds for cost in record.costs.values()),
+        "compute_floor_s": sum(phase["compute_floor_s"] for phase in phases.values()),
+        "memory_floor_s": memory_floor_s(record, job, rate),
+        "phases": phases,
+        "peak_memory_gb": record.peak_memory_gb,
+        "warnings": record.warnings,
+    }
+
+
+def memory_floor_s(record: RunRecord, job: Job, rate: Rates) -> float:
+    """The weights are read once for each decoding step of a training step's rows, and twice for its gradient."""
+    train, recipe = record.settings.get("train", {}), record.settings.get("recipe", {})
+    assert isinstance(train, dict) and isinstance(recipe, dict)
+    rows = (train.get("batch_prompts") or 1) * (recipe.get("group") or recipe.get("samples") or 1)
+    times = record.num_sampled_tokens / rows + 2 * record.num_steps
+    return times * weight_bytes(record.model) / rate.bytes_per_s
+
+
+@cache
+def weight_bytes(model: str) -> int:
+    """In the dtype in use."""
+    num = 0
+    for path in Path(model_folder(model)).glob("*.safetensors"):
+        with safe_open(path, framework="pt") as tensors:
+            num += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    return num * getattr(torch, DTYPE).itemsize
