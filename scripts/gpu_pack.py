@@ -1,10 +1,10 @@
-"""Packs what has to travel to a GPU machine without a network, into one folder that git ignores; prints sizes and the calls to make.
+"""Packs what has to travel to a GPU machine without a network, into a folder that git ignores; prints sizes and calls.
 
     python scripts/gpu_pack.py --data FOLDER --model smollm2=smollm2.gguf [--peers]
 
 Wheels of what the machine lacks (for Python 3.12 on x86-64 Linux), the official data as an archive, weights in parts, the
 revision. A call carries the working tree and the paths it names; its sizes together stay within --limit-mib, or nothing is
-printed but the reason. Each part goes in a call of its own, which stores it where later calls find it. Knows no machine by name.
+printed but the reason. Each part goes in a call of its own, which stores it where later calls find it. Names no machine.
 """
 
 from __future__ import annotations
@@ -22,14 +22,18 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 MIB = 2**20
 # What the machine has: PyTorch's image with transformers. Kept true by tests/test_gpu_packing.py.
-THERE = frozenset(
-    """accelerate aiohttp filelock fsspec httpx huggingface-hub jinja2 matplotlib multidict numpy packaging pandas peft pyarrow pyyaml
-    requests rich safetensors scikit-learn scipy tokenizers torch tqdm transformers xxhash""".split()
-)
+THERE = frozenset({
+    "accelerate", "aiohttp", "filelock", "fsspec", "httpx", "huggingface-hub", "jinja2", "matplotlib", "multidict", "numpy",
+    "packaging", "pandas", "peft", "pyarrow", "pyyaml", "requests", "rich", "safetensors", "scikit-learn", "scipy", "tokenizers",
+    "torch", "tqdm", "transformers", "xxhash",
+})  # fmt: skip
 # What it lacks, at the versions of constraints.txt; each with all that it needs in turn. gguf: to convert weights there.
-WHEELS = ("attrs", "cattrs", "docstring-parser", "duckdb", "gguf", "jaxtyping", "typeguard", "typing-extensions", "tyro", "wadler-lindig")
+WHEELS = (
+    "attrs", "cattrs", "docstring-parser", "duckdb", "gguf", "jaxtyping", "typeguard", "typing-extensions", "tyro",
+    "wadler-lindig",
+)  # fmt: skip
 PEER_WHEELS = ("datasets", "dill", "multiprocess", "trl")
-PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_26", "manylinux_2_24", "manylinux_2_17", "manylinux2014", "manylinux1")
+PLATFORMS = (*(f"manylinux_2_{n}" for n in (28, 27, 26, 24, 17)), "manylinux2014", "manylinux1")
 MOST_CARRIED, MOST_CHARACTERS = 8, 2000  # paths and command of a call
 RUN_S, STORE_S = 600, 60
 DATA = ("gsm8k", "truthfulqa", "mmlu")
@@ -37,7 +41,7 @@ DATA = ("gsm8k", "truthfulqa", "mmlu")
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", action="append", default=[], metavar="NAME=FILE", help="a GGUF file; may be given several times")
+    parser.add_argument("--model", action="append", default=[], metavar="NAME=FILE", help="a GGUF file; may be repeated")
     parser.add_argument("--data", type=Path, help=f"a folder with {', '.join(DATA)}; default: the data are there already")
     parser.add_argument("--peers", action="store_true", help="with the wheels of the peers stage")
     parser.add_argument("--into", default=".gpu", help="folder below the checkout, which git ignores")
@@ -87,7 +91,8 @@ def fetch_wheels(names: list[str], folder: Path) -> None:
     command += ["--implementation", "cp", "--dest", str(folder)]
     for platform in PLATFORMS:
         command += ["--platform", f"{platform}_x86_64"]
-    told = subprocess.run([*command, *(f"{name}=={by_name[name]}" for name in names)], capture_output=True, text=True, check=False)
+    command += [f"{name}=={by_name[name]}" for name in names]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
     if told.returncode:
         raise ValueError(f"wheels: pip download failed: {(told.stderr.strip().splitlines() or ['no reason given'])[-1]}")
 

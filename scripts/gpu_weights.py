@@ -2,8 +2,8 @@
 
     python scripts/gpu_weights.py --manifest .gpu/manifest.json --keep FOLDER
 
-Parts are FOLDER/parts/NAME.gguf.0, .1, ...; a model of which one is missing or wrong is left out, with a line on stderr. A folder
-that is there already is left alone. Needs torch, transformers and gguf.
+Parts are FOLDER/parts/NAME.gguf.0, .1, ...; a model of which one is missing or wrong is left out, with a line on stderr. A
+folder that is there already is left alone. Needs torch, transformers and gguf.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """Does it work here? Half a minute on a GPU, on the embedded base and on a real model where one is at hand.
 
+    packages    what the project needs is here, in a version that it was made for
     passes      our forward pass agrees with the model's own code, in bf16 and fp32 (policy/checks.py refuses it if not)
     doctor      what `stateshape doctor` says of the model
     equal       teacher == learner: KL 0, and no gradient beyond rounding
@@ -13,14 +14,16 @@ A row has `passed`; one that did not fails the stage once all are written. On a 
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
+from packaging.requirements import Requirement
 
-from benchmarks.common import DEVICE, Row, make_learner, model_label, now, train_task
+from benchmarks.common import DEVICE, ROOT, Row, make_learner, model_label, now, train_task
 from benchmarks.gpu.causes import floors, largest_causes, profiled, rates, seconds_by_kind
 from benchmarks.gpu.check_resume import Resumed
 from benchmarks.gpu.record import SEED, Job
@@ -40,6 +43,7 @@ from stateshape.sampling.settings import Completion, SamplingSettings
 from stateshape.signals.distribution import TeacherDistribution
 from stateshape.signals.reference import score
 from stateshape.states.sampled import rollout
+from stateshape.study.provenance import package_version
 
 DTYPES = ("bfloat16", "float32")
 # nats. Two passes over differently cut batches round differently: KL grows with the square of the dtype's rounding
@@ -50,8 +54,9 @@ Check = Callable[[Job, Policy, str], Row]
 
 
 def run(job: Job) -> None:
+    job.record.add(row := packages())
+    failed = [] if row["passed"] else ["packages"]
     resumed = Resumed(job)  # three processes beside this one: most of their time is spent on starting
-    failed = []
     try:
         for model in job.models:
             for dtype in DTYPES:
@@ -89,6 +94,17 @@ def checked(job: Job, model: str, dtype: str) -> Iterator[tuple[str, bool]]:
             row = {"passed": False, "error": f"{type(error).__name__}: {str(error)[:600]}"}
         job.record.add(named(name, model, dtype, began) | row | floor_row(job, policy, now() - began))
         yield f"{name} of {model_label(model)} in {dtype}", bool(row["passed"])
+
+
+def packages() -> Row:
+    texts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    found = {one.name: package_version(one.name) for one in map(Requirement, texts)}
+    unmet = [text for text in texts if not is_met(Requirement(text), found[Requirement(text).name])]
+    return {"check": "packages", "passed": not unmet, "unmet": unmet, "found": found}
+
+
+def is_met(requirement: Requirement, version: str | None) -> bool:
+    return version is not None and requirement.specifier.contains(version, prereleases=True)
 
 
 def named(check: str, model: str, dtype: str, began: float) -> Row:

@@ -105,7 +105,7 @@ def for_a_real_model(run: RunChoice) -> RunChoice:
 
 
 def at_a_tenth(train: dict[str, Any]) -> dict[str, Any]:
-    return train | {"lr": train["lr"] / 10} if "lr" in train else train
+    return train | {"lr": float(train["lr"]) / 10} if "lr" in train else train
 
 
 def largest_real(job: Job) -> str:

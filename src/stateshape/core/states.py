@@ -119,16 +119,19 @@ class States:
     def trajectories(self) -> list[Trajectory]:
         """The rows as plain lists."""
         rows = []
+        # from a GPU in one go: a row at a time would wait for it four times per row
+        ids_BT, origin_BT, logp_BT = (part.cpu() for part in (self.ids_BT, self.origin_BT, self.behaviour_logp_BT))
+        groups = self.group_B.tolist()
         for b, length in enumerate(self.lengths_B.tolist()):
-            logps = self.behaviour_logp_BT[b, :length].tolist()
+            logps = logp_BT[b, :length].tolist()
             rows.append(
                 Trajectory(
                     item_id=self.item_ids[b],
-                    ids=self.ids_BT[b, :length].tolist(),
-                    origins=[Origin(o) for o in self.origin_BT[b, :length].tolist()],
+                    ids=ids_BT[b, :length].tolist(),
+                    origins=[Origin(o) for o in origin_BT[b, :length].tolist()],
                     logps=[None if logp != logp else logp for logp in logps],
                     finish=self.finishes[b],
-                    group=int(self.group_B[b]),
+                    group=groups[b],
                 )
             )
         return rows

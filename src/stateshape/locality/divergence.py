@@ -14,9 +14,15 @@ from torch import Tensor
 from stateshape.core.tensors import divergence
 
 TOP_K = 16
-RESOLUTION_NATS = (
-    1e-11  # below it, KL is the rounding of fp32 hidden states: 2e-14 to 2e-13 was seen between equal policies
+RESOLUTION_NATS = 1e-11  # in fp32; 2e-14 to 2e-13 was seen between equal policies
+ROUNDED_SHARE = (
+    160.0  # of the dtype's epsilon squared; 30 was seen in bf16 for any update too small to be told (LOG.md)
 )
+
+
+def resolution_nats(dtype: torch.dtype) -> float:
+    """Below it, a KL between two policies is the rounding of their hidden states: 1e-2 in bf16."""
+    return max(RESOLUTION_NATS, ROUNDED_SHARE * torch.finfo(dtype).eps ** 2)
 
 
 def kl(

@@ -28,12 +28,15 @@ class Update(NamedTuple):
 
 
 def factors(weights: SharedWeights, adapter: str) -> Iterator[tuple[Tensor, Tensor, float]]:
-    """A [R, I], B [O, R] and scale of each module that the adapter changes."""
+    """A [R, I], B [O, R] and scale of each module that the adapter changes, in the host's memory.
+
+    Hundreds of factorisations this small are slow on a GPU, which is waited for in each.
+    """
     module: Any
     for module in weights.model.modules():
         if adapter in getattr(module, "lora_A", ()):
             a_RI, b_OR = module.lora_A[adapter].weight.detach(), module.lora_B[adapter].weight.detach()
-            yield a_RI.float(), b_OR.float(), float(module.scaling[adapter])
+            yield a_RI.float().cpu(), b_OR.float().cpu(), float(module.scaling[adapter])
 
 
 def singular_values(a_RI: Float[Tensor, "R I"], b_OR: Float[Tensor, "O R"], scale: float) -> Float[Tensor, " S"]:

@@ -18,7 +18,7 @@ from stateshape.core.seeds import seed_for
 from stateshape.core.signals import Imitate, MatchDistribution, Signal
 from stateshape.core.tensors import token_logp
 from stateshape.locality.compared import Compared, Written, hidden_at
-from stateshape.locality.divergence import RESOLUTION_NATS, kl, top_k_overlap
+from stateshape.locality.divergence import kl, resolution_nats, top_k_overlap
 from stateshape.locality.geometry import factors, singular_values, update_geometry
 from stateshape.locality.reachability import ess_share, reachability_gap
 from stateshape.locality.recoverability import (
@@ -110,9 +110,10 @@ def end_probe(learner: Policy, pending: Pending) -> Values:
     moved: Values = {}
     for (name, before_ND), after_ND in zip(pending.hidden.items(), hidden_at(learner, list(pending.at.values()))):
         moved[name] = mean(kl(before_ND, learner.head_VD, after_ND, learner.head_VD))
+    resolution = resolution_nats(learner.weights.dtype)
     ratios = {
-        "locality_ratio": _ratio(moved["own"], moved["training"]),
-        "neutral_ratio": _ratio(moved["neutral"], moved["training"]),
+        "locality_ratio": _ratio(moved["own"], moved["training"], resolution),
+        "neutral_ratio": _ratio(moved["neutral"], moved["training"], resolution),
     }
     return {**pending.values, **ratios}
 
@@ -126,9 +127,9 @@ def response_text(policy: Policy, ids: Sequence[int]) -> str:
     return policy.decode(ids[:-1] if ids and ids[-1] in policy.eos_ids else ids)
 
 
-def _ratio(numerator: float | None, denominator: float | None) -> float | None:
-    """None where the update left the training states alone."""
-    if numerator is None or denominator is None or denominator < RESOLUTION_NATS:
+def _ratio(numerator: float | None, denominator: float | None, resolution: float) -> float | None:
+    """None where the update left the training states alone, or moved them by no more than rounding."""
+    if numerator is None or denominator is None or denominator < resolution:
         return None
     return numerator / denominator
 

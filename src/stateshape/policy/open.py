@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+import torch
 import transformers
 from huggingface_hub import constants as hub
 from huggingface_hub.utils import HFValidationError, validate_repo_id
@@ -236,6 +237,8 @@ def refuse_difference(ours: dict[str, int], theirs: dict[str, int], *, learner: 
 def load_weights(source: str, settings: ModelSettings) -> SharedWeights:
     """Loads a hub id or a local folder. Raises BadInput with the reason if that fails."""
     device = resolve_device(settings.device)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # steps are recorded on the current device, whatever the tensors' own
     model, tokenizer = read_model(
         source, dtype=resolve_dtype(settings.dtype, device), trust_remote_code=settings.trust_remote_code
     )

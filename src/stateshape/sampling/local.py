@@ -209,5 +209,11 @@ class _Run:
 def affordable_rows(policy: Policy, places: int, settings: SamplingSettings) -> int:
     """How many rows the cache has room for, at most batch_rows."""
     bytes_a_row = sum(map(math.prod, policy.weights.cache_shapes)) * places * policy.weights.dtype.itemsize
-    free = torch.cuda.mem_get_info()[0] // 2 if policy.device.type == "cuda" else CACHE_BYTES
-    return min(settings.batch_rows, free // bytes_a_row)
+    room = free_bytes(policy.device) // 2 if policy.device.type == "cuda" else CACHE_BYTES
+    return min(settings.batch_rows, room // bytes_a_row)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Of a GPU: what its driver calls free, and what torch holds without using it, which the driver counts as taken."""
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused

@@ -27,6 +27,9 @@ from stateshape.train.settings import TrainSettings
 
 MIN_CHUNK_TOKENS = 512  # products of fewer rows leave a machine idle
 ACTIVATION_BYTES = {"cpu": 2**26, "cuda": 2**34}  # of a chunk: a CPU is fastest where most of it stays in its cache
+GPU_SHARE = (
+    0.2  # of its memory, at most: what attention and norms keep for backward is not counted, and is as much again
+)
 
 
 class TrainingDiverged(RuntimeError):
@@ -156,6 +159,8 @@ def thinned(signals: Mapping[str, Signal], supervised: int, draw: Draw) -> dict[
 def chunk_tokens(learner: Policy, settings: TrainSettings) -> int:
     """As set, or as many as their activations allow."""
     budget = ACTIVATION_BYTES.get(learner.device.type, ACTIVATION_BYTES["cpu"])
+    if learner.device.type == "cuda":  # all there is, not what is free: the same chunks in every run on this device
+        budget = min(budget, int(GPU_SHARE * torch.cuda.get_device_properties(learner.device).total_memory))
     return settings.chunk_tokens or max(MIN_CHUNK_TOKENS, budget // activation_bytes(learner.weights))
 
 

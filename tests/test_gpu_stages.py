@@ -1,0 +1,274 @@
+"""The GPU measurements on a CPU: each stage is what it says it is, its limits add up, and what is cut off leaves the rest."""
+
+import dataclasses
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from benchmarks.gpu import driver, files, studies
+from benchmarks.gpu.causes import kind_of, largest_causes, seconds_by_kind
+from benchmarks.gpu.estimate import Assumed, Speed, estimated, fitting_share, measured_rates, total_s, with_share
+from benchmarks.gpu.record import Job
+from benchmarks.gpu.stages import BUDGET_S, DEFAULT, MOST_FILES, RESERVE_S, STAGES, TOY, Scale, Stage, stage_named
+from benchmarks.gpu.studies import for_a_real_model
+
+from stateshape.core.records import OperatorCost
+from stateshape.study.plan import make_plan, read_study_file
+
+ROOT = Path(__file__).parents[1]
+SMOLLM2_LAYERS, GSM8K_TRAIN = 30, 7473
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_every_stage_has_its_function(stage):
+    module, function = stage.function.split(":")
+    assert callable(getattr(importlib.import_module(f"benchmarks.gpu.{module}"), function))
+
+
+def test_the_default_stages_fit_into_their_files_and_those_up_to_the_paper_into_the_time():
+    assert len(DEFAULT) + 2 <= MOST_FILES
+    first = DEFAULT[: DEFAULT.index("paper") + 1]
+    assert sum(stage_named(name).seconds for name in first) + RESERVE_S <= BUDGET_S
+
+
+def run_stage(name, tmp_path, *, seconds=None):
+    out = tmp_path / f"{name}.json"
+    command = [sys.executable, "-m", "benchmarks.gpu.run_stage", name, "--out", out, "--work", tmp_path, "--toy"]
+    told = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    content = json.loads(out.read_text())
+    assert told.returncode == 0, told.stderr[-3000:]
+    assert content["state"] == "done"
+    assert content["provenance"]["packages"]["torch"]
+    return content["rows"]
+
+
+def environment():
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]), "HF_HUB_OFFLINE": "1"}
+
+
+def test_sampling_at_toy_size(tmp_path):
+    rows = run_stage("sampling", tmp_path)
+    assert [row["engine"] for row in rows] == ["ours", "generate, dynamic cache", "generate, static cache"]
+    for row in rows:
+        assert row["tokens_per_s"] > 0, row
+        assert row["memory_floor_s"] > 0 and row["compute_floor_s"] > 0
+        assert 1 <= len(row["largest_causes"]) <= 3
+
+
+def test_training_at_toy_size(tmp_path):
+    rows = run_stage("training", tmp_path)
+    assert [row["method"] for row in rows] == ["sft", "opd", "grpo"]
+    for row in rows:
+        assert row["mfu_of_training_phase"] > 0, row
+        assert row["memory_floor_s"] > 0 and row["compute_floor_s"] > 0
+        assert 1 <= len(row["largest_causes"]) <= 3
+
+
+def test_the_self_check_passes_at_toy_size(tmp_path):
+    rows = run_stage("check", tmp_path)
+    assert {row["check"] for row in rows} >= {
+        "packages",
+        "passes",
+        "doctor",
+        "equal",
+        "recorded",
+        "ratio",
+        "attention",
+        "resumed",
+    }
+    assert all(row["passed"] for row in rows)
+    assert next(row for row in rows if row["check"] == "resumed")["killed_at_step"] >= 2
+
+
+def test_the_archive_has_the_records_and_leaves_large_files_behind(tmp_path):
+    small = ("plan.json", "report.html", "tables/table2.md", "runs/a/seed0/run.json", "runs/a/seed0/evals/gsm8k.jsonl")
+    large = ("runs/a/seed0/adapter/x.safetensors", "runs/a/seed0/checkpoint-1.pt", "runs/a/seed0/rollouts_pieces.jsonl")
+    for name in (*small, *large):
+        path = tmp_path / "studies" / "paper" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    files.archive(tmp_path / "studies", tmp_path / "studies.tar.gz")
+    with tarfile.open(tmp_path / "studies.tar.gz") as packed:
+        assert sorted(packed.getnames()) == sorted(f"paper/{name}" for name in small)
+
+
+@pytest.mark.parametrize("name", ["paper", "controls"])
+def test_a_studys_share_is_settled_once(tmp_path, monkeypatch, name):
+    """A plan that has begun must stay the same, whatever is measured later."""
+    record = SimpleNamespace(path=tmp_path / f"{name}.json", add=lambda row: None)
+    job = Job(models=("embedded",), work=tmp_path, data=None, scale=TOY, is_toy=True, record=record)
+    plans = []
+    monkeypatch.setattr(studies, "carry_out", lambda job, name, file, data: plans.append(make_plan(file)))
+    getattr(studies, name)(job)
+    getattr(studies, name)(dataclasses.replace(job, scale=dataclasses.replace(TOY, study_share=None)))
+    first, second = plans
+    assert first.sha256 == second.sha256
+    assert first.file.seeds == [0]
+    assert "stand-in" in first.file.notes
+
+
+# Sizes
+
+
+class Shaped:
+    """Tasks as large as the paper's, without their data."""
+
+    def __init__(self, num, max_new_tokens=None):
+        self.test = self.items = range(num)
+        self.max_new_tokens = max_new_tokens
+
+
+@pytest.fixture
+def papers(monkeypatch):
+    monkeypatch.setattr("benchmarks.gpu.estimate.GenerationTask", Shaped)
+    choice = type("Choice", (), {"items": range(200)})()
+    exam = type("Choice", (), {"items": range(500)})()
+    return read_study_file("paper"), [Shaped(500, 256), choice, exam]
+
+
+def test_the_papers_rows_fit_four_minutes_by_our_own_estimate(papers):
+    file, tasks = papers
+    speed = Speed(num_layers=SMOLLM2_LAYERS, num_train=GSM8K_TRAIN, assumed=Assumed())
+    share = fitting_share(file, tasks, Scale().study_budget_s, speed)
+    found = estimated(make_plan(with_share(file, share)), tasks, speed)
+    assert 0 < share < 1
+    assert total_s(found, speed) <= Scale().study_budget_s <= 240
+    assert file.target.limit == 500 and [choice.limit for choice in file.retention] == [200, 500]
+    whole = total_s(estimated(make_plan(file), tasks, speed), speed)
+    assert whole > 240  # so there is something to cut
+
+
+def test_a_share_cuts_steps_and_items_and_nothing_else():
+    whole = read_study_file("paper")
+    half = make_plan(with_share(whole, 0.5))
+    for before, after in zip(make_plan(whole).runs, half.runs, strict=True):
+        assert after.train.num_steps(GSM8K_TRAIN) == pytest.approx(before.train.num_steps(GSM8K_TRAIN) / 2, abs=1)
+        assert (after.train.lr, after.train.epochs, after.train.lora) == (
+            before.train.lr,
+            before.train.epochs,
+            before.train.lora,
+        )
+        assert after.settings == before.settings
+
+
+def test_measured_rates_take_the_place_of_assumed_ones():
+    sampling = {"rows": [{"engine": "ours", "decode_step_s": 0.003}]}
+    training = {"rows": [{"method": "sft", "seconds_per_step": 0.06}]}
+    found = measured_rates(sampling, training, SMOLLM2_LAYERS)
+    assert found.decode_layer_s == pytest.approx(1e-4)
+    assert found.pass_layer_s == pytest.approx(2e-3)
+    assert measured_rates(None, {"rows": [{"method": "sft", "error": "no memory"}]}, SMOLLM2_LAYERS) == Assumed()
+
+
+def test_the_controls_write_longer_and_train_slower_on_a_real_model():
+    run = read_study_file("controls").runs["sft_stress"]
+    assert for_a_real_model(run).train["lr"] == pytest.approx(5e-4)  # the paper's
+    run = read_study_file("controls").runs["opd"]
+    assert for_a_real_model(run).settings == {"max_new_tokens": 192, "rollout_tokens": 192}
+
+
+# Causes
+
+
+def operator(name, seconds, share):
+    return OperatorCost(operator=name, calls=1, self_seconds=seconds, share=share)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "kind"),
+    [
+        ("sm90_xmma_gemm_bf16bf16_bf16f32_f32_tn_n_tilesize128x128x64_warpgroupsize1x1x1", "matrix products"),
+        ("nvjet_tst_128x256_64x4_1x2_h_bz_coopA_TNT", "matrix products"),
+        ("void pytorch_flash::flash_fwd_kernel<Flash_fwd_kernel_traits<64, 128, 128, 4>>", "attention"),
+        ("fmha_cutlassF_bf16_aligned_64x64_rf_sm80", "attention"),
+        ("void at::native::(anonymous namespace)::cunn_SoftMaxForward<4, float, float>", "softmax and drawing"),
+        ("Memcpy HtoD (Pageable -> Device)", "copies, indexing, filling"),
+        ("void at::native::vectorized_elementwise_kernel<4, at::native::CUDAFunctor_add<float>>", "norms and elementwise"),
+        ("ncclDevKernel", "other kernels"),
+        ("aten.addmm", "matrix products"),
+    ],
+)  # fmt: skip
+def test_kernels_by_kind(kernel, kind):
+    assert kind_of(kernel) == kind
+
+
+def test_causes_are_what_is_beyond_the_floor():
+    by_kind = seconds_by_kind([operator("gemm", 3.0, 0.6), operator("softmax", 1.0, 0.2)])  # a fifth is not listed
+    assert by_kind == pytest.approx({"matrix products": 3.0, "softmax and drawing": 1.0, "other kernels": 1.0})
+    causes = largest_causes(by_kind, seconds=10.0, floor_s=2.0)
+    assert causes[0]["cause"] == "the device waits for the host"
+    assert causes[0]["seconds"] == pytest.approx(5.0)
+    assert sum(cause["share_of_gap"] for cause in causes) == pytest.approx(7 / 8)  # of 8: 5 waiting, 1, 1, 1
+    assert seconds_by_kind([]) == {}
+
+
+# The driver
+
+
+@pytest.fixture
+def call(tmp_path):
+    for name in ("out", "work"):
+        (tmp_path / name).mkdir()
+    return driver.Call(
+        out=tmp_path / "out", work=tmp_path / "work", models=("embedded",), is_toy=False, ends=time.monotonic() + 100
+    )
+
+
+def stage(name, seconds=20.0, least=1.0):
+    return Stage(name, "check:run", seconds, least, "a stand-in")
+
+
+def played(monkeypatch, code):
+    """Stages are this code instead, with the path of their file as argument."""
+    monkeypatch.setattr(driver, "command_of", lambda stage, path, call: [sys.executable, "-c", code, str(path)])
+
+
+ROW_THEN = """
+import json, sys, time
+content = {"stage": "a", "state": "running", "rows": [{"check": "first", "passed": True}], "provenance": {}}
+open(sys.argv[1], "w").write(json.dumps(content))
+"""
+
+
+def test_a_stage_that_is_cut_off_keeps_its_rows_and_the_next_one_runs(monkeypatch, call):
+    played(monkeypatch, ROW_THEN + "time.sleep(60)")
+    monkeypatch.setattr(driver, "GRACE_S", 0.2)
+    assert driver.run_all([stage("a", seconds=3.0), stage("b", seconds=3.0)], call) == 1
+    for name in "ab":
+        content = json.loads((call.out / f"{name}.json").read_text())
+        assert content["state"] == "cut off"
+        assert content["rows"] == [{"check": "first", "passed": True}]
+    table = (call.out / driver.TABLE).read_text()
+    assert "| a | first |" in table and "cut off" in table
+
+
+def test_a_stage_that_dies_is_failed_and_one_without_time_is_skipped(monkeypatch, call):
+    played(monkeypatch, ROW_THEN + "sys.exit(3)")
+    assert driver.one(stage("a"), call) == "failed"
+    assert driver.one(stage("b", least=1e6), call) == "skipped"
+    assert json.loads((call.out / "b.json").read_text())["reason"] == "no time was left"
+
+
+def test_a_finished_stage_is_not_done_again_and_its_file_comes_back(monkeypatch, call):
+    played(monkeypatch, ROW_THEN.replace('"running"', '"done"'))
+    assert driver.one(stage("a"), call) == "done"
+    (call.out / "a.json").unlink()
+    played(monkeypatch, "raise SystemExit('called again')")
+    assert driver.one(stage("a"), call) == "done"
+    assert json.loads((call.out / "a.json").read_text())["rows"]
+
+
+def test_without_a_gpu_the_command_says_so_in_one_line(tmp_path):
+    told = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu", "--out", tmp_path],
+        cwd=ROOT, env=environment() | {"CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert told.returncode == 2
+    assert "torch sees no CUDA device here" in told.stderr.splitlines()[-1]
