@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from packaging.requirements import Requirement
 
-from benchmarks.common import DEVICE, ROOT, Row, make_learner, model_label, now, train_task
+from benchmarks.common import DEVICE, LORA, ROOT, Row, make_learner, model_label, now, train_task
 from benchmarks.gpu.causes import floors, largest_causes, profiled, rates, seconds_by_kind
 from benchmarks.gpu.check_resume import Resumed
 from benchmarks.gpu.record import SEED, Job
@@ -32,7 +32,7 @@ from benchmarks.limits import shape_of
 from stateshape.core.method import Draw
 from stateshape.core.states import Origin, States, pack
 from stateshape.losses.divergence import Divergence
-from stateshape.policy.doctor import examine
+from stateshape.policy.doctor import about_memory, about_model
 from stateshape.policy.open import open_policy
 from stateshape.policy.policy import Policy
 from stateshape.policy.probe import exact, make_probe, rounding, run_ours, run_own
@@ -48,7 +48,7 @@ from stateshape.study.provenance import package_version
 DTYPES = ("bfloat16", "float32")
 # nats. Two passes over differently cut batches round differently: KL grows with the square of the dtype's rounding
 KL_MOST = {"bfloat16": 1e-2, "float32": 1e-6}
-RATIO_MOST = {"bfloat16": 5e-2, "float32": 1e-3}  # mean |log ratio| per token, in nats
+RATIO_MOST = {"bfloat16": 1e-1, "float32": 1e-3}  # mean |log ratio| per token, in nats; 3e-2 was seen on a CPU in bf16
 LOGP_MOST = {"bfloat16": 0.25, "float32": 1e-2}  # of one token, before the first that differs
 Check = Callable[[Job, Policy, str], Row]
 
@@ -85,7 +85,7 @@ def checked(job: Job, model: str, dtype: str) -> Iterator[tuple[str, bool]]:
     checks: dict[str, Check] = {"equal": equal, "recorded": recorded, "ratio": ratio}
     if dtype == DTYPES[0]:
         checks["attention"] = attention
-        job.record.add(named("doctor", model, dtype, now()) | {"passed": True, "says": says(model, settings)})
+        job.record.add(named("doctor", model, dtype, now()) | {"passed": True, "says": says(policy)})
     for name, check in checks.items():
         began = now()
         try:
@@ -120,8 +120,10 @@ def floor_row(job: Job, policy: Policy, seconds: float) -> Row:
     return floors(found, num_bytes=(shape.body + shape.head) * shape.bytes_each, flops=flops) | {"seconds": seconds}
 
 
-def says(model: str, settings: ModelSettings) -> list[str]:
-    return list(examine(model, None, settings=settings, rank=16))
+def says(policy: Policy) -> list[str]:
+    """As the command, of the model at hand."""
+    weights = policy.weights
+    return [*about_model(weights.source, weights, policy), *about_memory(weights, LORA.rank)]
 
 
 @torch.no_grad()

@@ -70,8 +70,8 @@ class Rows(Silent):
 
 
 def quickstart(job: Job) -> None:
-    file = read_study_file("smoke" if job.is_toy else "quickstart")
-    carry_out(job, "quickstart", dataclasses.replace(file, seeds=[SEED]), data=None)
+    file = items_limited(dataclasses.replace(read_study_file("quickstart"), seeds=[SEED]), job.scale)
+    carry_out(job, "quickstart", with_share(file, job.scale.study_share or 1), data=None)
 
 
 def paper(job: Job) -> None:
