@@ -275,6 +275,27 @@ def test_a_finished_stage_is_not_done_again_and_its_file_comes_back(monkeypatch,
     assert json.loads((call.out / "a.json").read_text())["rows"]
 
 
+def test_the_stage_at_work_ends_with_the_command(tmp_path):
+    """It holds a GPU's memory: left behind, it would be in the way of the next call."""
+    code = f"""
+import signal, sys
+sys.path[:0] = {[str(ROOT), str(ROOT / "src")]!r}
+from benchmarks.gpu import driver
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+child = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(60)"
+driver.limited([sys.executable, "-c", child, {str(tmp_path / "pid")!r}], 60)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code])
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert process.poll() is None
+        time.sleep(0.02)
+    child = int((tmp_path / "pid").read_text())
+    process.terminate()
+    assert process.wait(timeout=30) == 143
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+
+
 def test_without_a_gpu_the_command_says_so_in_one_line(tmp_path):
     told = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu", "--out", tmp_path],

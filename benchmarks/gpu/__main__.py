@@ -7,6 +7,7 @@ so and the rest runs. --toy: tiny sizes, which also run on a CPU.
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 import time
@@ -46,6 +47,7 @@ def main() -> int:
         is_toy=chosen.toy,
         ends=began + chosen.seconds,
     )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the stage at work ends too
     return run_all([stage_named(name) for name in names], call)
 
 

@@ -90,8 +90,9 @@ def command_of(stage: Stage, path: Path, call: Call) -> list[str]:
 
 
 def limited(command: Sequence[str], seconds: float) -> int | None:
-    """The exit code; None where the time was over. The whole process group ends."""
-    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+    """The exit code; None where the time was over. The whole process group ends, also where this process is told to."""
+    # a group, not a session of its own: what outlives a call of a lent machine is then ended there
+    process = subprocess.Popen(command, cwd=ROOT, process_group=0, env=os.environ | {"PYTHONUNBUFFERED": "1"})
     try:
         return process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:

@@ -21,6 +21,7 @@ from stateshape.tasks.task import GenerationTask, Task
 
 SHARES = (1.0, 0.75, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05, 0.025)  # of the steps, that are tried
 LARGE_BATCH = 2.0  # a step of hundreds of rows over a step of few: its cache is no longer small
+LEAST_ITEMS = 16  # a batch: with fewer, an epoch is no step
 LENGTHS = ("rollout_tokens", "max_new_tokens")  # of a recipe: what is written one token after another
 
 
@@ -113,7 +114,8 @@ def with_share(file: StudyFile, share: float) -> StudyFile:
 
 
 def scaled(train: dict[str, Any], share: float) -> dict[str, Any]:
-    return train | {key: max(1, round(train[key] * share)) for key in ("steps", "train_items") if train.get(key)}
+    least = {"steps": 1, "train_items": LEAST_ITEMS}
+    return train | {key: max(few, round(train[key] * share)) for key, few in least.items() if train.get(key)}
 
 
 def measured_rates(sampling: dict[str, Any] | None, training: dict[str, Any] | None, num_layers: int) -> Assumed:
