@@ -4,11 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import tiny
 from stateshape.locality.divergence import RESOLUTION_NATS, kl, resolution_nats
 from stateshape.policy import open as opening
 from stateshape.policy.settings import ModelSettings
+from stateshape.policy.tree_attention import by_query_head
 from stateshape.sampling import local
 from stateshape.train import step
 from stateshape.train.settings import TrainSettings
@@ -73,6 +75,22 @@ def test_in_bf16_an_update_too_small_to_be_told_from_rounding_is_below_the_resol
         found[dtype] = float(kl(before, learner.head_VD, learner.hidden_at(rows, places), learner.head_VD).mean())
     assert RESOLUTION_NATS < found[torch.float32] < 1e-8
     assert found[torch.bfloat16] < resolution_nats(torch.bfloat16)
+
+
+def test_heads_that_are_repeated_attend_as_grouped_ones():
+    """What a masked block takes on a GPU, against torch's grouped heads; gradients add up over a group."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, heads, 5, 4, generator=generator, dtype=torch.float64) for heads in (6, 2, 2))
+    mask = torch.ones(2, 1, 5, 5, dtype=torch.bool).tril()
+    found = []
+    for is_grouped in (True, False):
+        parts = [part.clone().requires_grad_() for part in (key, value)]
+        given = parts if is_grouped else [by_query_head(part, 6) for part in parts]
+        made = F.scaled_dot_product_attention(query, *given, attn_mask=mask, enable_gqa=is_grouped)
+        made.square().sum().backward()
+        found.append([made.detach(), *(part.grad for part in parts)])
+    for grouped, repeated in zip(*found, strict=True):
+        torch.testing.assert_close(repeated, grouped)
 
 
 def test_the_resolution_grows_with_the_square_of_a_dtypes_rounding():

@@ -86,7 +86,9 @@ def test_the_self_check_passes_on_the_embedded_base(tmp_path):
     assert all(row["passed"] for row in rows)
     found = {row["check"]: row for row in rows}
     assert found["recorded"]["rows_equal"] == found["recorded"]["rows"] == 2 * TOY.check_prompts
-    assert check.attention(job, open_policy("embedded", ModelSettings(dtype="float32")), "float32")["kernels"]
+    assert check.attention(job, open_policy("embedded", ModelSettings(dtype="float32")), "float32")["repeated_heads"][
+        "kernels"
+    ]
 
 
 def test_a_run_that_ended_before_it_could_be_killed_does_not_pass(tmp_path, monkeypatch):

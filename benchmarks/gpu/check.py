@@ -6,7 +6,7 @@
     equal       teacher == learner: KL 0, and no gradient beyond rounding
     recorded    a recorded step (a CUDA graph; on a CPU its stand-in) gives the tokens of the same step run plainly
     ratio       log-probs of the sampler are those of the trainer's pass: on-policy ratio 1 within the dtype's rounding
-    attention   which kernels run a masked block with grouped heads, and what a new shape costs
+    attention   which kernels run a masked block, and what a new shape costs
     resumed     a run that is killed and started again ends as one that was not (check_resume.py)
 
 A row has `passed`; one that did not fails the stage once all are written. On a CPU the weights stay in fp32.
@@ -22,9 +22,10 @@ from functools import cache, partial
 import torch
 import torch.nn.functional as F
 from packaging.requirements import Requirement
+from torch import Tensor
 
 from benchmarks.common import DEVICE, LORA, ROOT, Row, make_learner, model_label, now, train_task
-from benchmarks.gpu.causes import floors, largest_causes, profiled, rates, seconds_by_kind
+from benchmarks.gpu.causes import floors, profiled, rates
 from benchmarks.gpu.check_resume import Resumed
 from benchmarks.gpu.record import SEED, Job
 from benchmarks.gpu.standin import Again
@@ -37,6 +38,7 @@ from stateshape.policy.open import open_policy
 from stateshape.policy.policy import Policy
 from stateshape.policy.probe import exact, make_probe, rounding, run_ours, run_own
 from stateshape.policy.settings import ModelSettings
+from stateshape.policy.tree_attention import by_query_head
 from stateshape.sampling import decode, local
 from stateshape.sampling.local import LocalSampler
 from stateshape.sampling.settings import Completion, SamplingSettings
@@ -267,12 +269,27 @@ def ratio(job: Job, policy: Policy, dtype: str) -> Row:
 
 @torch.no_grad()
 def attention(job: Job, policy: Policy, dtype: str) -> Row:
-    """A masked block with grouped heads, at shapes that were not seen before: training meets new ones in every step."""
-    config = policy.weights.config
+    """A masked block, with grouped heads and with repeated ones, which is what is used on a GPU (policy/tree_attention.py).
+
+    At shapes that were not seen before: training meets new ones in every step.
+    """
+    row: Row = {"passed": True}
+    for name, is_grouped in (("repeated", False), ("grouped", True)):
+        seconds, kernels = masked_block(job, policy, is_grouped=is_grouped)
+        row[f"{name}_heads"] = {
+            "first_call_s": seconds[0],
+            "new_shape_s": seconds[1:3],
+            "same_shape_s": seconds[3],
+            "kernels": kernels,
+        }
+    return row
+
+
+def masked_block(job: Job, policy: Policy, *, is_grouped: bool) -> tuple[list[float], list[str]]:
+    """Seconds of four calls, of which the last two have one shape; and the most expensive kernels."""
+    config, width = policy.weights.config, policy.weights.cache_shapes.keys[2]
     heads, groups = config.num_attention_heads, config.num_key_value_heads
-    width = policy.weights.cache_shapes.keys[2]
-    size = 4 if job.is_toy else 64
-    seconds = []
+    size, seconds = 4 if job.is_toy else 64, []
     for extra in (0, 1, 2, 2):
         queries, keys = size + extra, 2 * size + extra
         query, key = (
@@ -280,17 +297,13 @@ def attention(job: Job, policy: Policy, dtype: str) -> Row:
             for n, length in ((heads, queries), (groups, keys))
         )
         mask = torch.ones(size, 1, queries, keys, dtype=torch.bool, device=DEVICE).tril(keys - queries)
-        attend = partial(F.scaled_dot_product_attention, query, key, key, attn_mask=mask, enable_gqa=heads != groups)
+        attend = partial(attend_block, query, key, mask, is_grouped=is_grouped)
         began = now()
         attend()
         seconds.append(now() - began)
-    operators = profiled(attend)
-    busy = seconds_by_kind(operators)
-    return {
-        "passed": True,
-        "first_call_s": seconds[0],
-        "new_shape_s": seconds[1:3],
-        "same_shape_s": seconds[3],
-        "kernels": [one.operator[:160] for one in operators[:4]],
-        "largest_causes": largest_causes(busy, seconds=seconds[3], floor_s=0.0),
-    }
+    return seconds, [one.operator[:160] for one in profiled(attend)[:4]]
+
+
+def attend_block(query: Tensor, key: Tensor, mask: Tensor, *, is_grouped: bool) -> Tensor:
+    given = key if is_grouped else by_query_head(key, query.shape[1])
+    return F.scaled_dot_product_attention(query, given, given, attn_mask=mask, enable_gqa=is_grouped)

@@ -131,16 +131,28 @@ class TreeAttention:
 
 
 def _attend(block: Block, query_NHE: Tensor, key_NGE: Tensor, value_NGE: Tensor, scale: float) -> Tensor:
+    query_SHQE, key_SGKE, value_SGKE = (
+        take(part, index).transpose(1, 2)
+        for part, index in ((query_NHE, block.query_SQ), (key_NGE, block.key_SK), (value_NGE, block.key_SK))
+    )
+    if block.visible_SQK is not None and query_NHE.is_cuda:
+        key_SGKE, value_SGKE = (by_query_head(part, query_NHE.shape[1]) for part in (key_SGKE, value_SGKE))
     attended_SHQE = F.scaled_dot_product_attention(
-        take(query_NHE, block.query_SQ).transpose(1, 2),
-        take(key_NGE, block.key_SK).transpose(1, 2),
-        take(value_NGE, block.key_SK).transpose(1, 2),
+        query_SHQE,
+        key_SGKE,
+        value_SGKE,
         attn_mask=block.visible_SQK,
         is_causal=block.visible_SQK is None,
         scale=scale,
-        enable_gqa=query_NHE.shape[1] != key_NGE.shape[1],
+        enable_gqa=query_SHQE.shape[1] != key_SGKE.shape[1],
     )
     return take(attended_SHQE.transpose(1, 2).flatten(0, 1), block.real_N)
+
+
+def by_query_head(part_SGKE: Tensor, heads: int) -> Tensor:
+    """Keys or values once for each query head. With a mask, CUDA has no fused kernel for grouped heads (transformers'
+    integrations/sdpa_attention.py says so too): the plain one keeps every score for backward."""
+    return part_SGKE.repeat_interleave(heads // part_SGKE.shape[1], dim=1)
 
 
 def take(table: Tensor, index: Tensor) -> Tensor:
