@@ -23,6 +23,7 @@ from benchmarks.gpu.table import write_table
 
 GRACE_S = 4.0  # to end by itself after SIGTERM: a study then leaves whole files and no locks
 ROOT = Path(__file__).parents[2]
+REPORT, REPORT_S = "import sys; from stateshape.api import report_study; report_study(sys.argv[1])", 10.0
 TABLE, STUDIES = "table.md", "studies.tar.gz"
 
 
@@ -69,6 +70,7 @@ def one(stage: Stage, call: Call) -> str:
     code = limited(command_of(stage, path, call), seconds)
     content = read(path) or {"stage": stage.name, "rows": []}
     if code is None:
+        report(stage, call)
         content |= {"state": "cut off", "reason": f"its limit of {seconds:.0f} s"}
     elif code != 0 and content.get("state") in (None, "running"):
         content |= {"state": "failed", "reason": f"exit code {code}"}
@@ -99,6 +101,13 @@ def limited(command: Sequence[str], seconds: float) -> int | None:
         return None
     finally:
         end_group(process)
+
+
+def report(stage: Stage, call: Call) -> None:
+    """Of a study that was cut off: tables and verdicts of the runs that are there."""
+    folder = call.work / "studies" / stage.name
+    if (folder / "plan.json").exists():
+        limited([sys.executable, "-c", REPORT, str(folder)], REPORT_S)
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:

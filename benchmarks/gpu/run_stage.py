@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import traceback
 from importlib import import_module
@@ -37,7 +38,8 @@ def run_stage(name: str, *, out: Path, work: Path, models: tuple[str, ...], is_t
     try:
         getattr(import_module(f"benchmarks.gpu.{module}"), function)(job)
     except (Exception, SystemExit) as error:  # whatever it is, the rows so far stand and the next stage begins
-        traceback.print_exc()
+        if isinstance(error, Exception):
+            traceback.print_exc()
         record.write("failed", f"{type(error).__name__}: {str(error)[:SAID]}")
         return 1
     record.write("done")
@@ -53,6 +55,7 @@ def main() -> None:
     parser.add_argument("--toy", action="store_true", help="tiny sizes, which also run on a CPU")
     chosen = parser.parse_args()
     quiet_peers()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # a study then gives its locks back
     models = tuple(chosen.models.split(","))
     sys.exit(run_stage(chosen.stage, out=chosen.out, work=chosen.work, models=models, is_toy=chosen.toy))
 

@@ -31,7 +31,7 @@ STAGES = (
 )
 DEFAULT = tuple(stage.name for stage in STAGES if stage.name != "controls")  # that takes a call of its own
 BUDGET_S = 540.0  # of the whole command: a call of ten minutes, less its start and its transfers
-RESERVE_S = 12.0  # kept back for the table and the archive
+RESERVE_S = 20.0  # kept back for ending, reporting and packing
 MOST_FILES = 8  # that come back: a stage's file each, the table and the archive of studies
 
 

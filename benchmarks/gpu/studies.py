@@ -2,8 +2,8 @@
 
 One seed. A study that a time limit cut off is taken up where it stood by the next call, as long as its folder is there; which
 share of the steps fits is decided once (estimate.py) and kept beside it, since a plan that has begun must stay the same.
-Rows: one per finished run, with seconds by phase, the compute floor of each, and the largest causes of the gap for its
-training phases. What has been finished before a call is in its rows too.
+Rows: one per finished run, with seconds by phase, the compute floor of each, and the phases with most time beyond theirs. What
+has been finished before a call is in its rows too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from safetensors import safe_open
 
 from benchmarks.common import DEVICE, DTYPE, Row, model_folder, model_label, now
-from benchmarks.gpu.causes import Rates, floors, largest_causes, rates, seconds_by_kind
+from benchmarks.gpu.causes import SHOWN, Rates, floors, rates
 from benchmarks.gpu.estimate import (
     Speed,
     estimated,
@@ -36,7 +36,7 @@ from stateshape.api import run_study
 from stateshape.core import layout
 from stateshape.core.files import read_json
 from stateshape.core.progress import Silent
-from stateshape.core.records import OperatorCost, Operators, RunRecord
+from stateshape.core.records import RunRecord
 from stateshape.policy.settings import ModelSettings
 from stateshape.study.context import load_tasks
 from stateshape.study.plan import RunChoice, StudyFile, make_plan, read_study_file
@@ -51,8 +51,8 @@ NOTES = (
 class Rows(Silent):
     """Takes a run down as soon as it is over."""
 
-    def __init__(self, job: Job, folder: Path, operators: Operators) -> None:
-        self.job, self.folder, self.operators = job, folder, operators
+    def __init__(self, job: Job, folder: Path) -> None:
+        self.job, self.folder = job, folder
         self.written: set[str] = set()
 
     def event(self, name: str, values: Mapping[str, object]) -> None:
@@ -66,7 +66,7 @@ class Rows(Silent):
             record = read_json(folder / layout.RUN, RunRecord)
             if record.is_complete:
                 self.written.add(record.name)
-                self.job.record.add(row_of(record, self.job, self.operators.get(record.name, {})))
+                self.job.record.add(row_of(record, self.job))
 
 
 def quickstart(job: Job) -> None:
@@ -152,38 +152,50 @@ def layers_of(model: str) -> int:
 
 def carry_out(job: Job, name: str, file: StudyFile, *, data: Path | None) -> None:
     folder = job.work / "studies" / name
-    operators: Operators = {}
-    rows = Rows(job, folder, operators)
+    rows = Rows(job, folder)
     rows.write_finished()
     began = now()
-    run_study(file, out=folder, data_dir=data, reporter=rows, operators=operators)
-    rows.write_finished()
+    try:
+        run_study(file, out=folder, data_dir=data, reporter=rows)
+    finally:  # also where the time is over
+        rows.write_finished()
     job.record.add({"study": file.study, "seconds_of_this_call": now() - began, "is_complete": True})
 
 
-def row_of(record: RunRecord, job: Job, operators: dict[str, list[OperatorCost]]) -> Row:
-    """`operators`: of one step, run once more; empty for the base, and for a run that an earlier call finished."""
+def row_of(record: RunRecord, job: Job) -> Row:
+    """Causes are phases here: a profile of a step's sampling would take longer than the step."""
     rate = rates(job.scale.copy_bytes, job.scale.matmul_width)
-    phases: dict[str, Row] = {}
-    for phase, cost in record.costs.items():
-        bounds = floors(rate, num_bytes=0.0, flops=cost.flops)
-        phases[phase] = {"seconds": cost.seconds, "compute_floor_s": bounds["compute_floor_s"], "tokens": cost.tokens}
-        if operators.get(phase) and record.num_steps:
-            seconds, floor_s = (value / record.num_steps for value in (cost.seconds, bounds["compute_floor_s"]))
-            by_kind = seconds_by_kind(operators[phase])
-            phases[phase]["largest_causes_per_step"] = largest_causes(by_kind, seconds=seconds, floor_s=floor_s)
+    phases: dict[str, Row] = {
+        phase: {
+            "seconds": cost.seconds,
+            "compute_floor_s": floors(rate, num_bytes=0.0, flops=cost.flops)["compute_floor_s"],
+            "tokens": cost.tokens,
+        }
+        for phase, cost in record.costs.items()
+    }
+    beyond = {phase: found["seconds"] - found["compute_floor_s"] for phase, found in phases.items()}
+    seconds = sum(found["seconds"] for found in phases.values())
+    floor_s = seconds - sum(beyond.values())
     return {
         "run": record.name,
         "steps": record.num_steps,
         "sampled_tokens": record.num_sampled_tokens,
         "supervised_tokens": record.num_supervised_tokens,
-        "seconds": sum(cost.seconds for cost in record.costs.values()),
-        "compute_floor_s": sum(phase["compute_floor_s"] for phase in phases.values()),
+        "seconds": seconds,
+        "compute_floor_s": floor_s,
         "memory_floor_s": memory_floor_s(record, job, rate),
+        "largest_causes": [
+            {"cause": phase, "seconds": part, "share_of_gap": part / (seconds - floor_s)}
+            for phase, part in largest(beyond)
+        ],
         "phases": phases,
         "peak_memory_gb": record.peak_memory_gb,
         "warnings": record.warnings,
     }
+
+
+def largest(parts: Mapping[str, float]) -> list[tuple[str, float]]:
+    return sorted(((name, part) for name, part in parts.items() if part > 0), key=lambda one: -one[1])[:SHOWN]
 
 
 def memory_floor_s(record: RunRecord, job: Job, rate: Rates) -> float:

@@ -37,7 +37,7 @@ def lines(stages: Sequence[Content]) -> Iterator[str]:
                 what_of(row),
                 *(shown(row.get(key)) for key in ("seconds", "memory_floor_s", "compute_floor_s")),
                 result_of(row),
-                causes_of(row),
+                causes(row.get("largest_causes") or []),
             )
             yield f"| {' | '.join(cell.replace('|', '/').replace(chr(10), ' ') for cell in cells)} |"
 
@@ -76,18 +76,6 @@ RESULTS = {
     "estimated_s": "s estimated",
     "steps": "steps",
 }
-
-
-def causes_of(row: Content) -> str:
-    if "largest_causes" in row:
-        return causes(row["largest_causes"])
-    phases = row.get("phases") or {}
-    told = [
-        f"{name}: {causes(phase['largest_causes_per_step'])}"
-        for name, phase in phases.items()
-        if phase.get("largest_causes_per_step")
-    ]
-    return "; ".join(told) or "-"
 
 
 def causes(found: list[Content]) -> str:
