@@ -159,7 +159,7 @@ def carry_out(job: Job, name: str, file: StudyFile, *, data: Path | None) -> Non
         run_study(file, out=folder, data_dir=data, reporter=rows)
     finally:  # also where the time is over
         rows.write_finished()
-    job.record.add({"study": file.study, "seconds_of_this_call": now() - began, "is_complete": True})
+    job.record.add({"study": file.study, "seconds": now() - began, "is_complete": True})
 
 
 def row_of(record: RunRecord, job: Job) -> Row:
