@@ -6,7 +6,7 @@
 #
 # PYTHON           the interpreter (default: python3)
 # KEEP             the folder that survives (default: /tmp/stateshape-gpu)
-# STATESHAPE_DATA  the official data files; default: those that travelled, else shared/data in the checkout
+# STATESHAPE_DATA  the official data files; default: those that travelled
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -26,8 +26,6 @@ if [ -z "${STATESHAPE_DATA:-}" ] && [ -e $packed/data.tar.gz ]; then
   mkdir -p "$keep/data"
   [ -e "$keep/data/.whole" ] || { tar -xzf $packed/data.tar.gz -C "$keep/data" && touch "$keep/data/.whole"; }
   export STATESHAPE_DATA=$keep/data
-elif [ -z "${STATESHAPE_DATA:-}" ] && [ -d shared/data ]; then
-  export STATESHAPE_DATA=$PWD/shared/data
 fi
 if [ -e $packed/revision ]; then STATESHAPE_REVISION=$(cat $packed/revision); export STATESHAPE_REVISION; fi
 

@@ -163,12 +163,11 @@ def size_of(call: dict[str, object]) -> int:
 
 
 def tree_bytes() -> int:
-    """Tracked files, those that are neither tracked nor ignored, and the folder shared/ where the checkout has one."""
+    """Tracked files, and those that are neither tracked nor ignored."""
     told = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
     )
     names = {ROOT / name for name in told.stdout.decode().split("\0") if name}
-    names |= {path for path in (ROOT / "shared").rglob("*") if path.is_file()}
     return sum(map(bytes_of, names))
 
 
