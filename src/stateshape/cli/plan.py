@@ -31,7 +31,15 @@ def print_plan(plan: Plan, target: GenerationTask) -> None:
     console().print(table)
     choices = [("target", file.target), *(("retention", choice) for choice in file.retention)]
     for role, choice in choices:
-        console().print(f"{role}: {choice.task}, items: {choice.limit or 'all'}, shots: {choice.shots}")
+        samples = (
+            f", and {choice.samples.n} samples each at temperature {choice.samples.temperature:g}"
+            if choice.samples
+            else ""
+        )
+        console().print(f"{role}: {choice.task}, items: {choice.limit or 'all'}, shots: {choice.shots}{samples}")
+    if file.along is not None:
+        items = f"{file.along.limit} items" if file.along.limit is not None else "all items"
+        console().print(f"along: at most {file.along.points} points per run, {items} of each task at each")
     console().print(
         f"drift: {file.drift.prompts} rollouts x {file.drift.cuts} prefix states per run; plan {plan.sha256[:12]}"
     )
