@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -15,15 +15,18 @@ if TYPE_CHECKING:
     from stateshape.tasks.task import GenerationTask, Task
 
 
-def print_plan(plan: Plan, target: GenerationTask) -> None:
+def print_plan(plan: Plan, target: GenerationTask, data: Mapping[str, GenerationTask]) -> None:
     """Runs, teachers, steps and an upper estimate of tokens."""
+    from stateshape.study.context import data_of
+
     file = plan.file
     table = Table(title=f"{file.study}: {file.model}, seeds {', '.join(map(str, file.seeds))}", title_justify="left")
     for name in ("run", "recipe", "teacher", "steps", "prompts per step", "supervised tokens <=", "sampled tokens <="):
         table.add_column(name)
     for spec in plan.runs:
-        steps = spec.train.num_steps(len(target.train))
-        supervised, sampled = token_estimate(spec, target, steps)
+        task = data_of(spec, target, data)
+        steps = spec.train.num_steps(len(task.train))
+        supervised, sampled = token_estimate(spec, task, steps)
         table.add_row(
             spec.name, spec.recipe_name, spec.teacher or "-", f"{steps:,}", str(spec.train.batch_prompts),
             f"{supervised:,}", f"{sampled:,}",
@@ -73,7 +76,7 @@ def plan_sizes(plan: Plan, target: TaskRecord, retention: list[TaskRecord]) -> P
 CHARACTERS_PER_TOKEN = 3.0  # of worked solutions under common BPE vocabularies; only used to estimate a plan's size
 
 
-def token_estimate(spec: RunSpec, target: GenerationTask, steps: int) -> tuple[int, int]:
+def token_estimate(spec: RunSpec, task: GenerationTask, steps: int) -> tuple[int, int]:
     """(supervised, sampled) tokens of one run: upper limits for what is sampled, an estimate for worked solutions."""
     from stateshape.recipes.recipe import Budgeted, TokenBudget
 
@@ -82,7 +85,7 @@ def token_estimate(spec: RunSpec, target: GenerationTask, steps: int) -> tuple[i
     budget = recipe.tokens_per_prompt() if isinstance(recipe, Budgeted) else TokenBudget(supervised=0, sampled=0)
     supervised = rows * budget.supervised
     if "solutions" in spec.recipe_class.needs:
-        texts = [item.completion or "" for item in target.train[:200]]
+        texts = [item.completion or "" for item in task.train[:200]]
         solutions = int(rows * sum(map(len, texts)) / max(len(texts), 1) / CHARACTERS_PER_TOKEN)
         supervised = max(supervised, solutions)
     if spec.train.supervised_per_step is not None:

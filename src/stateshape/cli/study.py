@@ -99,10 +99,10 @@ def report(folder: tyro.conf.Positional[str], *, accept_changes: bool = False) -
 def print_dry_run(plan: Plan, data_dir: Path | None) -> None:
     """The runs with their steps and tokens, and the smallest effects that the study can resolve."""
     from stateshape.cli.plan import print_plan, print_resolvable
-    from stateshape.study.context import load_tasks
+    from stateshape.study.context import load_data, load_tasks
 
     target, retention = load_tasks(plan.file, data_dir)
-    print_plan(plan, target)
+    print_plan(plan, target, load_data(plan.file, [target, *retention], data_dir))
     print_resolvable(plan, [target, *retention])
 
 

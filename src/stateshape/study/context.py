@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ from stateshape.policy.weights import SharedWeights
 from stateshape.sampling.local import LocalSampler
 from stateshape.sampling.settings import Sampler
 from stateshape.study.drift_rollouts import TokensRecord, encoders_of
-from stateshape.study.plan import Plan, StudyFile, TaskChoice
+from stateshape.study.plan import Plan, RunSpec, StudyFile, TaskChoice
 from stateshape.tasks.load import check_evaluable, load_task
 from stateshape.tasks.task import GenerationTask, Task
 
@@ -33,6 +34,7 @@ class StudyContext:
     weights: SharedWeights
     target: GenerationTask
     retention: list[Task]
+    data: Mapping[str, GenerationTask] = field(default_factory=dict)  # what runs name as their `data`
     reporter: Reporter
     sampler: Sampler = field(default_factory=LocalSampler)
     operators: Operators | None = None  # filled where it is given
@@ -85,6 +87,10 @@ class StudyContext:
             temperature=self.plan.file.drift.temperature,
         )
 
+    def data_of(self, spec: RunSpec) -> GenerationTask:
+        """The task whose training items a run trains on."""
+        return data_of(spec, self.target, self.data)
+
     @property
     def tasks(self) -> list[Task]:
         return [self.target, *self.retention]
@@ -124,3 +130,30 @@ def load_tasks(file: StudyFile, data_dir: Path | None) -> tuple[GenerationTask, 
             f"target.task: got {file.target.task}, a multiple-choice task; expected one answered in free text"
         )
     return target, [load(choice) for choice in file.retention]
+
+
+def load_data(file: StudyFile, tasks: Sequence[Task], data_dir: Path | None) -> dict[str, GenerationTask]:
+    """The tasks that runs name as their `data`, by that name. Raises BadInput."""
+    found: dict[str, GenerationTask] = {}
+    for run, choice in file.runs.items():
+        if choice.data is None or choice.data in found:
+            continue
+        task = load_task(choice.data, data_dir=data_dir)
+        if not isinstance(task, GenerationTask):
+            raise BadInput(
+                f"runs.{run}.data: got {choice.data}, a multiple-choice task; expected one answered in free text"
+            )
+        if any(
+            task.name == other.name and task.data_sha256 != other.data_sha256 for other in (*tasks, *found.values())
+        ):
+            raise BadInput(
+                f"runs.{run}.data: got {choice.data}, a second task named {task.name} with other content; expected different "
+                "names; rename one of the files"
+            )
+        found[choice.data] = task
+    return found
+
+
+def data_of(spec: RunSpec, target: GenerationTask, data: Mapping[str, GenerationTask]) -> GenerationTask:
+    """The task whose training items a run trains on: the one it names, or the study's target."""
+    return target if spec.data is None else data[spec.data]

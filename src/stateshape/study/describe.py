@@ -50,7 +50,8 @@ def plan_record(bench: StudyContext) -> PlanRecord:
             ),
         ],
         plan_sha256=bench.plan.sha256,
-        provenance=provenance(bench.weights, bench.tasks) | origin(file.model, bench.tasks, outside(bench.plan)),
+        provenance=provenance(bench.weights, bench.tasks)
+        | origin(file.model, [*bench.tasks, *bench.data.values()], outside(bench.plan)),
         notes=file.notes,
         roles=file.roles,
         contrasts=file.contrasts,
@@ -67,7 +68,8 @@ def task_record(task: Task) -> TaskRecord:
 def settings_of(spec: RunSpec, along: AlongChoice | None = None) -> dict[str, Json]:
     """along: where given, the run keeps its adapter at so many steps."""
     kept: dict[str, Json] = {} if along is None else {"along": along.points}
-    return {"recipe": plain(spec.recipe()), "train": plain(spec.train), **kept}
+    data: dict[str, Json] = {} if spec.data is None else {"data": spec.data}
+    return {"recipe": plain(spec.recipe()), "train": plain(spec.train), **data, **kept}
 
 
 def planned_record(
@@ -90,7 +92,8 @@ def planned_record(
 
 def run_record(bench: StudyContext, spec: RunSpec | None, seed: int) -> RunRecord:
     """A run that has not begun."""
-    planned = planned_record(bench.plan, bench.tasks, spec, seed, partial(place_of, bench, seed))
+    rests_on = bench.tasks if spec is None or spec.data is None else [*bench.tasks, bench.data_of(spec)]
+    planned = planned_record(bench.plan, rests_on, spec, seed, partial(place_of, bench, seed))
     return replace(planned, provenance=provenance(bench.weights, bench.tasks) | planned.provenance)
 
 

@@ -32,7 +32,7 @@ from stateshape.policy.open import open_weights, resolve_base
 from stateshape.policy.policy import Policy
 from stateshape.policy.weights import SharedWeights
 from stateshape.study.along import along_run
-from stateshape.study.context import StudyContext, load_tasks
+from stateshape.study.context import StudyContext, data_of, load_data, load_tasks
 from stateshape.study.describe import plan_record, run_record
 from stateshape.study.folders import (
     check_data,
@@ -99,17 +99,19 @@ def prepare(
     for old in unsealed_runs(folder):
         reporter.say(f"{old}: no manifest.json (written by an earlier version); its files are used unchecked")
     target, retention = load_tasks(plan.file, data_dir)
-    check_data(plan, folder, [target, *retention])
+    data = load_data(plan.file, [target, *retention], data_dir)
+    check_data(plan, folder, [target, *retention], data)
     resolve_base(plan.file.model)
     for spec in plan.runs:
-        check_training(spec, target)
-        check_sources(plan, spec, target)
+        check_training(spec, data_of(spec, target, data))
+        check_sources(plan, spec, target, data)
     bench = StudyContext(
         plan=plan,
         folder=folder,
         weights=open_weights(plan.file.model, plan.file.model_settings),
         target=target,
         retention=retention,
+        data=data,
         reporter=reporter,
         operators=operators,
     )
@@ -151,9 +153,10 @@ def open_worker(plan: Plan, folder: Path, data_dir: Path | None) -> Callable[[Ru
         logging.ERROR
     )  # the study's process has said what is odd about the data
     target, retention = load_tasks(plan.file, data_dir)
+    data = load_data(plan.file, [target, *retention], data_dir)
     weights = open_weights(plan.file.model, plan.file.model_settings)
     bench = StudyContext(
-        plan=plan, folder=folder, weights=weights, target=target, retention=retention, reporter=Silent()
+        plan=plan, folder=folder, weights=weights, target=target, retention=retention, data=data, reporter=Silent()
     )
     return partial(run_one, bench)
 

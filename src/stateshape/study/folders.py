@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from stateshape.policy.open import is_same_model
 from stateshape.study.evaluation import check_names_files
 from stateshape.study.origin import check_same_origin, origin
 from stateshape.study.plan import Plan, outside
-from stateshape.tasks.task import Task
+from stateshape.tasks.task import GenerationTask, Task
 from stateshape.train.checkpoint import newest_checkpoint
 from stateshape.train.loop import finish
 
@@ -48,7 +48,7 @@ def check_plan(folder: Path, plan: Plan) -> None:
         )
 
 
-def check_data(plan: Plan, folder: Path, tasks: list[Task]) -> None:
+def check_data(plan: Plan, folder: Path, tasks: list[Task], data: Mapping[str, GenerationTask]) -> None:
     """Data, weights and outside teachers of a study must be what it was begun with, or its rows could not be paired."""
     names = [task.name for task in tasks]
     if twice := [name for name in names if names.count(name) > 1]:
@@ -58,7 +58,7 @@ def check_data(plan: Plan, folder: Path, tasks: list[Task]) -> None:
     if not (folder / layout.PLAN).exists():
         return
     begun = read_json(folder / layout.PLAN, PlanRecord).provenance
-    check_same_origin(folder, begun, origin(plan.file.model, tasks, outside(plan)))
+    check_same_origin(folder, begun, origin(plan.file.model, [*tasks, *data.values()], outside(plan)))
 
 
 def check_same_run(folder: Path, record: RunRecord) -> RunRecord | None:

@@ -124,6 +124,8 @@ class RunChoice:
     label: str = ""
     teacher: str | None = None
     states: str | None = None
+    data: str | None = None
+    """Another task, on whose training items the run trains. Default: the study's target."""
     settings: dict[str, Json] = field(default_factory=dict)
     train: dict[str, Json] = field(default_factory=dict)
 
@@ -164,6 +166,7 @@ class RunSpec(NamedTuple):
     sources: dict[str, str]  # by field: another run, "base", a folder or a hub id
     train: TrainSettings
     given_class: type[Recipe] | None = None  # of a recipe object; other processes find the class by its name
+    data: str | None = None  # the task whose training items it trains on; None: the study's target
 
     @property
     def recipe_class(self) -> type[Recipe]:
@@ -276,7 +279,15 @@ def plan_sha256(file: StudyFile, specs: list[RunSpec]) -> str:
     that the plan has begun; so may whether adapters are kept once they are measured. Left out where they are not chosen, so
     that plans of before there was a choice stay the same: lengths of completions, samples, and measurements along a run.
     """
-    runs = {spec.name: [spec.recipe_name, plain(spec.recipe()), plain(spec.train)] for spec in specs}
+    runs = {
+        spec.name: [
+            spec.recipe_name,
+            plain(spec.recipe()),
+            plain(spec.train),
+            *([] if spec.data is None else [spec.data]),
+        ]
+        for spec in specs
+    }
     done = replace(file, seeds=[], train={}, runs={}, notes="", roles={}, contrasts=[], claims={})
     meaning = {**plain(done), "runs": runs}
     del meaning["claims"]
@@ -309,6 +320,7 @@ def run_spec(name: str, choice: RunChoice, shared: dict[str, Json]) -> RunSpec:
         settings={key: value for key, value in choice.settings.items() if key not in sources},
         sources=sources,
         train=parse(merged(shared, choice.train), TrainSettings, where=f"runs.{name}.train"),
+        data=choice.data,
     )
     check_most(f"runs.{name}.", **plain(spec.recipe()))
     check_budget(spec)

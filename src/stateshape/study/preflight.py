@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from stateshape.core.files import BadInput
@@ -14,6 +15,7 @@ from stateshape.recipes.recipe import Need, Parts, teachers_of
 from stateshape.recipes.replay import Replay
 from stateshape.record.reading import Recording
 from stateshape.sampling.local import LocalSampler
+from stateshape.study.context import data_of
 from stateshape.study.plan import Plan, RunSpec
 from stateshape.tasks.items import GenerationItem
 from stateshape.tasks.task import GenerationTask
@@ -70,7 +72,9 @@ def check_need(spec: RunSpec, target: GenerationTask, bare: list[GenerationItem]
         )
 
 
-def check_sources(plan: Plan, spec: RunSpec, target: GenerationTask) -> None:
+def check_sources(
+    plan: Plan, spec: RunSpec, target: GenerationTask, data: Mapping[str, GenerationTask] | None = None
+) -> None:
     """The policies and states that a run names must be there, fit the model, and last as long as it. Raises BadInput."""
     inside = {other.name: other for other in plan.runs}
     for key, sources in spec.named().items():
@@ -78,19 +82,19 @@ def check_sources(plan: Plan, spec: RunSpec, target: GenerationTask) -> None:
             if source not in (BASE, *inside):
                 check_source(source)
             if key == "states":
-                check_states(spec, source, inside.get(source), len(target.train))
+                check_states(spec, source, inside.get(source), lambda run: len(data_of(run, target, data or {}).train))
             elif source not in (BASE, *inside):
                 check_teacher(plan.file.model, source, plan.file.model_settings)
 
 
-def check_states(spec: RunSpec, source: str, other: RunSpec | None, num_items: int) -> None:
+def check_states(spec: RunSpec, source: str, other: RunSpec | None, num_items: Callable[[RunSpec], int]) -> None:
     if other is not None and other.train.states_mb == 0:
         raise BadInput(f"runs.{source}.train.states_mb: got 0; expected some, since {spec.name} trains on its states")
     recipe = spec.recipe()
     if other is None and isinstance(recipe, Replay):
         recipe.check_recording()
-    there = Recording(Path(source)).num_steps if other is None else other.train.num_steps(num_items)
-    wanted = spec.train.num_steps(num_items)
+    there = Recording(Path(source)).num_steps if other is None else other.train.num_steps(num_items(other))
+    wanted = spec.train.num_steps(num_items(spec))
     if wanted > there:
         raise BadInput(
             f"steps: got {wanted} for {spec.name}; expected at most {there}, the steps of {source}, whose states it trains on"

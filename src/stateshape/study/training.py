@@ -44,7 +44,7 @@ FULL_DISK = ("PytorchStreamWriter", "unexpected pos", "No space left on device")
 
 def train_one(bench: StudyContext, spec: RunSpec, seed: int, folder: Path) -> RunRecord:
     """Trains until the adapter is there. Returns the run's record, not yet marked complete."""
-    all_ids = tuple(item.item_id for item in bench.target.train)
+    all_ids = tuple(item.item_id for item in bench.data_of(spec).train)
     item_ids = all_ids[: spec.train.num_items(len(all_ids))]
     if not (folder / layout.ADAPTER).exists():
         check_items(bench, spec, item_ids)
@@ -72,7 +72,7 @@ def train_method(
     recipe = spec.recipe(partial(place_of, bench, seed))
     method = recipe.build(
         Parts(
-            task=bench.target,
+            task=bench.data_of(spec),
             sampler=bench.sampler,
             teacher=teacher_loader(bench, adapters),
             item_ids=item_ids,
@@ -81,7 +81,7 @@ def train_method(
     )
     adapters += carried_adapters(method)
     learner = Policy(bench.weights, LEARNER, is_trainable=True)
-    say_what_fits(bench, learner, item_ids, method)
+    say_what_fits(bench, spec, learner, item_ids, method)
     kinds: Kinds = {name: term.method.signal.kind for name, term in terms_of(method).items()}
     progress = train(
         method,
@@ -92,7 +92,7 @@ def train_method(
         folder=folder,
         on_step=told_early(bench, spec, seed, kinds),
         watches=watches_of(bench, spec, method, folder, seed),
-        keep_at=steps_before_last(bench, spec.train.num_steps(len(bench.target.train))),
+        keep_at=steps_before_last(bench, spec.train.num_steps(len(bench.data_of(spec).train))),
     )
     if bench.operators is not None and spec.name not in bench.operators:
         draw = draw_for(item_ids, batch=spec.train.batch_prompts, step=0, seed=seed)
@@ -139,23 +139,23 @@ def check_items(bench: StudyContext, spec: RunSpec, item_ids: tuple[str, ...]) -
     if "solutions" not in spec.recipe_class.needs:
         return
     try:
-        check_texts(Policy(bench.weights, None), items_of(bench, item_ids))
+        check_texts(Policy(bench.weights, None), items_of(bench, spec, item_ids))
     except BadInput as error:
-        raise BadInput(f"{bench.target.name}: {error}") from None
+        raise BadInput(f"{bench.data_of(spec).name}: {error}") from None
 
 
-def items_of(bench: StudyContext, item_ids: tuple[str, ...]) -> list[GenerationItem]:
+def items_of(bench: StudyContext, spec: RunSpec, item_ids: tuple[str, ...]) -> list[GenerationItem]:
     chosen = set(item_ids)
-    return [item for item in bench.target.train if item.item_id in chosen]
+    return [item for item in bench.data_of(spec).train if item.item_id in chosen]
 
 
 def say_what_fits(
-    bench: StudyContext, learner: Policy, item_ids: tuple[str, ...], method: Method | Combination
+    bench: StudyContext, spec: RunSpec, learner: Policy, item_ids: tuple[str, ...], method: Method | Combination
 ) -> None:
     """One line each for prompts that are cut and the like."""
     sources = [term.method.states for term in terms_of(method).values()]
-    for note in fit_notes(learner, items_of(bench, item_ids), sources):
-        bench.reporter.warn(f"{bench.target.name}: {note}")
+    for note in fit_notes(learner, items_of(bench, spec, item_ids), sources):
+        bench.reporter.warn(f"{bench.data_of(spec).name}: {note}")
 
 
 def told_early(bench: StudyContext, spec: RunSpec, seed: int, kinds: Kinds) -> OnStep:
@@ -199,10 +199,11 @@ def watches_of(
         }
         watches.append(StateWriter(folder, method, budget_mb=spec.train.states_mb, teachers=teachers))
     if bench.compared is not None:
-        items = {item.item_id: item for item in bench.target.train}
+        task = bench.data_of(spec)
+        items = {item.item_id: item for item in task.train}
 
         def is_right(item_id: str, text: str) -> bool:
-            return bench.target.grade(text, items[item_id]).strict.is_correct
+            return task.grade(text, items[item_id]).strict.is_correct
 
         watches.append(LocalityWatch(bench.compared, grader=is_right, folder=folder, seed=seed))
     return watches
