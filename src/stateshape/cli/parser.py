@@ -16,6 +16,7 @@ from stateshape.cli.doctor import doctor
 from stateshape.cli.drift import drift
 from stateshape.cli.embedded import embedded
 from stateshape.cli.evaluate import evaluate
+from stateshape.cli.gate import gate
 from stateshape.cli.methods import methods
 from stateshape.cli.power import power
 from stateshape.cli.states import states
@@ -31,6 +32,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "study": study,
     "eval": evaluate,
     "drift": drift,
+    "gate": gate,
     "report": report,
     "power": power,
     "states": states,

@@ -51,7 +51,7 @@ def dose_states(
     targets = [row[place + 1] for row, where in zip(rows, chosen, strict=True) for place in where]
     states = places(rows, chosen)
     targets_N = torch.tensor(targets, dtype=torch.int64, device=base.device)
-    return DoseStates(base, states, targets_N, _hidden(base, states), temperature == 1.0)
+    return DoseStates(base, states, targets_N, hidden_in_parts(base, states), temperature == 1.0)
 
 
 @torch.no_grad()
@@ -65,7 +65,7 @@ def doses(policy: Policy, reference: DoseStates) -> dict[str, float]:
     """
     if not len(reference.states):
         return {}
-    base, hidden_ND = reference.base, _hidden(policy, reference.states)
+    base, hidden_ND = reference.base, hidden_in_parts(policy, reference.states)
     kl_N = kl(reference.hidden_ND, base.head_VD, hidden_ND, policy.head_VD)
     found = {FORWARD_KL: max(0.0, float(kl_N.mean()))}
     if reference.is_sampled:
@@ -81,7 +81,7 @@ def doses(policy: Policy, reference: DoseStates) -> dict[str, float]:
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
-def _hidden(policy: Policy, states: Places) -> Tensor:
+def hidden_in_parts(policy: Policy, states: Places) -> Tensor:
     """Last hidden states [N, D], some rows at a time."""
     parts = [hidden_at(policy, [part])[0] for part in _batches(states, BATCH_TOKENS.get(policy.device.type, 4096))]
     return torch.cat(parts) if parts else policy.head_VD.new_zeros(0, policy.head_VD.shape[1])

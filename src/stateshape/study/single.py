@@ -160,8 +160,8 @@ def drift_between(
     )
 
 
-def generation_task(name: str, data_dir: Path | None) -> GenerationTask:
-    task = load_task(name, data_dir=data_dir)
+def generation_task(name: str, data_dir: Path | None, *, limit: int | None = None) -> GenerationTask:
+    task = load_task(name, data_dir=data_dir, limit=limit)
     if not isinstance(task, GenerationTask):
         raise BadInput(f"task: got {name!r}, which is multiple choice; expected one answered in free text, like gsm8k")
     return task

@@ -9,36 +9,49 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 from stateshape.core.files import BadInput, plain, sha256_text
 from stateshape.embedded import stories_money, world
+from stateshape.embedded.retold import Telling
 from stateshape.tasks import gsm8k, mmlu, truthfulqa
 from stateshape.tasks.items import GenerationItem
 from stateshape.tasks.task import ChoiceTask, GenerationTask, mc1_chance
 
 NUM_ARITHMETIC_TRAIN = 4000
-NUM_ARITHMETIC_TEST = 1319  # as many as GSM8K has, so intervals are as wide
-NUM_FACTS = 640  # all that exist
-NUM_EXAM = 640
+NUM_TEST = 1319  # as many as GSM8K has, so intervals are as wide
+NUM_VALIDATION = 600
+NUM_FACTS = {"test": 640, "validation": 160}  # all that exist
+NUM_EXAM = {"test": 640, "validation": 120}
 NUM_EXAM_DEV = 40  # five for each of eight subjects
 MONEY = {story.__name__ for story in stories_money.STORIES}
 MAX_NEW_TOKENS = 128  # the longest solutions have 30 words, 200 characters
 
 
-def arithmetic_task(*, shots: int = 0, limit: int | None = None) -> GenerationTask:
-    """Word problems with worked solutions. Shots: the first of train. `limit`: the first of test."""
+def arithmetic_task(
+    *, shots: int = 0, limit: int | None = None, is_validation: bool = False, told: Telling | None = None
+) -> GenerationTask:
+    """Word problems with worked solutions. Shots: the first of train. `limit`: the first of those evaluated.
+
+    is_validation: evaluates validation problems. told: how the training solutions are written (embedded/retold.py).
+    """
     train = world.arithmetic("train", NUM_ARITHMETIC_TRAIN)
-    test = world.arithmetic("test", NUM_ARITHMETIC_TEST)
+    test = world.arithmetic("validation", NUM_VALIDATION) if is_validation else world.arithmetic("test", NUM_TEST)
     if shots > len(train):
         raise BadInput(f"shots: got {shots}; expected at most {len(train)}, the number of training problems")
+    items = tuple(_training_item(problem) for problem in train)
+    if told is not None:
+        items = tuple(
+            replace(item, completion=f" {told.text(problem)}") for item, problem in zip(items, train, strict=True)
+        )
     examples = gsm8k.few_shot([_raw_problem(problem) for problem in train[:shots]])
     return GenerationTask(
-        name="arithmetic",
-        label="Arithmetic",
-        train=tuple(_training_item(problem) for problem in train),
+        name="_".join(("arithmetic", *(["validation"] if is_validation else []), *([told.name] if told else []))),
+        label="Arithmetic" + (" (validation)" if is_validation else "") + (f" ({told.name} solutions)" if told else ""),
+        train=items,
         test=tuple(gsm8k.problem_item(_raw_problem(p), item_id=p.item_id, examples=examples) for p in test[:limit]),
         grade=gsm8k.grade,
-        data_sha256=_digest([*train, *test]),
+        data_sha256=_digest([*train, *test, *(items if told is not None else ())]),
         stops=gsm8k.STOPS,
         max_new_tokens=MAX_NEW_TOKENS,
     )
@@ -62,9 +75,9 @@ def _training_item(problem: world.ArithmeticProblem) -> GenerationItem:
     )
 
 
-def facts_task(*, limit: int | None = None) -> ChoiceTask:
+def facts_task(*, limit: int | None = None, split: world.FactSplit = "test") -> ChoiceTask:
     """Questions with misconceptions, without a primer. MC1: the best true answer against all false ones."""
-    facts = world.facts("test", NUM_FACTS)
+    facts = world.facts(split, NUM_FACTS[split])
     items = tuple(
         truthfulqa.choice_of_answers(
             f"Q: {fact.question}\nA:",
@@ -76,8 +89,8 @@ def facts_task(*, limit: int | None = None) -> ChoiceTask:
         for fact in facts[:limit]
     )
     return ChoiceTask(
-        name="facts",
-        label="Facts",
+        name="facts" if split == "test" else "facts_validation",
+        label="Facts" if split == "test" else "Facts (validation)",
         metric="mc1",
         items=items,
         metrics=("mc1", "mc2"),
@@ -86,16 +99,17 @@ def facts_task(*, limit: int | None = None) -> ChoiceTask:
     )
 
 
-def exam_task(*, shots: int = 0, limit: int | None = None) -> ChoiceTask:
+def exam_task(*, shots: int = 0, limit: int | None = None, split: Literal["test", "validation"] = "test") -> ChoiceTask:
     """Four-choice questions by letter. Shots: the subject's first dev questions. `limit`: stratified by subject."""
-    dev, test = world.exam("dev", NUM_EXAM_DEV), world.exam("test", NUM_EXAM)
+    dev, test = world.exam("dev", NUM_EXAM_DEV), world.exam(split, NUM_EXAM[split])
     items = []
     for question in test:
         examples = [_raw_exam(other) for other in dev if other.subject == question.subject]
         mmlu.check_shots(shots, len(examples), subject=question.subject)
         raw, chosen = _raw_exam(question), examples[:shots]
         items.append(mmlu.exam_item(raw, chosen, subject=question.subject, item_id=question.item_id))
-    return mmlu.exam_task("exam", "Exam", mmlu.stratified(items, limit), data_sha256=_digest([*dev, *test]))
+    name, label = ("exam", "Exam") if split == "test" else ("exam_validation", "Exam (validation)")
+    return mmlu.exam_task(name, label, mmlu.stratified(items, limit), data_sha256=_digest([*dev, *test]))
 
 
 def _raw_exam(question: world.ExamQuestion) -> mmlu.RawExam:

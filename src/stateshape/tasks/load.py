@@ -1,5 +1,5 @@
-"""One name -> one task. The names: gsm8k, truthfulqa, mmlu (files or the hub), arithmetic, facts, exam (embedded),
-or a path ending in .jsonl (your own).
+"""One name -> one task. The names: gsm8k, truthfulqa, mmlu (files or the hub), arithmetic, facts, exam (embedded; with
+_validation: other items; arithmetic_natural, arithmetic_planted: other solutions), or a path ending in .jsonl (your own).
 
 Knows where tasks come from; knows nothing of models.
 """
@@ -10,10 +10,12 @@ import difflib
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from stateshape.core.files import BadInput
 from stateshape.core.limits import check_most
 from stateshape.core.wording import shown
+from stateshape.embedded.retold import TELLINGS
 from stateshape.tasks.embedded import arithmetic_task, exam_task, facts_task
 from stateshape.tasks.gsm8k import read_gsm8k
 from stateshape.tasks.hub import hub_task
@@ -24,8 +26,10 @@ from stateshape.tasks.truthfulqa import read_truthfulqa
 
 LOGGER = logging.getLogger(__name__)
 OFFICIAL = ("gsm8k", "truthfulqa", "mmlu")
-EMBEDDED = ("arithmetic", "facts", "exam")
-WITHOUT_SHOTS = ("truthfulqa", "facts")  # TruthfulQA's primer is part of its definition
+RETOLD = {f"arithmetic_{told.name}": told for told in TELLINGS}
+VALIDATION = ("arithmetic_validation", "facts_validation", "exam_validation")
+EMBEDDED = ("arithmetic", "facts", "exam", *RETOLD, *VALIDATION)
+WITHOUT_SHOTS = ("truthfulqa", "facts", "facts_validation")  # TruthfulQA's primer is part of its definition
 
 
 def load_task(
@@ -88,9 +92,17 @@ def _unknown(name: str) -> str:
 
 
 def _embedded(name: str, *, shots: int, limit: int | None) -> Task:
-    if name == "arithmetic":
-        return arithmetic_task(shots=shots, limit=limit)
-    return exam_task(shots=shots, limit=limit) if name == "exam" else facts_task(limit=limit)
+    is_validation = name in VALIDATION
+    if name in RETOLD:
+        return arithmetic_task(shots=shots, limit=limit, told=RETOLD[name])
+    if name.startswith("arithmetic"):
+        return arithmetic_task(shots=shots, limit=limit, is_validation=is_validation)
+    split: Literal["test", "validation"] = "validation" if is_validation else "test"
+    return (
+        exam_task(shots=shots, limit=limit, split=split)
+        if name.startswith("exam")
+        else facts_task(limit=limit, split=split)
+    )
 
 
 def _files(name: str, data_dir: Path, shots: int, limit: int | None) -> Task:
