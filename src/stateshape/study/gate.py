@@ -45,6 +45,7 @@ from stateshape.tasks.load import load_task
 from stateshape.tasks.task import GenerationTask, Task
 
 LEARNER, TEACHER, DATASET = "learner", "teacher", "dataset"
+SAMPLED = "learner at temperature 1"  # as its rollouts go on: greedy text is right more often, whoever writes it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,9 +138,14 @@ def gate(
     if solved is not None:
         rows[DATASET] = DatasetStates(items=solved, cut=settings.cut).draw(base, drawn["other"]).trajectories()
     states = {name: source_states(base, some, reference, seed=seed) for name, some in rows.items()}
+    written_at = settings.teacher_temperature
     right = {
-        name: right_from(policy, rows[LEARNER], parts, settings, drawn["other"])
-        for name, policy in ((TEACHER, teacher), (LEARNER, base))
+        name: right_from(policy, rows[LEARNER], parts, settings, drawn["other"], temperature=temperature)
+        for name, policy, temperature in (
+            (TEACHER, teacher, written_at),
+            (LEARNER, base, written_at),
+            (SAMPLED, base, 1.0),
+        )
     }
     tasks = [target, *retention]
     scores = {
@@ -229,10 +235,16 @@ def surprisal(policy: Policy, rows: Sequence[Trajectory]) -> np.ndarray:
 
 
 def right_from(
-    policy: Policy, rows: Sequence[Trajectory], parts: Parts, settings: GateSettings, draw: Draw
+    policy: Policy,
+    rows: Sequence[Trajectory],
+    parts: Parts,
+    settings: GateSettings,
+    draw: Draw,
+    *,
+    temperature: float,
 ) -> list[float]:
     """1 for each row that the policy continues to a right answer, else 0."""
-    sampling = parts.sampling(settings.max_new_tokens, temperature=settings.teacher_temperature)
+    sampling = parts.sampling(settings.max_new_tokens, temperature=temperature)
     states = pack(rows, device=policy.device)
     whole = continued(policy, Origin.TEACHER, states, draw, parts.sampler, sampling, None).states.trajectories()
     return [float(parts.is_right(row.item_id, response_text(policy, row.response))) for row in whole]
