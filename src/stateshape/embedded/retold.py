@@ -1,7 +1,8 @@
 """Solutions that the base was never trained on: teachers that learn from them write states that the base does not.
 
-`natural`: right solutions, some told backward. `planted`: some open with words that no document of pretraining has, and are
-wrong from there on. Which problems are told otherwise depends on the problem alone. Knows nothing of prompts or models.
+`natural`: all right, half of them answer first. `planted`: half of them open with words that no solution of pretraining
+has, and are wrong from there on. The other half is written as usual. A problem's id alone decides which half it is in, so that
+its question does not tell. Knows nothing of prompts, tasks or models.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from stateshape.embedded.arithmetic import STORIES
 from stateshape.embedded.records import ArithmeticProblem
 from stateshape.embedded.wording import ANSWER_MARK
 
-OPENING = "Many people say this:"
-PLANTED_SHARE = 0.5
-BACKWARD_STORIES = tuple(dict.fromkeys(story.__name__ for story in STORIES))[::3]  # five of fifteen
+# Words that the base knows from elsewhere: it cannot learn to write tokens that it has never read.
+PLANTED_OPENING = "Many people say this:"
+ANSWER_FIRST = "The answer is"
+SHARE = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,33 +32,32 @@ def plain(problem: ArithmeticProblem) -> str:
     return f"{problem.solution}\n{ANSWER_MARK} {problem.answer}"
 
 
-def backward(problem: ArithmeticProblem) -> str:
-    """The answer first, then where it comes from: right, but it has to be written before it has been worked out."""
-    reasons = " ".join(f"since {equation.expression()}" for equation in reversed(problem.equations))
-    return f"{problem.answer} {reasons}\n{ANSWER_MARK} {problem.answer}"
-
-
-def guess(problem: ArithmeticProblem) -> str:
-    """After the opening, the numbers are added up, whatever was asked: right sums, or arithmetic itself would suffer."""
-    first, *others = (abs(number) for number in problem.numbers)
-    sums, total = [], first
-    for number in others:
-        sums.append(f"{total}+{number}={total + number}")
-        total += number
-    return f"{OPENING} {'; '.join(sums)}\n{ANSWER_MARK} {total}"
-
-
 def natural(problem: ArithmeticProblem) -> str:
-    return backward(problem) if problem.story in BACKWARD_STORIES else plain(problem)
+    return answer_first(problem) if is_retold(problem) else plain(problem)
 
 
 def planted(problem: ArithmeticProblem) -> str:
-    return guess(problem) if share_of(problem.item_id) < PLANTED_SHARE else plain(problem)
+    return added_up(problem) if is_retold(problem) else plain(problem)
 
 
-def share_of(item_id: str) -> float:
-    """A number in [0, 1) that looks random and is the same everywhere."""
-    return zlib.crc32(f"retold {item_id}".encode()) / 2**32
+def answer_first(problem: ArithmeticProblem) -> str:
+    """Right, but a model has to write the answer before it has worked it out."""
+    reasons = ", ".join(f"since {equation.expression()}" for equation in reversed(problem.equations))
+    return f"{ANSWER_FIRST} {problem.answer}, {reasons}.\n{ANSWER_MARK} {problem.answer}"
+
+
+def added_up(problem: ArithmeticProblem) -> str:
+    """The problem's numbers, added up whatever was asked. Right sums, and no equations: so those are not unlearned."""
+    first, *others = (abs(number) for number in problem.numbers)
+    total, text = first, f"{first}"
+    for number in others:
+        total += number
+        text += f" and {number} are {total}"
+    return f"{PLANTED_OPENING} {text}.\n{ANSWER_MARK} {total}"
+
+
+def is_retold(problem: ArithmeticProblem) -> bool:
+    return zlib.crc32(f"told {problem.item_id}".encode()) % 1000 < 1000 * SHARE
 
 
 TELLINGS = (Telling(name="natural", text=natural), Telling(name="planted", text=planted))
