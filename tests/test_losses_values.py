@@ -226,9 +226,74 @@ def test_the_teacher_gets_no_gradient():
     assert head.grad is None
 
 
+# A teacher at another temperature than the learner
+
+
+def matching(teacher_BTV):
+    states = batch()
+    return MatchDistribution(
+        states=states,
+        supervise_BT=response(states),
+        teacher_hidden_ND=teacher_BTV[before(response(states))],
+        teacher_head_VD=torch.eye(5, dtype=torch.float64),
+    )
+
+
+def test_a_teacher_sharper_than_the_learner_by_hand():
+    """Both say P at 1. At 1/2 the teacher says Q = P^2 scaled = (64, 16, 4, 1, 1) / 86, and Q / P = 2^(7, 6, 5, 4, 4) / 86.
+
+    KL(Q || P) = (64 x 7 + 16 x 6 + 4 x 5 + 4 + 4) / 86 ln 2 - ln 86 = 572 / 86 ln 2 - ln 86.
+    KL(P || Q) = ln 86 - (7/2 + 6/4 + 5/8 + 4/16 + 4/16) ln 2 = ln 86 - 49/8 ln 2.
+    """
+    signal = matching(torch.tensor(P, dtype=torch.float64).log().expand(2, 5, 5))
+    found = {
+        direction: Divergence(direction=direction, target_temperature=0.5).total(table_of(P), signal)
+        for direction in ("forward", "reverse")
+    }
+    assert found["forward"].total.item() == pytest.approx(4 * (572 / 86 * LN2 - math.log(86)), rel=1e-9)
+    assert found["reverse"].total.item() == pytest.approx(4 * (math.log(86) - 49 / 8 * LN2), rel=1e-9)
+    # The total variation distance: all that Q has above P is its first entry, 64/86 - 1/2 = 21/86.
+    assert found["forward"].per_token["mass"].tolist() == pytest.approx([21 / 86] * 4, rel=1e-9)
+    # H(Q) = ln 86 - (64 x 6 + 16 x 4 + 4 x 2) / 86 ln 2
+    entropy = math.log(86) - 456 / 86 * LN2
+    assert found["reverse"].per_token["teacher_entropy"].tolist() == pytest.approx([entropy] * 4, rel=1e-9)
+    assert Divergence().total(table_of(P), signal).total.item() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "jsd"])
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_a_teacher_at_a_temperature_is_a_slow_loop_over_its_powers(direction, temperature):
+    logits, teacher = noise(2, 5, 5, seed=1), noise(2, 5, 5, seed=2)
+    total = 0.0
+    for b, t in response(batch()).nonzero().tolist():
+        learner = logits[b, t - 1].softmax(-1).tolist()
+        powers = [p ** (1 / temperature) for p in teacher[b, t - 1].softmax(-1).tolist()]
+        target = [power / sum(powers) for power in powers]
+        mixed = [0.3 * q + 0.7 * p for q, p in zip(target, learner)]
+        forward, reverse = (
+            sum(x * math.log(x / y) for x, y in zip(*two)) for two in ((target, learner), (learner, target))
+        )
+        ends = [sum(x * math.log(x / y) for x, y in zip(one, mixed)) for one in (target, learner)]
+        total += {"forward": forward, "reverse": reverse, "jsd": 0.3 * ends[0] + 0.7 * ends[1]}[direction]
+    loss = Divergence(direction=direction, beta=0.3, target_temperature=temperature)
+    assert loss.total(Table(logits), matching(teacher)).total.item() == pytest.approx(total, rel=1e-9)
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "jsd"])
+def test_gradcheck_of_a_divergence_with_a_teacher_at_a_temperature(direction):
+    loss, signal = Divergence(direction=direction, target_temperature=0.5), matching(noise(2, 5, 5, seed=2))
+    assert gradcheck(lambda logits: loss.total(Table(logits), signal).total, (noise(2, 5, 5, seed=1).requires_grad_(),))
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
+def test_a_teacher_without_a_temperature_is_refused(temperature):
+    with pytest.raises(ValueError, match=r"target_temperature: got .*; expected a number above 0"):
+        Divergence(target_temperature=temperature)
+
+
 # Masks
 
-NUM_LOSSES = 12
+NUM_LOSSES = 13
 
 
 def losses_and_signals(states, supervise_BT, teacher_BTD, advantage_BT):
@@ -259,6 +324,7 @@ def losses_and_signals(states, supervise_BT, teacher_BTD, advantage_BT):
         (PolicyGradient(kl_coefficient=0.3, kl_estimator="exact"), spoken),
         (Preference(shape="dpo"), prefer),
         (Preference(shape="ipo"), prefer),
+        (Divergence(direction="forward", target_temperature=0.5), match),
     ]
 
 

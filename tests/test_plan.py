@@ -8,6 +8,7 @@ import pytest
 
 from stateshape.core.files import BadInput
 from stateshape.recipes.recipe import recipe_class
+from stateshape.study.describe import settings_of
 from stateshape.study.plan import Plan, make_plan, presets, read_study_file
 
 GOOD = """\
@@ -69,6 +70,45 @@ def test_a_plan_that_says_a_recipe_s_earlier_name_keeps_its_checksum(tmp_path: P
 def test_plans_of_before_there_was_a_choice_keep_their_checksum(tmp_path: Path) -> None:
     """Folders that such a plan has begun must go on."""
     assert planned(GOOD, tmp_path).sha256 == "9dc60eec5c628da0dd1cd5f8d32e8ce8a3a1b29ef977852281a989cf747079a9"
+
+
+# Every recipe with a field that came later, left at its default; the checksum is the one computed before there was any.
+BEFORE = """\
+study: tiny
+model: embedded
+target: {task: arithmetic, limit: 8}
+retention: [{task: facts, limit: 8}]
+train: {lr: 5e-4, steps: 2, lora: {rank: 4}}
+runs:
+  tutor: {recipe: sft}
+  a: {recipe: opd, teacher: tutor}
+  b: {recipe: kd, teacher: tutor}
+  c: {recipe: gkd, teacher: tutor}
+  d: {recipe: kd_on_teacher, teacher: tutor}
+  e: {recipe: dagger, teacher: tutor, with: {signal: distribution}}
+  f: {recipe: replay, teacher: tutor, states: a, with: {signal: teacher-distribution}}
+  g: {recipe: sdft}
+"""
+
+
+def test_fields_that_came_later_leave_checksums_and_records_of_before_alone(tmp_path: Path) -> None:
+    plan = planned(BEFORE, tmp_path)
+    assert plan.sha256 == "bfbac47627e19128d0ac0cf68a67fa877728bcbf38b4609d697f3a021f7d6e80"
+    assert planned(BEFORE.replace("steps: 2", "steps: 3"), tmp_path).sha256 != plan.sha256
+    recorded = settings_of(plan.runs[1])
+    assert "target_temperature" not in str(recorded)
+    said = BEFORE.replace("signal: distribution", "signal: distribution, target_temperature: 1")
+    assert planned(said, tmp_path).sha256 == plan.sha256
+
+
+@pytest.mark.parametrize("later", ["target_temperature: 0.5"])
+def test_a_later_field_off_its_default_is_another_plan(later: str, tmp_path: Path) -> None:
+    text = BEFORE.replace("signal: distribution}", f"signal: distribution, {later}}}")
+    assert text != BEFORE
+    plan = planned(text, tmp_path)
+    assert plan.sha256 != planned(BEFORE, tmp_path).sha256
+    chosen = next(spec for spec in plan.runs if spec.name == "e")
+    assert later.partition(":")[0] in str(settings_of(chosen))
 
 
 def test_measuring_along_the_way_is_another_plan_and_keeping_adapters_is_not(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ if OWN:
     SHORT[OWN] = json.loads(os.environ.get("STATESHAPE_RECIPE_FIELDS", "{}"))
 
 ROLLOUTS = {"rollout_tokens": 4, "samples": 2, "temperature": 0.5}
-DIVERGENCE = {"direction": "reverse", "beta": 0.25}
+DIVERGENCE = {"direction": "reverse", "beta": 0.25, "target_temperature": 0.5}
 OWN_REWARD = f"{Path(__file__).parent / 'own_parts.py'}:length_reward"
 
 # Another value for each field: every option changes something.
@@ -128,11 +128,11 @@ OTHER = {
         "reference": "t",
         "reward": OWN_REWARD,
     },
-    "sdft": {"direction": "forward", "beta": 0.25, **ROLLOUTS, "ema_rate": 1.0, "template": "{solution} {prompt}"},
+    "sdft": {**DIVERGENCE, "direction": "forward", **ROLLOUTS, "ema_rate": 1.0, "template": "{solution} {prompt}"},
     "gkd": {
+        **DIVERGENCE,
         "learner_share": Schedule(value=0.0),
         "direction": "forward",
-        "beta": 0.25,
         "rollout_tokens": 4,
         "temperature": 0.5,
     },
@@ -145,6 +145,7 @@ OTHER = {
         "cut": Cut(low=0.5, high=0.6),
         "max_new_tokens": 3,
         "teacher_temperature": 0.0,
+        "target_temperature": 0.5,
     },
     "grpo_opd": {
         "rollout_tokens": 4,
@@ -173,6 +174,7 @@ BESIDE = {(name, "beta"): {"direction": "jsd"} for name in ("kd", "kd_on_teacher
     ("grpo", "kl_estimator"): {"kl_coefficient": 0.5},
     ("grpo", "reference"): {"kl_coefficient": 0.5},
     ("rft", "threshold"): {"reward": OWN_REWARD},
+    ("dagger", "target_temperature"): {"signal": "distribution"},
     ("dagger", "unit"): {"schedule": Schedule(value=0.5)},
     ("replay", "cut"): {"signal": "teacher-continuation"},
     ("replay", "max_new_tokens"): {"signal": "teacher-continuation"},
@@ -359,7 +361,8 @@ def test_every_option_is_tried(name):
     fields = {field.name for field in dataclasses.fields(recipe_class(name))}
     assert OTHER[name].keys() == fields - {"teacher", "states"}
     for option, value in OTHER[name].items():
-        assert getattr(recipe_class(name)(**SHORT[name]), option) != value
+        beside = BESIDE.get((name, option), {})
+        assert getattr(recipe_class(name)(**SHORT[name] | beside), option) != value
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "teacher" in SHORT[name]])
@@ -368,6 +371,15 @@ def test_another_teacher_teaches_something_else(name, world):
     made = world(name)
     tiny.fill(made.shared, "teacher", seed=99, size=0.2)
     assert not tiny.is_same(plain, made.train())
+
+
+@pytest.mark.parametrize(
+    ("name", "signal"), [("dagger", "continuation"), ("replay", "teacher-continuation"), ("replay", "teacher-log-prob")]
+)
+def test_a_target_temperature_needs_a_distribution_as_the_target(name, signal):
+    choices = SHORT[name] | {"signal": signal, "target_temperature": 0.5}
+    with pytest.raises(BadInput, match=r"target_temperature: got 0\.5 for signal .*; expected 1; use --signal"):
+        recipe_class(name)(**choices)
 
 
 def test_a_greedy_grpo_is_refused(world):

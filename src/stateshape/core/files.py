@@ -31,6 +31,7 @@ from stateshape.core.wording import MAX_PATH, MAX_SHOWN, BadInput, printable, sh
 T = TypeVar("T")
 MAX_PROBLEMS = 250  # characters: of several faults those are told that fit; one always is
 MAX_INT = 10**30  # of any whole number in a record: counts of floating-point operations come nearest, far below
+LATER = {"is_later": True}  # metadata of a dataclass's field that was added when records without it already existed
 NAME_BYTES = 255  # of one name in a path, on every file system in common use
 PATH_BYTES = 4096 - 512  # of a whole path; the rest is for what is written below it
 
@@ -196,6 +197,21 @@ def plain(record: object) -> Any:
     if isinstance(record, list | tuple):
         return [plain(v) for v in record]
     return record
+
+
+def comparable(record: Any) -> dict[str, Any]:
+    """As `plain`, without the record's own LATER fields that are at their default: so records of before still compare equal."""
+    fields = [f for f in dataclasses.fields(record) if "is_later" in f.metadata]
+    return {
+        key: value
+        for key, value in plain(record).items()
+        if key not in {f.name for f in fields if _is_default(record, f)}
+    }
+
+
+def _is_default(record: object, field: dataclasses.Field[Any]) -> bool:
+    default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    return bool(getattr(record, field.name) == default)
 
 
 def check_output(folder: Path, *, where: str = "out") -> None:

@@ -166,14 +166,18 @@ def divergence_in_detail(
     teacher_head_VE: Float[Tensor, "W E"],
     targets_N: Int[Tensor, " N"],
     of_logps: Callable[[Tensor, Tensor], Tensor],
+    teacher_temperature: float = 1.0,
 ) -> DivergenceDetail:
-    """As `divergence`, and other statistics of the same logits. `targets_N`: the tokens at those positions."""
+    """As `divergence`, and other statistics of the same logits. `targets_N`: the tokens at those positions.
+
+    The teacher's distribution, and so its entropy, is the one at `teacher_temperature`; the learner's stays at 1.
+    """
     size = min(head_VD.shape[0], teacher_head_VE.shape[0])
 
     def chunk(logits_nV: Tensor, teacher_nE: Tensor, targets_n: Tensor) -> Rows:
         learner_logp_nV = logits_nV.log_softmax(-1)
         with torch.no_grad():
-            teacher_logp_nV = logits_of(teacher_nE, teacher_head_VE[:size]).log_softmax(-1)
+            teacher_logp_nV = logits_of(teacher_nE, teacher_head_VE[:size], teacher_temperature).log_softmax(-1)
             teacher_p_nV = (teacher_logp_nV * LOG2_E).exp2_()  # exp2 takes a quarter of exp's time on a CPU
             teacher_entropy_n = -teacher_p_nV.mul_(teacher_logp_nV).sum(-1)
         target_logp_n = learner_logp_nV.gather(-1, targets_n[:, None])[:, 0]

@@ -4,6 +4,7 @@
     reverse: KL(learner || teacher) = sum_v S_v (log S_v - log T_v)      mode-seeking
     jsd:     beta KL(T || M) + (1 - beta) KL(S || M), M = beta T + (1 - beta) S      between the two, and bounded
 
+T is the teacher's distribution at `target_temperature`, softmax(z_T / temperature); S is the learner's at 1.
 The gradient flows through the learner only. Source: arXiv:2605.22731 eq. 7; arXiv:2306.13649 section 2.
 """
 
@@ -59,16 +60,21 @@ def generalised_jsd(
 class Divergence:
     """Sum over supervised states of the divergence, in nats; the step divides by their number.
 
-    `beta` is read by jsd alone. per_token: besides mass and learner_logp, divergence and teacher_entropy in nats.
+    `beta` is read by jsd alone. target_temperature: of the teacher's distribution; below 1 it is sharper. Source of a teacher
+    sharper than the learner: arXiv:2609.35259. per_token: besides mass and learner_logp, divergence and teacher_entropy in
+    nats, both of the teacher at that temperature.
     """
 
     direction: Direction = "forward"
     beta: float = 0.5
+    target_temperature: float = 1.0
     kind: ClassVar[LossKind] = "divergence"
 
     def __post_init__(self) -> None:
         if not 0 <= self.beta <= 1:
             raise ValueError(f"beta: got {self.beta}; expected 0 (forward KL) to 1 (reverse KL)")
+        if not 0 < self.target_temperature < math.inf:
+            raise ValueError(f"target_temperature: got {self.target_temperature}; expected a number above 0")
 
     def count(self, signal: MatchDistribution) -> float:
         return float(signal.supervise_BT.sum())
@@ -84,6 +90,7 @@ class Divergence:
             signal.teacher_head_VD,
             states.ids_BT[signal.supervise_BT],
             of_logps[self.direction],
+            self.target_temperature,
         )
         total = detail.value_N.sum()
         per_token = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from stateshape.core.files import BadInput
+from stateshape.core.files import LATER, BadInput
 from stateshape.core.method import Combination, Composition, Loss, Method, SignalSource, StateSource
 from stateshape.losses.cross_entropy import CrossEntropy
 from stateshape.losses.divergence import Divergence
@@ -40,6 +40,16 @@ class DAgger(LearnerRollouts, Taught, TeacherText):
     """Train on the states of all steps so far instead of those of the current step."""
     cut: Cut = field(default_factory=Cut)
     """Where the teacher takes over, for continuations."""
+    target_temperature: float = field(default=1.0, metadata=LATER)
+    """For distributions: temperature of the teacher's distribution in the divergence; the learner's stays 1."""
+
+    def __post_init__(self) -> None:
+        LearnerRollouts.__post_init__(self)
+        if self.signal == "continuation" and self.target_temperature != 1:
+            raise BadInput(
+                f"target_temperature: got {self.target_temperature} for signal continuation, which is cross-entropy on the "
+                "teacher's tokens; expected 1; use --signal distribution, or teacher_temperature for the text itself"
+            )
 
     @property
     def composition(self) -> Composition:
@@ -70,7 +80,7 @@ class DAgger(LearnerRollouts, Taught, TeacherText):
             states = Aggregated(source=states, folder=parts.folder)
         settings = self.teacher_sampling(parts)
         signal: SignalSource[Policy] = TeacherDistribution(teacher=teacher, positions="all")
-        loss: Loss = Divergence()
+        loss: Loss = Divergence(target_temperature=self.target_temperature)
         if self.signal == "continuation":
             signal = TeacherContinuation(teacher=teacher, sampler=parts.sampler, settings=settings)
             loss = CrossEntropy()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 from stateshape.core.dotted import load_object
-from stateshape.core.files import BadInput
+from stateshape.core.files import LATER, BadInput
 from stateshape.core.method import Combination, Composition, Method, Term
 from stateshape.core.records import MethodRecord
 from stateshape.core.wording import shown
@@ -160,9 +160,11 @@ class Diverging:
     """forward: KL(teacher || learner); reverse: KL(learner || teacher); jsd: between the two, see beta."""
     beta: float = 0.5
     """For jsd: position between forward (0) and reverse (1) KL."""
+    target_temperature: float = field(default=1.0, metadata=LATER)
+    """Temperature of the teacher's distribution in the divergence; the learner's stays 1. Below 1 the target is sharper."""
 
     def divergence(self) -> Divergence:
-        return Divergence(direction=self.direction, beta=self.beta)
+        return Divergence(direction=self.direction, beta=self.beta, target_temperature=self.target_temperature)
 
 
 @dataclass(frozen=True, kw_only=True)

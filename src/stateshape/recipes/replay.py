@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from stateshape.core.files import BadInput
+from stateshape.core.files import LATER, BadInput
 from stateshape.core.method import (
     FACTS,
     SIGNALS,
@@ -84,11 +84,18 @@ class Replay:
     """Temperature of continuations; for credit, the temperature at which the recorded rows were sampled."""
     reward: str = "exact-answer"
     """exact-answer: 1 if right; or file.py:name of a function (item, text, finish) -> number or None."""
+    target_temperature: float = field(default=1.0, metadata=LATER)
+    """For signal teacher-distribution: temperature of the teacher's distribution in the divergence; the learner's stays 1."""
 
     def __post_init__(self) -> None:
         if self.signal.startswith("teacher-") and self.signal != "teacher-tokens" and self.teacher is None:
             raise BadInput(
                 f"teacher: got none; signal {self.signal} expected one; give --teacher a run folder or a model"
+            )
+        if self.signal != "teacher-distribution" and self.target_temperature != 1:
+            raise BadInput(
+                f"target_temperature: got {self.target_temperature} for signal {self.signal}, which has no distribution in its "
+                "loss; expected 1; use --signal teacher-distribution"
             )
 
     @property
@@ -137,7 +144,9 @@ class Replay:
     def loss(self) -> Loss:
         loss_for: dict[str, Callable[[], Loss]] = {
             "cross-entropy": CrossEntropy,
-            "divergence": lambda: Divergence(direction=self.direction, beta=self.beta),
+            "divergence": lambda: Divergence(
+                direction=self.direction, beta=self.beta, target_temperature=self.target_temperature
+            ),
             "policy gradient": lambda: PolicyGradient(normalise="token-mean", temperature=self.temperature),
             "preference": Preference,
         }

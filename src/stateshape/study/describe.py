@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from stateshape.core import layout
-from stateshape.core.files import plain, read_json
+from stateshape.core.files import comparable, read_json
 from stateshape.core.records import Json, RunRecord
 from stateshape.core.study_records import BASE, PlannedRun, PlanRecord, TaskRecord
 from stateshape.recipes.recipe import method_record
@@ -69,7 +69,7 @@ def settings_of(spec: RunSpec, along: AlongChoice | None = None) -> dict[str, Js
     """along: where given, the run keeps its adapter at so many steps."""
     kept: dict[str, Json] = {} if along is None else {"along": along.points}
     data: dict[str, Json] = {} if spec.data is None else {"data": spec.data}
-    return {"recipe": plain(spec.recipe()), "train": plain(spec.train), **data, **kept}
+    return {"recipe": comparable(spec.recipe()), "train": comparable(spec.train), **data, **kept}
 
 
 def planned_record(

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stateshape.core.decoding import read_text
-from stateshape.core.files import BadInput, parse, plain, sha256_text
+from stateshape.core.files import BadInput, comparable, parse, plain, sha256_text
 from stateshape.core.limits import check_most
 from stateshape.core.records import Json
 from stateshape.core.study_records import BASE, ClaimChoice
@@ -277,13 +277,14 @@ def plan_sha256(file: StudyFile, specs: list[RunSpec]) -> str:
 
     Left out: seeds, labels, notes, roles, contrasts, claims, and whether layers are compiled. They may change in a folder
     that the plan has begun; so may whether adapters are kept once they are measured. Left out where they are not chosen, so
-    that plans of before there was a choice stay the same: lengths of completions, samples, and measurements along a run.
+    that plans of before there was a choice stay the same: lengths of completions, samples, measurements along a run, and
+    fields of recipes and of training that are declared LATER.
     """
     runs = {
         spec.name: [
             spec.recipe_name,
-            plain(spec.recipe()),
-            plain(spec.train),
+            comparable(spec.recipe()),
+            comparable(spec.train),
             *([] if spec.data is None else [spec.data]),
         ]
         for spec in specs
