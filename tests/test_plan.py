@@ -97,13 +97,16 @@ def test_fields_that_came_later_leave_checksums_and_records_of_before_alone(tmp_
     assert planned(BEFORE.replace("steps: 2", "steps: 3"), tmp_path).sha256 != plan.sha256
     recorded = settings_of(plan.runs[1])
     assert "target_temperature" not in str(recorded)
+    assert "band" not in str(recorded)
     said = BEFORE.replace("signal: distribution", "signal: distribution, target_temperature: 1")
     assert planned(said, tmp_path).sha256 == plan.sha256
 
 
-@pytest.mark.parametrize("later", ["target_temperature: 0.5"])
+@pytest.mark.parametrize("later", ["target_temperature: 0.5", "band: {high: 0.1}"])
 def test_a_later_field_off_its_default_is_another_plan(later: str, tmp_path: Path) -> None:
-    text = BEFORE.replace("signal: distribution}", f"signal: distribution, {later}}}")
+    inside = "train: {" if later.startswith("band") else "with: {signal: distribution, "
+    text = BEFORE.replace("with: {signal: distribution}", f"with: {{signal: distribution}}, {inside}{later}}}")
+    text = text.replace("with: {signal: distribution}, with:", "with:")
     assert text != BEFORE
     plan = planned(text, tmp_path)
     assert plan.sha256 != planned(BEFORE, tmp_path).sha256
@@ -128,6 +131,12 @@ def test_what_is_done_otherwise_is_another_plan(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "wanted"),
     [
+        ("lr: 5e-4", "band: {low: 0.5, high: 0.5}", "band: got low 0.5, high 0.5; expected 0 <= low < high <= 1"),
+        (
+            "recipe: sft, train: {",
+            "recipe: dpo, train: {band: {low: 0.1}, ",
+            "runs.tutor.train.band: got low 0.1, high 1.0 for a pref",
+        ),
         ("recipe: sft", "recipe: sfft", "recipe: got 'sfft'"),
         ("lr: 5e-4", "lr: abc", "lr: got 'abc'; expected a number"),
         ("lr: 5e-4", "lr: -1", "lr: got -1.0"),

@@ -305,7 +305,7 @@ def test_a_preference_refuses_fewer_positions():
     learner, _ = world()
     signal = DatasetPreference().read(learner, pack(pairs(), device="cpu"), DRAW)
     assert (signal.rows_together, Imitate.rows_together) == (2, 1)
-    with pytest.raises(ValueError, match="supervised_per_step: got a preference signal"):
+    with pytest.raises(ValueError, match="supervised_per_step, band: got a preference signal"):
         signal.supervising(torch.ones_like(signal.supervise_BT))
 
 

@@ -15,7 +15,7 @@ from stateshape.policy.settings import LoraSettings
 from stateshape.recipes.recipe import recipe_class
 from stateshape.train.checkpoint import newest_checkpoint
 from stateshape.train.loop import draw_for, finish, train
-from stateshape.train.settings import TrainSettings, lr_at
+from stateshape.train.settings import Band, TrainSettings, lr_at
 from stateshape.train.step import TrainingDiverged, train_step
 
 SETTINGS = TrainSettings(steps=5, batch_prompts=4, lr=1e-2, lora=tiny.LORA)
@@ -275,6 +275,7 @@ CHANGED = {
     "train_items": 4,
     "batch_prompts": 3,
     "supervised_per_step": 5,
+    "band": Band(high=0.3),
     "warmup_share": 0.6,
     "schedule": "constant",
     "weight_decay": 0.5,

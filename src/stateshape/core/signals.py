@@ -162,8 +162,8 @@ class Prefer:
 
     def supervising(self, keep_BT: Tensor) -> Prefer:
         raise ValueError(
-            "supervised_per_step: got a preference signal; expected one that supervises token by token: a pair compares "
-            "whole responses; leave it out, or choose fewer pairs a step"
+            "supervised_per_step, band: got a preference signal; expected one that supervises token by token: a pair compares "
+            "whole responses; leave it out, or choose fewer pairs per step"
         )
 
 

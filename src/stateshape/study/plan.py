@@ -329,12 +329,18 @@ def run_spec(name: str, choice: RunChoice, shared: dict[str, Json]) -> RunSpec:
 
 
 def check_budget(spec: RunSpec) -> None:
-    """A pair compares whole responses: its tokens can't be thinned. Raises BadInput."""
+    """A pair compares whole responses: its tokens can't be chosen from. Raises BadInput."""
     is_preference = any(one.signal == "preference" for one in made_of_by(spec.recipe()))
-    if spec.train.supervised_per_step is not None and is_preference:
+    train = spec.train
+    if train.supervised_per_step is not None and is_preference:
         raise BadInput(
-            f"runs.{spec.name}.train.supervised_per_step: got {spec.train.supervised_per_step} for a preference, which "
+            f"runs.{spec.name}.train.supervised_per_step: got {train.supervised_per_step} for a preference, which "
             "compares whole responses; expected none; leave it out, or take fewer prompts per step"
+        )
+    if not train.band.is_everything and is_preference:
+        raise BadInput(
+            f"runs.{spec.name}.train.band: got low {train.band.low}, high {train.band.high} for a preference, which compares "
+            "whole responses; expected none; leave it out, or use a recipe that supervises token by token"
         )
 
 

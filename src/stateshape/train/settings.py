@@ -6,11 +6,29 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from stateshape.core.files import BadInput
+from stateshape.core.files import LATER, BadInput
 from stateshape.core.limits import check_most
 from stateshape.policy.settings import LoraSettings
 
 MAX_EPOCHS = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Band:
+    """Which tokens are supervised, by the probability that the learner gives them before the update, at temperature 1."""
+
+    low: float = 0.0
+    """Supervise only tokens to which the learner gives at least this probability."""
+    high: float = 1.0
+    """Supervise only tokens to which the learner gives at most this probability."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low < self.high <= 1:
+            raise BadInput(f"band: got low {self.low}, high {self.high}; expected 0 <= low < high <= 1")
+
+    @property
+    def is_everything(self) -> bool:
+        return (self.low, self.high) == (0, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +47,8 @@ class TrainSettings:
     """Prompts per optimiser step."""
     supervised_per_step: int | None = None
     """Supervise at most N random tokens per step: equal budgets for methods that differ in density. Default: all."""
+    band: Band = field(default_factory=Band, metadata=LATER)
+    """Supervise only tokens whose probability under the learner is in this band."""
     warmup_share: float = 0.05
     """Share of the steps over which the learning rate rises linearly."""
     schedule: Literal["cosine", "constant"] = "cosine"

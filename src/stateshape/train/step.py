@@ -23,6 +23,7 @@ from stateshape.core.states import States, chunks
 from stateshape.core.watch import StepRead, StepUpdate, Watch
 from stateshape.policy.flops import activation_bytes
 from stateshape.policy.policy import Policy
+from stateshape.train.band import in_band
 from stateshape.train.settings import TrainSettings
 
 MIN_CHUNK_TOKENS = 512  # products of fewer rows leave a machine idle
@@ -73,6 +74,8 @@ def train_step(
         drawn = draw_states(terms, learner, draw)
     with meter.phase("signal", costs):
         signals = read_signals(terms, learner, drawn)
+        if not settings.band.is_everything:
+            signals = in_band(signals, learner, settings.band)
         if settings.supervised_per_step is not None:
             signals = thinned(signals, settings.supervised_per_step, draw)
     states = {name: one.states for name, one in drawn.items()}
