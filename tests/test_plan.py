@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+import tiny
 from stateshape.core.files import BadInput
 from stateshape.recipes.recipe import recipe_class
 from stateshape.study.describe import settings_of
 from stateshape.study.plan import Plan, make_plan, presets, read_study_file
+from stateshape.study.preflight import check_sources
 
 GOOD = """\
 study: tiny
@@ -112,6 +114,27 @@ def test_a_later_field_off_its_default_is_another_plan(later: str, tmp_path: Pat
     assert plan.sha256 != planned(BEFORE, tmp_path).sha256
     chosen = next(spec for spec in plan.runs if spec.name == "e")
     assert later.partition(":")[0] in str(settings_of(chosen))
+
+
+@pytest.mark.parametrize(("share", "steps"), [(0.5, 1), (1.0, 2), (0.0, None), (1.5, None)])
+def test_a_replay_of_a_share_is_at_most_so_long(share: float, steps: int | None, tmp_path: Path) -> None:
+    """Asked before the states are there: run a trains for 2 steps."""
+    text = BEFORE.replace("signal: teacher-distribution", f"signal: teacher-distribution, share: {share}")
+    if steps is None:
+        with pytest.raises(BadInput, match=r"share: got .*; expected a number above 0, up to 1"):
+            planned(text, tmp_path)
+        return
+    for asked in (1, 2):
+        replayed = text.replace("with: {signal: teacher-d", f"train: {{steps: {asked}}}, with: {{signal: teacher-d")
+        plan = planned(replayed, tmp_path)
+        spec = next(spec for spec in plan.runs if spec.name == "f")
+        if asked <= steps:
+            check_sources(plan, spec, tiny.task())
+        else:
+            with pytest.raises(
+                BadInput, match=r"steps: got 2 for f; expected at most 1, share 0\.5 of the 2 steps of a"
+            ):
+                check_sources(plan, spec, tiny.task())
 
 
 def test_measuring_along_the_way_is_another_plan_and_keeping_adapters_is_not(tmp_path: Path) -> None:

@@ -165,6 +165,8 @@ OTHER = {
         "max_new_tokens": 3,
         "temperature": 0.5,
         "reward": OWN_REWARD,
+        "share": 0.6,  # three of the five recorded steps
+        "chosen": "random",
     },
 }
 
@@ -179,6 +181,8 @@ BESIDE = {(name, "beta"): {"direction": "jsd"} for name in ("kd", "kd_on_teacher
     ("replay", "cut"): {"signal": "teacher-continuation"},
     ("replay", "max_new_tokens"): {"signal": "teacher-continuation"},
     ("replay", "temperature"): {"signal": "teacher-continuation"},
+    ("replay", "share"): {"chosen": "random"},
+    ("replay", "chosen"): {"share": 0.6},
     ("replay", "reward"): {"signal": "reward"},
 }
 # With one update a batch the ratio is 1: whether it is clipped, and over what it is taken, changes nothing yet.

@@ -32,7 +32,7 @@ from stateshape.signals.continuation import TeacherContinuation
 from stateshape.signals.gold import GoldTokens
 from stateshape.states.cuts import Cut
 from stateshape.states.dataset import DatasetStates
-from stateshape.states.recorded import RecordedStates
+from stateshape.states.recorded import RecordedStates, steps_of_share
 from stateshape.states.sampled import LearnerStates
 from stateshape.train.loop import train
 from stateshape.train.settings import TrainSettings
@@ -107,6 +107,30 @@ def test_a_replay_has_the_rows_that_were_trained_on(run, learner):
     source = RecordedStates(folder)
     for step in (1, 0, 2):
         assert same(source.draw(learner, Draw(("whatever",), step, 0)), kept[step][1][""])
+
+
+def test_a_share_of_a_record_is_its_first_steps_or_random_ones_in_order(run, learner):
+    folder, kept = run
+    first = RecordedStates(folder, share=0.67)
+    assert first.num_steps == 2  # of three, rounded down
+    assert all(same(first.draw(learner, Draw((), step, 0)), kept[step][1][""]) for step in range(2))
+    random = RecordedStates(folder, share=0.67, chosen="random")
+    by_seed = [tuple(random.step_of(Draw((), step, seed)) for step in range(2)) for seed in range(20)]
+    assert set(by_seed) == {(0, 1), (0, 2), (1, 2)}
+    assert by_seed[4] == tuple(
+        RecordedStates(folder, share=0.67, chosen="random").step_of(Draw((), k, 4)) for k in (0, 1)
+    )
+    assert same(random.draw(learner, Draw((), 1, 4)), kept[by_seed[4][1]][1][""])
+    for source in (first, random):
+        with pytest.raises(BadInput, match=r"got step 2, but share 0\.67 of .* is 2 steps; .*; use --steps 2 or fewer"):
+            source.draw(learner, Draw((), 2, 0))
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "share", "wanted"), [(100, 0.29, 29), (3, 1 / 3, 1), (3, 0.01, 1), (7, 0.5, 3), (7, 1.0, 7)]
+)
+def test_how_many_steps_a_share_is(num_steps, share, wanted):
+    assert steps_of_share(num_steps, share) == wanted
 
 
 def test_until_the_cut_a_replay_has_the_rows_that_were_drawn(run, learner):

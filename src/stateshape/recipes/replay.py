@@ -36,7 +36,7 @@ from stateshape.signals.preference import RewardPreference
 from stateshape.signals.reward import GroupReward
 from stateshape.signals.teacher_logp import TeacherLogProb
 from stateshape.states.cuts import Cut
-from stateshape.states.recorded import RecordedStates, RecutStates
+from stateshape.states.recorded import Chosen, RecordedStates, RecutStates
 
 SignalName = Literal[
     "gold-tokens",
@@ -86,12 +86,18 @@ class Replay:
     """exact-answer: 1 if right; or file.py:name of a function (item, text, finish) -> number or None."""
     target_temperature: float = field(default=1.0, metadata=LATER)
     """For signal teacher-distribution: temperature of the teacher's distribution in the divergence; the learner's stays 1."""
+    share: float = field(default=1.0, metadata=LATER)
+    """Share of the recorded steps to train on, rounded down; the run is at most so many steps long."""
+    chosen: Chosen = field(default="first", metadata=LATER)
+    """For share: the first of the recorded steps, or random ones by the run's seed; both in the order of recording."""
 
     def __post_init__(self) -> None:
         if self.signal.startswith("teacher-") and self.signal != "teacher-tokens" and self.teacher is None:
             raise BadInput(
                 f"teacher: got none; signal {self.signal} expected one; give --teacher a run folder or a model"
             )
+        if not 0 < self.share <= 1:
+            raise BadInput(f"share: got {self.share}; expected a number above 0, up to 1 for all recorded steps")
         if self.signal != "teacher-distribution" and self.target_temperature != 1:
             raise BadInput(
                 f"target_temperature: got {self.target_temperature} for signal {self.signal}, which has no distribution in its "
@@ -134,7 +140,11 @@ class Replay:
     def build(self, parts: Parts) -> Method:
         self.check_recording()
         recorded = RecordedStates(
-            Path(self.states), term=self.term, until="cut" if self.signal.endswith("continuation") else "end"
+            Path(self.states),
+            term=self.term,
+            until="cut" if self.signal.endswith("continuation") else "end",
+            share=self.share,
+            chosen=self.chosen,
         )
         states: StateSource[Policy] = recorded
         if self.signal.endswith("continuation"):

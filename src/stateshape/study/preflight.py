@@ -15,6 +15,7 @@ from stateshape.recipes.recipe import Need, Parts, teachers_of
 from stateshape.recipes.replay import Replay
 from stateshape.record.reading import Recording
 from stateshape.sampling.local import LocalSampler
+from stateshape.states.recorded import steps_of_share
 from stateshape.study.context import data_of
 from stateshape.study.plan import Plan, RunSpec
 from stateshape.tasks.items import GenerationItem
@@ -94,8 +95,10 @@ def check_states(spec: RunSpec, source: str, other: RunSpec | None, num_items: C
     if other is None and isinstance(recipe, Replay):
         recipe.check_recording()
     there = Recording(Path(source)).num_steps if other is None else other.train.num_steps(num_items(other))
-    wanted = spec.train.num_steps(num_items(spec))
-    if wanted > there:
+    share = recipe.share if isinstance(recipe, Replay) else 1.0
+    wanted, usable = spec.train.num_steps(num_items(spec)), steps_of_share(there, share)
+    if wanted > usable:
+        of_them = "the steps" if share == 1 else f"share {share} of the {there} steps"
         raise BadInput(
-            f"steps: got {wanted} for {spec.name}; expected at most {there}, the steps of {source}, whose states it trains on"
+            f"steps: got {wanted} for {spec.name}; expected at most {usable}, {of_them} of {source}, whose states it trains on"
         )
