@@ -89,7 +89,7 @@ def lacking(label: str, lacks: str, *, test: str, is_planned: bool = True, thres
     return Effect(
         key=label,
         label=label,
-        estimate=EMPTY,
+        estimate=replace(EMPTY, note=lacks),
         p=None,
         test=test,
         threshold=threshold,
@@ -130,7 +130,7 @@ def item_effect(
     return Effect(
         key=f"{' '.join(terms)} on {' '.join(tasks)} above {threshold + offset:g}{about}",
         label=label,
-        estimate=shifted(difference.difference, -offset),
+        estimate=shifted(difference.difference, -offset) if lacks is None else replace(EMPTY, note=lacks),
         p=difference.p,
         test=difference.test,
         threshold=threshold,

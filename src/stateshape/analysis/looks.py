@@ -24,7 +24,9 @@ def spent_until(num_seeds: int, planned_seeds: int) -> float:
 
     Source: Lan & DeMets 1983, O'Brien-Fleming type.
     """
-    share = min(1.0, num_seeds / planned_seeds)
+    share = num_seeds / planned_seeds
+    if share >= 1:
+        return ALPHA
     return 2 - 2 * float(norm.cdf(norm.ppf(1 - ALPHA / 2) / math.sqrt(share)))
 
 
