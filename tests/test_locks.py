@@ -19,9 +19,11 @@ from stateshape.core import locks
 from stateshape.core.files import BadInput
 from stateshape.core.locks import hold, hold_beside, holds_files, remove_leftovers
 
+# Ctrl-C is ignored where the tests were started in the background of a shell; here it must not be.
 HOLDS = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from stateshape.cli import sigterm_as_interrupt
 from stateshape.core.locks import hold
 try:
