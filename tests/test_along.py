@@ -243,6 +243,7 @@ def findings(folder: Path) -> dict[str, Any]:
     ("place", "call"),
     [
         ("stateshape.study.along.write_jsonl", 1),  # before the first rows
+        ("stateshape.study.along.write_jsonl", 3),  # before the first line
         ("stateshape.study.along.write_jsonl", 7),  # before the last line
         ("stateshape.train.loop.keep_adapter", 2),
         ("stateshape.train.loop.save_checkpoint", 3),  # kept, and not yet a checkpoint

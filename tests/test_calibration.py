@@ -11,8 +11,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "docs" / "tools"))
 import calibration
 from calibration import CLAIMS, SCENARIOS, Tally, calibrate
 
-STUDIES = 16
-MOST_WRONG = 4  # of 16: at a true rate of .05, five or more have probability .001
+STUDIES = 30
+MOST_WRONG = 5  # of 30: at a true rate of .05, six or more have probability .003
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 
 
