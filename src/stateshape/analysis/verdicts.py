@@ -15,8 +15,9 @@ The outcome comes from the numbers alone; the paper's own outcome is nowhere in 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from stateshape.analysis.claims import paper_claims
 from stateshape.analysis.effects import OF_NO_ITEMS, Claim, Effect
@@ -130,14 +131,14 @@ def _ways_adjusted(claim: Claim) -> dict[str, float]:
 
 
 def _verdict(claim: Claim, adjusted: Adjusted, written: str) -> Verdict:
-    premises = [_premise(premise) for premise in claim.premises]
+    premises = [_plain(premise, premise_state(premise)) for premise in claim.premises]
     if claim.ways:
         states, decisive = _ways(claim, adjusted)
     else:
         states = [adjusted.state(effect) for effect in claim.effects]
         decisive = [_evidence(effect, adjusted, state) for effect, state in zip(claim.effects, states)]
     outcome = _outcome(claim, states)
-    shown = [_shown(effect) for effect in claim.shown]
+    shown = [_plain(effect, "shown") for effect in claim.shown]
     return Verdict(
         claim_id=claim.claim_id,
         claim=claim.text,
@@ -199,19 +200,8 @@ def _rank(p: float | None) -> float:
     return 2.0 if p is None else p
 
 
-def _premise(premise: Effect) -> Evidence:
-    return Evidence(
-        label=premise.label,
-        effect=premise.estimate,
-        p=premise.p,
-        p_holm=None,
-        test=premise.test,
-        threshold=premise.threshold,
-        state=premise_state(premise),
-    )
-
-
-def _shown(effect: Effect) -> Evidence:
+def _plain(effect: Effect, state: Literal["holds", "fails", "equivalent", "open", "shown"]) -> Evidence:
+    """Without what its family adds: of premises, and of what is only shown."""
     return Evidence(
         label=effect.label,
         effect=effect.estimate,
@@ -219,22 +209,16 @@ def _shown(effect: Effect) -> Evidence:
         p_holm=None,
         test=effect.test,
         threshold=effect.threshold,
-        state="shown",
+        state=state,
         bootstrap=effect.bootstrap,
     )
 
 
 def _evidence(effect: Effect, adjusted: Adjusted, state: State, *, p_holm: float | None = None) -> Evidence:
     found: Resolution = resolution(effect, adjusted.first_level, is_open=state == "open")
-    return Evidence(
-        label=effect.label,
-        effect=effect.estimate,
-        p=effect.p,
+    return replace(
+        _plain(effect, state),
         p_holm=adjusted.effects.get(effect.key) if p_holm is None else p_holm,
-        test=effect.test,
-        threshold=effect.threshold,
-        state=state,
-        bootstrap=effect.bootstrap,
         power=found.power,
         power_effect=found.power_effect,
         minimal_effect=found.minimal_effect,
@@ -267,7 +251,7 @@ def _premise_words(premise: Effect) -> str:
         return f"the plan contradicts the premise that {premise.label}"
     if is_met(premise) is None:
         return f"premise unknown ({premise.label}: {too_little(premise)})"
-    return f"premise not shown: {_words(_premise(premise), None)}"
+    return f"premise not shown: {_words(_plain(premise, premise_state(premise)), None)}"
 
 
 def _words(evidence: Evidence, lacks: str | None) -> str:
