@@ -26,6 +26,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("build/gpu"), help="a few small files; default: build/gpu")
     parser.add_argument("--work", type=Path, help="what outlives the call: studies, stages done; default: OUT/work")
     parser.add_argument("--models", default=EMBEDDED, help="folders, the largest first, with commas; embedded is added")
+    parser.add_argument("--without-embedded", action="store_true", help="an earlier call has measured it")
     parser.add_argument("--stages", default=",".join(DEFAULT), help=f"of {', '.join(s.name for s in STAGES)}")
     parser.add_argument("--seconds", type=float, default=BUDGET_S, help="of the whole command")
     parser.add_argument("--toy", action="store_true", help="tiny sizes, which also run on a CPU")
@@ -36,6 +37,8 @@ def main() -> int:
     if len(names) + 2 > MOST_FILES:
         parser.error(f"--stages: got {len(names)}; expected at most {MOST_FILES - 2}, since so many files come back")
     folders = [name for name in chosen.models.split(",") if name and name != EMBEDDED]
+    if chosen.without_embedded and not folders:
+        parser.error("--without-embedded: got no other model; expected some in --models")
     if missing := [name for name in folders if not (Path(name) / "config.json").exists()]:
         parser.error(f"--models: got {missing[0]}, which has no config.json; expected model folders")
     if not chosen.toy and subprocess.run([sys.executable, "-c", HAS_GPU], check=False).returncode:
@@ -43,7 +46,7 @@ def main() -> int:
     call = Call(
         out=chosen.out.absolute(),
         work=(chosen.work or chosen.out / "work").absolute(),
-        models=(*(str(Path(name).absolute()) for name in folders), EMBEDDED),
+        models=(*(str(Path(name).absolute()) for name in folders), *([] if chosen.without_embedded else [EMBEDDED])),
         is_toy=chosen.toy,
         ends=began + chosen.seconds,
     )
