@@ -237,6 +237,8 @@ def refuse_difference(ours: dict[str, int], theirs: dict[str, int], *, learner: 
 def load_weights(source: str, settings: ModelSettings) -> SharedWeights:
     """Loads a hub id or a local folder. Raises BadInput with the reason if that fails."""
     device = resolve_device(settings.device)
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)  # it prepares every new shape for 0.6 s, and each step has new ones
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # steps are recorded on the current device, whatever the tensors' own
     model, tokenizer = read_model(
