@@ -15,7 +15,16 @@ import pytest
 from benchmarks.gpu import check, driver, files, studies
 from benchmarks.gpu.causes import kind_of, largest_causes, seconds_by_kind
 from benchmarks.gpu.check_resume import Resumed
-from benchmarks.gpu.estimate import Assumed, Speed, estimated, fitting_share, measured_rates, total_s, with_share
+from benchmarks.gpu.estimate import (
+    Assumed,
+    Speed,
+    estimated,
+    fitting_share,
+    measured_rates,
+    total_s,
+    with_less_drift,
+    with_share,
+)
 from benchmarks.gpu.record import Job
 from benchmarks.gpu.stages import BUDGET_S, DEFAULT, MOST_FILES, RESERVE_S, STAGES, TOY, Scale, Stage, stage_named
 from benchmarks.gpu.studies import for_a_real_model
@@ -62,7 +71,8 @@ def test_sampling_at_toy_size(tmp_path):
     for row in rows:
         assert row["tokens_per_s"] > 0, row
         assert row["memory_floor_s"] > 0 and row["compute_floor_s"] > 0
-        assert 1 <= len(row["largest_causes"]) <= 3
+        num_causes = len(row["largest_causes"])
+        assert 1 <= num_causes <= 3 if row["engine"] == "ours" else num_causes == 0
 
 
 def test_training_at_toy_size(tmp_path):
@@ -142,7 +152,7 @@ def papers(monkeypatch):
     monkeypatch.setattr("benchmarks.gpu.estimate.GenerationTask", Shaped)
     choice = type("Choice", (), {"items": range(200)})()
     exam = type("Choice", (), {"items": range(500)})()
-    return read_study_file("paper"), [Shaped(500, 256), choice, exam]
+    return with_less_drift(read_study_file("paper")), [Shaped(500, 256), choice, exam]
 
 
 def test_the_papers_rows_fit_four_minutes_by_our_own_estimate(papers):

@@ -21,6 +21,7 @@ from stateshape.tasks.task import GenerationTask, Task
 
 SHARES = (1.0, 0.75, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05, 0.025)  # of the steps, that are tried
 LARGE_BATCH = 2.0  # a step of hundreds of rows over a step of few: its cache is no longer small
+DRIFT_PROMPTS = 128
 LEAST_ITEMS = 16  # a batch: with fewer, an epoch is no step
 LENGTHS = ("rollout_tokens", "max_new_tokens")  # of a recipe: what is written one token after another
 
@@ -36,7 +37,7 @@ class Assumed:
     probe_s: float = 0.5
     record_shape_s: float = 0.1  # a recorded step for a new shape
     shapes: int = 24  # of an evaluation
-    drift_s: float = 10.0  # distances on the CPU
+    drift_prompt_s: float = 0.08  # distances on the CPU, per prompt; 20 s for 256 were measured beside an H100
     choice_item_s: float = 0.01  # tokens and layout of a multiple-choice item
     wave_rows: int = 256
     start_s: float = 10.0  # loading, the report
@@ -70,10 +71,11 @@ def estimated(plan: Plan, tasks: Sequence[Task], speed: Speed) -> dict[str, Spen
     """By run; the base is among them."""
     evaluation = sum(evaluation_s(task, speed) for task in tasks)
     rollouts = plan.file.drift.max_new_tokens * speed.decode_s * LARGE_BATCH
+    distances = plan.file.drift.prompts * speed.assumed.drift_prompt_s
     found = {"base": Spent(0.0, evaluation, 2 * rollouts)}
     for spec in plan.runs:
         steps = spec.train.num_steps(speed.num_train)
-        found[spec.name] = Spent(training_s(spec, steps, speed), evaluation, rollouts + speed.assumed.drift_s)
+        found[spec.name] = Spent(training_s(spec, steps, speed), evaluation, rollouts + distances)
     return found
 
 
@@ -130,6 +132,13 @@ def measured_rates(sampling: dict[str, Any] | None, training: dict[str, Any] | N
     if steps:
         found["pass_layer_s"] = steps[0]["seconds_per_step"] / num_layers
     return dataclasses.replace(Assumed(), **found)
+
+
+def with_less_drift(file: StudyFile) -> StudyFile:
+    """Half of the preset's prompts: distances take the CPU longer than the GPU takes for all else of a short run."""
+    return dataclasses.replace(
+        file, drift=dataclasses.replace(file.drift, prompts=min(file.drift.prompts, DRIFT_PROMPTS))
+    )
 
 
 def items_limited(file: StudyFile, scale: Scale) -> StudyFile:

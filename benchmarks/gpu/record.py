@@ -23,7 +23,7 @@ from benchmarks.gpu.stages import Scale
 from stateshape.study.provenance import command, git_revision, now, package_version, versions
 
 SEED = 0  # of every stage
-REVISION = "STATESHAPE_REVISION"  # where files travelled without their history, who sent them says what they are
+REVISION = "STATESHAPE_REVISION"  # who sent the files says what they are: a history beside them may be older
 
 
 @dataclass(slots=True)
@@ -67,7 +67,7 @@ def origin() -> dict[str, Any]:
         "date": now(),
         "command": command(),
         "seed": SEED,
-        "git_revision": git_revision() or os.environ.get(REVISION),
+        "git_revision": os.environ.get(REVISION) or git_revision(),
         "gpu": torch.cuda.get_device_name(0) if is_gpu else None,
         "gpu_memory_gb": memory,
         "driver": driver(),

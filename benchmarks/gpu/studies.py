@@ -28,6 +28,7 @@ from benchmarks.gpu.estimate import (
     items_limited,
     measured_rates,
     total_s,
+    with_less_drift,
     with_share,
 )
 from benchmarks.gpu.files import read, write_whole
@@ -44,7 +45,7 @@ from stateshape.tasks.task import Task
 
 NOTES = (
     "A stand-in: {model}, whose 4-bit weights were de-quantised, in place of the preset's model. {share:.3g} of the preset's "
-    "steps and training items, one seed. Every other setting is the preset's."
+    "steps and training items, drift on {prompts} prompts, one seed. Every other setting is the preset's."
 )
 
 
@@ -126,7 +127,7 @@ def sized(job: Job, name: str, whole: StudyFile, model: str) -> StudyFile:
     if model == "embedded":  # a rehearsal without a real model: on the embedded base's own tasks
         own = read_study_file("smoke")
         file = dataclasses.replace(file, target=own.target, retention=own.retention)
-    file = items_limited(file, scale)
+    file = items_limited(with_less_drift(file), scale)
     target, retention = load_tasks(file, job.data)
     tasks: list[Task] = [target, *retention]
     num_layers = layers_of(model)
@@ -142,7 +143,9 @@ def sized(job: Job, name: str, whole: StudyFile, model: str) -> StudyFile:
     found = estimated(make_plan(smaller), tasks, speed)
     total, by_run = total_s(found, speed), {run: one._asdict() for run, one in found.items()}
     job.record.add({"share_of_steps": share, "estimated_s": total, "estimated_by_run": by_run})
-    return dataclasses.replace(smaller, notes=NOTES.format(model=model_label(model), share=share))
+    return dataclasses.replace(
+        smaller, notes=NOTES.format(model=model_label(model), share=share, prompts=file.drift.prompts)
+    )
 
 
 def layers_of(model: str) -> int:
