@@ -41,8 +41,12 @@ DATA = ("gsm8k", "truthfulqa", "mmlu")
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", action="append", default=[], metavar="NAME=FILE", help="a GGUF file; may be repeated")
-    parser.add_argument("--data", type=Path, help=f"a folder with {', '.join(DATA)}; default: the data are there already")
+    parser.add_argument(
+        "--model", action="append", default=[], metavar="NAME=FILE", help="a GGUF file; may be repeated"
+    )
+    parser.add_argument(
+        "--data", type=Path, help=f"a folder with {', '.join(DATA)}; default: the data are there already"
+    )
     parser.add_argument("--peers", action="store_true", help="with the wheels of the peers stage")
     parser.add_argument("--into", default=".gpu", help="folder below the checkout, which git ignores")
     parser.add_argument("--keep", default="/tmp/stateshape-gpu", help="folder on the machine that outlives a call")
@@ -87,14 +91,26 @@ def check_ignored(into: Path) -> None:
 def fetch_wheels(names: list[str], folder: Path) -> None:
     pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
     by_name = {normal(name): version for name, version in pins.items()}
-    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "--python-version", "3.12"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "-q",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--python-version",
+        "3.12",
+    ]
     command += ["--implementation", "cp", "--dest", str(folder)]
     for platform in PLATFORMS:
         command += ["--platform", f"{platform}_x86_64"]
     command += [f"{name}=={by_name[name]}" for name in names]
     told = subprocess.run(command, capture_output=True, text=True, check=False)
     if told.returncode:
-        raise ValueError(f"wheels: pip download failed: {(told.stderr.strip().splitlines() or ['no reason given'])[-1]}")
+        raise ValueError(
+            f"wheels: pip download failed: {(told.stderr.strip().splitlines() or ['no reason given'])[-1]}"
+        )
 
 
 def normal(name: str) -> str:
@@ -123,7 +139,11 @@ def split(file: Path, name: str, folder: Path, size: int) -> dict[str, object]:
 
 def revision() -> str:
     told = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+", "--abbrev=12"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return told.stdout.strip()
 
@@ -148,7 +168,9 @@ def check_sizes(calls: list[dict[str, object]], limit_mib: float) -> None:
         carried, command = call["carry"], str(call["command"])
         assert isinstance(carried, list)
         if len(carried) > MOST_CARRIED or len(command) > MOST_CHARACTERS:
-            raise ValueError(f"a call of {len(carried)} paths and {len(command)} characters is too long; use shorter names")
+            raise ValueError(
+                f"a call of {len(carried)} paths and {len(command)} characters is too long; use shorter names"
+            )
         if (size := size_of(call)) > limit_mib * MIB:
             raise ValueError(
                 f"a call would carry {size / MIB:.1f} MiB ({', '.join(carried)}, and the working tree); expected at most "
@@ -165,7 +187,10 @@ def size_of(call: dict[str, object]) -> int:
 def tree_bytes() -> int:
     """Tracked files, and those that are neither tracked nor ignored."""
     told = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
     )
     names = {ROOT / name for name in told.stdout.decode().split("\0") if name}
     return sum(map(bytes_of, names))

@@ -51,7 +51,9 @@ def join(parts: Path, name: str, about: dict[str, object], folder: Path) -> None
             digest.update(part)
             whole.write(part)
     if digest.hexdigest() != about["sha256"]:
-        raise ValueError(f"sha256: got {digest.hexdigest()[:12]}; expected {str(about['sha256'])[:12]}; send its parts again")
+        raise ValueError(
+            f"sha256: got {digest.hexdigest()[:12]}; expected {str(about['sha256'])[:12]}; send its parts again"
+        )
 
 
 def convert(folder: Path) -> None:

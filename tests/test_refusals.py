@@ -3,7 +3,6 @@
 import math
 import pickle
 import random
-from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,9 +10,7 @@ import pytest
 import tiny
 from stateshape.core.files import BadInput
 from stateshape.core.states import Origin
-from stateshape.policy.checks import check_targets
 from stateshape.policy.open import is_same_model
-from stateshape.policy.settings import LoraSettings
 from stateshape.recipes.opd import OPD
 from stateshape.recipes.opd_sft import OPDPlusSFT
 from stateshape.recipes.recipe import recipe_class
@@ -139,15 +136,6 @@ def test_a_replay_is_built_before_its_states_are_there(tmp_path):
     spec = make_plan(read_study_file(str(tmp_path / "study.yaml"))).runs[1]
     with pytest.raises(BadInput, match="again: beta: got 2"):
         check_build(spec, tiny.task())
-
-
-def test_targets_that_name_no_layer():
-    shared = tiny.weights()
-    check_targets(shared, LoraSettings())
-    tiny.learner(shared)
-    check_targets(shared, LoraSettings())  # also once adapters lie around the layers
-    with pytest.raises(BadInput, match=r"lora\.targets: got 'query', .*; expected some of .*q_proj"):
-        check_targets(shared, replace(LoraSettings(), targets=("q_proj", "query")))
 
 
 def test_two_spellings_of_one_folder_are_one_model(tmp_path):

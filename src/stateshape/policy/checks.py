@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import peft
 import torch
-from transformers.pytorch_utils import Conv1D
 
 from stateshape.core.files import BadInput
 from stateshape.policy.bridge import run_transformers
 from stateshape.policy.decoder import PLAIN, ForwardPass, join_weights, read_decoder
 from stateshape.policy.foreign import reason_of
 from stateshape.policy.probe import Found, Gap, Probe, exact, gap, make_probe, rounding, run_ours, run_own
-from stateshape.policy.settings import LoraSettings
 
 if TYPE_CHECKING:
     from stateshape.policy.weights import SharedWeights
@@ -84,31 +82,6 @@ def check_numbers(weights: SharedWeights) -> None:
                 f"model: got {weights.source!r}, whose tensor {name} contains a value that is not a finite number in "
                 f"{name_of(weights.dtype)}; expected finite weights; use an unbroken copy, or another --dtype"
             )
-
-
-def linear_layers(weights: SharedWeights) -> set[str]:
-    """Names of the base's linear layers, whether an adapter wraps them or not."""
-    linear = [name for name, module in weights.model.named_modules() if isinstance(module, torch.nn.Linear)]
-    return {name.removesuffix(".base_layer") for name in linear if ".lora_" not in name}
-
-
-def linear_names(weights: SharedWeights) -> list[str]:
-    """Names that an adapter can target: the last part of each linear layer's name, without the head."""
-    return sorted({name.rpartition(".")[2] for name in linear_layers(weights)} - {"lm_head"})
-
-
-def check_targets(weights: SharedWeights, lora: LoraSettings) -> None:
-    """Each of an adapter's targets must name layers of the model; peft ignores those that do not. Raises BadInput."""
-    layers, last = linear_layers(weights), linear_names(weights)
-    if not last and any(isinstance(module, Conv1D) for module in weights.model.modules()):
-        raise BadInput(
-            f"model: got {weights.source!r}, whose layers are Conv1D, as GPT-2 has them; expected linear layers, which "
-            "alone are adapted here; train another model"
-        )
-    if odd := [one for one in lora.targets if not any(f".{name}".endswith(f".{one}") for name in layers)]:
-        raise BadInput(
-            f"lora.targets: got {odd[0]!r}, which names no linear layer of {weights.source}; expected some of {', '.join(last)}"
-        )
 
 
 def is_plain_lora(config: peft.LoraConfig) -> bool:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from stateshape.policy.checks import linear_names
 from stateshape.policy.open import Resolved, check_same_vocabulary, is_same_model, open_weights, policy_on, resolve
 from stateshape.policy.policy import Policy
-from stateshape.policy.settings import LoraSettings, ModelSettings
+from stateshape.policy.settings import ModelSettings
+from stateshape.policy.targets import fused_experts, linear_layers
 from stateshape.policy.weights import SharedWeights
 
 ADAM_BYTES = 16  # per adapted parameter in fp32: weight, gradient, two moments
@@ -73,21 +73,17 @@ def base_parameters(weights: SharedWeights) -> list[torch.nn.Parameter]:
 
 def about_memory(weights: SharedWeights, rank: int) -> Iterator[str]:
     weights_gb = sum(parameter.numel() * parameter.element_size() for parameter in base_parameters(weights)) / 1e9
-    targets = LoraSettings().targets
-    linears = [
-        module
-        for name, module in weights.model.named_modules()
-        if isinstance(module, torch.nn.Linear) and name.removesuffix(".base_layer").split(".")[-1] in targets
-    ]
-    if not linears:
-        last = ", ".join(linear_names(weights)) or "none: others, such as GPT-2's Conv1D, are not adapted here"
-        yield f"memory       weights {weights_gb:.2f} GB; no layer has a default LoRA target's name; linear layers: {last}"
-        return
-    adapted = sum(rank * (module.in_features + module.out_features) for module in linears)
+    layers = linear_layers(weights)
+    chosen = [one.layer for one in layers if one.is_chosen]
+    adapted = sum(rank * sum(layer.weight.shape) for layer in chosen)
     yield (
-        f"memory       weights {weights_gb:.2f} GB; LoRA r {rank} on {len(linears)} layers: {adapted / 1e6:.1f} M parameters, "
+        f"memory       weights {weights_gb:.2f} GB; LoRA r {rank} on {len(chosen)} layers: {adapted / 1e6:.1f} M parameters, "
         f"{adapted * ADAM_BYTES / 1e9:.2f} GB with gradients and AdamW; activations come on top"
     )
+    if left := sorted({one.last for one in layers if not one.is_chosen}):
+        yield f"left alone   by lora.targets all-linear: {', '.join(left)} (name them to adapt them)"
+    if experts := fused_experts(weights):
+        yield f"experts      {experts / 1e6:.1f} M parameters in fused tensors, which no adapter reaches"
 
 
 def about_teacher(weights: SharedWeights, learner: Policy, teacher: str, settings: ModelSettings) -> Iterator[str]:

@@ -11,6 +11,7 @@ from stateshape.core.files import BadInput
 from stateshape.core.limits import check_most
 from stateshape.core.wording import shown
 
+ALL_LINEAR = "all-linear"  # peft's name
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -37,8 +38,8 @@ class LoraSettings:
     """Rank r of the update B A."""
     alpha: int = 64
     """Scale: the update is (alpha / r) B A."""
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    """Names of the linear layers to adapt."""
+    targets: tuple[str, ...] = (ALL_LINEAR,)
+    """Names of the linear layers to adapt, as peft takes them; all-linear: those of all blocks, but no router or expert."""
 
     def __post_init__(self) -> None:
         if self.rank < 1 or self.alpha <= 0 or not self.targets:

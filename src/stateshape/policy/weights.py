@@ -34,6 +34,7 @@ from stateshape.policy.fingerprint import weights_sha256
 from stateshape.policy.foreign import reason_of
 from stateshape.policy.rotary import hold_angles
 from stateshape.policy.settings import LoraSettings
+from stateshape.policy.targets import resolve as resolve_targets
 
 NO_HEAD = (
     "lora targets: got lm_head; expected layers below the head, because losses read the head as one matrix; leave lm_head "
@@ -97,7 +98,7 @@ class SharedWeights:
             r=lora.rank,
             lora_alpha=lora.alpha,
             lora_dropout=0.0,
-            target_modules=list(lora.targets),
+            target_modules=resolve_targets(self, lora),
             task_type="CAUSAL_LM",
         )
         with torch.random.fork_rng(devices=[]):

@@ -15,6 +15,7 @@ from stateshape.core.records import RunRecord
 from stateshape.core.sealed import check_record_is_there, seal_run
 from stateshape.core.study_records import PlanRecord
 from stateshape.policy.open import is_same_model
+from stateshape.study.earlier import as_before
 from stateshape.study.evaluation import check_names_files
 from stateshape.study.origin import check_same_origin, origin
 from stateshape.study.plan import Plan, outside
@@ -67,7 +68,7 @@ def check_same_run(folder: Path, record: RunRecord) -> RunRecord | None:
         return None
     begun = read_json(folder / layout.RUN, RunRecord)
     for field_name in ("seed", "model", "task", "teacher", "settings"):
-        got, there = plain(getattr(record, field_name)), plain(getattr(begun, field_name))
+        got, there = (as_before(plain(getattr(one, field_name))) for one in (record, begun))
         if got != there and not (field_name in ("model", "teacher") and is_same_model(there, got)):
             different = "different settings" if field_name == "settings" else f"a different {field_name}"
             raise BadInput(

@@ -33,6 +33,7 @@ from stateshape.core.wording import MAX_PATH, MAX_SHOWN, shown
 from stateshape.locality.settings import LocalitySettings
 from stateshape.policy.settings import ModelSettings
 from stateshape.recipes.recipe import Recipe, fields_of, made_of_by, recipe_class, teachers_of
+from stateshape.study.earlier import as_before
 from stateshape.study.plan_claims import check_claims
 from stateshape.study.yaml_file import read_yaml
 from stateshape.train.settings import TrainSettings
@@ -284,7 +285,7 @@ def plan_sha256(file: StudyFile, specs: list[RunSpec]) -> str:
         spec.name: [
             spec.recipe_name,
             comparable(spec.recipe()),
-            comparable(spec.train),
+            as_before(comparable(spec.train)),
             *([] if spec.data is None else [spec.data]),
         ]
         for spec in specs

@@ -17,9 +17,9 @@ from stateshape.core.records import RunRecord, StepRecord
 from stateshape.core.seeds import seed_for
 from stateshape.core.watch import Watch
 from stateshape.locality.watch import LocalityWatch
-from stateshape.policy.checks import check_targets
 from stateshape.policy.open import open_beside, policy_on, resolve
 from stateshape.policy.policy import Policy
+from stateshape.policy.targets import resolve as resolve_targets
 from stateshape.policy.weights import SharedWeights
 from stateshape.recipes.recipe import Parts, teachers_of
 from stateshape.record.writer import StateWriter
@@ -180,7 +180,7 @@ def begin(bench: StudyContext, spec: RunSpec, seed: int, folder: Path) -> RunRec
     record = run_record(bench, spec, seed)
     begun = check_same_run(folder, record)
     if begun is None:
-        check_targets(bench.weights, spec.train.lora)
+        resolve_targets(bench.weights, spec.train.lora)  # refuses names that are none before anything is written
         write_json(folder / layout.RUN, record)
     return begun or record
 
