@@ -9,8 +9,8 @@ import pytest
 
 from stateshape.core.files import BadInput
 from stateshape.tasks.items import GenerationItem
-from stateshape.tasks.jsonl import grade, normalise
 from stateshape.tasks.load import load_task
+from stateshape.tasks.own_grading import grade, normalise
 from stateshape.tasks.task import ChoiceTask, GenerationTask
 
 

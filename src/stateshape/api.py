@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from stateshape.policy.settings import ModelSettings
     from stateshape.recipes.recipe import Recipe
     from stateshape.study.plan import DriftChoice, Plan, StudyFile
+    from stateshape.tasks.reading import Reading
     from stateshape.tasks.task import Task
     from stateshape.train.settings import TrainSettings
 
@@ -38,17 +39,26 @@ def open_policy(source: str, settings: ModelSettings | None = None) -> Policy:
     return open_policy_from(source, settings or ModelSettings())
 
 
-def load_task(name: str, *, data_dir: PathLike | None = None, limit: int | None = None, shots: int = 0) -> Task:
-    """A task by name: arithmetic, facts, exam, gsm8k, truthfulqa, mmlu, or a .jsonl file.
+def load_task(
+    name: str,
+    *,
+    data_dir: PathLike | None = None,
+    limit: int | None = None,
+    shots: int = 0,
+    reading: Reading | None = None,
+) -> Task:
+    """A task by name: arithmetic, facts, exam, gsm8k, truthfulqa, mmlu, or rows of your own.
 
     Args:
         data_dir: Folder with the official files of gsm8k, truthfulqa and mmlu. Default: they are read from the hub.
         limit: The first N test items. Default: all.
         shots: Worked examples in the prompt.
+        reading: How rows of your own are read: columns, kind, split, turns, grader (docs/guides/your-data.md).
     """
     from stateshape.tasks.load import load_task as load_task_from
 
-    return load_task_from(name, data_dir=None if data_dir is None else Path(data_dir), limit=limit, shots=shots)
+    folder = None if data_dir is None else Path(data_dir)
+    return load_task_from(name, data_dir=folder, limit=limit, shots=shots, reading=reading)
 
 
 def evaluate(policy: Policy, task: Task) -> list[EvalRow]:
@@ -72,13 +82,14 @@ def train_run(
     reporter: Reporter | None = None,
     operators: Operators | None = None,
     along: int | None = None,
+    reading: Reading | None = None,
 ) -> RunRecord:
     """Trains one run into the folder `out`, or resumes it. Raises BadInput before the model loads.
 
     Args:
         recipe: The method, for example `SFT()`.
         model: "embedded", a model folder or a hub id.
-        task: Name of a task, or a .jsonl file; its training rows are used.
+        task: Name of a task, or rows of your own; its training rows are used.
         out: The run folder.
         seed: Fixes data order, adapter initialisation and sampling.
         settings: Optimiser, steps, batch, LoRA.
@@ -86,6 +97,7 @@ def train_run(
         name: The recipe's name, where it is one of your own in a file; default: found from its class.
         operators: Where given, filled with what a step spends its time on.
         along: Keep the adapter at so many steps, the last one included (docs/dose.md). Default: only at the end.
+        reading: How rows of your own are read: columns, kind, split, turns, grader (docs/guides/your-data.md).
     """
     from stateshape.policy.settings import ModelSettings
     from stateshape.recipes.recipe import recipe_name
@@ -105,6 +117,7 @@ def train_run(
         reporter=reporter or Silent(),
         operators=operators,
         along=along,
+        reading=reading,
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from stateshape.cli.arguments import data_folder, model_settings_from
+from stateshape.cli.arguments import RowFlags, model_settings_from, task_and_folder
 from stateshape.core.files import plain
 
 if TYPE_CHECKING:
@@ -18,8 +18,9 @@ def drift(
     a: tyro.conf.Positional[str],
     b: tyro.conf.Positional[str],
     *,
-    task: str,
+    task: str | None = None,
     data: str | None = None,
+    rows: Annotated[RowFlags, tyro.conf.arg(name="")] = RowFlags(),  # noqa: B008
     prompts: int = 128,
     cuts: int = 2,
     max_new_tokens: int = 128,
@@ -29,6 +30,7 @@ def drift(
     seed: int = 0,
     device: str = "auto",
     dtype: str = "auto",
+    chat_template: str | None = None,
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = False,
     quiet: bool = False,
 ) -> None:
@@ -38,7 +40,8 @@ def drift(
         a: The reference: a model or a run.
         b: The model or run to compare with it.
         task: Task whose last training prompts both models continue.
-        data: Folder with the official data files; default: $STATESHAPE_DATA, else the hub.
+        data: Rows of your own, in place of --task; or the folder with the official files (default: $STATESHAPE_DATA, the hub).
+        rows: How rows of your own are read.
         prompts: Rollouts per side (A and B), one per prompt.
         cuts: Prefix states per rollout.
         max_new_tokens: Longest rollout, in tokens.
@@ -48,6 +51,7 @@ def drift(
         seed: Sampling seed.
         device: auto, cpu, cuda, cuda:N.
         dtype: auto, float32, bfloat16, float16.
+        chat_template: File with a chat template (Jinja), for a model that has none, or in place of its own.
         json_output: Print JSON instead of a table.
         quiet: No progress output.
     """
@@ -63,9 +67,10 @@ def drift(
         hidden=hidden,
         encoder=encoder,
     )
+    named, data_dir = task_and_folder(task, data)
     record = drift_between(
-        a, b, task_name=task, data_dir=data_folder(data), choice=choice, seed=seed,
-        model_settings=model_settings_from(device, dtype),
+        a, b, task_name=named, data_dir=data_dir, choice=choice, seed=seed,
+        model_settings=model_settings_from(device, dtype, chat_template), reading=rows.reading(),
         reporter=reporter_for(quiet=quiet or json_output, json_events=False),
     )  # fmt: skip
     if json_output:

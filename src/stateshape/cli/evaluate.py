@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from stateshape.cli.arguments import data_folder, model_settings_from, out_folder
+from stateshape.cli.arguments import RowFlags, model_settings_from, out_folder, task_and_folder
 from stateshape.core import layout
 from stateshape.core.files import BadInput, check_output
 from stateshape.core.locks import hold
@@ -27,9 +27,10 @@ SEED = 0  # of the samples
 def evaluate(
     source: tyro.conf.Positional[str],
     *,
-    task: str,
+    task: str | None = None,
     out: str,
     data: str | None = None,
+    rows: Annotated[RowFlags, tyro.conf.arg(name="")] = RowFlags(),  # noqa: B008
     limit: int | None = None,
     shots: int = 0,
     max_new_tokens: int | None = None,
@@ -37,6 +38,7 @@ def evaluate(
     temperature: float = 1.0,
     device: str = "auto",
     dtype: str = "auto",
+    chat_template: str | None = None,
     overwrite: bool = False,
     accept_changes: bool = False,
     profile: bool = False,
@@ -47,9 +49,10 @@ def evaluate(
 
     Args:
         source: 'embedded', a model folder, a hub id, a run folder or an adapter folder.
-        task: gsm8k, truthfulqa, mmlu, arithmetic, facts, exam, or a .jsonl file.
+        task: gsm8k, truthfulqa, mmlu, arithmetic, facts, exam, or rows of your own (docs/guides/your-data.md).
         out: Output folder; evals/<task>.jsonl and evals/summary.json are written there.
-        data: Folder with the official data files; default: $STATESHAPE_DATA, else the hub.
+        data: Rows of your own, in place of --task; or the folder with the official files (default: $STATESHAPE_DATA, the hub).
+        rows: How rows of your own are read.
         limit: Evaluate N items: the first N; for exams, N stratified by subject. Default: all.
         shots: Worked examples in the prompt.
         max_new_tokens: Longest completion, in tokens. Default: the task's own (docs/tasks.md).
@@ -57,6 +60,7 @@ def evaluate(
         temperature: Of these samples.
         device: auto, cpu, cuda, cuda:N.
         dtype: auto, float32, bfloat16, float16.
+        chat_template: File with a chat template (Jinja), for a model that has none, or in place of its own.
         overwrite: Replace an evaluation of a different model, data or settings; without this flag, that is refused.
         accept_changes: Continue although files of a finished run were changed; this is recorded.
         profile: Print time and memory per phase, and write evals/<task>.profile.json; evaluates a few items again.
@@ -70,13 +74,16 @@ def evaluate(
 
     folder = out_folder(out)
     check_output(folder / layout.EVALS)
-    chosen = load_task(task, data_dir=data_folder(data), limit=limit, shots=shots, max_new_tokens=max_new_tokens)
+    named, data_dir = task_and_folder(task, data)
+    chosen = load_task(
+        named, data_dir=data_dir, limit=limit, shots=shots, max_new_tokens=max_new_tokens, reading=rows.reading()
+    )
     check_evaluable(chosen)
     several = sampling_of(samples, temperature, chosen)
-    settings = model_settings_from(device, dtype)
+    settings = model_settings_from(device, dtype, chat_template)
     reporter = reporter_for(quiet=quiet, json_events=json_events)
     with hold(folder):
-        about = planned_evaluation(resolve(source), chosen, named=task, limit=limit, shots=shots)
+        about = planned_evaluation(resolve(source), chosen, named=named, limit=limit, shots=shots)
         for planned in (
             about,
             *([] if several is None else [sampled_evaluation(about, several.n, several.temperature)]),

@@ -1,4 +1,5 @@
-"""`stateshape states`: the states a run trained on, as text by writer, as answers to SQL, or as a summary. Loads no weights."""
+"""`stateshape states`: the states a run trained on, as text by writer, as answers to SQL, or as a summary. Loads no "
+"weights."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from stateshape.core.records import Span
     from stateshape.record.query import Answer, StatesView
 
-COLOURS = {"prompt": "dim", "dataset": "green", "learner": "cyan", "teacher": "magenta"}
+COLOURS = {"prompt": "dim", "dataset": "green", "learner": "cyan", "teacher": "magenta", "environment": "yellow"}
 SHOWN_CELL = 60  # characters of a table's cell; --csv and --json give all
 PIPED_WIDTH = 10_000  # a table that is not on a terminal is as wide as it needs
 VISIBLE = {c: f"\\x{c:02x}" for c in [*range(32), *range(127, 160)] if chr(c) not in "\n\t"}  # never sent to a terminal
@@ -48,7 +49,7 @@ def states(
         folder: A run folder or a study folder.
         step: Only rows of this step, counted from 0.
         item: Only rows of this item id.
-        origin: Only rows with tokens of this writer: prompt, dataset, learner, teacher.
+        origin: Only rows with tokens of this writer: prompt, dataset, learner, teacher, environment.
         finish: Only rows that ended in this way: eos, stop, length, dataset.
         min_reward: Only rows with at least this reward.
         term: Only rows of this method, where the run combined several.

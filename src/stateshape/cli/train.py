@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import tyro
 
-from stateshape.cli.arguments import data_folder, out_folder
+from stateshape.cli.arguments import RowFlags, out_folder, task_and_folder
 from stateshape.core import layout
 from stateshape.core.files import BadInput
 from stateshape.core.locks import hold
@@ -20,10 +20,11 @@ ARGS = """
 Args:
     recipe: The method's own settings.
     model: 'embedded', a local folder, or a hub id.
-    task: Task whose training prompts are used: gsm8k, arithmetic, or a .jsonl file.
+    task: Task whose training items are used: gsm8k, arithmetic, or rows of your own (docs/guides/your-data.md).
     out: The run folder.
     seed: Seed of data order, adapter initialisation and sampling.
-    data: Folder with the official data files; default: $STATESHAPE_DATA, else the hub.
+    data: Rows of your own, in place of --task; or the folder with the official files (default: $STATESHAPE_DATA, the hub).
+    rows: How rows of your own are read.
     settings: Optimiser, batch size and length of training.
     model_settings: Device, dtype, compilation.
     along: Keep the adapter at N steps, each half of the next: checkpoint-<step>/ in the run folder. Default: only at the end.
@@ -55,10 +56,11 @@ def train_command(name: str) -> Callable[..., None]:
         *,
         recipe: Any,
         model: str,
-        task: str,
+        task: str | None = None,
         out: str,
         seed: int = 0,
         data: str | None = None,
+        rows: Any = RowFlags(),  # noqa: B008
         settings: Any = TrainSettings(),  # noqa: B008
         model_settings: Any = ModelSettings(),  # noqa: B008
         along: int | None = None,
@@ -71,12 +73,14 @@ def train_command(name: str) -> Callable[..., None]:
         from stateshape.cli.terminal import reporter_for
 
         folder = out_folder(out)
+        task_name, data_dir = task_and_folder(task, data)
         operators: Operators | None = {} if profile else None
         reporter = reporter_for(quiet=quiet, json_events=json_events)
         try:
             record = train_run(
-                recipe, name=name, model=model, task=task, out=folder, seed=seed, data_dir=data_folder(data),
+                recipe, name=name, model=model, task=task_name, out=folder, seed=seed, data_dir=data_dir,
                 settings=settings, model_settings=model_settings, reporter=reporter, operators=operators, along=along,
+                reading=rows.reading(),
             )  # fmt: skip
         finally:
             reporter.stop()
@@ -91,6 +95,7 @@ def train_command(name: str) -> Callable[..., None]:
     train.__doc__ = f"{recipe_type.__doc__}\n\nRun the same command again to resume a stopped run.\n{ARGS}"
     train.__annotations__ = get_type_hints(train, include_extras=True) | {
         "recipe": Annotated[recipe_type, flat],
+        "rows": Annotated[RowFlags, flat],
         "settings": Annotated[TrainSettings, flat],
         "model_settings": Annotated[ModelSettings, flat],
     }

@@ -8,7 +8,7 @@ Suffixes used in the package: B row, T position, V vocabulary, N supervised posi
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 import torch
@@ -16,12 +16,13 @@ from torch import Tensor
 
 
 class Origin(IntEnum):
-    """Who wrote a token."""
+    """Who wrote a token. ENVIRONMENT: turns of a user or a tool between the assistant's, which nobody supervises."""
 
     PROMPT = 0
     DATASET = 1
     LEARNER = 2
     TEACHER = 3
+    ENVIRONMENT = 4
 
 
 PADDING = 255  # origin value of cells beyond a row's length
@@ -65,6 +66,13 @@ class Trajectory:
             finish="length",
             group=self.group,
         )
+
+    def in_last_turn(self) -> Trajectory:
+        """The same row with everything up to its last turn as its prompt; itself where there is one turn."""
+        last = max((t for t, origin in enumerate(self.origins) if origin == Origin.ENVIRONMENT), default=-1)
+        if last < 0:
+            return self
+        return replace(self, origins=[*([Origin.PROMPT] * (last + 1)), *self.origins[last + 1 :]])
 
     @property
     def prompt_length(self) -> int:

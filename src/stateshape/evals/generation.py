@@ -43,7 +43,7 @@ def generate_and_grade(
 
 def prompts_of(policy: Policy, task: GenerationTask) -> list[list[int]]:
     """Ids of the test prompts, cut on the left where they leave no room to answer. Raises BadInput where nothing is left."""
-    prompts = [policy.encode_prompt(item.prompt) for item in task.test]
+    prompts = [policy.encode_prompt(item.asked) for item in task.test]
     if policy.max_positions is None:
         return prompts
     room = policy.max_positions - task.max_new_tokens
@@ -54,8 +54,16 @@ def prompts_of(policy: Policy, task: GenerationTask) -> list[list[int]]:
         )
     num_cut = sum(len(ids) > room for ids in prompts)
     if num_cut:
-        LOGGER.warning("%s: %d of %d prompts lost tokens on the left to fit", task.name, num_cut, len(prompts))
-    return [policy.fitted(ids, behind=task.max_new_tokens) for ids in prompts]
+        LOGGER.warning(
+            "%s: %d of %d prompts lost their oldest turns or tokens on the left to fit",
+            task.name,
+            num_cut,
+            len(prompts),
+        )
+    return [
+        ids if len(ids) <= room else policy.fitted_prompt(item.asked, behind=task.max_new_tokens)
+        for item, ids in zip(task.test, prompts, strict=True)
+    ]
 
 
 def answer_of(policy: Policy, completion: Completion) -> str:
@@ -71,7 +79,7 @@ def _row(policy: Policy, task: GenerationTask, item: GenerationItem, completion:
         item_id=item.item_id,
         prompt_sha256=sha256_text(item.prompt),
         prediction=headline.prediction,
-        gold=item.gold,
+        gold=item.gold or "",
         is_correct=headline.is_correct,
         scores={
             "strict": float(grades.strict.is_correct),

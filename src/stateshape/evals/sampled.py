@@ -57,7 +57,7 @@ def _row(
     return SampledRow(
         item_id=item.item_id,
         prompt_sha256=sha256_text(item.prompt),
-        gold=item.gold,
+        gold=item.gold or "",
         temperature=temperature,
         strict=[one.strict.is_correct for one in grades],
         flexible=[one.flexible.is_correct for one in grades],

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import socket
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+import jinja2
 import torch
 import transformers
 from huggingface_hub import constants as hub
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from stateshape.core import layout
+from stateshape.core.decoding import read_text
 from stateshape.core.files import BadInput, read_json
-from stateshape.core.wording import MAX_PATH, shown
+from stateshape.core.wording import MAX_PATH, one_line, shown
 from stateshape.embedded import base_folder
 from stateshape.policy.adapter_files import CONFIG, check_adapter
 from stateshape.policy.decoder import PLAIN, compiled_halves
@@ -31,6 +34,7 @@ from stateshape.policy.settings import ModelSettings, resolve_device, resolve_dt
 from stateshape.policy.weights import SharedWeights
 
 EMBEDDED = "embedded"
+GENERATION_TAGS = re.compile(r"\{%-?\s*(end)?generation\s*-?%\}")  # transformers' own tags
 HUB_TIMEOUT_S = 5.0  # the hub's own client tries each file for half a minute before it gives up
 
 
@@ -145,14 +149,39 @@ def stay_offline_without_network() -> None:
         hub.HF_HUB_OFFLINE = True
 
 
-def open_weights(model: str, settings: ModelSettings) -> SharedWeights:
-    """Base weights by name. `source` keeps the user's spelling."""
+def open_weights(model: str, settings: ModelSettings, *, is_teacher: bool = False) -> SharedWeights:
+    """Base weights by name. `source` keeps the user's spelling. is_teacher: keeps a chat template of its own."""
+    template = None if settings.chat_template is None else read_template(settings.chat_template)
     if model != EMBEDDED and not os.path.exists(model):
         check_hub_id(model)
         stay_offline_without_network()
     weights = load_weights(str(base_folder()) if model == EMBEDDED else model, settings)
     weights.source = model
+    if template is not None and not (is_teacher and weights.tokenizer.chat_template):
+        weights.tokenizer.chat_template = template
     return weights
+
+
+def read_template(path: str) -> str:
+    """A chat template's text. Raises BadInput where it is no Jinja template."""
+    text = read_text(Path(path))
+    try:
+        jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(GENERATION_TAGS.sub("", text))
+    except jinja2.TemplateError as error:
+        raise BadInput(
+            f"chat_template: got {shown(path, limit=MAX_PATH)}, which is no Jinja template "
+            f"({one_line(str(error), limit=120)}); "
+            "expected a chat template as tokenizers have it (chat_template.jinja)"
+        ) from None
+    return text
+
+
+def open_tokenizer(model: str, settings: ModelSettings) -> Any:
+    """The tokenizer alone, as `open_weights` gives it; None where only the loaded weights show it (a GGUF folder)."""
+    tokenizer = tokenizer_of(model, settings, what="model")
+    if tokenizer is not None and settings.chat_template is not None:
+        tokenizer.chat_template = read_template(settings.chat_template)
+    return tokenizer
 
 
 def check_teacher(model: str, teacher: str, settings: ModelSettings) -> None:
@@ -167,6 +196,12 @@ def check_teacher(model: str, teacher: str, settings: ModelSettings) -> None:
 
 def vocabulary(model: str, settings: ModelSettings) -> dict[str, int] | None:
     """Token to id; None if only the loaded weights show it (a GGUF folder)."""
+    tokenizer = tokenizer_of(model, settings, what="teacher")
+    return None if tokenizer is None else tokenizer.get_vocab()
+
+
+def tokenizer_of(model: str, settings: ModelSettings, *, what: str) -> Any:
+    """None if only the loaded weights show it (a GGUF folder). Raises BadInput."""
     folder = base_folder() if model == EMBEDDED else Path(model)
     if not os.path.exists(folder):
         stay_offline_without_network()
@@ -175,10 +210,10 @@ def vocabulary(model: str, settings: ModelSettings) -> dict[str, int] | None:
     try:
         return transformers.AutoTokenizer.from_pretrained(
             str(folder) if model == EMBEDDED else model, trust_remote_code=settings.trust_remote_code
-        ).get_vocab()
+        )
     except Exception as error:  # damaged files make these libraries raise anything
         raise BadInput(
-            f"teacher: got {model!r}, whose tokenizer could not be loaded ({reason_of(error)}); expected a model, run or "
+            f"{what}: got {model!r}, whose tokenizer could not be loaded ({reason_of(error)}); expected a model, run or "
             "adapter folder, or a hub id that can be reached"
         ) from None
 
@@ -201,7 +236,7 @@ def open_beside(weights: SharedWeights, source: str, settings: ModelSettings, *,
     resolved = resolve(source)
     if is_same_model(resolved.model, weights.source):
         return policy_on(weights, resolved, adapter_name)
-    other = policy_on(open_weights(resolved.model, settings), resolved, adapter_name)
+    other = policy_on(open_weights(resolved.model, settings, is_teacher=True), resolved, adapter_name)
     check_same_vocabulary(weights, other.weights)
     other.weights.meter = weights.meter
     return other

@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stateshape.core.chat import Chat
 from stateshape.core.files import BadInput
+from stateshape.policy import chat as chats
 from stateshape.policy.flops import Flops, flops_of
 from stateshape.policy.tree_attention import TreeAttention, lay_out
 from stateshape.policy.weights import SharedWeights
@@ -111,9 +113,35 @@ class Policy:
         assert self.is_trainable and self.adapter is not None
         return self.weights.trainable_parameters(self.adapter)
 
-    def encode_prompt(self, text: str) -> list[int]:
-        """Ids of a prompt, with the tokenizer's own BOS if it adds one and the text has none; never an EOS."""
-        return self._bare(self._encoded(text))
+    def encode_prompt(self, asked: str | Chat) -> list[int]:
+        """Ids of a prompt: a text, with the tokenizer's own BOS if it adds one and the text has none, never an EOS; or a chat.
+
+        A chat is rendered by this policy's own chat template, up to where the assistant begins. Raises BadInput.
+        """
+        if isinstance(asked, Chat):
+            self.check_template(asked)
+            return chats.prompt_ids(self.tokenizer, asked)
+        return self._bare(self._encoded(asked))
+
+    def rendered(self, chat: Chat) -> chats.Rendered:
+        """A chat's ids, and which of them the assistant wrote. Raises BadInput naming the message."""
+        self.check_template(chat)
+        return chats.rendered(self.tokenizer, chat)
+
+    def prompt_text(self, asked: str | Chat) -> str:
+        """The text whose ids `encode_prompt` gives."""
+        if isinstance(asked, Chat):
+            self.check_template(asked)
+            return chats.prompt_text(self.tokenizer, asked)
+        return asked
+
+    def check_template(self, chat: Chat) -> None:
+        chats.check_template(self.tokenizer, model=self.weights.source, where=chat.where)
+
+    @cached_property
+    def turn_ends(self) -> tuple[int, ...]:
+        """The token by which its chat template ends a turn, if there is one."""
+        return chats.turn_ends(self.tokenizer)
 
     def _encoded(self, texts: Any) -> Any:
         return self.tokenizer(texts, verbose=False)[
@@ -155,6 +183,18 @@ class Policy:
                 f"{self.max_positions} positions; ask for fewer new tokens, shorten the solutions, or use a model with more"
             )
         return prompt[-(self.max_positions - behind) :]
+
+    def fitted_prompt(self, asked: str | Chat, *, behind: int) -> list[int]:
+        """Ids of a prompt with room for so many tokens after them.
+
+        A chat loses its oldest exchanges as a whole; a text, or what is left of a chat, loses tokens on the left.
+        """
+        ids = self.encode_prompt(asked)
+        if isinstance(asked, Chat) and self.max_positions is not None:
+            shorter = asked.shortened()
+            while len(ids) + behind > self.max_positions and (fewer := next(shorter, None)) is not None:
+                ids = self.encode_prompt(fewer)
+        return self.fitted(ids, behind=behind)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         return self.tokenizer.decode(

@@ -28,6 +28,9 @@ class ModelSettings:
     compile: bool = False
     """Fuse a layer's small operations with torch.compile, which takes about a minute at the start. Meant for a GPU: on a CPU
     it was not faster (LOG.md). No effect on models that run through transformers' own code."""
+    chat_template: str | None = None
+    """File with a chat template (Jinja), for a model that has none, or in place of its own. A teacher that has one "
+    "keeps its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -35,7 +35,9 @@ class ContinuationOnData(Taught, TeacherText):
             self.teacher,
             lambda teacher: Method(
                 states=states,
-                signal=TeacherContinuation(teacher=teacher, sampler=parts.sampler, settings=settings),
+                signal=TeacherContinuation(
+                    teacher=teacher, sampler=parts.sampler, settings=settings, items=parts.items
+                ),
                 loss=CrossEntropy(),
             ),
         )

@@ -36,7 +36,9 @@ class ContinuationOnTeacher(Taught, TeacherText):
                 states=TeacherStates(
                     items=parts.items, sampler=parts.sampler, settings=settings, teacher=teacher, cut=self.cut
                 ),
-                signal=TeacherContinuation(teacher=teacher, sampler=parts.sampler, settings=settings),
+                signal=TeacherContinuation(
+                    teacher=teacher, sampler=parts.sampler, settings=settings, items=parts.items
+                ),
                 loss=CrossEntropy(),
             )
 

@@ -79,9 +79,9 @@ class DAgger(LearnerRollouts, Taught, TeacherText):
         if self.aggregate:
             states = Aggregated(source=states, folder=parts.folder)
         settings = self.teacher_sampling(parts)
-        signal: SignalSource[Policy] = TeacherDistribution(teacher=teacher, positions="all")
+        signal: SignalSource[Policy] = TeacherDistribution(teacher=teacher, positions="all", items=parts.items)
         loss: Loss = Divergence(target_temperature=self.target_temperature)
         if self.signal == "continuation":
-            signal = TeacherContinuation(teacher=teacher, sampler=parts.sampler, settings=settings)
+            signal = TeacherContinuation(teacher=teacher, sampler=parts.sampler, settings=settings, items=parts.items)
             loss = CrossEntropy()
         return Method(states=states, signal=signal, loss=loss)

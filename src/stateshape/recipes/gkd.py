@@ -45,6 +45,8 @@ class GKD(Taught, Diverging):
             parts,
             self.teacher,
             lambda teacher: Method(
-                states=states, signal=TeacherDistribution(teacher=teacher, positions="all"), loss=loss
+                states=states,
+                signal=TeacherDistribution(teacher=teacher, positions="all", items=parts.items),
+                loss=loss,
             ),
         )

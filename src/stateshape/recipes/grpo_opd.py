@@ -45,7 +45,7 @@ class GRPOPlusOPD(LearnerRollouts, Taught, Rewarded):
         )
         distil = Method(
             states=states,
-            signal=TeacherDistribution(teacher=parts.teacher(self.teacher), positions="all"),
+            signal=TeacherDistribution(teacher=parts.teacher(self.teacher), positions="all", items=parts.items),
             loss=Divergence(),
         )
         return Combination(

@@ -33,7 +33,7 @@ class KDOnTeacher(Taught, TeacherText, Diverging):
         def under(teacher: Policy) -> Method:
             return Method(
                 states=TeacherStates(items=parts.items, sampler=parts.sampler, settings=settings, teacher=teacher),
-                signal=TeacherDistribution(teacher=teacher, positions="all"),
+                signal=TeacherDistribution(teacher=teacher, positions="all", items=parts.items),
                 loss=loss,
             )
 

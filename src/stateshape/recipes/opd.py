@@ -33,6 +33,8 @@ class OPD(LearnerRollouts, Taught, Diverging):
             parts,
             self.teacher,
             lambda teacher: Method(
-                states=states, signal=TeacherDistribution(teacher=teacher, positions=self.positions), loss=loss
+                states=states,
+                signal=TeacherDistribution(teacher=teacher, positions=self.positions, items=parts.items),
+                loss=loss,
             ),
         )

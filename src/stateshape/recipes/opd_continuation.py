@@ -45,7 +45,9 @@ class OPDContinuation(LearnerRollouts, Taught, TeacherText):
             self.teacher,
             lambda teacher: Method(
                 states=states,
-                signal=TeacherContinuation(teacher=teacher, sampler=parts.sampler, settings=settings, accept=accept),
+                signal=TeacherContinuation(
+                    teacher=teacher, sampler=parts.sampler, settings=settings, accept=accept, items=parts.items
+                ),
                 loss=CrossEntropy(),
             ),
         )

@@ -29,6 +29,8 @@ class OPDLogProb(LearnerRollouts, Taught):
             parts,
             self.teacher,
             lambda teacher: Method(
-                states=states, signal=TeacherLogProb(teacher=teacher, temperature=self.temperature), loss=loss
+                states=states,
+                signal=TeacherLogProb(teacher=teacher, temperature=self.temperature, items=parts.items),
+                loss=loss,
             ),
         )

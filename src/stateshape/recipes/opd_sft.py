@@ -48,7 +48,7 @@ class OPDPlusSFT(LearnerRollouts, Taught):
     def build(self, parts: Parts) -> Combination:
         distil = Method(
             states=self.rollouts(parts),
-            signal=TeacherDistribution(teacher=parts.teacher(self.teacher), positions="all"),
+            signal=TeacherDistribution(teacher=parts.teacher(self.teacher), positions="all", items=parts.items),
             loss=Divergence(),
         )
         tune = Method(states=DatasetStates(items=parts.items), signal=GoldTokens(), loss=CrossEntropy())

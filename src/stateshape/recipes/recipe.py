@@ -27,6 +27,10 @@ from stateshape.tasks.items import GenerationItem
 from stateshape.tasks.task import GenerationTask
 
 Need = Literal["solutions", "rejected"]  # of the task's training items
+NO_ANSWER = (
+    "answer: got none, and a grader has nothing to compare with; expected one in every row; add 'answer', or give --reward "
+    "file.py:name, a function of your own, or a recipe that grades nothing"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +57,16 @@ class Parts:
         )
 
     def is_right(self, item_id: str, text: str) -> bool:
-        """Whether the text holds the item's exact answer."""
-        return self.task.grade(text, self.items[item_id]).strict.is_correct
+        """Whether the task's grader calls the text right. Raises BadInput where the item has no answer."""
+        verdict = self.task.is_right(text, self.items[item_id])
+        if verdict is None:
+            raise BadInput(f"{self.task.name}: {NO_ANSWER} ({item_id})")
+        return verdict
+
+    def check_gradable(self) -> None:
+        """Whether every item that the run trains on has an answer. Raises BadInput."""
+        if bare := [item.item_id for item in self.task.train if item.gold is None]:
+            raise BadInput(f"{self.task.name}: {NO_ANSWER} ({bare[0]} is the first of {len(bare)} without)")
 
 
 @runtime_checkable

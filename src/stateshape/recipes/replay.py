@@ -100,7 +100,8 @@ class Replay:
             raise BadInput(f"share: got {self.share}; expected a number above 0, up to 1 for all recorded steps")
         if self.signal != "teacher-distribution" and self.target_temperature != 1:
             raise BadInput(
-                f"target_temperature: got {self.target_temperature} for signal {self.signal}, which has no distribution in its "
+                f"target_temperature: got {self.target_temperature} for signal {self.signal}, which has no distribution "
+                "in its "
                 "loss; expected 1; use --signal teacher-distribution"
             )
 
@@ -173,10 +174,14 @@ class Replay:
         source_for: dict[str, Callable[[], SignalSource[Policy]]] = {
             "gold-tokens": GoldTokens,
             "teacher-tokens": TeacherTokens,
-            "teacher-continuation": lambda: TeacherContinuation(teacher=teacher(), sampler=sampler, settings=settings),
+            "teacher-continuation": lambda: TeacherContinuation(
+                teacher=teacher(), sampler=sampler, settings=settings, items=parts.items
+            ),
             "own-continuation": lambda: OwnContinuation(writer="learner", sampler=sampler, settings=settings),
-            "teacher-distribution": lambda: TeacherDistribution(teacher=teacher(), positions="all"),
-            "teacher-log-prob": lambda: TeacherLogProb(teacher=teacher(), temperature=self.temperature),
+            "teacher-distribution": lambda: TeacherDistribution(teacher=teacher(), positions="all", items=parts.items),
+            "teacher-log-prob": lambda: TeacherLogProb(
+                teacher=teacher(), temperature=self.temperature, items=parts.items
+            ),
             "reward": lambda: GroupReward(reward=reward_of(self.reward, parts)),
             "reward-filter": lambda: RewardFilter(reward=reward_of(self.reward, parts)),
             "preference": lambda: RewardPreference(reward=reward_of(self.reward, parts), reference=None),

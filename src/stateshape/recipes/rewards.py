@@ -27,6 +27,7 @@ SHOWN = 60  # characters of a text or a value in a message
 def reward_of(name: str, parts: Parts) -> Reward:
     """(item id, text, finish) -> reward. A user's function gets the item itself. Raises BadInput."""
     if name == EXACT_ANSWER:
+        parts.check_gradable()
         return lambda item_id, text, finish: float(parts.is_right(item_id, text))
     if ":" not in name:
         raise BadInput(f"reward: got {name!r}; expected {EXACT_ANSWER}, or file.py:name of a function")

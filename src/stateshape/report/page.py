@@ -32,6 +32,7 @@ ORIGINS = {
     "dataset": "text from the dataset",
     "learner": "sampled from the model being trained",
     "teacher": "sampled from the teacher",
+    "environment": "turns of a user or a tool, never supervised",
 }
 OUTCOMES = {
     "supported": ("yes", "✓"),

@@ -1,9 +1,11 @@
-"""When a row ends: an end-of-text id, or a stop text in its completion. Knows nothing of batches."""
+"""When a row ends: an end-of-text id, a chat template's end of turn, or a stop text in its completion. Knows nothing of "
+"batches."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from stateshape.core.chat import END_OF_TURN
 from stateshape.policy.policy import Policy
 from stateshape.sampling.settings import Completion, Finish
 
@@ -14,10 +16,11 @@ class StopWatch:
     """Text is decoded only when the last token could complete a stop text, which is rare."""
 
     def __init__(self, policy: Policy, stops: tuple[str, ...]) -> None:
+        is_chat = END_OF_TURN in stops
         self.policy = policy
-        self.stops = stops
+        self.stops = stops = tuple(stop for stop in stops if stop != END_OF_TURN)
         self.tail_tokens = max(TAIL_TOKENS, *(len(stop.encode()) + 1 for stop in stops)) if stops else TAIL_TOKENS
-        self.eos_ids = frozenset(policy.eos_ids)
+        self.eos_ids = frozenset((*policy.eos_ids, *(policy.turn_ends if is_chat else ())))
         self.last_characters = frozenset(stop[-1] for stop in stops)
         self._may_complete: dict[int, bool] = {}
 

@@ -20,6 +20,7 @@ from stateshape.core.states import Origin, States, pack
 from stateshape.policy.policy import Policy
 from stateshape.sampling.settings import Sampler, SamplingSettings
 from stateshape.sampling.stops import StopWatch, ended_across
+from stateshape.signals.rendering import Items, own_rows
 
 Accept = Callable[[str, str], bool]  # item id, text of the whole response
 
@@ -30,10 +31,27 @@ class TeacherContinuation:
     sampler: Sampler
     settings: SamplingSettings
     accept: Accept | None = None
+    items: Items | None = None  # of chats, which the teacher reads in its own template
     kind: ClassVar[SignalKind] = "teacher continuation"
 
     def read(self, learner: Policy, states: States, draw: Draw) -> Imitate:
-        return continued(self.teacher, Origin.TEACHER, states, draw, self.sampler, self.settings, self.accept)
+        return continued(
+            self.teacher,
+            Origin.TEACHER,
+            states,
+            draw,
+            self.sampler,
+            self.settings,
+            self.accept,
+            self.read_by(learner, states),
+        )
+
+    def read_by(self, learner: Policy, states: States) -> list[list[int]] | None:
+        """The rows in the teacher's template, where that differs from the learner's."""
+        nowhere = torch.zeros_like(states.ids_BT, dtype=torch.bool)
+        nowhere[:, :1] = True
+        own = own_rows(self.teacher, learner, states, nowhere, self.items) if self.items else None
+        return None if own is None else [row.ids for row in own]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,11 +77,12 @@ def continued(
     sampler: Sampler,
     settings: SamplingSettings,
     accept: Accept | None,
+    as_read: list[list[int]] | None = None,
 ) -> Imitate:
-    """Rows with the writer's tokens behind them, and these tokens supervised."""
+    """Rows with the writer's tokens behind them, and these tokens supervised. as_read: the rows as the writer reads them."""
     rows = states.trajectories()
     sampled = sampler.sample(
-        writer, [row.ids for row in rows], settings, seed=seed_for(draw.seed, "continuation", draw.step)
+        writer, as_read or [row.ids for row in rows], settings, seed=seed_for(draw.seed, "continuation", draw.step)
     )
     watch = StopWatch(writer, settings.stops)
     written = [ended_across(watch, row.response, part) for row, part in zip(rows, sampled, strict=True)]

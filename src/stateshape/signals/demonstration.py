@@ -9,11 +9,12 @@ Source: self-distillation fine-tuning, arXiv:2601.19897. Differs: the prompt's w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 
+from stateshape.core.chat import Chat
 from stateshape.core.method import Draw, SignalKind
 from stateshape.core.signals import MatchDistribution
 from stateshape.core.states import Origin, States
@@ -39,8 +40,7 @@ class Demonstrated:
         rows, places = [], []
         for row, marks in zip(states.trajectories(), supervise_BT.tolist(), strict=True):
             item = self.items[row.item_id]
-            shown = self.template.format(prompt=item.prompt, solution=(item.completion or "").strip())
-            prompt, response = learner.encode_prompt(shown), row.response
+            prompt, response = learner.encode_prompt(self.shown(item)), row.response
             shift = len(prompt) - row.prompt_length
             rows.append([*prompt, *response])
             places.append([t + shift - 1 for t, is_supervised in enumerate(marks) if is_supervised])
@@ -51,6 +51,13 @@ class Demonstrated:
             teacher_hidden_ND=teacher.hidden_at(speaking, places),
             teacher_head_VD=teacher.head_VD,
         )
+
+    def shown(self, item: GenerationItem) -> str | Chat:
+        """The teacher's prompt. Of a chat: the chat with its reply, and then its last question again."""
+        if item.chat is None:
+            return self.template.format(prompt=item.prompt, solution=(item.completion or "").strip())
+        assert item.solved is not None, item.item_id
+        return replace(item.solved, messages=(*item.solved.messages, item.chat.messages[-1]))
 
     @torch.no_grad()
     def slow_copy(self, learner: Policy) -> Policy:

@@ -15,6 +15,7 @@ from stateshape.core.signals import MatchDistribution
 from stateshape.core.states import Origin, States
 from stateshape.policy.policy import Policy
 from stateshape.signals.reference import predicting
+from stateshape.signals.rendering import Items
 
 Positions = Literal["all", "last"]
 
@@ -25,6 +26,7 @@ class TeacherDistribution:
 
     teacher: Policy
     positions: Positions
+    items: Items | None = None  # of chats, which the teacher reads in its own template
     kind: ClassVar[SignalKind] = "teacher distribution"
 
     @torch.no_grad()
@@ -36,6 +38,6 @@ class TeacherDistribution:
         return MatchDistribution(
             states=states,
             supervise_BT=supervise_BT,
-            teacher_hidden_ND=predicting(self.teacher, states, supervise_BT),
+            teacher_hidden_ND=predicting(self.teacher, states, supervise_BT, learner=learner, items=self.items),
             teacher_head_VD=self.teacher.head_VD,
         )

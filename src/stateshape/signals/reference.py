@@ -12,6 +12,7 @@ from stateshape.core.signals import Credit, Reference
 from stateshape.core.states import States, chunks
 from stateshape.core.tensors import before, spread, token_logp
 from stateshape.policy.policy import Policy
+from stateshape.signals.rendering import Items, own_rows
 
 FORWARD_TOKENS = 4096  # of a frozen policy's forward pass at a time; bounds its activations
 
@@ -22,8 +23,15 @@ def base_of(learner: Policy) -> Policy:
 
 
 @torch.no_grad()
-def predicting(policy: Policy, states: States, supervise_BT: Tensor) -> Tensor:
-    """Hidden states [N, D] that predict the supervised tokens, row by row."""
+def predicting(
+    policy: Policy, states: States, supervise_BT: Tensor, *, learner: Policy | None = None, items: Items | None = None
+) -> Tensor:
+    """Hidden states [N, D] that predict the supervised tokens, row by row.
+
+    items: of chats. Where the policy's own template renders them otherwise than `learner`'s, it reads its own rendering.
+    """
+    if learner is not None and items and (own := own_rows(policy, learner, states, supervise_BT, items)) is not None:
+        return torch.cat([policy.hidden_at([row], [at]) for row, at in own if len(at)])
     chosen_BT = before(supervise_BT)
     parts = [policy.hidden(states.ids_BT[b], states.lengths_B[b], chosen_BT[b]) for b in chunks(states, FORWARD_TOKENS)]
     return torch.cat(parts)
@@ -37,9 +45,17 @@ class Scored(NamedTuple):
 
 
 @torch.no_grad()
-def score(policy: Policy, states: States, supervise_BT: Tensor, *, temperature: float = 1.0) -> Scored:
-    """Log-probs of the supervised tokens at `temperature`."""
-    hidden_ND = predicting(policy, states, supervise_BT)
+def score(
+    policy: Policy,
+    states: States,
+    supervise_BT: Tensor,
+    *,
+    temperature: float = 1.0,
+    learner: Policy | None = None,
+    items: Items | None = None,
+) -> Scored:
+    """Log-probs of the supervised tokens at `temperature`. learner, items: as for `predicting`."""
+    hidden_ND = predicting(policy, states, supervise_BT, learner=learner, items=items)
     return Scored(token_logp(hidden_ND, policy.head_VD, states.ids_BT[supervise_BT], temperature), hidden_ND)
 
 

@@ -20,6 +20,7 @@ from stateshape.core.states import Origin, States
 from stateshape.core.tensors import row_sums, spread
 from stateshape.policy.policy import Policy
 from stateshape.signals.reference import score
+from stateshape.signals.rendering import Items
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,12 +34,15 @@ class TeacherLogProb:
     teacher: Policy
     temperature: float = 1.0
     centre: bool = False
+    items: Items | None = None  # of chats, which the teacher reads in its own template
     kind: ClassVar[SignalKind] = "teacher log-prob"
 
     @torch.no_grad()
     def read(self, learner: Policy, states: States, draw: Draw) -> Credit:
         supervise_BT = states.written_by(Origin.LEARNER)
-        scored = score(self.teacher, states, supervise_BT, temperature=self.temperature)
+        scored = score(
+            self.teacher, states, supervise_BT, temperature=self.temperature, learner=learner, items=self.items
+        )
         advantage_N = scored.logp_N - states.behaviour_logp_BT[supervise_BT]
         reward_B = row_sums(advantage_N, supervise_BT)
         if self.centre and len(advantage_N):

@@ -49,9 +49,10 @@ class Cut:
             raise BadInput(f"cut.at: got {shown(self.at)}; expected {', '.join(KINDS)}, or file.py:name of a function")
 
     def applied(self, policy: Policy, rows: Sequence[Trajectory], items: Items, rng: random.Random) -> list[Trajectory]:
-        """Each row up to its cut. `policy`: the policy whose entropy is read."""
+        """Each row up to its cut, which is in its last turn. `policy`: the policy whose entropy is read."""
         if not rows:
             return []
+        rows = [row.in_last_turn() for row in rows]
         lengths = self.function()(policy, rows, items, rng)
         if len(lengths) != len(rows):
             raise BadInput(f"cut.at: {self.at!r} gave {len(lengths)} cuts for {len(rows)} rows; expected one per row")
@@ -59,7 +60,8 @@ class Cut:
             length = len(row.ids) - row.prompt_length
             if not isinstance(keep, Integral) or not 0 <= keep < max(length, 1):  # numpy's integers too
                 raise BadInput(
-                    f"cut.at: {self.at!r} kept {keep!r} of {length} tokens of {row.item_id}; expected a whole number from 0 to "
+                    f"cut.at: {self.at!r} kept {keep!r} of {length} tokens of {row.item_id}; expected a whole number from "
+                    "0 to "
                     f"{max(length - 1, 0)}: behind the last token nothing is left to continue"
                 )
         return [row.cut(row.prompt_length + keep) for row, keep in zip(rows, lengths, strict=True)]
@@ -95,7 +97,7 @@ class Cut:
         lengths = []
         for row in rows:
             response = row.response
-            wrong = first_error(policy.decode(response), items[row.item_id].gold)
+            wrong = first_error(policy.decode(response), items[row.item_id].gold or "")
             fallback = self.share_of(len(response), rng)
             lengths.append(fallback if wrong is None else tokens_before(policy, response, wrong))
         return lengths
@@ -106,6 +108,7 @@ class OneState:
     """One uniformly drawn state of the rollout: the row is kept up to and including the token written there."""
 
     def applied(self, policy: Policy, rows: Sequence[Trajectory], items: Items, rng: random.Random) -> list[Trajectory]:
+        rows = [row.in_last_turn() for row in rows]
         return [row.cut(row.prompt_length + rng.randint(1, len(row.ids) - row.prompt_length)) for row in rows]
 
 

@@ -9,16 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from stateshape.core.chat import Chat
 from stateshape.core.files import BadInput
 from stateshape.core.method import StateSource
 from stateshape.policy.policy import Joined, Policy
-from stateshape.states.dataset import DatasetPairs, DatasetStates
+from stateshape.states.dataset import DatasetPairs, DatasetStates, fitted_chats
 from stateshape.tasks.items import GenerationItem
 
 
 def fit_notes(policy: Policy, items: Sequence[GenerationItem], sources: Sequence[StateSource[Any]]) -> list[str]:
     """Notes on items that are changed to fit, one sentence each."""
     bare = [getattr(source, "source", source) for source in sources]  # unwraps states that are kept
+    chats = [item for item in items if item.chat is not None]
+    if chats:
+        return chat_notes(policy, chats, bare)
     num_sampled = max((one.settings.max_new_tokens + 1 for one in bare if hasattr(one, "settings")), default=0)
     asked = [(item, text) for item in items for text in _texts(item, bare) or _unless_short(policy, item, num_sampled)]
     joined = policy.encode_joined([(item.prompt, text) for item, text in asked])
@@ -39,9 +43,41 @@ def fit_notes(policy: Policy, items: Sequence[GenerationItem], sources: Sequence
     return notes
 
 
+def chat_notes(policy: Policy, items: Sequence[GenerationItem], sources: Sequence[object]) -> list[str]:
+    """Of chats: which lose exchanges or tokens at their beginning, and whether anything ends a turn."""
+    num_sampled = max((one.settings.max_new_tokens + 1 for one in sources if hasattr(one, "settings")), default=0)
+    shorter, cut = [], []
+    for item in items:
+        has_gold = any(isinstance(source, DatasetStates | DatasetPairs) for source in sources)
+        if has_gold and (chats := chats_of(item)):
+            fitted = fitted_chats(policy, chats)
+            shorter += [item] if fitted.num_exchanges else []
+            cut += [item] if fitted.num_tokens else []
+        elif num_sampled and item.chat is not None and policy.max_positions is not None:
+            whole = policy.encode_prompt(item.chat)
+            is_short = policy.fitted_prompt(item.chat, behind=num_sampled) == whole
+            shorter += [] if is_short else [item]
+    notes = []
+    if shorter:
+        notes.append(
+            f"chat: {len(shorter)} of {len(items)} do not fit into the model's {policy.max_positions:,} positions, and "
+            "lose their "
+            f"oldest exchanges, or tokens on the left where one alone is too long ({shorter[0].item_id} is the first)"
+        )
+    if cut:
+        notes.append(
+            f"chat: {len(cut)} of {len(items)} have a last question that leaves no room for the reply, and lose tokens on the "
+            f"left ({cut[0].item_id} is the first)"
+        )
+    return notes
+
+
 def check_texts(policy: Policy, items: Sequence[GenerationItem]) -> None:
     """Checks that solutions, including rejected ones, can be trained on. Raises BadInput."""
-    asked = [(item, text) for item in items for text in (item.completion, item.rejected) if text]
+    for item in items:
+        if chats := chats_of(item):
+            fitted_chats(policy, chats)
+    asked = [(item, text) for item in items if item.chat is None for text in (item.completion, item.rejected) if text]
     joined = policy.encode_joined([(item.prompt, text) for item, text in asked])
     rows = [(item, one) for (item, _), one in zip(asked, joined, strict=True)]
     for item, one in rows:
@@ -58,6 +94,11 @@ def check_texts(policy: Policy, items: Sequence[GenerationItem]) -> None:
             f"solution: got {len(long)} that leave no room for a prompt ({long[0][0]} is the first, {long[0][1]:,} tokens); "
             f"expected fewer than the model's {limit:,} positions; shorten or drop them, or use a model with more"
         )
+
+
+def chats_of(item: GenerationItem) -> list[Chat]:
+    """The chats with replies that are learned or compared."""
+    return [chat for chat in (item.solved, item.refused) if chat is not None]
 
 
 def _texts(item: GenerationItem, sources: Sequence[object]) -> list[str]:

@@ -19,7 +19,7 @@ from stateshape.sampling.settings import Completion, Sampler, SamplingSettings
 from stateshape.sampling.stops import StopWatch, ended_across
 from stateshape.states.cuts import Items
 from stateshape.states.dataset import solved
-from stateshape.states.sampled import PrefixCut, sampled
+from stateshape.states.sampled import PrefixCut, as_read_by, sampled
 from stateshape.states.schedules import Schedule
 
 Unit = Literal["sequence", "prefix", "token"]
@@ -73,8 +73,7 @@ class TeacherOrLearner:
         rng = random.Random(seed_for(draw.seed, "mixture", draw.step))
         rows = []
         for group, item_id in enumerate(draw.item_ids):
-            prompt = learner.encode_prompt(self.items[item_id].prompt)
-            prompt = learner.fitted(prompt, behind=self.settings.max_new_tokens + 1)
+            prompt = learner.fitted_prompt(self.items[item_id].asked, behind=self.settings.max_new_tokens + 1)
             bare = Trajectory(
                 item_id=item_id,
                 ids=prompt,
@@ -86,7 +85,7 @@ class TeacherOrLearner:
             rows += [bare] * self.settings.num_samples
         plans = [turns(chance, self.unit, self.settings.max_new_tokens, rng) for _ in rows]
         writers = {Origin.LEARNER: learner, Origin.TEACHER: self.teacher}
-        rows = written_in_turns(rows, plans, writers, self.sampler, self.settings, draw)
+        rows = written_in_turns(rows, plans, writers, self.sampler, self.settings, draw, self.items)
         if self.cut is not None:
             rows = self.cut.applied(learner, rows, self.items, random.Random(seed_for(draw.seed, "cut", draw.step)))
         return pack(rows, device=learner.device)
@@ -122,8 +121,18 @@ def written_in_turns(
     sampler: Sampler,
     settings: SamplingSettings,
     draw: Draw,
+    items: Items | None = None,
 ) -> list[Trajectory]:
-    """In each round, every writer continues the rows whose turn it is. A row that has ended takes no further turns."""
+    """In each round, every writer continues the rows whose turn it is. A row that has ended takes no further turns.
+
+    items: of chats, whose prompt the teacher reads in its own template.
+    """
+
+    def read_by(who: Origin, row: Trajectory) -> list[int]:
+        if who == Origin.LEARNER or items is None:
+            return row.ids
+        return as_read_by(writers[who], row, items, writer=writers[Origin.LEARNER]).ids
+
     rows_so_far = list(rows)
     waiting = {k: list(plan) for k, plan in enumerate(plans)}
     num_round = 0
@@ -135,7 +144,7 @@ def written_in_turns(
             longest, watch = max(waiting[k][0][1] for k in mine), StopWatch(writer, settings.stops)
             parts = sampler.sample(
                 writer,
-                [rows_so_far[k].ids for k in mine],
+                [read_by(who, rows_so_far[k]) for k in mine],
                 replace(settings, max_new_tokens=longest, num_samples=1),
                 seed=seed_for(draw.seed, f"turn {num_round} {who.name}", draw.step),
             )

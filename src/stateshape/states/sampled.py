@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Protocol
 
 from stateshape.core.files import BadInput
@@ -69,7 +69,7 @@ class TeacherStates:
         if self.cut is not None:
             rng = random.Random(seed_for(draw.seed, "cut", draw.step))
             rows = self.cut.applied(self.teacher, rows, self.items, rng)
-        return pack(rows, device=learner.device)
+        return pack([as_read_by(learner, row, self.items, writer=self.teacher) for row in rows], device=learner.device)
 
 
 def sampled(
@@ -77,13 +77,29 @@ def sampled(
 ) -> list[Trajectory]:
     """num_samples rows per prompt of the draw, in one group each."""
     behind = settings.max_new_tokens + 1  # another policy may continue at the last token's position
-    prompts = [writer.fitted(writer.encode_prompt(items[item_id].prompt), behind=behind) for item_id in draw.item_ids]
+    prompts = [writer.fitted_prompt(items[item_id].asked, behind=behind) for item_id in draw.item_ids]
     purpose = "rollouts" if origin == Origin.LEARNER else "teacher rollouts"
     completions = sampler.sample(writer, prompts, settings, seed=seed_for(draw.seed, purpose, draw.step))
     return [
         rollout(draw.item_ids[group], prompts[group], completion, group, origin=origin)
         for group, completion in ((k // settings.num_samples, one) for k, one in enumerate(completions))
     ]
+
+
+def as_read_by(policy: Policy, row: Trajectory, items: Items, *, writer: Policy) -> Trajectory:
+    """A row of `writer`'s behind the prompt as `policy` reads it: of a chat, in its own template. Texts are the same "
+    "for all."""
+    item = items[row.item_id]
+    if item.chat is None or policy.encode_prompt(item.chat) == writer.encode_prompt(item.chat):
+        return row
+    response = row.response
+    prompt = policy.fitted_prompt(item.chat, behind=len(response) + 1)
+    return replace(
+        row,
+        ids=[*prompt, *response],
+        origins=[*([Origin.PROMPT] * len(prompt)), *row.origins[row.prompt_length :]],
+        logps=[*([None] * len(prompt)), *row.logps[row.prompt_length :]],
+    )
 
 
 def rollout(

@@ -22,6 +22,7 @@ from stateshape.sampling.settings import Sampler
 from stateshape.study.drift_rollouts import TokensRecord, encoders_of
 from stateshape.study.plan import Plan, RunSpec, StudyFile, TaskChoice
 from stateshape.tasks.load import check_evaluable, load_task
+from stateshape.tasks.reading import Reading
 from stateshape.tasks.task import GenerationTask, Task
 
 
@@ -55,7 +56,7 @@ class StudyContext:
         return Compared(
             base=base,
             new_task=[
-                base.fitted(base.encode_prompt(item.prompt), behind=settings.max_new_tokens)
+                base.fitted_prompt(item.asked, behind=settings.max_new_tokens)
                 for item in self.target.test[: settings.prompts]
             ],
             retention=[
@@ -115,11 +116,13 @@ def load_tasks(file: StudyFile, data_dir: Path | None) -> tuple[GenerationTask, 
             limit=choice.limit,
             shots=choice.shots,
             max_new_tokens=choice.max_new_tokens,
+            reading=choice.read,
         )
         check_evaluable(task)
         if choice.samples is not None and not isinstance(task, GenerationTask):
             raise BadInput(
-                f"samples: got some for {choice.task}, a multiple-choice task; expected none, since its options are scored and "
+                f"samples: got some for {choice.task}, a multiple-choice task; expected none, since its options are "
+                "scored and "
                 "nothing is sampled; leave it out there"
             )
         return task
@@ -135,10 +138,20 @@ def load_tasks(file: StudyFile, data_dir: Path | None) -> tuple[GenerationTask, 
 def load_data(file: StudyFile, tasks: Sequence[Task], data_dir: Path | None) -> dict[str, GenerationTask]:
     """The tasks that runs name as their `data`, by that name. Raises BadInput."""
     found: dict[str, GenerationTask] = {}
+    reads: dict[str, Reading] = {}
     for run, choice in file.runs.items():
-        if choice.data is None or choice.data in found:
+        if choice.data is None:
             continue
-        task = load_task(choice.data, data_dir=data_dir)
+        if choice.data in found:
+            if choice.read != reads[choice.data]:
+                raise BadInput(
+                    f"runs.{run}.read: got {choice.data} read in two ways; expected one way for all runs of a study; give "
+                    "every "
+                    "run the same"
+                )
+            continue
+        reads[choice.data] = choice.read
+        task = load_task(choice.data, data_dir=data_dir, reading=choice.read)
         if not isinstance(task, GenerationTask):
             raise BadInput(
                 f"runs.{run}.data: got {choice.data}, a multiple-choice task; expected one answered in free text"

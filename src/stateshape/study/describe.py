@@ -69,6 +69,7 @@ def settings_of(spec: RunSpec, along: AlongChoice | None = None) -> dict[str, Js
     """along: where given, the run keeps its adapter at so many steps."""
     kept: dict[str, Json] = {} if along is None else {"along": along.points}
     data: dict[str, Json] = {} if spec.data is None else {"data": spec.data}
+    data |= {} if spec.read.is_default else {"read": comparable(spec.read)}
     return {"recipe": comparable(spec.recipe()), "train": comparable(spec.train), **data, **kept}
 
 

@@ -69,13 +69,14 @@ def sample_rollouts(
 ) -> Rolled:
     """One rollout per prompt."""
     items = drift_items(task, choice)
-    prompts = [policy.fitted(policy.encode_prompt(item.prompt), behind=choice.max_new_tokens) for item in items]
+    prompts = [policy.fitted_prompt(item.asked, behind=choice.max_new_tokens) for item in items]
     settings = SamplingSettings(max_new_tokens=choice.max_new_tokens, temperature=choice.temperature, stops=task.stops)
     completions = sampler.sample(policy, prompts, settings, seed=seed_for(seed, "drift"), progress=tick)
     rolled = Rolled([], [], [])
     for item, prompt, completion in zip(items, prompts, completions, strict=True):
         row = rollout(item.item_id, prompt, completion, 0)
-        rolled.pieces.append(PiecesRecord(item_id=item.item_id, prompt=item.prompt, pieces=token_texts(row, policy)))
+        text = policy.prompt_text(item.asked)
+        rolled.pieces.append(PiecesRecord(item_id=item.item_id, prompt=text, pieces=token_texts(row, policy)))
         rolled.samples.append(state_sample(row, policy, step=None, supervised=[False] * len(row.ids)))
         rolled.tokens.append(TokensRecord(item_id=item.item_id, prompt=prompt, response=completion.ids))
     return rolled

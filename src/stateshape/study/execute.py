@@ -46,7 +46,7 @@ from stateshape.study.folders import (
 from stateshape.study.measuring import evaluations, measure_drift, measured, roll
 from stateshape.study.parallel import run_parallel
 from stateshape.study.plan import Plan, RunSpec
-from stateshape.study.preflight import check_sources, check_training
+from stateshape.study.preflight import check_chats, check_sources, check_training
 from stateshape.study.run_queue import Queue, RunDied
 from stateshape.study.training import LEARNER, train_one
 
@@ -104,6 +104,7 @@ def prepare(
     resolve_base(plan.file.model)
     for spec in plan.runs:
         check_training(spec, data_of(spec, target, data))
+        check_chats(plan, spec, data_of(spec, target, data))
         check_sources(plan, spec, target, data)
     bench = StudyContext(
         plan=plan,

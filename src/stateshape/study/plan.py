@@ -36,6 +36,7 @@ from stateshape.recipes.recipe import Recipe, fields_of, made_of_by, recipe_clas
 from stateshape.study.earlier import as_before
 from stateshape.study.plan_claims import check_claims
 from stateshape.study.yaml_file import read_yaml
+from stateshape.tasks.reading import Reading
 from stateshape.train.settings import TrainSettings
 
 SOURCES = ("teacher", "states", "reference")  # fields of recipes that name runs, folders or models
@@ -70,6 +71,8 @@ class TaskChoice:
     """Longest completion in tokens. Default: the task's own."""
     samples: SampleChoice | None = None
     """Also answer every item several times at a temperature (free text only). Default: only once, greedily."""
+    read: Reading = field(default_factory=Reading)
+    """How rows of your own are read: columns, kind, split, turns, as_chat, grader (docs/guides/your-data.md)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,6 +130,8 @@ class RunChoice:
     states: str | None = None
     data: str | None = None
     """Another task, on whose training items the run trains. Default: the study's target."""
+    read: Reading = field(default_factory=Reading)
+    """How the rows of `data` are read, where they are your own."""
     settings: dict[str, Json] = field(default_factory=dict)
     train: dict[str, Json] = field(default_factory=dict)
 
@@ -168,6 +173,7 @@ class RunSpec(NamedTuple):
     train: TrainSettings
     given_class: type[Recipe] | None = None  # of a recipe object; other processes find the class by its name
     data: str | None = None  # the task whose training items it trains on; None: the study's target
+    read: Reading = Reading()  # of the rows of `data`
 
     @property
     def recipe_class(self) -> type[Recipe]:
@@ -278,8 +284,8 @@ def plan_sha256(file: StudyFile, specs: list[RunSpec]) -> str:
 
     Left out: seeds, labels, notes, roles, contrasts, claims, and whether layers are compiled. They may change in a folder
     that the plan has begun; so may whether adapters are kept once they are measured. Left out where they are not chosen, so
-    that plans of before there was a choice stay the same: lengths of completions, samples, measurements along a run, and
-    fields of recipes and of training that are declared LATER.
+    that plans of before there was a choice stay the same: lengths of completions, samples, how rows are read, chat templates,
+    measurements along a run, and fields of recipes and of training that are declared LATER.
     """
     runs = {
         spec.name: [
@@ -287,6 +293,7 @@ def plan_sha256(file: StudyFile, specs: list[RunSpec]) -> str:
             comparable(spec.recipe()),
             as_before(comparable(spec.train)),
             *([] if spec.data is None else [spec.data]),
+            *([] if spec.read.is_default else [comparable(spec.read)]),
         ]
         for spec in specs
     }
@@ -294,10 +301,14 @@ def plan_sha256(file: StudyFile, specs: list[RunSpec]) -> str:
     meaning = {**plain(done), "runs": runs}
     del meaning["claims"]
     del meaning["model_settings"]["compile"]
+    if meaning["model_settings"]["chat_template"] is None:
+        del meaning["model_settings"]["chat_template"]
     for choice in (meaning["target"], *meaning["retention"]):
         for name in ("max_new_tokens", "samples"):
             if choice[name] is None:
                 del choice[name]
+        if choice["read"] == plain(Reading()):
+            del choice["read"]
     if meaning["along"] is None:
         del meaning["along"]
     else:
@@ -323,9 +334,14 @@ def run_spec(name: str, choice: RunChoice, shared: dict[str, Json]) -> RunSpec:
         sources=sources,
         train=parse(merged(shared, choice.train), TrainSettings, where=f"runs.{name}.train"),
         data=choice.data,
+        read=choice.read,
     )
     check_most(f"runs.{name}.", **plain(spec.recipe()))
     check_budget(spec)
+    if choice.data is None and not choice.read.is_default:
+        raise BadInput(
+            f"runs.{name}.read: got some without data; expected it next to data, whose rows it reads; add data"
+        )
     return spec
 
 

@@ -1,4 +1,5 @@
-"""Whether what a study plans can be trained at all: data, recipes, teachers and recorded states. Asked before a model loads."""
+"""Whether what a study plans can be trained at all: data, recipes, teachers and recorded states. Asked before a model "
+"loads."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from pathlib import Path
 from stateshape.core.files import BadInput
 from stateshape.core.sealed import check_source
 from stateshape.core.study_records import BASE
-from stateshape.policy.open import check_teacher
+from stateshape.policy.chat import check_template, prompt_ids, rendered
+from stateshape.policy.open import check_teacher, open_tokenizer
 from stateshape.policy.policy import Policy
 from stateshape.recipes.names import built_in_path
 from stateshape.recipes.recipe import Need, Parts, teachers_of
@@ -36,6 +38,18 @@ def check_training(spec: RunSpec, target: GenerationTask) -> None:
     for need in spec.recipe_class.needs:
         name, fix = LACKS[need]
         check_need(spec, target, [item for item in items if getattr(item, name) is None], need, fix)
+
+
+def check_chats(plan: Plan, spec: RunSpec, target: GenerationTask) -> None:
+    """Whether the model's chat template can render the first chat, from the tokenizer alone. Raises BadInput."""
+    first = next((item for item in target.train if item.chat is not None), None)
+    tokenizer = None if first is None else open_tokenizer(plan.file.model, plan.file.model_settings)
+    if first is None or first.chat is None or tokenizer is None:
+        return
+    check_template(tokenizer, model=plan.file.model, where=first.chat.where)
+    prompt_ids(tokenizer, first.chat)
+    if "solutions" in spec.recipe_class.needs and first.solved is not None:
+        rendered(tokenizer, first.solved)
 
 
 def check_build(spec: RunSpec, target: GenerationTask) -> None:

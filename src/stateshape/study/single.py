@@ -26,9 +26,10 @@ from stateshape.study.describe import planned_record
 from stateshape.study.drift_rollouts import as_rollouts, encoders_of, sample_rollouts
 from stateshape.study.folders import check_same_run, claimed_run, close_run, complete_run
 from stateshape.study.plan import SOURCES, AlongChoice, DriftChoice, Plan, RunSpec, StudyFile, TaskChoice, check_budget
-from stateshape.study.preflight import check_sources, check_training
+from stateshape.study.preflight import check_chats, check_sources, check_training
 from stateshape.study.training import train_one
 from stateshape.tasks.load import load_task
+from stateshape.tasks.reading import Reading
 from stateshape.tasks.task import GenerationTask
 from stateshape.train.settings import TrainSettings
 
@@ -47,6 +48,7 @@ def train_single(
     reporter: Reporter,
     operators: Operators | None = None,
     along: int | None = None,
+    reading: Reading | None = None,
 ) -> RunRecord:
     """Trains one run into `folder`; resumes or refuses what is there. Raises BadInput before the model loads.
 
@@ -61,12 +63,13 @@ def train_single(
                 f"out: {folder} is not empty and contains no run; expected a new or empty folder, or this run's"
             )
         check_unchanged([folder])
-        task = generation_task(task_name, data_dir)
+        task = generation_task(task_name, data_dir, reading=reading)
         plan = single_plan(name, recipe, model, task_name, settings, model_settings, along)
         spec = plan.runs[0]
         check_budget(spec)
         check_sources(plan, spec, task)
         check_training(spec, task)
+        check_chats(plan, spec, task)
         begun = check_same_run(folder, planned_record(plan, [task], spec, seed, partial(stands_at, model)))
         if begun is not None and begun.is_complete:
             close_run(folder)
@@ -132,9 +135,10 @@ def drift_between(
     seed: int,
     model_settings: ModelSettings,
     reporter: Reporter,
+    reading: Reading | None = None,
 ) -> DriftRecord:
     """Drift of `b` from `a` on fresh rollouts of the same prompts, and of `a` from itself with another seed."""
-    task = generation_task(task_name, data_dir)
+    task = generation_task(task_name, data_dir, reading=reading)
     if not task.train:
         raise BadInput(f"{task.name}: got no training rows; expected some, to sample rollouts from their prompts")
     check_source(a)
@@ -160,8 +164,10 @@ def drift_between(
     )
 
 
-def generation_task(name: str, data_dir: Path | None, *, limit: int | None = None) -> GenerationTask:
-    task = load_task(name, data_dir=data_dir, limit=limit)
+def generation_task(
+    name: str, data_dir: Path | None, *, limit: int | None = None, reading: Reading | None = None
+) -> GenerationTask:
+    task = load_task(name, data_dir=data_dir, limit=limit, reading=reading)
     if not isinstance(task, GenerationTask):
         raise BadInput(f"task: got {name!r}, which is multiple choice; expected one answered in free text, like gsm8k")
     return task

@@ -202,15 +202,16 @@ def watches_of(
         task = bench.data_of(spec)
         items = {item.item_id: item for item in task.train}
 
-        def is_right(item_id: str, text: str) -> bool:
-            return task.grade(text, items[item_id]).strict.is_correct
+        def is_right(item_id: str, text: str) -> bool | None:
+            return task.is_right(text, items[item_id])
 
         watches.append(LocalityWatch(bench.compared, grader=is_right, folder=folder, seed=seed))
     return watches
 
 
 def teacher_loader(bench: StudyContext, loaded: list[str]) -> Callable[[str], Policy]:
-    """Loads frozen teachers next to the learner, each base once; adapter names taken on the learner's are added to `loaded`."""
+    """Loads frozen teachers next to the learner, each base once; adapter names taken on the learner's are added to "
+    "`loaded`."""
     others: dict[str, SharedWeights] = {}
 
     def load(source: str) -> Policy:

@@ -1,4 +1,4 @@
-"""The three official datasets from the hub, through `datasets` (the optional extra `hub`), imported only when asked.
+"""Datasets from the hub, through `datasets` (the optional extra `hub`), imported only when asked: three official ones, or any.
 
 Rows go through the same parsing as the files on disk. Knows nothing of models, prompts or grading.
 """
@@ -56,18 +56,27 @@ def exams_by_subject(rows: Iterable[dict[str, Any]]) -> dict[str, list[mmlu.RawE
 
 def _rows(name: str, split: str) -> list[dict[str, Any]]:
     repository, config = REPOSITORIES[name]
+    return load_rows(repository, config, split, what=name, instead="the folder that holds the files")
+
+
+def load_rows(
+    repository: str, config: str | None, split: str, *, what: str, instead: str = "a file"
+) -> list[dict[str, Any]]:
+    """The rows of one split. what: the name that was asked for; instead: what to give without it. Raises BadInput."""
     try:
         import datasets  # not a dependency: most users have the files, or use the embedded tasks
     except ImportError:
+        got = "no data folder and " if what in REPOSITORIES else ""
         raise BadInput(
-            f"{name}: got no data folder and the package 'datasets' is not installed; expected one of them; "
-            "pip install 'stateshape[hub]', or give the folder that holds the files"
+            f"{what}: got {got}the package 'datasets' is not installed; expected "
+            f"{'one of them' if got else 'it, to read the hub'}; "
+            f"pip install 'stateshape[hub]', or give {instead}"
         ) from None
     try:
         return list(datasets.load_dataset(repository, config, split=split))
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # the library and the rows' own files may raise anything
         reason = one_line((str(error).strip().splitlines() or [type(error).__name__])[0], limit=200)
         raise BadInput(
-            f"{name}: {repository} could not be read from the hub ({reason}); expected a network connection or a "
-            "cached copy; give the folder that holds the files"
+            f"{what}: {repository} could not be read from the hub ({reason}); expected its name and split, and a network "
+            f"connection or a cached copy; give {instead}"
         ) from None

@@ -8,22 +8,36 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stateshape.core.chat import Chat
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GenerationItem:
     """One problem answered in free text. `completion` is a worked solution (None where the data has none).
 
+    gold None: no answer is known, so nothing can be graded.
     rejected: a worse solution, for preferences. preferred: the text it is compared with, where that is not the completion.
     tag: what kind of problem it is, where teachers are chosen by kind.
+
+    Of a chat, `prompt` is a transcript for readers, and models read `chat`, rendered by their own template; `solved` is the
+    chat with the turns that are learned, `refused` the one with the worse reply.
     """
 
     item_id: str
     prompt: str
-    gold: str
+    gold: str | None
     completion: str | None = None
     rejected: str | None = None
     preferred: str | None = None
     tag: str | None = None
+    chat: Chat | None = None
+    solved: Chat | None = None
+    refused: Chat | None = None
+
+    @property
+    def asked(self) -> str | Chat:
+        """What a policy encodes as the prompt."""
+        return self.prompt if self.chat is None else self.chat
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

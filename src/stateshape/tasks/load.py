@@ -1,5 +1,6 @@
 """One name -> one task. The names: gsm8k, truthfulqa, mmlu (files or the hub), arithmetic, facts, exam (embedded; with
-_validation: other items; arithmetic_natural, arithmetic_planted: other solutions), or a path ending in .jsonl (your own).
+_validation: other items; arithmetic_natural, arithmetic_planted: other solutions), or rows of your own: a .jsonl, .json, .csv,
+.tsv or .parquet file, or hub:owner/name[:config][:split].
 
 Knows where tasks come from; knows nothing of models.
 """
@@ -19,8 +20,10 @@ from stateshape.embedded.retold import TELLINGS
 from stateshape.tasks.embedded import arithmetic_task, exam_task, facts_task
 from stateshape.tasks.gsm8k import read_gsm8k
 from stateshape.tasks.hub import hub_task
-from stateshape.tasks.jsonl import read_jsonl_task
 from stateshape.tasks.mmlu import read_mmlu
+from stateshape.tasks.own_data import read_own_task
+from stateshape.tasks.reading import Reading
+from stateshape.tasks.sources import HUB, is_source
 from stateshape.tasks.task import GenerationTask, Task
 from stateshape.tasks.truthfulqa import read_truthfulqa
 
@@ -39,17 +42,19 @@ def load_task(
     limit: int | None = None,
     shots: int = 0,
     max_new_tokens: int | None = None,
+    reading: Reading | None = None,
 ) -> Task:
     """Args:
         data_dir: holds gsm8k/, truthfulqa/, mmlu/ with the datasets' own files. None: read from the hub.
-        limit: evaluated items. The first ones of gsm8k, truthfulqa, arithmetic, facts and .jsonl; stratified by subject
+        limit: evaluated items. The first ones of gsm8k, truthfulqa, arithmetic, facts and your own; stratified by subject
             for mmlu and exam. Training items are never cut.
         shots: answered examples before each evaluated question (gsm8k, arithmetic, mmlu, exam).
         max_new_tokens: longest evaluated completion. Default: the task's own.
+        reading: how rows of your own are to be read, where they do not say.
     Warns about oddities in the data.
     Raises: BadInput for an unknown name, bad numbers, or data that is missing or malformed.
     """
-    is_own = name.endswith(".jsonl")
+    is_own = is_source(name)
     if not is_own and name not in OFFICIAL + EMBEDDED:
         raise BadInput(_unknown(name))
     if limit is not None and limit < 1:
@@ -60,7 +65,15 @@ def load_task(
     check_most(limit=limit, shots=shots)
     if max_new_tokens is not None and max_new_tokens < 1:
         raise BadInput(f"max_new_tokens: got {max_new_tokens}; expected 1 or more, or none for the task's own")
-    task = read_jsonl_task(Path(name), limit=limit) if is_own else _known(name, data_dir, shots=shots, limit=limit)
+    if not is_own and reading is not None and not reading.is_default:
+        raise BadInput(
+            f"task: got {name} with columns, a kind, a split or a grader; expected them for rows of your own; drop them"
+        )
+    task = (
+        read_own_task(name, limit=limit, reading=reading)
+        if is_own
+        else _known(name, data_dir, shots=shots, limit=limit)
+    )
     for note in task.notes:
         LOGGER.warning("%s: %s", name, note)
     if max_new_tokens is None:
@@ -75,7 +88,15 @@ def load_task(
 def check_evaluable(task: Task) -> None:
     """Whether there is an item to evaluate. Raises BadInput."""
     if isinstance(task, GenerationTask) and not task.test:
-        raise BadInput(f'{task.name}: got no test rows; expected some; rows without "split": "train" are test rows')
+        raise BadInput(
+            f'{task.name}: got no test rows; expected some; give rows "split": "test", or --split test where none has a split'
+        )
+    if isinstance(task, GenerationTask) and (bare := [item.item_id for item in task.test if item.gold is None]):
+        raise BadInput(
+            f"{task.name}: got {len(bare)} test rows without an answer ({bare[0]} is the first); expected one in each, to "
+            "compare "
+            "with; add 'answer', or name its column with --columns answer=NAME"
+        )
 
 
 def _known(name: str, data_dir: Path | None, *, shots: int, limit: int | None) -> Task:
@@ -88,7 +109,11 @@ def _unknown(name: str) -> str:
     names = OFFICIAL + EMBEDDED
     near = difflib.get_close_matches(name.lower(), names, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    return f"task: got {shown(name)}; expected one of {', '.join(names)}, or a path ending in .jsonl{hint}"
+    return (
+        f"task: got {shown(name)}; expected one of {', '.join(names)}, a file of your own (.jsonl, .json, .csv, .tsv, "
+        ".parquet), "
+        f"or {HUB}owner/name{hint}"
+    )
 
 
 def _embedded(name: str, *, shots: int, limit: int | None) -> Task:

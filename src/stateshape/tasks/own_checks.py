@@ -27,12 +27,14 @@ class Read(NamedTuple):
 
 
 def line_of(where: str) -> str:
-    return f"line {where.rpartition(':')[2]}"
+    place = where.rpartition(":")[2]
+    return place if place.startswith("row") else f"line {place}"
 
 
-def generation_notes(rows: Sequence[Read], grade: Callable[[str, GenerationItem], Grades]) -> list[str]:
+def generation_notes(rows: Sequence[Read], grade: Callable[[str, GenerationItem], Grades] | None) -> list[str]:
+    """grade None: a grader that is not asked here, since it is the user's own code."""
     notes = [
-        _wrong_solutions(rows, grade),
+        "" if grade is None else _wrong_solutions(rows, grade),
         _equal_pairs(rows),
         _shared_prompts(rows),
         _twofold_prompts(rows),
@@ -43,7 +45,7 @@ def generation_notes(rows: Sequence[Read], grade: Callable[[str, GenerationItem]
 
 def _wrong_solutions(rows: Sequence[Read], grade: Callable[[str, GenerationItem], Grades]) -> str:
     """Solutions that the task's own grader marks wrong: training on them teaches answers that are not rewarded."""
-    solved = [row for row in rows if row.item.completion is not None]
+    solved = [row for row in rows if row.item.completion is not None and row.item.gold is not None]
     graded = [(row, grade(row.item.completion or "", row.item).strict) for row in solved]
     wrong = [(row, strict) for row, strict in graded if not strict.is_correct]
     if not wrong:
@@ -67,7 +69,7 @@ def _equal_pairs(rows: Sequence[Read]) -> str:
 
 
 def _shared_prompts(rows: Sequence[Read]) -> str:
-    trained = {row.item.prompt for row in rows if row.split == "train"}
+    trained = {row.item.prompt for row in rows if row.split == "train" and row.item.prompt}
     test = [row for row in rows if row.split == "test"]
     shared = [row for row in test if row.item.prompt in trained]
     if not shared:
@@ -79,8 +81,12 @@ def _shared_prompts(rows: Sequence[Read]) -> str:
 
 
 def _twofold_prompts(rows: Sequence[Read]) -> str:
-    golds: dict[str, str] = {}
-    odd = [row for row in rows if golds.setdefault(row.item.prompt, row.item.gold) != row.item.gold]
+    golds: dict[str, str | None] = {}
+    odd = [
+        row
+        for row in rows
+        if row.item.gold is not None and golds.setdefault(row.item.prompt, row.item.gold) != row.item.gold
+    ]
     if not odd:
         return ""
     return (

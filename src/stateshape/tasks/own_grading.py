@@ -52,15 +52,15 @@ def grade(completion: str, item: GenerationItem, *, stops: Sequence[str] = gsm8k
     has no mark. flexible: for a numeric answer the last number of the completion; otherwise what strict reads, or the
     completion's last line.
     """
-    text = cut(completion, stops)
+    text, gold = cut(completion, stops), item.gold or ""
     answer = marked_answer(text)
     ways = [answer.line, answer.behind] if answer.line else [text]
-    strict = _matching(ways, item.gold)
-    if NUMBER.fullmatch(item.gold):
+    strict = _matching(ways, gold)
+    if NUMBER.fullmatch(gold):
         flexible = gsm8k.last_number(text)
     else:
         last_line = (text.strip().splitlines() or [""])[-1]
-        flexible = _matching(ways if answer.line else [last_line, text], item.gold)
+        flexible = _matching(ways if answer.line else [last_line, text], gold)
     return Grades(
         strict=Grade(prediction=strict, is_correct=strict == item.gold),
         flexible=Grade(prediction=flexible, is_correct=flexible == item.gold),

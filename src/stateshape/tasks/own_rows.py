@@ -6,7 +6,7 @@ Knows keys and types of values; knows nothing of the tasks built from them.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -34,7 +34,7 @@ class GenerationRow:
     rejected: str | None = None
     tag: str | None = None
     id: str | None = None
-    split: Literal["train", "test"] = "test"
+    split: Literal["train", "test"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +45,10 @@ class ChoiceRow:
     id: str | None = None
     subject: str = ""
     split: Literal["test"] = field(default="test")  # multiple choice is never trained on
+
+
+GENERATION_KEYS = tuple(one.name for one in fields(GenerationRow))
+CHOICE_KEYS = tuple(one.name for one in fields(ChoiceRow))
 
 
 def settings_row(row: object, *, where: str) -> FileSettings:
@@ -140,7 +144,7 @@ def _check_there(row: dict[str, Any], key: str, *, where: str) -> None:
     value = row.get(key)
     if key == "prompt" and isinstance(value, list):
         raise BadInput(
-            f"{where}: prompt: got a list (a chat); expected a text; {PAGE} for the lines that convert chats"
+            f"{where}: prompt: got a list (a chat); expected a text, as in the first row; use one file per shape"
         )
     if value is None:
         keys, kind = ", ".join(repr(str(name)) for name in list(row)[:6]), _kind_of(row)

@@ -40,6 +40,13 @@ class GenerationTask:
     chance: float = 0.0  # free text cannot be guessed blindly
     notes: tuple[str, ...] = ()  # oddities in the data, one sentence each
 
+    def is_right(self, text: str, item: GenerationItem) -> bool | None:
+        """By the task's own metric; None where no answer is known, so that nothing can be graded."""
+        if item.gold is None:
+            return None
+        grades = self.grade(text, item)
+        return (grades.strict if self.metric == "strict" else grades.flexible).is_correct
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChoiceTask:

@@ -1,59 +1,33 @@
-"""Your own task from one JSONL file: problems answered in free text, or multiple-choice questions. The contract: docs/tasks.md.
+"""Rows of this project's own shape: a prompt with an answer that is graded, or with options. The contract: docs/tasks.md.
 
 Free text:        {"prompt": "...", "answer": "42"}             optional: solution, rejected (a worse
                                                                 one), tag, id, split ("train" | "test")
 Multiple choice:  {"prompt": "...", "options": ["a", "b"], "answer": 0}    answer: an index or a list of them, from 0
                                                                 optional: id, subject
-Before them:      {"settings": {"delimiter": "", "stops": ["\\n\\n"], "max_new_tokens": 64}}    each may be left out
 
-The first row decides which of the two the file is. Rows without a split are test rows: they are evaluated and never
-trained on. Knows nothing of models or tokenizers.
+Rows without a split are test rows: they are evaluated and never trained on. Knows no files, models or tokenizers.
 """
 
 from __future__ import annotations
 
 import re
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-from stateshape.core.files import BadInput, iter_jsonl, sha256_file
+from stateshape.core.files import BadInput
 from stateshape.tasks import gsm8k
 from stateshape.tasks.items import ChoiceItem, GenerationItem
 from stateshape.tasks.joining import default_delimiter, option_behind, prompt_text, text_behind
-from stateshape.tasks.own_checks import Read, check_ids, choice_notes, generation_notes
-from stateshape.tasks.own_grading import grade, marked_answer, normalise
-from stateshape.tasks.own_rows import PAGE, FileSettings, choice_row, generation_row, settings_row, shown
-from stateshape.tasks.task import ChoiceTask, GenerationTask, Task, acc_chance
+from stateshape.tasks.own_checks import Read, check_ids, choice_notes
+from stateshape.tasks.own_grading import marked_answer, normalise
+from stateshape.tasks.own_rows import PAGE, FileSettings, choice_row, generation_row, shown
+from stateshape.tasks.task import ChoiceTask, acc_chance
 
-Rows = list[tuple[str, dict[str, Any]]]  # where (file:line), row
-MAX_NEW_TOKENS = 256
+Rows = list[tuple[str, Any]]  # where (file:line), row
 END_TEXT = re.compile(r"(</s>|<eos>|<end_of_turn>|<\|[^<>|\s]+\|>)\s*$")  # ends of text as models write them
 
 
-def read_jsonl_task(path: Path, *, limit: int | None = None) -> Task:
-    """The task is named after the file, without .jsonl. `limit`: the first test rows. BadInput names file and line."""
-    rows = [(f"{path}:{number}", row) for number, row in iter_jsonl(path)]
-    settings = FileSettings()
-    if rows and isinstance(rows[0][1], dict) and "settings" in rows[0][1]:
-        (where, first), *rows = rows
-        settings = settings_row(first, where=where)
-    if not rows:
-        raise BadInput(f"{path}: got no rows; expected at least one JSON object per line; {PAGE}")
-    is_choice = isinstance(rows[0][1], dict) and "options" in rows[0][1]
-    for where, row in rows:
-        _check_shape(row, is_choice, where=where)
-    name, digest = path.name.removesuffix(".jsonl"), sha256_file(path)
-    if is_choice:
-        return _choice_task(rows, settings, name=name, digest=digest, limit=limit)
-    return _generation_task(rows, settings, name=name, digest=digest, limit=limit)
-
-
-def _check_shape(row: Any, is_choice: bool, *, where: str) -> None:
-    if not isinstance(row, dict) or not row:
-        raise BadInput(f"{where}: got {str(row)[:60]!r}; expected an object with 'prompt' and 'answer'; {PAGE}")
-    if "settings" in row:
-        raise BadInput(f"{where}: settings: got them in a later row; expected them in the first; move it up")
+def check_shape(row: Any, is_choice: bool, *, where: str) -> None:
+    """Whether the row has the file's one shape. Raises BadInput."""
     if ("options" in row) != is_choice:
         here, there = ("has no", "has") if is_choice else ("has", "has no")
         raise BadInput(f"{where}: options: this row {here} options and the first row {there}; use one file per shape")
@@ -62,7 +36,7 @@ def _check_shape(row: Any, is_choice: bool, *, where: str) -> None:
 # Multiple choice
 
 
-def _choice_task(rows: Rows, settings: FileSettings, *, name: str, digest: str, limit: int | None) -> ChoiceTask:
+def choice_task(rows: Rows, settings: FileSettings, *, name: str, digest: str, limit: int | None) -> ChoiceTask:
     for key in ("stops", "max_new_tokens"):
         if getattr(settings, key) is not None:
             raise BadInput(
@@ -95,7 +69,7 @@ def _choice_item(row: dict[str, Any], delimiter: str | None, *, name: str, where
             "alike, or the blank would decide; write them without it"
         )
     return ChoiceItem(
-        item_id=parsed.id or f"{name}/{where.rpartition(':')[2]}",
+        item_id=parsed.id or f"{name}/{where.rpartition(':')[2].removeprefix('row ')}",
         prompt=prompt,
         options=options,
         is_true=tuple(i in parsed.answer for i in range(len(options))),
@@ -106,32 +80,20 @@ def _choice_item(row: dict[str, Any], delimiter: str | None, *, name: str, where
 # Free text
 
 
-def _generation_task(
-    rows: Rows, settings: FileSettings, *, name: str, digest: str, limit: int | None
-) -> GenerationTask:
-    stops = gsm8k.STOPS if settings.stops is None else tuple(settings.stops)
-    read_rows = [_generation_item(row, settings.delimiter, stops, name=name, where=where) for where, row in rows]
-    check_ids([(read.where, read.item.item_id) for read in read_rows])
-    own_grade = partial(grade, stops=stops)
-    return GenerationTask(
-        name=name,
-        label=name,
-        train=tuple(read.item for read in read_rows if read.split == "train"),
-        test=tuple(read.item for read in read_rows if read.split == "test")[:limit],
-        grade=own_grade,
-        data_sha256=digest,
-        stops=stops,
-        max_new_tokens=MAX_NEW_TOKENS if settings.max_new_tokens is None else settings.max_new_tokens,
-        notes=tuple(generation_notes(read_rows, own_grade)),
-    )
-
-
-def _generation_item(
-    row: dict[str, Any], delimiter: str | None, stops: tuple[str, ...], *, name: str, where: str
+def generation_item(
+    row: dict[str, Any],
+    delimiter: str | None,
+    stops: tuple[str, ...],
+    *,
+    name: str,
+    where: str,
+    is_exact: bool = True,
+    otherwise: str | None = None,
 ) -> Read:
+    """is_exact: graded by the exact grader, which reads answers behind a mark. otherwise: the split of a row that has none."""
     parsed = generation_row(row, where=where)
     answer = marked_answer(parsed.answer).behind or parsed.answer.strip()
-    gold = normalise(answer)
+    gold = normalise(answer) if is_exact else answer
     _check_answer(answer, stops, where=where)
     prompt = prompt_text(parsed.prompt)
     between = default_delimiter(prompt) if delimiter is None else delimiter
@@ -142,15 +104,15 @@ def _generation_item(
     if solution is not None and rejected is not None:
         _check_pair(solution, rejected, where=where)
     item = GenerationItem(
-        item_id=parsed.id or f"{name}/{where.rpartition(':')[2]}",
+        item_id=parsed.id or f"{name}/{where.rpartition(':')[2].removeprefix('row ')}",
         prompt=prompt,
         gold=gold,
-        completion=None if solution is None else _with_answer(solution, answer),
+        completion=solution if solution is None or not is_exact else _with_answer(solution, answer),
         rejected=rejected,
         preferred=solution if rejected is not None else None,
         tag=parsed.tag,
     )
-    return Read(where, parsed.split, item)
+    return Read(where, parsed.split or otherwise or "test", item)
 
 
 def _with_answer(solution: str, answer: str) -> str:
@@ -183,7 +145,8 @@ def _check_ends(solution: str | None, rejected: str | None, *, where: str) -> No
     for key, text in (("solution", solution), ("rejected", rejected)):
         if text is not None and (end := END_TEXT.search(text)):
             raise BadInput(
-                f"{where}: {key}: got {end[1]!r} at its end; expected none, since the model's own end token is added; remove it"
+                f"{where}: {key}: got {end[1]!r} at its end; expected none, since the model's own end token is added; "
+                "remove it"
             )
 
 
