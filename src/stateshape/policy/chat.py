@@ -50,7 +50,9 @@ def prompt_ids(tokenizer: Any, chat: Chat) -> list[int]:
 
 
 def prompt_text(tokenizer: Any, chat: Chat) -> str:
-    return _text(tokenizer, chat, len(chat.messages), is_open=True)
+    text = _text(tokenizer, chat, len(chat.messages), is_open=True)
+    _check_said(chat, text)
+    return text
 
 
 def rendered(tokenizer: Any, chat: Chat) -> Rendered:
@@ -98,6 +100,7 @@ def _rendered(tokenizer: Any, chat: Chat) -> Rendered:
     assert turns, chat.where
     whole = chat.until(turns[-1] + 1)
     _check_no_ends(tokenizer, whole)
+    _check_said(whole, _text(tokenizer, whole, len(whole.messages), is_open=False))
     template = tokenizer.get_chat_template(tools=_tools(chat))
     ids, written = _by_mask(tokenizer, whole) if GENERATION.search(template) else _by_prefixes(tokenizer, whole, turns)
     if not any(written):
@@ -108,7 +111,6 @@ def _rendered(tokenizer: Any, chat: Chat) -> Rendered:
 
 def _by_mask(tokenizer: Any, chat: Chat) -> tuple[list[int], list[bool]]:
     """By the template's own {% generation %}."""
-    _text(tokenizer, chat, len(chat.messages), is_open=False)  # says which message it can't render
     made = tokenizer.apply_chat_template(
         list(chat.messages),
         tools=_tools(chat),
@@ -220,6 +222,21 @@ def _check_no_ends(tokenizer: Any, chat: Chat) -> None:
                 f"{_message(chat, at)}: content: got the special token {found[0]!r} in it; expected none, since the chat "
                 "template "
                 "adds it; remove it"
+            )
+
+
+def _check_said(chat: Chat, text: str) -> None:
+    """Tools, and calls of them, are in the rendered text: many templates know none, and leave them out. Raises BadInput."""
+    calls = [(at, call) for at, one in enumerate(chat.messages) for call in one.get("tool_calls") or ()]
+    asked = [(_message(chat, at), "tool_calls", call) for at, call in calls]
+    asked += [(chat.where, "tools", tool) for tool in chat.tools or ()]
+    for where, column, one in asked:
+        name = (one.get("function") or one).get("name")
+        if isinstance(name, str) and name not in text:
+            raise BadInput(
+                f"{where}: {column}: the chat template leaves out {shown(name)}; expected one that writes tools and their "
+                "calls; give "
+                "another template with --chat-template FILE, or drop the row"
             )
 
 
