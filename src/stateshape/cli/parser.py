@@ -12,6 +12,7 @@ from importlib.metadata import version
 
 import tyro
 
+from stateshape.cli.data import data
 from stateshape.cli.doctor import doctor
 from stateshape.cli.drift import drift
 from stateshape.cli.embedded import embedded
@@ -36,6 +37,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": report,
     "power": power,
     "states": states,
+    "data": data,
     "doctor": doctor,
     "embedded": embedded,
 }

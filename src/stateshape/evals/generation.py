@@ -55,7 +55,7 @@ def prompts_of(policy: Policy, task: GenerationTask) -> list[list[int]]:
     num_cut = sum(len(ids) > room for ids in prompts)
     if num_cut:
         LOGGER.warning(
-            "%s: %d of %d prompts lost their oldest turns or tokens on the left to fit",
+            "%s: %d of %d prompts lost tokens on the left (of chats, their oldest turns) to fit",
             task.name,
             num_cut,
             len(prompts),

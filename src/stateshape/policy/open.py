@@ -6,12 +6,14 @@ must have the same vocabulary. Knows run folders only by their run.json and adap
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import re
 import socket
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import jinja2
@@ -192,6 +194,30 @@ def check_teacher(model: str, teacher: str, settings: ModelSettings) -> None:
     ours, theirs = (vocabulary(source, settings) for source in (model, resolved.model))
     if ours is not None and theirs is not None:
         refuse_difference(ours, theirs, learner=model, teacher=teacher)
+
+
+def open_reader(model: str, settings: ModelSettings) -> Policy:
+    """A policy that encodes and decodes texts and chats as `model` does, and holds no weights; a GGUF folder is loaded "
+    "whole."""
+    tokenizer = open_tokenizer(model, settings)
+    if tokenizer is None:
+        return open_policy(model, settings)
+    source = str(base_folder()) if model == EMBEDDED else model
+    try:
+        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=settings.trust_remote_code)
+    except Exception as error:  # damaged files make these libraries raise anything
+        raise BadInput(
+            f"model: got {model!r}, whose config.json could not be read ({reason_of(error)}); expected a model's folder "
+            "or a hub id"
+        ) from None
+    generation = None
+    with contextlib.suppress(Exception):  # a model need not have one
+        generation = transformers.GenerationConfig.from_pretrained(source)
+    weights = SimpleNamespace(
+        tokenizer=tokenizer, device=torch.device("cpu"), config=config.get_text_config(), source=model,
+        model=SimpleNamespace(generation_config=generation),
+    )  # fmt: skip
+    return Policy(cast(SharedWeights, weights), None)
 
 
 def vocabulary(model: str, settings: ModelSettings) -> dict[str, int] | None:

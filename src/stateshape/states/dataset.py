@@ -48,12 +48,7 @@ class DatasetPairs:
     def draw(self, learner: Policy, draw: Draw) -> States:
         rows = []
         for group, item_id in enumerate(draw.item_ids):
-            item = self.items[item_id]
-            assert item.completion is not None and item.rejected is not None, item_id
-            if item.solved is not None and item.refused is not None:
-                rows += chats(learner, item, [item.solved, item.refused], group)
-            else:
-                rows += written(learner, item, [item.preferred or item.completion, item.rejected], group)
+            rows += pair(learner, self.items[item_id], group)
         return pack(rows, device=learner.device)
 
 
@@ -64,6 +59,14 @@ def solved(policy: Policy, items: Items, item_id: str, group: int) -> Trajectory
         return chats(policy, item, [item.solved], group)[0]
     assert item.completion is not None, item_id
     return written(policy, item, [item.completion], group)[0]
+
+
+def pair(policy: Policy, item: GenerationItem, group: int) -> list[Trajectory]:
+    """A prompt with its better and its worse response."""
+    assert item.completion is not None and item.rejected is not None, item.item_id
+    if item.solved is not None and item.refused is not None:
+        return chats(policy, item, [item.solved, item.refused], group)
+    return written(policy, item, [item.preferred or item.completion, item.rejected], group)
 
 
 def written(policy: Policy, item: GenerationItem, texts: Sequence[str], group: int) -> list[Trajectory]:

@@ -46,7 +46,7 @@ class Quantity(NamedTuple):
 
 def quantity(text: str) -> Quantity | None:
     """The number that a text is, alone or with its unit; None if it is anything else."""
-    plain = _plain(text).strip(" .,;:!?\"'")
+    plain = _plain(text).strip(" \"'").rstrip(" .,;:!?")
     match = NUMBER.match(plain)
     if match is None:
         return None
@@ -115,6 +115,8 @@ def _value(match: re.Match[str]) -> Fraction | None:
                 return None
             value = number
     except ZeroDivisionError:
+        return None
+    if match["sign"].strip() and match["sign2"]:
         return None
     is_negative = any(sign in match["sign"] + match["sign2"] for sign in "-\u2212")
     return -value if is_negative else value

@@ -79,7 +79,7 @@ def _recognised(rows: Rows, reading: Reading, *, is_strict: bool) -> Recognised:
     where, first = rows[0]
     check_columns(first, reading.columns, where=where)
     ours = [(place, _decoded(renamed(row, reading.columns))) for place, row in rows]
-    kind = reading.kind or kind_of(ours[0][1], where=where)
+    kind = reading.kind or kind_of([row for _, row in ours], where=where)
     is_text = not isinstance(ours[0][1].get("prompt"), list) and not reading.as_chat
     is_native = kind == "choice" or (kind == "task" and is_text)
     left_out = ignored(ours[0][1], kind)

@@ -7,7 +7,7 @@ docs/guides/your-data.md. Knows no file and no model.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -65,9 +65,10 @@ def check_columns(row: Row, columns: Mapping[str, str], *, where: str) -> None:
         raise BadInput(f"{where}: columns: got {shown(lacking[0])}, which is no column; expected one of {named(row)}")
 
 
-def kind_of(row: Row, *, where: str) -> Kind:
-    """By the columns that are there and not empty. Raises BadInput where they fit none, or several."""
-    there = {key for key, value in row.items() if value is not None}
+def kind_of(rows: Sequence[Row], *, where: str) -> Kind:
+    """By the columns of the first row that are not empty throughout. Raises BadInput where they fit none, or several."""
+    row = rows[0]
+    there = {key for key in row if any(one.get(key) is not None for one in rows)}
     fitting = [kind for kind, needs in NEEDS.items() if there.issuperset(needs)]
     inside = {other for kind in fitting for other in CONTAINED.get(kind, ())}
     found = [kind for kind in fitting if kind not in inside]
