@@ -19,7 +19,7 @@ from stateshape.core.progress import Reporter, Silent
 
 if TYPE_CHECKING:
     from stateshape.core.records import DriftRecord, EvalRow, Operators, RunRecord
-    from stateshape.core.study_records import Comparison
+    from stateshape.core.study_records import Audit, Comparison
     from stateshape.policy.policy import Policy
     from stateshape.policy.settings import ModelSettings
     from stateshape.recipes.recipe import Recipe
@@ -83,6 +83,7 @@ def train_run(
     operators: Operators | None = None,
     along: int | None = None,
     reading: Reading | None = None,
+    start: str | None = None,
 ) -> RunRecord:
     """Trains one run into the folder `out`, or resumes it. Raises BadInput before the model loads.
 
@@ -98,6 +99,7 @@ def train_run(
         operators: Where given, filled with what a step spends its time on.
         along: Keep the adapter at so many steps, the last one included (docs/dose.md). Default: only at the end.
         reading: How rows of your own are read: columns, kind, split, turns, grader (docs/guides/your-data.md).
+        start: A run or adapter folder on the same base, whose adapter the run goes on from. Default: a fresh adapter.
     """
     from stateshape.policy.settings import ModelSettings
     from stateshape.recipes.recipe import recipe_name
@@ -118,6 +120,7 @@ def train_run(
         operators=operators,
         along=along,
         reading=reading,
+        start=start,
     )
 
 
@@ -241,6 +244,38 @@ def report_study(
                 f"{len(old)} finished runs have no manifest.json, written by an earlier version: changes cannot be detected"
             )
         return _write_results(folder)
+
+
+def audit(
+    base: str,
+    tuned: Sequence[str],
+    *,
+    task: str,
+    out: PathLike,
+    retention: Sequence[str] = (),
+    limit: int | None = None,
+    data_dir: PathLike | None = None,
+    drift: DriftChoice | None = None,
+    model_settings: ModelSettings | None = None,
+    reporter: Reporter | None = None,
+    accept_changes: bool = False,
+) -> list[Audit]:
+    """What finished models or adapters gained, lost and changed against their base (docs/guides/audit.md); writes a report.
+
+    Args:
+        base: The model before: "embedded", a folder or a hub id.
+        tuned: Models, adapters or runs, each a folder or a hub id.
+        task: What they were tuned for; answered in free text.
+        out: The folder of the audit, a study's folder in which nothing is trained.
+        retention: Tasks that should not have suffered.
+        limit: Evaluate so many items of each task. Default: all.
+    """
+    from stateshape.core.study_records import Audit
+    from stateshape.study.audit import audit_file
+
+    file = audit_file(base, tuned, task=task, retention=retention, limit=limit, drift=drift, settings=model_settings)
+    run_study(file, out=out, data_dir=data_dir, reporter=reporter, accept_changes=accept_changes)
+    return read_json(Path(out) / layout.AUDIT, list[Audit])
 
 
 def _write_results(folder: Path) -> Path:

@@ -290,7 +290,7 @@ def _c3_collapse(cast: Cast) -> Claim:
 
 def _p4_drift(cast: Cast) -> Claim:
     """One pair of the plan's runs is enough: one drifts no less than the other, and forgets less."""
-    trained = [run.name for run in cast.study.plan.runs if run.name != BASE]
+    trained = [run.name for run in cast.study.plan.runs if run.name not in cast.study.measured_once]
     pairs = list(combinations(trained, 2))
     lacks = "the study plans fewer than two trained runs"
     ways = [_drift_pair(replace(cast, with_bootstrap=False), *pair) for pair in pairs]

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import datetime
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from stateshape.analysis.audit import audits
 from stateshape.analysis.estimates import contrast, retention, score_estimate, secondary_differences
 from stateshape.analysis.looks import counts_as_look, finished_seeds, next_level
 from stateshape.analysis.power import ALPHA
@@ -23,7 +25,7 @@ from stateshape.analysis.verdicts import verdicts
 from stateshape.core import layout
 from stateshape.core.files import read_json, write_json
 from stateshape.core.manifest import rewriting
-from stateshape.core.records import DriftValue
+from stateshape.core.records import DriftRecord, DriftValue
 from stateshape.core.sealed import COMPARED
 from stateshape.core.study_records import (
     BASE,
@@ -43,7 +45,8 @@ def compare(study_dir: Path) -> Comparison:
 
 
 def write_comparison(study_dir: Path) -> Comparison:
-    """Writes comparison.json and verdicts.json into the study folder, and predictors.json if enough runs were trained.
+    """Writes comparison.json and verdicts.json into the study folder, audit.json if it has checkpoints, and predictors.json if
+    enough runs were trained.
 
     Reading verdicts on more seeds than before is a look, which looks.json keeps.
     """
@@ -55,6 +58,8 @@ def write_comparison(study_dir: Path) -> Comparison:
         write_json(study_dir / layout.LOOKS, looks)
         write_json(study_dir / layout.COMPARISON, comparison)
         write_json(study_dir / layout.VERDICTS, verdicts(study, level=level))
+        if any(planned.checkpoint is not None for planned in study.plan.runs):
+            write_json(study_dir / layout.AUDIT, audits(study, comparison))
         rows, path = predictor_rows(study), study_dir / layout.PREDICTORS
         if too_few(rows) is None:
             write_json(path, predictor_report(study.plan.study, rows))
@@ -107,7 +112,7 @@ def _contrast(study: StudyScores, run: str, versus: str) -> RunContrast:
 def _row(study: StudyScores, planned: PlannedRun) -> RunComparison:
     run, tasks = planned.name, [task.name for task in study.tasks()]
     is_base = run == BASE
-    drift, drift_per_seed = _drift(study, run)
+    drift, drift_per_seed = _drift(study.drift, run)
     return RunComparison(
         run=run,
         label=planned.label,
@@ -117,11 +122,17 @@ def _row(study: StudyScores, planned: PlannedRun) -> RunComparison:
         versus_base={} if is_base else _versus(study, run, BASE, tasks),
         # a teacher from outside the study has no rows to pair with
         versus_teacher=_versus(study, run, planned.teacher, tasks) if planned.teacher in study.scores else {},
-        mean_forgetting=None if is_base else _forgetting(study, run),
+        start=planned.start,
+        versus_start=_versus(study, run, planned.start, tasks) if planned.start in study.scores else {},
+        mean_forgetting=None if is_base else _forgetting(study, run, BASE),
+        mean_forgetting_since_start=_forgetting(study, run, planned.start) if planned.start in study.scores else None,
         mean_retention=None if is_base else retention(study, run, is_chance_corrected=False),
         mean_chance_corrected_retention=None if is_base else retention(study, run, is_chance_corrected=True),
         drift=drift,
         drift_per_seed=drift_per_seed,
+        drift_since_start=_drift(study.drift_since_start, run)[0],
+        kl=study.kl.get(run),
+        checkpoint=planned.checkpoint,
     )
 
 
@@ -136,14 +147,17 @@ def _versus(study: StudyScores, run: str, other: str | None, tasks: list[str]) -
     }
 
 
-def _forgetting(study: StudyScores, run: str) -> Estimate | None:
-    estimate = contrast(study, {BASE: 1.0, run: -1.0}, [task.name for task in study.plan.retention]).difference
+def _forgetting(study: StudyScores, run: str, other: str) -> Estimate | None:
+    """Mean over the retention tasks of the other's score minus the run's."""
+    estimate = contrast(study, {other: 1.0, run: -1.0}, [task.name for task in study.plan.retention]).difference
     return None if estimate.value is None else estimate
 
 
-def _drift(study: StudyScores, run: str) -> tuple[dict[str, DriftValue], dict[str, dict[str, float]]]:
+def _drift(
+    drift: Mapping[str, Mapping[int, DriftRecord]], run: str
+) -> tuple[dict[str, DriftValue], dict[str, dict[str, float]]]:
     """By distance: the mean over seeds, and the value of each seed."""
-    records = study.drift.get(run, {})
+    records = drift.get(run, {})
     names = dict.fromkeys(name for record in records.values() for name in record.distances)
     means: dict[str, DriftValue] = {}
     per_seed: dict[str, dict[str, float]] = {}

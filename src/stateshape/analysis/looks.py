@@ -14,7 +14,7 @@ from scipy.stats import norm
 
 from stateshape.analysis.power import ALPHA, MIN_SEEDS
 from stateshape.analysis.scores import StudyScores
-from stateshape.core.study_records import BASE, Look
+from stateshape.core.study_records import Look
 
 
 def spent_until(num_seeds: int, planned_seeds: int) -> float:
@@ -56,7 +56,7 @@ def finished_seeds(study: StudyScores) -> int:
     per_run = [
         set.intersection(*(set(by_seed) for by_seed in tasks.values()))
         for run, tasks in study.scores.items()
-        if run != BASE and tasks
+        if run not in study.measured_once and tasks
     ]
     return len(set.intersection(*per_run)) if per_run else 0
 

@@ -67,10 +67,10 @@ class Heldout(NamedTuple):
 
 
 def predictor_rows(study: StudyScores) -> list[PredictorRow]:
-    """One row per trained run that has its rows on every retention task."""
+    """One row per trained run (no checkpoints) that has its rows on every retention task."""
     rows = []
     for run in study.scores:
-        if run == BASE:
+        if run in study.measured_once:
             continue
         for seed, forgetting in forgetting_by_seed(study, run).items():
             drift, locality = study.drift.get(run, {}).get(seed), study.locality.get(run, {}).get(seed)

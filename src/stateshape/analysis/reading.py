@@ -19,7 +19,16 @@ from stateshape.analysis.sampled import sampled_scores
 from stateshape.analysis.scores import DosePoint, SeedScores, StudyScores
 from stateshape.core import layout
 from stateshape.core.files import BadInput, iter_jsonl, read_json, read_jsonl
-from stateshape.core.records import DoseRecord, DriftRecord, EvalRow, Json, LocalityRecord, RunRecord, SampledRow
+from stateshape.core.records import (
+    DoseRecord,
+    DriftRecord,
+    EvalRow,
+    Json,
+    KlRecord,
+    LocalityRecord,
+    RunRecord,
+    SampledRow,
+)
 from stateshape.core.study_records import BASE, PlanRecord, TaskRecord
 from stateshape.core.wording import shown
 
@@ -81,6 +90,10 @@ def _read_run(folder: Path, run: str, seed: int, study: StudyScores, known: _Kno
             per_task.setdefault(name, {})[seed] = values
     if os.path.exists(folder / layout.DRIFT):
         study.drift[run][seed] = _drift(folder / layout.DRIFT, known)
+    if os.path.exists(folder / layout.DRIFT_START):
+        study.drift_since_start.setdefault(run, {})[seed] = read_json(folder / layout.DRIFT_START, DriftRecord)
+    if os.path.exists(folder / layout.KL):
+        study.kl[run] = read_json(folder / layout.KL, KlRecord)
     if os.path.exists(folder / layout.LOCALITY):
         records = read_jsonl(folder / layout.LOCALITY, LocalityRecord)
         if records:
@@ -150,7 +163,7 @@ def _finished(study_dir: Path, run: str, study: StudyScores, known: _Known) -> l
             found.append((seed, folder))
         else:
             missing.append(f"{run}, seed {seed}: did not finish; {_progress(folder, record)}")
-    if absent and not (run == BASE and len(found) == 1):
+    if absent and not (run in study.measured_once and len(found) == 1):
         which = "any seed" if len(absent) == len(plan.seeds) else "seed " + ", ".join(map(str, absent))
         missing.append(f"{run}: no run for {which}")
     return found

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stateshape.core.records import DriftRecord, LocalityRecord
+from stateshape.core.records import DriftRecord, KlRecord, LocalityRecord
 from stateshape.core.study_records import BASE, PlanRecord, TaskRecord
 
 SeedScores = dict[int, np.ndarray]  # training seed -> score per item, items in the task's common order
@@ -36,6 +36,8 @@ class StudyScores:
     secondary: dict[str, dict[str, dict[str, SeedScores]]] = field(default_factory=dict)  # by run, task and name
     locality: dict[str, dict[int, LocalityRecord]] = field(default_factory=dict)  # by run and seed, see probe_values.py
     warnings: list[str] = field(default_factory=list)
+    drift_since_start: dict[str, dict[int, DriftRecord]] = field(default_factory=dict)  # by run and seed
+    kl: dict[str, KlRecord] = field(default_factory=dict)  # by checkpoint
     along: dict[str, dict[int, list[DosePoint]]] = field(default_factory=dict)
     """By run and seed, the points measured on its way in the order of its steps; the base, at dose 0, is not among them."""
     along_items: dict[str, np.ndarray] = field(default_factory=dict)
@@ -44,21 +46,26 @@ class StudyScores:
     def tasks(self) -> list[TaskRecord]:
         return [self.plan.target, *self.plan.retention]
 
+    @property
+    def measured_once(self) -> set[str]:
+        """Runs without a training seed: the base, and checkpoints."""
+        return {BASE, *(planned.name for planned in self.plan.runs if planned.checkpoint is not None)}
+
     def label(self, run: str) -> str:
         return next((planned.label for planned in self.plan.runs if planned.name == run), run)
 
     def common_seeds(self, runs: Sequence[str], tasks: Sequence[str]) -> list[int]:
-        """Seeds that every run has for every task (none of no tasks); a base evaluated once has them all, alone its own."""
+        """Seeds that every run has for every task (none of no tasks); a run measured once has them all, alone its own."""
         held = {run: [set(self.scores.get(run, {}).get(task, {})) for task in tasks] for run in runs}
         if not tasks or any(not seeds for per_task in held.values() for seeds in per_task):
             return []
-        once = {BASE} if BASE in held and all(len(seeds) == 1 for seeds in held[BASE]) else set()
+        once = {run for run in self.measured_once & held.keys() if all(len(seeds) == 1 for seeds in held[run])}
         bound = [seeds for run, per_task in held.items() if run not in once for seeds in per_task]
-        return sorted(set.intersection(*(bound or held[BASE])))
+        return sorted(set.intersection(*(bound or next(iter(held.values())))))
 
     def matrix(self, run: str, task: str, seeds: Sequence[int]) -> np.ndarray:
-        """[S, N] scores; a base evaluated once is repeated."""
+        """[S, N] scores; those of a run measured once are repeated."""
         per_seed = self.scores[run][task]
-        if run == BASE and len(per_seed) == 1:
+        if run in self.measured_once and len(per_seed) == 1:
             return np.repeat(next(iter(per_seed.values()))[None, :], len(seeds), axis=0)
         return np.stack([per_seed[seed] for seed in seeds])

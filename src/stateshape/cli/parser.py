@@ -13,6 +13,7 @@ from importlib.metadata import version
 import tyro
 
 from stateshape.cli.data import data
+from stateshape.cli.audit import audit
 from stateshape.cli.doctor import doctor
 from stateshape.cli.drift import drift
 from stateshape.cli.embedded import embedded
@@ -32,6 +33,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train_overview,
     "study": study,
     "eval": evaluate,
+    "audit": audit,
     "drift": drift,
     "gate": gate,
     "report": report,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -23,7 +24,7 @@ def print_plan(plan: Plan, target: GenerationTask, data: Mapping[str, Generation
     table = Table(title=f"{file.study}: {file.model}, seeds {', '.join(map(str, file.seeds))}", title_justify="left")
     for name in ("run", "recipe", "teacher", "steps", "prompts per step", "supervised tokens <=", "sampled tokens <="):
         table.add_column(name)
-    for spec in plan.runs:
+    for spec in plan.trained:
         task = data_of(spec, target, data)
         steps = spec.train.num_steps(len(task.train))
         supervised, sampled = token_estimate(spec, task, steps)
@@ -32,6 +33,11 @@ def print_plan(plan: Plan, target: GenerationTask, data: Mapping[str, Generation
             f"{supervised:,}", f"{sampled:,}",
         )  # fmt: skip
     console().print(table)
+    for spec in plan.trained:
+        if spec.start is not None:
+            console().print(f"{spec.name} goes on from the adapter of {spec.start}", markup=False)
+    for checkpoint in plan.checkpoints:
+        console().print(f"{checkpoint.name} is loaded, not trained: {checkpoint.checkpoint}", markup=False)
     choices = [("target", file.target), *(("retention", choice) for choice in file.retention)]
     for role, choice in choices:
         samples = (
@@ -60,10 +66,11 @@ def print_resolvable(plan: Plan, tasks: Sequence[Task]) -> None:
 
 def plan_sizes(plan: Plan, target: TaskRecord, retention: list[TaskRecord]) -> PlanRecord:
     """The record of a plan as far as it is known before a model is loaded."""
+    from stateshape.study.describe import planned_run
     from stateshape.study.plan_claims import recorded_claims
 
     base = PlannedRun(name="base", label="base", method=None, teacher=None, settings={})
-    runs = [PlannedRun(name=s.name, label=s.label, method=None, teacher=s.teacher, settings={}) for s in plan.runs]
+    runs = [replace(planned_run(spec, None), label=spec.name, method=None, settings={}) for spec in plan.runs]
     file = plan.file
     return PlanRecord(
         study=file.study, model=file.model, seeds=file.seeds, target=target, retention=retention, runs=[base, *runs],

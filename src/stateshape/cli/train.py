@@ -27,6 +27,7 @@ Args:
     rows: How rows of your own are read.
     settings: Optimiser, batch size and length of training.
     model_settings: Device, dtype, compilation.
+    start: Go on from the adapter of this run or adapter folder, on the same base. Default: a fresh adapter.
     along: Keep the adapter at N steps, each half of the next: checkpoint-<step>/ in the run folder. Default: only at the end.
     profile: Print time and memory per phase, and write profile.json; adds one step, without its update.
     quiet: No progress output.
@@ -63,6 +64,7 @@ def train_command(name: str) -> Callable[..., None]:
         rows: Any = RowFlags(),  # noqa: B008
         settings: Any = TrainSettings(),  # noqa: B008
         model_settings: Any = ModelSettings(),  # noqa: B008
+        start: str | None = None,
         along: int | None = None,
         profile: bool = False,
         quiet: bool = False,
@@ -81,6 +83,7 @@ def train_command(name: str) -> Callable[..., None]:
                 recipe, name=name, model=model, task=task_name, out=folder, seed=seed, data_dir=data_dir,
                 settings=settings, model_settings=model_settings, reporter=reporter, operators=operators, along=along,
                 reading=rows.reading(),
+                start=start,
             )  # fmt: skip
         finally:
             reporter.stop()

@@ -6,6 +6,7 @@ A run folder:    run.json (RunRecord) metrics.jsonl (StepRecord) states.jsonl (S
                  supervision.json (SupervisionMap)
                  sampled/<task>.jsonl (SampledRow) sampled/summary.json (as evals/summary.json)
                  along.jsonl (DoseRecord) along/step<k>/<task>.jsonl (EvalRow)
+                 drift_start.json (DriftRecord) kl.json (KlRecord) flips.jsonl (FlippedItem)
                  checkpoint-<k>/adapter_config.json checkpoint-<k>/adapter_model.safetensors (peft)
                  states/steps-*.parquet states/summary.json (record/schema.py) kept/*.jsonl (core.states.Trajectory)
                  adapter/adapter_config.json adapter/adapter_model.safetensors (peft)
@@ -15,7 +16,7 @@ A run folder:    run.json (RunRecord) metrics.jsonl (StepRecord) states.jsonl (S
   if asked for:  profile.json (ProfileRecord)
 A study folder:  plan.json (PlanRecord) runs/<run>/seed<k>/ (run folders) comparison.json (Comparison)
                  verdicts.json ([Verdict]) looks.json ([Look]) state_map.json (StateMap) predictors.json (predictor_records.py)
-                 dose.json (dose_records.py) manifest.json
+                 dose.json (dose_records.py) audit.json ([Audit]) manifest.json
                  table1.* table2.* tables/* plots/* report.html profile.json (ProfileRecord)
 docs/studies.md describes each of them; tests/test_files_left.py holds both lists to what a study leaves.
 A missing number is None, never zero. Does not know how any number is computed.
@@ -102,6 +103,44 @@ class DoseRecord:
     step: int
     doses: dict[str, float]
     num_states: int  # of the base's rollouts, on which they were measured
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KlValue:
+    """Mean over states of a KL in nats per token, with a 95% interval over prompts; None with the reason in `note`."""
+
+    value: float | None
+    lo: float | None = None
+    hi: float | None = None
+    num_states: int = 0
+    num_prompts: int = 0
+    note: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KlRecord:
+    """kl.json of a checkpoint, by task. forward: KL(base || run) at the base's states; reverse: KL(run || base) at its own."""
+
+    forward: dict[str, KlValue]
+    reverse: dict[str, KlValue]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FlippedItem:
+    """A line of flips.jsonl of a checkpoint: an item that one of base and run answers right, and the other does not.
+
+    is_gained: right now, wrong before. before, after: the whole answer, or the option chosen. change_nats: of the log-prob of
+    the right options, where there are options.
+    """
+
+    task: str
+    item_id: str
+    is_gained: bool
+    prompt: str
+    gold: str
+    before: str
+    after: str
+    change_nats: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -251,7 +290,7 @@ class RunRecord:
     name: str
     label: str
     seed: int
-    method: MethodRecord | None  # None: the untrained base
+    method: MethodRecord | None  # None: the untrained base, or a checkpoint
     model: str
     task: str
     teacher: str | None
@@ -265,6 +304,8 @@ class RunRecord:
     peak_memory_gb: float | None = None  # the largest of the phases
     costs: dict[str, PhaseCost] = field(default_factory=dict)  # by the same phases; empty in records of older versions
     warnings: list[str] = field(default_factory=list)  # in words, e.g. that nothing was learned, and why
+    start: str | None = None  # the run or folder whose adapter it went on from
+    checkpoint: str | None = None  # what was loaded instead of trained: then there is no method
 
     def measured(self, costs: dict[str, PhaseCost]) -> RunRecord:
         """The record with these costs, and what follows from them. Phases that are not among them stay as they were."""

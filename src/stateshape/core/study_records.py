@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from stateshape.core.records import DriftValue, Json, MethodRecord, Span
+from stateshape.core.records import DriftValue, Json, KlRecord, MethodRecord, Span
 
 Outcome = Literal["supported", "not supported", "equivalent", "cannot tell", "premise not met", "not asked"]
 
@@ -57,6 +57,8 @@ class PlannedRun:
     method: MethodRecord | None
     teacher: str | None  # another run's name
     settings: dict[str, Json]
+    start: str | None = None  # the run or folder whose adapter it goes on from
+    checkpoint: str | None = None  # a model or adapter that is loaded, not trained; then there is no method
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -183,6 +185,12 @@ class RunComparison:
     mean_chance_corrected_retention: Estimate | None
     drift: dict[str, DriftValue]  # by distance, mean over seeds
     drift_per_seed: dict[str, dict[str, float]]  # distance -> seed -> value
+    start: str | None = None
+    versus_start: dict[str, PairedDifference] = field(default_factory=dict)  # by task; empty where there is no start
+    mean_forgetting_since_start: Estimate | None = None  # start minus run
+    drift_since_start: dict[str, DriftValue] = field(default_factory=dict)  # by distance, mean over seeds
+    kl: KlRecord | None = None  # of a checkpoint
+    checkpoint: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -256,6 +264,37 @@ class Verdict:
     premises: list[Evidence] = field(default_factory=list)
     written: str = ""
     family: str = "paper"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AuditFinding:
+    """One task of a checkpoint against the base, on the same items. num_gained, num_lost: items right in one of them only.
+
+    outcome: gained or lost where the 95% interval excludes zero and so does the test after Holm's correction over `num_tests`.
+    """
+
+    task: str
+    outcome: Literal["gained", "lost", "cannot tell", "not measured"]
+    sentence: str
+    difference: Estimate
+    p: float | None
+    p_holm: float | None
+    num_gained: int | None
+    num_lost: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Audit:
+    """What a checkpoint gained, lost and changed, in words. notes: what the intervals do not cover, and what is missing."""
+
+    run: str
+    label: str
+    checkpoint: str
+    headline: str
+    findings: list[AuditFinding]
+    changes: list[str]  # drift and KL, a sentence each
+    notes: list[str]
+    num_tests: int
 
 
 By = Literal["run", "configuration"]  # what is left out at a time: a run, or all seeds of a configuration

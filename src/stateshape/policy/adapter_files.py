@@ -18,6 +18,7 @@ from torch import Tensor
 
 from stateshape.core.files import BadInput, read_json
 from stateshape.policy.foreign import reason_of
+from stateshape.policy.settings import LoraSettings
 from stateshape.policy.tensor_files import check_whole
 
 CONFIG, TENSORS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
@@ -103,6 +104,22 @@ def check_config(config: peft.LoraConfig, path: Path) -> None:
                 f"adapter: got {field.name} {value!r} in {path}, which does more than add B A to layers; expected plain "
                 "LoRA (rank, scale, targets, DoRA or its own bias); use another adapter, or a model that it was merged into"
             )
+
+
+def shape_difference(config: peft.LoraConfig, lora: LoraSettings) -> str | None:
+    """How a saved adapter differs from one that `lora` would make, in words; None where it does not, as far as is known.
+
+    Which layers a pattern or a group of layers stands for is known only on the model: there its tensors decide.
+    """
+    for name in ("use_rslora", "use_dora", "lora_bias", "rank_pattern", "alpha_pattern", "layers_to_transform"):
+        if value := getattr(config, name):
+            return f"{name} {value!r}"
+    if (config.r, config.lora_alpha) != (lora.rank, lora.alpha):
+        return f"rank {config.r} and alpha {config.lora_alpha} (here rank {lora.rank} and alpha {lora.alpha})"
+    theirs = config.target_modules
+    if isinstance(theirs, list | set) and "all-linear" not in lora.targets and set(theirs) != set(lora.targets):
+        return f"targets {', '.join(sorted(theirs))} (here {', '.join(lora.targets)})"
+    return None
 
 
 def check_file(folder: Path) -> None:

@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 import transformers
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-from stateshape.core.files import BadInput
+from stateshape.core.files import BadInput, read_json
 from stateshape.policy.foreign import reason_of
 from stateshape.policy.tensor_files import check_whole
 
@@ -27,6 +28,7 @@ COMPUTED = ("inv_freq", "masked_bias", ".attn.bias", ".attention.bias")
 def read_model(source: str, *, dtype: torch.dtype, trust_remote_code: bool) -> tuple[Any, Any]:
     """Model and tokenizer. Raises BadInput with the reason if they cannot be loaded, or are incomplete."""
     folder = Path(source)
+    check_model(source, trust_remote_code=trust_remote_code)
     files = {kind: sorted(folder.glob(f"*.{kind}")) if folder.is_dir() else [] for kind in ("gguf", "safetensors")}
     for path in files["safetensors"]:
         check_whole(path, field="model")
@@ -52,6 +54,45 @@ def read_model(source: str, *, dtype: torch.dtype, trust_remote_code: bool) -> t
     model, report = loaded
     check_report(source, report)
     return model, tokenizer
+
+
+def check_model(source: str, *, trust_remote_code: bool) -> None:
+    """Whether a model's folder holds weights that are read here, from the names of its files alone. Raises BadInput.
+
+    Of a hub id nothing is known before it is fetched: reading it reports the same.
+    """
+    folder = Path(source)
+    if not folder.is_dir() or any(folder.glob("*.gguf")):
+        return
+    if not any(folder.glob("*.safetensors")):
+        if pickled := sorted(path.name for path in folder.glob("*.bin")):
+            raise BadInput(
+                f"model: got {source!r} with {pickled[0]} and no safetensors; expected safetensors, because a .bin file may "
+                "run code; load it with transformers where you trust it, and save it again with save_pretrained"
+            )
+        raise BadInput(
+            f"model: got {source!r}, which holds no weights; expected *.safetensors in it; fetch or save the model again"
+        )
+    config = read_json(folder / "config.json", dict[str, Any]) if (folder / "config.json").is_file() else {}
+    is_known = config.get("model_type") in CONFIG_MAPPING_NAMES
+    if config.get("auto_map") and not is_known and not trust_remote_code:
+        raise BadInput(
+            f"model: got {source!r}, which brings its own Python code (auto_map in config.json); expected none, because it "
+            "would run here; use a version that transformers itself knows, or read the code and set trust_remote_code"
+        )
+    check_shards(folder)
+
+
+def check_shards(folder: Path) -> None:
+    """Every file that the index names must be there. Raises BadInput."""
+    index = folder / "model.safetensors.index.json"
+    places = read_json(index, dict[str, Any]).get("weight_map") if index.is_file() else None
+    names = sorted(set(places.values())) if isinstance(places, dict) else []
+    if missing := [name for name in names if isinstance(name, str) and not (folder / name).is_file()]:
+        raise BadInput(
+            f"model: got {str(folder)!r} without {missing[0]} ({len(missing)} of {len(names)} parts are missing); expected "
+            "all that model.safetensors.index.json names; fetch them"
+        )
 
 
 def check_report(source: str, report: dict[str, Any]) -> None:

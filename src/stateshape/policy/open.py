@@ -29,6 +29,7 @@ from stateshape.core.wording import MAX_PATH, one_line, shown
 from stateshape.embedded import base_folder
 from stateshape.policy.adapter_files import CONFIG, check_adapter
 from stateshape.policy.decoder import PLAIN, compiled_halves
+from stateshape.policy.fingerprint import weights_sha256
 from stateshape.policy.foreign import reason_of
 from stateshape.policy.model_files import read_model
 from stateshape.policy.policy import Policy
@@ -84,9 +85,8 @@ def resolve_base(source: str) -> str:
     if resolved.adapter is not None:
         kind = "an adapter" if resolved.adapter == Path(source) else "a run, which holds an adapter"
         raise BadInput(
-            f"model: got {source!r}, {kind} on {resolved.model!r}; expected a base model, because training starts from one; "
-            "merge the adapter into it (peft's merge_and_unload, then save_pretrained) and name that folder, or name this "
-            "one as teacher"
+            f"model: got {source!r}, {kind} on {resolved.model!r}; expected a base model; to train on from this adapter, give "
+            f"--model {resolved.model} --start {source}; or name it as teacher"
         )
     if resolved.model != source:
         raise BadInput(
@@ -99,6 +99,8 @@ def resolve_base(source: str) -> str:
 def resolve_run(folder: Path) -> Resolved:
     model, adapter = field_of(folder / layout.RUN, "model"), folder / layout.ADAPTER
     record = read_json(folder / layout.RUN, dict[str, Any])
+    if isinstance(loaded_from := record.get("checkpoint"), str):
+        return resolve(loaded_from)
     if record.get("method") is None:
         return Resolved(model, None)
     # num_steps is written once the adapter is complete
@@ -189,7 +191,7 @@ def open_tokenizer(model: str, settings: ModelSettings) -> Any:
 def check_teacher(model: str, teacher: str, settings: ModelSettings) -> None:
     """Whether `teacher` exists and has `model`'s vocabulary, from the tokenizers alone. Raises BadInput."""
     resolved = resolve(teacher)
-    if is_same_model(resolved.model, model):
+    if shares_base(resolved.model, model):
         return
     ours, theirs = (vocabulary(source, settings) for source in (model, resolved.model))
     if ours is not None and theirs is not None:
@@ -257,13 +259,16 @@ def policy_on(weights: SharedWeights, resolved: Resolved, adapter_name: str) -> 
     return Policy(weights, adapter_name)
 
 
-def open_beside(weights: SharedWeights, source: str, settings: ModelSettings, *, adapter_name: str) -> Policy:
+def open_beside(
+    weights: SharedWeights, source: str, settings: ModelSettings, *, adapter_name: str, is_any_vocabulary: bool = False
+) -> Policy:
     """A frozen policy next to loaded weights: on them if it shares their base, otherwise loaded on its own and checked."""
     resolved = resolve(source)
-    if is_same_model(resolved.model, weights.source):
+    if shares_base(resolved.model, weights.source):
         return policy_on(weights, resolved, adapter_name)
     other = policy_on(open_weights(resolved.model, settings, is_teacher=True), resolved, adapter_name)
-    check_same_vocabulary(weights, other.weights)
+    if not is_any_vocabulary:
+        check_same_vocabulary(weights, other.weights)
     other.weights.meter = weights.meter
     return other
 
@@ -277,6 +282,14 @@ def is_same_model(one: object, other: object) -> bool:
     )
 
 
+def shares_base(one: str, other: str) -> bool:
+    """The same model by name, or by content: an adapter's base may be named by its hub id here and by a folder there."""
+    if is_same_model(one, other):
+        return True
+    content = weights_sha256(one)
+    return content is not None and content == weights_sha256(other)
+
+
 def check_same_vocabulary(learner: SharedWeights, teacher: SharedWeights) -> None:
     """Every token of either must have the same id in both. Raises BadInput with the first difference."""
     refuse_difference(
@@ -284,14 +297,27 @@ def check_same_vocabulary(learner: SharedWeights, teacher: SharedWeights) -> Non
     )
 
 
-def refuse_difference(ours: dict[str, int], theirs: dict[str, int], *, learner: str, teacher: str) -> None:
+def token_difference(ours: SharedWeights, theirs: SharedWeights) -> str | None:
+    """In words, if there is one."""
+    return None if ours is theirs else difference(ours.tokenizer.get_vocab(), theirs.tokenizer.get_vocab())
+
+
+def difference(ours: dict[str, int], theirs: dict[str, int]) -> str | None:
+    """Between two vocabularies, token to id, in words; None where they are the same."""
     different = sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
-    if different:
-        token = different[0]
+    if not different:
+        return None
+    token = different[0]
+    return (
+        f"{len(different)} tokens differ, for example {token!r} is {ours.get(token)} here and {theirs.get(token)} there"
+    )
+
+
+def refuse_difference(ours: dict[str, int], theirs: dict[str, int], *, learner: str, teacher: str) -> None:
+    if (words := difference(ours, theirs)) is not None:
         raise BadInput(
-            f"teacher: {teacher!r} has a different vocabulary from {learner!r}: {len(different)} tokens differ, "
-            f"for example {token!r} is {ours.get(token)} here and {theirs.get(token)} there; expected the same token ids; "
-            "use a teacher of the same family"
+            f"teacher: {teacher!r} has a different vocabulary from {learner!r}: {words}; expected the same token ids; use a "
+            "teacher of the same family"
         )
 
 

@@ -123,6 +123,10 @@ class SharedWeights:
                 "this base; check base_model_name_or_path in its adapter_config.json"
             ) from None
 
+    def fill_adapter(self, name: str, folder: Path) -> None:
+        """Gives an adapter the tensors of a saved one of the same shape. Raises BadInput where the shapes differ."""
+        self.set_adapter_state(name, without_base(read_adapter(folder).state, self.model, f"{folder}/{TENSORS}"))
+
     def has_adapter(self, name: str) -> bool:
         return name in self.adapters
 

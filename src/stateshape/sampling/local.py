@@ -42,6 +42,10 @@ class LocalSampler:
         self.burst = burst
         self._kept: Decoding | None = None
 
+    def forget(self) -> None:
+        """Lets go of the last call's model, cache and recorded steps."""
+        self._kept = None
+
     @torch.no_grad()
     def sample(
         self,

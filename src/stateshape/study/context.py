@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any, TypeVar
 
 from stateshape.core import layout
 from stateshape.core.files import BadInput, read_jsonl
@@ -25,6 +26,8 @@ from stateshape.tasks.load import check_evaluable, load_task
 from stateshape.tasks.reading import Reading
 from stateshape.tasks.task import GenerationTask, Task
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, kw_only=True)
 class StudyContext:
@@ -40,8 +43,24 @@ class StudyContext:
     sampler: Sampler = field(default_factory=LocalSampler)
     operators: Operators | None = None  # filled where it is given
 
+    _remembered: dict[str, Any] = field(default_factory=dict)  # by what it is of, see remembered
+
     def run_folder(self, run: str, seed: int) -> Path:
         return layout.run_folder(self.folder, run, seed)
+
+    @property
+    def first_seed(self) -> int:
+        return self.plan.file.seeds[0]
+
+    def fixed_folder(self, run: str) -> Path:
+        """The one folder of a run without a training seed: the base, or a checkpoint."""
+        return next(iter(layout.seed_folders(self.folder, run)), self.run_folder(run, self.first_seed))
+
+    def remembered(self, name: str, make: Callable[[], T]) -> T:
+        """What is made once for all runs, e.g. of the base."""
+        if name not in self._remembered:
+            self._remembered[name] = make()
+        return self._remembered[name]  # type: ignore[no-any-return]
 
     @cached_property
     def compared(self) -> Compared | None:

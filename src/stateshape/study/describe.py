@@ -11,9 +11,10 @@ from stateshape.core.files import comparable, read_json
 from stateshape.core.records import Json, RunRecord
 from stateshape.core.study_records import BASE, PlannedRun, PlanRecord, TaskRecord
 from stateshape.recipes.recipe import method_record
+from stateshape.study.checkpoints import CheckpointSpec
 from stateshape.study.context import StudyContext
 from stateshape.study.origin import Stands, origin
-from stateshape.study.plan import AlongChoice, Plan, RunSpec, outside
+from stateshape.study.plan import AlongChoice, AnySpec, Plan, RunSpec, outside
 from stateshape.study.plan_claims import recorded_claims
 from stateshape.study.provenance import now, provenance
 from stateshape.tasks.task import GenerationTask, Task
@@ -38,16 +39,7 @@ def plan_record(bench: StudyContext) -> PlanRecord:
         retention=[task_record(task) for task in bench.retention],
         runs=[
             PlannedRun(name=BASE, label="base", method=None, teacher=None, settings={}),
-            *(
-                PlannedRun(
-                    name=spec.name,
-                    label=spec.label,
-                    method=method_record(spec.recipe_name, spec.recipe()),
-                    teacher=spec.teacher,
-                    settings=settings_of(spec, file.along),
-                )
-                for spec in bench.plan.runs
-            ),
+            *(planned_run(spec, file.along) for spec in bench.plan.runs),
         ],
         plan_sha256=bench.plan.sha256,
         provenance=provenance(bench.weights, bench.tasks)
@@ -57,6 +49,21 @@ def plan_record(bench: StudyContext) -> PlanRecord:
         contrasts=file.contrasts,
         num_along=0 if file.along is None else file.along.points,
         claims=recorded_claims(begun, file.claims, now=now(), runs_begun=len(layout.run_folders(bench.folder))),
+    )
+
+
+def planned_run(spec: AnySpec, along: AlongChoice | None) -> PlannedRun:
+    if isinstance(spec, CheckpointSpec):
+        return PlannedRun(
+            name=spec.name, label=spec.label, method=None, teacher=None, settings={}, checkpoint=spec.checkpoint
+        )
+    return PlannedRun(
+        name=spec.name,
+        label=spec.label,
+        method=method_record(spec.recipe_name, spec.recipe()),
+        teacher=spec.teacher,
+        settings=settings_of(spec, along),
+        start=spec.start,
     )
 
 
@@ -88,6 +95,20 @@ def planned_record(
         settings={} if spec is None else settings_of(spec, plan.file.along),
         provenance=origin(plan.file.model, tasks, [] if spec is None else [spec], stands),
         is_complete=False,
+        start=None if spec is None else spec.start,
+    )
+
+
+def checkpoint_record(bench: StudyContext, spec: CheckpointSpec, seed: int) -> RunRecord:
+    """A checkpoint that has not been measured. model: the base it is compared with."""
+    bare = planned_record(bench.plan, bench.tasks, None, seed)
+    content = origin(bench.plan.file.model, bench.tasks, [spec])
+    return replace(
+        bare,
+        name=spec.name,
+        label=spec.label,
+        checkpoint=spec.checkpoint,
+        provenance=provenance(bench.weights, bench.tasks) | content,
     )
 
 
@@ -102,6 +123,7 @@ def place_of(bench: StudyContext, seed: int, source: str) -> str:
     """Location of a named policy: the base, another run of this study (same seed), or as it is named."""
     if source == BASE:
         return bench.plan.file.model
-    if any(source == other.name for other in bench.plan.runs):
-        return str(bench.run_folder(source, seed))
-    return source
+    other = next((run for run in bench.plan.runs if run.name == source), None)
+    if other is None:
+        return source
+    return other.checkpoint if isinstance(other, CheckpointSpec) else str(bench.run_folder(source, seed))

@@ -60,8 +60,8 @@ class Rolled(NamedTuple):
 
 
 def drift_items(task: GenerationTask, choice: DriftChoice) -> Sequence[GenerationItem]:
-    """The fixed prompt set: the last training prompts, never test prompts."""
-    return task.train[-choice.prompts :]
+    """The fixed prompt set: the last training prompts. Test prompts only where there are no others: then nothing is trained."""
+    return (task.train or task.test)[-choice.prompts :]
 
 
 def sample_rollouts(

@@ -28,10 +28,11 @@ from stateshape.core.sealed import (
 )
 from stateshape.core.seeds import seed_for
 from stateshape.core.study_records import BASE
-from stateshape.policy.open import open_weights, resolve_base
+from stateshape.policy.open import Resolved, open_weights, resolve_base
 from stateshape.policy.policy import Policy
 from stateshape.policy.weights import SharedWeights
 from stateshape.study.along import along_run
+from stateshape.study.checkpoints import CheckpointSpec
 from stateshape.study.context import StudyContext, data_of, load_data, load_tasks
 from stateshape.study.describe import plan_record, run_record
 from stateshape.study.folders import (
@@ -43,10 +44,11 @@ from stateshape.study.folders import (
     close_run,
     complete_run,
 )
-from stateshape.study.measuring import evaluations, measure_drift, measured, roll
+from stateshape.study.loaded import measure_checkpoint
+from stateshape.study.measuring import evaluations, measure_drift, measure_drift_from_start, measured, roll
 from stateshape.study.parallel import run_parallel
-from stateshape.study.plan import Plan, RunSpec
-from stateshape.study.preflight import check_chats, check_sources, check_training
+from stateshape.study.plan import AnySpec, Plan
+from stateshape.study.preflight import check_chats, check_checkpoint, check_sources, check_training
 from stateshape.study.run_queue import Queue, RunDied
 from stateshape.study.training import LEARNER, train_one
 
@@ -102,7 +104,9 @@ def prepare(
     data = load_data(plan.file, [target, *retention], data_dir)
     check_data(plan, folder, [target, *retention], data)
     resolve_base(plan.file.model)
-    for spec in plan.runs:
+    for checkpoint in plan.checkpoints:
+        check_checkpoint(plan, checkpoint)
+    for spec in plan.trained:
         check_training(spec, data_of(spec, target, data))
         check_chats(plan, spec, data_of(spec, target, data))
         check_sources(plan, spec, target, data)
@@ -148,7 +152,7 @@ def fitting_jobs(plan: Plan, weights: SharedWeights) -> int:
     return torch.get_num_threads()
 
 
-def open_worker(plan: Plan, folder: Path, data_dir: Path | None) -> Callable[[RunSpec, int], list[str]]:
+def open_worker(plan: Plan, folder: Path, data_dir: Path | None) -> Callable[[AnySpec, int], list[str]]:
     """Sets up a separate process for runs of the study."""
     logging.getLogger("stateshape.tasks").setLevel(
         logging.ERROR
@@ -164,10 +168,9 @@ def open_worker(plan: Plan, folder: Path, data_dir: Path | None) -> Callable[[Ru
 
 def run_base(bench: StudyContext) -> None:
     """Evaluates the untrained model once, and samples its drift rollouts with two seeds."""
-    folder = bench.run_folder(BASE, bench.plan.file.seeds[0])
-    folder = next(iter(layout.seed_folders(bench.folder, BASE)), folder)
+    folder = bench.fixed_folder(BASE)
     with claimed_run(folder):
-        planned = run_record(bench, None, bench.plan.file.seeds[0])
+        planned = run_record(bench, None, bench.first_seed)
         record = check_same_base(folder, planned) or planned
         if record.is_complete:
             close_run(folder)
@@ -178,7 +181,7 @@ def run_base(bench: StudyContext) -> None:
             record,
             folder,
             [
-                *evaluations(bench, policy, folder, BASE, 0),
+                *evaluations(bench, policy, folder, BASE, 0, Resolved(bench.plan.file.model, None)),
                 ("drift", lambda: roll(bench, policy, folder, "rollouts", 0, BASE)),
                 ("drift", lambda: roll(bench, policy, folder, "rollouts_again", 1, BASE)),
             ],
@@ -186,8 +189,10 @@ def run_base(bench: StudyContext) -> None:
         complete_run(folder, record)
 
 
-def run_one(bench: StudyContext, spec: RunSpec, seed: int) -> list[str]:
-    """Trains and measures one run, and gives its warnings; does nothing if it is complete, resumes if it was begun."""
+def run_one(bench: StudyContext, spec: AnySpec, seed: int) -> list[str]:
+    """Trains or loads one run, measures it, and gives its warnings; does nothing if it is complete, resumes if begun."""
+    if isinstance(spec, CheckpointSpec):
+        return measure_checkpoint(bench, spec)
     folder = bench.run_folder(spec.name, seed)
     with claimed_run(folder):
         if is_finished(folder):
@@ -199,15 +204,17 @@ def run_one(bench: StudyContext, spec: RunSpec, seed: int) -> list[str]:
         bench.weights.load_adapter(LEARNER, folder / layout.ADAPTER)
         try:
             policy, choice = Policy(bench.weights, LEARNER), bench.plan.file.along
+            source = Resolved(bench.plan.file.model, folder / layout.ADAPTER)
             along = [] if choice is None else along_run(bench, policy, folder, spec.name, record.num_steps, choice)
             record = measured(
                 bench,
                 record,
                 folder,
                 [
-                    *evaluations(bench, policy, folder, spec.name, seed),
+                    *evaluations(bench, policy, folder, spec.name, seed, source),
                     ("drift", lambda: roll(bench, policy, folder, "rollouts", seed_for(seed, spec.name), spec.name)),
-                    ("drift", lambda: measure_drift(bench, folder, seed)),
+                    ("drift", lambda: measure_drift(bench, folder)),
+                    ("drift", lambda: measure_drift_from_start(bench, spec, folder, seed)),
                     *along,
                 ],
             )

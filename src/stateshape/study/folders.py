@@ -67,9 +67,11 @@ def check_same_run(folder: Path, record: RunRecord) -> RunRecord | None:
     if not (folder / layout.RUN).exists():
         return None
     begun = read_json(folder / layout.RUN, RunRecord)
-    for field_name in ("seed", "model", "task", "teacher", "settings"):
+    for field_name in ("seed", "model", "task", "teacher", "start", "checkpoint", "settings"):
         got, there = (as_before(plain(getattr(one, field_name))) for one in (record, begun))
-        if got != there and not (field_name in ("model", "teacher") and is_same_model(there, got)):
+        if got != there and not (
+            field_name in ("model", "teacher", "start", "checkpoint") and is_same_model(there, got)
+        ):
             different = "different settings" if field_name == "settings" else f"a different {field_name}"
             raise BadInput(
                 f"out: {folder} holds a run with {different} ({first_difference(there, got)}); give --out another "

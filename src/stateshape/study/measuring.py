@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from stateshape.core import layout
 from stateshape.core.files import read_jsonl, write_json
-from stateshape.core.records import EvalRow, EvaluationRecord, RunRecord, SampledRow
+from stateshape.core.records import DriftRecord, EvalRow, EvaluationRecord, RunRecord, SampledRow
 from stateshape.core.seeds import seed_for
 from stateshape.core.study_records import BASE
 from stateshape.drift.measure import measure
@@ -19,7 +20,7 @@ from stateshape.policy.policy import Policy
 from stateshape.study.context import StudyContext
 from stateshape.study.drift_rollouts import read_rollouts, sample_rollouts, write_rollouts
 from stateshape.study.evaluation import on_machine, planned_evaluation, sampled_evaluation
-from stateshape.study.plan import SampleChoice
+from stateshape.study.plan import RunSpec, SampleChoice
 from stateshape.tasks.task import GenerationTask, Task
 
 SAMPLED_PHASE = "sampled evaluation"
@@ -37,19 +38,21 @@ def measured(bench: StudyContext, record: RunRecord, folder: Path, parts: Sequen
     return record
 
 
-def evaluations(bench: StudyContext, policy: Policy, folder: Path, run: str, seed: int) -> list[MeasurementStep]:
-    """Every task; then, on samples, those whose entry in the study's file asks for it."""
+def evaluations(
+    bench: StudyContext, policy: Policy, folder: Path, run: str, seed: int, source: Resolved
+) -> list[MeasurementStep]:
+    """Every task; then, on samples, those whose entry in the study's file asks for it. source: where the policy is from."""
     parts: list[MeasurementStep] = [
-        ("evaluation", partial(evaluate_one, bench, policy, folder, run, task)) for task in bench.tasks
+        ("evaluation", partial(evaluate_one, bench, policy, folder, run, task, source)) for task in bench.tasks
     ]
     for task in bench.tasks:
         samples = bench.choice_of(task).samples
         if samples is not None and isinstance(task, GenerationTask):
-            parts.append((SAMPLED_PHASE, partial(sample_one, bench, policy, folder, run, seed, task, samples)))
+            parts.append((SAMPLED_PHASE, partial(sample_one, bench, policy, folder, run, seed, task, samples, source)))
     return parts
 
 
-def evaluate_one(bench: StudyContext, policy: Policy, folder: Path, run: str, task: Task) -> None:
+def evaluate_one(bench: StudyContext, policy: Policy, folder: Path, run: str, task: Task, source: Resolved) -> None:
     path = layout.evaluation(folder, task.name)
     if not path.exists():
         tick = bench.reporter.track(f"evaluate {run} on {task.name}", "items", policy.weights.meter)
@@ -58,7 +61,7 @@ def evaluate_one(bench: StudyContext, policy: Policy, folder: Path, run: str, ta
         rows = read_jsonl(path, EvalRow)  # killed between the two files
     else:
         return
-    about = about_evaluation(bench, policy, folder, task)
+    about = about_evaluation(bench, policy, task, source)
     write_evaluation(folder, task.name, rows, summarise(rows, task.metrics), about)
 
 
@@ -70,6 +73,7 @@ def sample_one(
     seed: int,
     task: GenerationTask,
     samples: SampleChoice,
+    source: Resolved,
 ) -> None:
     """Runs of one seed draw the same random numbers for an item, so that their difference has less noise."""
     path = layout.evaluation(folder, task.name, layout.SAMPLED)
@@ -88,16 +92,14 @@ def sample_one(
         rows = read_jsonl(path, SampledRow)  # killed between the two files
     else:
         return
-    about = sampled_evaluation(about_evaluation(bench, policy, folder, task), samples.n, samples.temperature)
+    about = sampled_evaluation(about_evaluation(bench, policy, task, source), samples.n, samples.temperature)
     summary = summarise_sampled(rows, task.metric)
     write_evaluation(folder, task.name, rows, summary, about, kind=layout.SAMPLED)
 
 
-def about_evaluation(bench: StudyContext, policy: Policy, folder: Path, task: Task) -> EvaluationRecord:
+def about_evaluation(bench: StudyContext, policy: Policy, task: Task, source: Resolved) -> EvaluationRecord:
     choice = bench.choice_of(task)
-    adapter = None if policy.adapter is None else folder / layout.ADAPTER
-    resolved = Resolved(bench.plan.file.model, adapter)
-    about = planned_evaluation(resolved, task, named=choice.task, limit=choice.limit, shots=choice.shots)
+    about = planned_evaluation(source, task, named=choice.task, limit=choice.limit, shots=choice.shots)
     return on_machine(about, policy.weights)
 
 
@@ -110,17 +112,32 @@ def roll(bench: StudyContext, policy: Policy, folder: Path, name: str, seed: int
     write_rollouts(folder, rolled, name=name, has_tokens=has_tokens)
 
 
-def measure_drift(bench: StudyContext, folder: Path, seed: int) -> None:
-    if (folder / layout.DRIFT).exists():
+def measure_drift(bench: StudyContext, folder: Path) -> None:
+    if not (folder / layout.DRIFT).exists():
+        base = bench.fixed_folder(BASE)
+        write_json(folder / layout.DRIFT, drift_from(bench, base, base, folder))
+
+
+def measure_drift_from_start(bench: StudyContext, spec: RunSpec, folder: Path, seed: int) -> None:
+    """Where the start is a run of this study: its rollouts are there. Its null is by permutation; there is no second sample."""
+    other = next((run for run in bench.plan.runs if run.name == spec.start), None)
+    if other is None or (folder / layout.DRIFT_START).exists():
         return
-    base = next(iter(layout.seed_folders(bench.folder, BASE)))
-    record = measure(
-        read_rollouts(base, name="rollouts"),
-        read_rollouts(base, name="rollouts_again"),
+    start = bench.run_folder(other.name, seed) if isinstance(other, RunSpec) else bench.fixed_folder(other.name)
+    record = drift_from(bench, start, bench.fixed_folder(BASE), folder)
+    # the base's second sample only fills the place of one: nothing is said of start against start
+    distances = {name: replace(value, base_vs_base=None) for name, value in record.distances.items()}
+    write_json(folder / layout.DRIFT_START, replace(record, distances=distances))
+
+
+def drift_from(bench: StudyContext, reference: Path, again: Path, folder: Path) -> DriftRecord:
+    """Of a run's rollouts from a reference's. again: whose folder holds the reference's rollouts with another sampling seed."""
+    return measure(
+        read_rollouts(reference, name="rollouts"),
+        read_rollouts(again, name="rollouts_again"),
         read_rollouts(folder, name="rollouts"),
         task=bench.target.name,
         seed=0,
         num_cuts=bench.plan.file.drift.cuts,
         encoders=bench.encoders,
     )
-    write_json(folder / layout.DRIFT, record)

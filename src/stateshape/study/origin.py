@@ -20,7 +20,7 @@ from stateshape.core.study_records import BASE
 from stateshape.policy.fingerprint import weights_sha256
 from stateshape.policy.open import resolve
 from stateshape.record.parts import parts_of
-from stateshape.study.plan import RunSpec
+from stateshape.study.plan import AnySpec
 from stateshape.tasks.task import Task
 
 Stands = Callable[[str], str]
@@ -35,7 +35,7 @@ class Thing(NamedTuple):
 
 
 def origin(
-    model: str, tasks: Sequence[Task], specs: Sequence[RunSpec] = (), stands: Stands = lambda source: source
+    model: str, tasks: Sequence[Task], specs: Sequence[AnySpec] = (), stands: Stands = lambda source: source
 ) -> dict[str, Json]:
     """As in a provenance: data_sha256, weights_sha256, and sources_sha256 of what `specs` name."""
     sources: dict[str, Json] = {}

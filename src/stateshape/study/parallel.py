@@ -20,23 +20,23 @@ import torch
 from stateshape.core.files import BadInput
 from stateshape.core.locks import release_all
 from stateshape.core.progress import Reporter
-from stateshape.study.plan import RunSpec
+from stateshape.study.plan import AnySpec
 from stateshape.study.run_queue import Queue, RunDied
 
-OpenWorker = Callable[[], Callable[[RunSpec, int], list[str]]]
+OpenWorker = Callable[[], Callable[[AnySpec, int], list[str]]]
 """Called once in each process: loads what runs share, and gives what does one of them and returns its warnings. Must be
 picklable."""
 
-_run: Callable[[RunSpec, int], list[str]]
+_run: Callable[[AnySpec, int], list[str]]
 
 
-def run_parallel(open_worker: OpenWorker, runs: list[RunSpec], seeds: list[int], jobs: int, reporter: Reporter) -> None:
+def run_parallel(open_worker: OpenWorker, runs: list[AnySpec], seeds: list[int], jobs: int, reporter: Reporter) -> None:
     """Does every run for every seed, those that others name first.
 
     The others go on without a run that died. Raises whatever else a run raised; the others are stopped then.
     """
     queue = Queue(runs, seeds, reporter)
-    running: dict[Future[list[str]], tuple[RunSpec, int]] = {}
+    running: dict[Future[list[str]], tuple[AnySpec, int]] = {}
     tick = reporter.track(f"runs, {jobs} at a time", "runs")
     pool = ProcessPoolExecutor(
         jobs,
@@ -80,7 +80,7 @@ def _start(open_worker: OpenWorker, num_threads: int, parent: int) -> None:
     _run = open_worker()
 
 
-def _work(spec: RunSpec, seed: int) -> list[str]:
+def _work(spec: AnySpec, seed: int) -> list[str]:
     return _run(spec, seed)
 
 

@@ -6,6 +6,8 @@
     runs:
       sft_stress: {recipe: sft, train: {epochs: 5, lr: 5e-4}}
       opd: {recipe: opd_continuation, teacher: sft_stress, with: {max_new_tokens: 96}}
+      opd_then_rl: {recipe: grpo, start: opd}           goes on from opd's adapter
+      theirs: {checkpoint: some/folder}                 loaded, not trained
 
 Loads no model and writes nothing.
 """
@@ -17,7 +19,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, replace
 from importlib.resources import files
 from itertools import chain
@@ -33,6 +35,7 @@ from stateshape.core.wording import MAX_PATH, MAX_SHOWN, shown
 from stateshape.locality.settings import LocalitySettings
 from stateshape.policy.settings import ModelSettings
 from stateshape.recipes.recipe import Recipe, fields_of, made_of_by, recipe_class, teachers_of
+from stateshape.study.checkpoints import CheckpointSpec, checkpoint_spec
 from stateshape.study.earlier import as_before
 from stateshape.study.plan_claims import check_claims
 from stateshape.study.yaml_file import read_yaml
@@ -122,10 +125,14 @@ class DriftChoice:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunChoice:
-    """One run of a study file. `settings` is written as `with:` there."""
+    """One run of a study file: trained by a recipe, or a checkpoint. `settings` is written as `with:` there."""
 
-    recipe: str
+    recipe: str | None = None
+    checkpoint: str | None = None
+    """A model or adapter to load instead: a folder or a hub id."""
     label: str = ""
+    start: str | None = None
+    """Another run, or a folder, whose adapter this run goes on from. Default: a fresh adapter on the base."""
     teacher: str | None = None
     states: str | None = None
     data: str | None = None
@@ -174,6 +181,7 @@ class RunSpec(NamedTuple):
     given_class: type[Recipe] | None = None  # of a recipe object; other processes find the class by its name
     data: str | None = None  # the task whose training items it trains on; None: the study's target
     read: Reading = Reading()  # of the rows of `data`
+    start: str | None = None  # another run, or a folder, whose adapter it goes on from
 
     @property
     def recipe_class(self) -> type[Recipe]:
@@ -185,10 +193,11 @@ class RunSpec(NamedTuple):
 
     def named(self) -> dict[str, list[str]]:
         """By field, the runs, folders and models it names: a teacher field may name several."""
-        return {
+        found = {
             name: list(teachers_of(text).values()) if name == "teacher" else [text]
             for name, text in self.sources.items()
         }
+        return found if self.start is None else {**found, "start": [self.start]}
 
     def needs(self) -> list[str]:
         """All sources that it names."""
@@ -206,10 +215,21 @@ class RunSpec(NamedTuple):
         return parse(self.settings | found, self.recipe_class, where=f"runs.{self.name}.with")
 
 
+AnySpec = RunSpec | CheckpointSpec
+
+
 class Plan(NamedTuple):
     file: StudyFile
-    runs: list[RunSpec]  # teachers before their students
+    runs: list[AnySpec]  # teachers before their students
     sha256: str  # of everything but the seeds: a study may be given more seeds later
+
+    @property
+    def trained(self) -> list[RunSpec]:
+        return [spec for spec in self.runs if isinstance(spec, RunSpec)]
+
+    @property
+    def checkpoints(self) -> list[CheckpointSpec]:
+        return [spec for spec in self.runs if isinstance(spec, CheckpointSpec)]
 
 
 def presets() -> list[str]:
@@ -260,7 +280,7 @@ def make_plan(file: StudyFile) -> Plan:
     names = [choice.task for choice in (file.target, *file.retention)]
     if twice := [name for name in names if names.count(name) > 1]:
         raise BadInput(f"retention: got task {twice[0]} twice; expected each task once, as target or for retention")
-    specs = {name: run_spec(name, choice, file.train) for name, choice in file.runs.items()}
+    specs = {name: any_spec(name, choice, file.train) for name, choice in file.runs.items()}
     check_runs_named(file)
     check_claims(file.claims, runs=[BASE, *file.runs], tasks=[choice.task for choice in (file.target, *file.retention)])
     return Plan(file=file, runs=in_order(specs), sha256=plan_sha256(file, list(specs.values())))
@@ -279,7 +299,7 @@ def check_runs_named(file: StudyFile) -> None:
         raise BadInput(f"contrasts: got {shown(odd_pairs[0])}; expected two different runs: [first, second]")
 
 
-def plan_sha256(file: StudyFile, specs: list[RunSpec]) -> str:
+def plan_sha256(file: StudyFile, specs: Sequence[AnySpec]) -> str:
     """Of what is done, not of how it is written (5e-4 and 0.0005 are one plan) or how its results are read and called.
 
     Left out: seeds, labels, notes, roles, contrasts, claims, and whether layers are compiled. They may change in a folder
@@ -287,16 +307,7 @@ def plan_sha256(file: StudyFile, specs: list[RunSpec]) -> str:
     that plans of before there was a choice stay the same: lengths of completions, samples, how rows are read, chat templates,
     measurements along a run, and fields of recipes and of training that are declared LATER.
     """
-    runs = {
-        spec.name: [
-            spec.recipe_name,
-            comparable(spec.recipe()),
-            as_before(comparable(spec.train)),
-            *([] if spec.data is None else [spec.data]),
-            *([] if spec.read.is_default else [comparable(spec.read)]),
-        ]
-        for spec in specs
-    }
+    runs = {spec.name: meaning_of(spec) for spec in specs}
     done = replace(file, seeds=[], train={}, runs={}, notes="", roles={}, contrasts=[], claims={})
     meaning = {**plain(done), "runs": runs}
     del meaning["claims"]
@@ -316,7 +327,33 @@ def plan_sha256(file: StudyFile, specs: list[RunSpec]) -> str:
     return sha256_text(json.dumps(meaning, sort_keys=True))
 
 
-def run_spec(name: str, choice: RunChoice, shared: dict[str, Json]) -> RunSpec:
+def meaning_of(spec: AnySpec) -> list[Json]:
+    """What a run does, for the plan's checksum."""
+    if isinstance(spec, CheckpointSpec):
+        return [{"checkpoint": spec.checkpoint}]
+    meaning: list[Json] = [spec.recipe_name, comparable(spec.recipe()), as_before(comparable(spec.train))]
+    if spec.data is not None:
+        meaning.append(spec.data)
+    if not spec.read.is_default:
+        meaning.append(comparable(spec.read))
+    if spec.start is not None:
+        meaning.append({"start": spec.start})
+    return meaning
+
+
+def any_spec(name: str, choice: RunChoice, shared: dict[str, Json]) -> AnySpec:
+    """Raises BadInput where the entry does not say one thing: how to train, or what to load."""
+    check_run_name(name)
+    if choice.checkpoint is not None:
+        return checkpoint_spec(name, choice)
+    if choice.recipe is None:
+        raise BadInput(
+            f"runs.{name}.recipe: is missing; expected a recipe (see stateshape methods), or checkpoint: a model or adapter"
+        )
+    return run_spec(name, choice.recipe, choice, shared)
+
+
+def check_run_name(name: str) -> None:
     if name == BASE:
         raise BadInput("runs.base: the untrained base is always part of a study; leave it out or rename the run")
     if not RUN_NAME.fullmatch(name) or len(name) > MOST_CHARACTERS:
@@ -324,17 +361,21 @@ def run_spec(name: str, choice: RunChoice, shared: dict[str, Json]) -> RunSpec:
             f"runs.{name[:MAX_SHOWN]}: got {shown(name)}; expected up to {MOST_CHARACTERS} letters, digits, "
             "'_', '-' and '.': it names a folder; rename it"
         )
-    found = recipe_class(choice.recipe)
+
+
+def run_spec(name: str, recipe: str, choice: RunChoice, shared: dict[str, Json]) -> RunSpec:
+    found = recipe_class(recipe)
     sources = given_sources(name, choice, found)
     spec = RunSpec(
         name=name,
         label=choice.label or name,
-        recipe_name=choice.recipe,
+        recipe_name=recipe,
         settings={key: value for key, value in choice.settings.items() if key not in sources},
         sources=sources,
         train=parse(merged(shared, choice.train), TrainSettings, where=f"runs.{name}.train"),
         data=choice.data,
         read=choice.read,
+        start=choice.start,
     )
     check_most(f"runs.{name}.", **plain(spec.recipe()))
     check_budget(spec)
@@ -387,20 +428,25 @@ def merged(shared: dict[str, Json], own: dict[str, Json]) -> dict[str, Json]:
     return result
 
 
-def outside(plan: Plan) -> list[RunSpec]:
+def outside(plan: Plan) -> list[AnySpec]:
     """The runs with only those sources that are not runs of the plan."""
     inside = {spec.name for spec in plan.runs}
     return [
-        spec._replace(sources={key: text for key, text in spec.sources.items() if inside.isdisjoint(spec.named()[key])})
+        spec._replace(
+            sources={key: text for key, text in spec.sources.items() if inside.isdisjoint(spec.named()[key])},
+            start=None if spec.start in inside else spec.start,
+        )
+        if isinstance(spec, RunSpec)
+        else spec
         for spec in plan.runs
     ]
 
 
-def in_order(specs: dict[str, RunSpec]) -> list[RunSpec]:
+def in_order(specs: dict[str, AnySpec]) -> list[AnySpec]:
     """File order, except that a run comes after those it names. Raises BadInput on a circle."""
-    ordered: dict[str, RunSpec] = {}
+    ordered: dict[str, AnySpec] = {}
 
-    def place(spec: RunSpec, waiting: tuple[str, ...]) -> None:
+    def place(spec: AnySpec, waiting: tuple[str, ...]) -> None:
         if spec.name in waiting:
             raise BadInput(f"runs.{spec.name}: runs need each other in a circle: {' -> '.join((*waiting, spec.name))}")
         if spec.name in ordered:
@@ -416,8 +462,20 @@ def in_order(specs: dict[str, RunSpec]) -> list[RunSpec]:
     return list(ordered.values())
 
 
-def check_names(spec: RunSpec, specs: dict[str, RunSpec]) -> None:
+def check_names(spec: AnySpec, specs: Mapping[str, AnySpec]) -> None:
     """A source that is not a run of the study must be base, embedded, a folder or a hub id. Raises BadInput."""
+    if isinstance(spec, CheckpointSpec):
+        if spec.checkpoint in (BASE, *specs) and not os.path.exists(spec.checkpoint):
+            raise BadInput(
+                f"runs.{spec.name}.checkpoint: got {shown(spec.checkpoint)}, a run of this study, which is measured already; "
+                "expected a folder or a hub id"
+            )
+        return
+    if spec.start == BASE:
+        raise BadInput(
+            f"runs.{spec.name}.start: got base; expected a run or adapter folder; leave it out, since a run without a start "
+            "begins from the base"
+        )
     for key, sources in spec.named().items():
         for source in sources:
             if source in (BASE, "embedded", *specs) or "/" in source or os.path.exists(source):

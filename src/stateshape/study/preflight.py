@@ -10,7 +10,8 @@ from stateshape.core.files import BadInput
 from stateshape.core.sealed import check_source
 from stateshape.core.study_records import BASE
 from stateshape.policy.chat import check_template, prompt_ids, rendered
-from stateshape.policy.open import check_teacher, open_tokenizer
+from stateshape.policy.model_files import check_model
+from stateshape.policy.open import check_teacher, open_tokenizer, resolve, shares_base
 from stateshape.policy.policy import Policy
 from stateshape.recipes.names import built_in_path
 from stateshape.recipes.recipe import Need, Parts, teachers_of
@@ -18,8 +19,10 @@ from stateshape.recipes.replay import Replay
 from stateshape.record.reading import Recording
 from stateshape.sampling.local import LocalSampler
 from stateshape.states.recorded import steps_of_share
+from stateshape.study.checkpoints import CheckpointSpec
 from stateshape.study.context import data_of
 from stateshape.study.plan import Plan, RunSpec
+from stateshape.study.starts import check_start
 from stateshape.tasks.items import GenerationItem
 from stateshape.tasks.task import GenerationTask
 
@@ -91,18 +94,46 @@ def check_sources(
     plan: Plan, spec: RunSpec, target: GenerationTask, data: Mapping[str, GenerationTask] | None = None
 ) -> None:
     """The policies and states that a run names must be there, fit the model, and last as long as it. Raises BadInput."""
-    inside = {other.name: other for other in plan.runs}
+    inside = {other.name: other for other in plan.trained}
+    loaded = {other.name: other.checkpoint for other in plan.checkpoints}
+    check_start(plan, spec)
     for key, sources in spec.named().items():
         for source in sources:
-            if source not in (BASE, *inside):
-                check_source(source)
+            if key == "start" or (source in (BASE, *inside) and key != "states"):
+                continue
             if key == "states":
                 check_states(spec, source, inside.get(source), lambda run: len(data_of(run, target, data or {}).train))
-            elif source not in (BASE, *inside):
-                check_teacher(plan.file.model, source, plan.file.model_settings)
+                continue
+            location = loaded.get(source, source)
+            check_source(location)
+            check_teacher(plan.file.model, location, plan.file.model_settings)
+
+
+def check_checkpoint(plan: Plan, spec: CheckpointSpec) -> None:
+    """The checkpoint and the base below it must be there and loadable, as far as their files tell. Raises BadInput."""
+    check_source(spec.checkpoint)
+    resolved = resolve(spec.checkpoint)
+    if resolved.adapter is not None and not shares_base(resolved.model, plan.file.model):
+        check_base_is_there(spec, resolved.model, plan.file.model)
+    check_model(resolved.model, trust_remote_code=plan.file.model_settings.trust_remote_code)
+
+
+def check_base_is_there(spec: CheckpointSpec, named: str, base: str) -> None:
+    """An adapter's configuration may name a base on the machine it was made on. Raises BadInput."""
+    try:
+        is_there = resolve(named).adapter is None
+    except BadInput:
+        is_there = False
+    if not is_there:
+        raise BadInput(
+            f"checkpoint: got {spec.checkpoint!r}, an adapter on {named!r}, which is not here; expected its base; if that is "
+            f"{base!r}, write this as base_model_name_or_path into its adapter_config.json"
+        )
 
 
 def check_states(spec: RunSpec, source: str, other: RunSpec | None, num_items: Callable[[RunSpec], int]) -> None:
+    if other is None:
+        check_source(source)
     if other is not None and other.train.states_mb == 0:
         raise BadInput(f"runs.{source}.train.states_mb: got 0; expected some, since {spec.name} trains on its states")
     recipe = spec.recipe()

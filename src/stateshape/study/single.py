@@ -49,12 +49,14 @@ def train_single(
     operators: Operators | None = None,
     along: int | None = None,
     reading: Reading | None = None,
+    start: str | None = None,
 ) -> RunRecord:
     """Trains one run into `folder`; resumes or refuses what is there. Raises BadInput before the model loads.
 
     Args:
         operators: where given, filled with what a step spends its time on.
         along: keep the adapter at so many steps, the last one included.
+        start: a run or adapter folder whose adapter it goes on from.
     """
     check_most(seed=seed)
     with claimed_run(folder):
@@ -64,8 +66,8 @@ def train_single(
             )
         check_unchanged([folder])
         task = generation_task(task_name, data_dir, reading=reading)
-        plan = single_plan(name, recipe, model, task_name, settings, model_settings, along)
-        spec = plan.runs[0]
+        plan = single_plan(name, recipe, model, task_name, settings, model_settings, along, start)
+        spec = plan.trained[0]
         check_budget(spec)
         check_sources(plan, spec, task)
         check_training(spec, task)
@@ -100,6 +102,7 @@ def single_plan(
     settings: TrainSettings,
     model_settings: ModelSettings,
     along: int | None = None,
+    start: str | None = None,
 ) -> Plan:
     """A plan of one run."""
     fields = plain(recipe)
@@ -118,7 +121,9 @@ def single_plan(
         model_settings=model_settings,
         along=None if along is None else AlongChoice(points=along),
     )
-    return Plan(file=file, runs=[RunSpec(name, name, name, fields, sources, settings, type(recipe))], sha256="")
+    start = str(Path(start).absolute()) if start == name else start
+    spec = RunSpec(name, name, name, fields, sources, settings, type(recipe), start=start)
+    return Plan(file=file, runs=[spec], sha256="")
 
 
 def stands_at(model: str, source: str) -> str:

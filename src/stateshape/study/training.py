@@ -29,6 +29,7 @@ from stateshape.study.describe import place_of, run_record
 from stateshape.study.folders import check_same_run
 from stateshape.study.plan import RunSpec
 from stateshape.study.run_queue import RunDied
+from stateshape.study.starts import adapter_of
 from stateshape.tasks.items import GenerationItem
 from stateshape.train.checkpoint import Progress
 from stateshape.train.health import EARLY_STEPS, Kinds, learned_nothing, warnings_of
@@ -53,6 +54,8 @@ def train_one(bench: StudyContext, spec: RunSpec, seed: int, folder: Path) -> Ru
         return record
     with adapters_of_a_run(bench.weights) as adapters, failures_named(folder):
         bench.weights.add_adapter(LEARNER, spec.train.lora, seed=seed_for(seed, "adapter"))
+        if spec.start is not None:
+            bench.weights.fill_adapter(LEARNER, adapter_of(place_of(bench, seed, spec.start)))
         progress, kinds = train_method(bench, spec, seed, folder, item_ids, adapters)
     trained = replace(
         record,
