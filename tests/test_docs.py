@@ -29,6 +29,7 @@ NAMED_FILE = re.compile(r"`((?:src|tests|benchmarks|examples|scripts|results|doc
 SMALL = {
     "train": ["--steps", "2", "--batch-prompts", "2", "--lora.rank", "2", "--quiet"],
     "eval": ["--limit", "3", "--quiet"],
+    "audit": ["--limit", "3", "--prompts", "10", "--max-new-tokens", "8", "--no-hidden", "--quiet"],
     "drift": ["--prompts", "10", "--max-new-tokens", "8", "--no-hidden", "--quiet"],
     "study": ["--jobs", "1", "--seeds", "0", "--quiet"],
 }

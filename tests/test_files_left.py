@@ -17,6 +17,8 @@ DOCS = (Path(__file__).parents[1] / "docs" / "studies.md").read_text(encoding="u
 TEXT = "along: {points: 2}\n" + tiny.study_text(
     "tutor: {recipe: sft}",
     "filtered: {recipe: rft, with: {rollout_tokens: 4, keep: all}}",
+    "further: {recipe: sft, start: tutor}",
+    "theirs: {checkpoint: embedded}",
 ).replace("task: arithmetic", "task: arithmetic, samples: {n: 2}")
 WHILE_IT_GOES = {"checkpoint-*.pt", "supervision.jsonl", ".*.tmp"}
 NOT_HERE = {"predictors.json"}  # of studies with 20 runs

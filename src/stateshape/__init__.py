@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from stateshape.analysis.dose import matched as matched
     from stateshape.analysis.dose import scores_at_dose as scores_at_dose
     from stateshape.analysis.reading import load_scores as load_scores
+    from stateshape.api import audit as audit
     from stateshape.api import evaluate as evaluate
     from stateshape.api import load_task as load_task
     from stateshape.api import measure_drift as measure_drift
@@ -47,6 +48,7 @@ _HOME = {
     "OPDContinuation": "recipes.opd_continuation",
     "OPD": "recipes.opd",
     "TrainSettings": "train.settings",
+    "audit": "api",
     "common_dose": "analysis.dose",
     "evaluate": "api",
     "load_scores": "analysis.reading",

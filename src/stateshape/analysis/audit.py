@@ -208,8 +208,8 @@ def _kl(row: RunComparison, tasks: Sequence[TaskRecord]) -> list[str]:
         if forward is None or forward.value is None:
             notes.append(forward.note if forward is not None and forward.note else "not measured")
             continue
-        back = "" if reverse is None or reverse.value is None else f", from it {_kl_words(reverse)}"
-        told.append(f"{task.label}: KL from the base {_kl_words(forward)}{back} nats per token.")
+        back = "" if reverse is None or reverse.value is None else f", KL(tuned || base) {_kl_words(reverse)}"
+        told.append(f"On {task.label} prompts: KL(base || tuned) {_kl_words(forward)}{back} nats per token.")
     return told + [f"No KL to the base: {note}." for note in dict.fromkeys(notes)]
 
 

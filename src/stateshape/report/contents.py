@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from stateshape.report.drawing.figure import Plot
 from stateshape.report.drawing.palette import looks
 from stateshape.report.drawing.table import Table
+from stateshape.report.parts.audit import finding_table, kl_table
 from stateshape.report.parts.costs import cost_table, phase_table
 from stateshape.report.parts.curves import curve_plot
 from stateshape.report.parts.dose import dose_plots, dose_tables
@@ -56,6 +57,9 @@ class Tables:
     main: Table
     versus_base: Table
     versus_teacher: Table
+    versus_start: Table
+    audit: Table
+    kl: Table
     contrasts: Table
     secondary: Table
     dose: list[Table]
@@ -73,7 +77,8 @@ class Tables:
     def for_files(self) -> list[Table]:
         """Those with rows, without the two numbered ones."""
         tables = [
-            self.versus_base, self.versus_teacher, self.contrasts, self.secondary, *self.dose, self.per_seed, self.evidence,
+            self.audit, self.kl, self.versus_base, self.versus_start, self.versus_teacher,
+            self.contrasts, self.secondary, *self.dose, self.per_seed, self.evidence,
             self.drift, self.locality_last, self.locality_depth, self.cost, self.phases, self.state_map_means, *self.predictors,
         ]  # fmt: skip
         return [table for table in tables if table is not None and table.rows]
@@ -108,8 +113,11 @@ def all_tables(study: StudyFiles) -> Tables:
     return Tables(
         methods=table1(plan),
         main=table2(plan, comparison),
-        versus_base=difference_table(plan, comparison, versus_teacher=False),
-        versus_teacher=difference_table(plan, comparison, versus_teacher=True),
+        versus_base=difference_table(plan, comparison, versus="base"),
+        versus_teacher=difference_table(plan, comparison, versus="teacher"),
+        versus_start=difference_table(plan, comparison, versus="start"),
+        audit=finding_table(study),
+        kl=kl_table(study),
         contrasts=contrast_table(plan, comparison),
         secondary=secondary_table(plan, comparison),
         dose=dose_tables(study.dose, plan) if study.dose else [],

@@ -20,6 +20,7 @@ from stateshape.report.drawing import table as grid
 from stateshape.report.drawing import text
 from stateshape.report.drawing.palette import looks
 from stateshape.report.parts import tables
+from stateshape.report.parts.audit import audit_views
 from stateshape.report.parts.costs import key_value_table, settings_tables
 from stateshape.report.parts.forest import evidence_table
 from stateshape.report.parts.state_map import KINDS, map_views
@@ -90,7 +91,9 @@ def render_page(study: StudyFiles, *, plots: Plots, all_tables: Tables) -> str:
         "unsealed": study.unsealed,
         "without": study.without,
         "date": _date(study),
-        "num_trained": sum(files.is_trained for files in study.runs),
+        "num_trained": study.num_trained,
+        "audits": audit_views(study),
+        "is_audit": bool(study.audits) and not study.num_trained,
         "tally": [(*OUTCOMES[outcome], outcome, outcomes.count(outcome)) for outcome in OUTCOMES],
         "verdicts": [_verdict_view(verdict) for verdict in asked],
         "looks": _looks_words(study.comparison.looks),

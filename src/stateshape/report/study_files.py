@@ -15,8 +15,17 @@ from stateshape.core import layout
 from stateshape.core.dose_records import DoseReport
 from stateshape.core.files import BadInput, iter_jsonl, parse, read_json, read_jsonl
 from stateshape.core.manifest import has_manifest, read_manifest
-from stateshape.core.records import DriftRecord, LocalityRecord, RunRecord, StateSample, StepRecord, SupervisionMap
+from stateshape.core.records import (
+    DriftRecord,
+    FlippedItem,
+    LocalityRecord,
+    RunRecord,
+    StateSample,
+    StepRecord,
+    SupervisionMap,
+)
 from stateshape.core.study_records import (
+    Audit,
     Comparison,
     PlannedRun,
     PlanRecord,
@@ -64,6 +73,12 @@ class StudyFiles:
     missing: list[str]  # in words
     accepted: list[str] = field(default_factory=list)  # changes of finished files, in words
     unsealed: list[str] = field(default_factory=list)  # finished runs in which a change can't be noticed
+    audits: list[Audit] = field(default_factory=list)  # of checkpoints
+    flips: dict[str, list[FlippedItem]] = field(default_factory=dict)  # by checkpoint
+
+    @property
+    def num_trained(self) -> int:
+        return sum(files.is_trained for files in self.runs)
 
     def without(self, field: str) -> list[str]:
         """Labels of the trained runs in which no seed has `field` of SeedFiles."""
@@ -88,6 +103,8 @@ def read_study_folder(study_dir: Path) -> StudyFiles:
         compared = {row.run for row in comparison.rows}
         absent = [f"{run.label}: not in comparison.json" for run in plan.runs if run.name not in compared]
     accepted = _accepted(study_dir, plan, problems)
+    audits = _optional(study_dir, layout.AUDIT, list[Audit], problems) or []
+    flips = {run.name: _flips(study_dir, run, plan.seeds, problems) for run in plan.runs if run.checkpoint is not None}
     missing = list(dict.fromkeys([*comparison.missing, *absent, *problems]))
     return StudyFiles(
         plan=plan,
@@ -99,6 +116,8 @@ def read_study_folder(study_dir: Path) -> StudyFiles:
         dose=dose,
         missing=missing,
         accepted=accepted,
+        audits=audits,
+        flips=flips,
         unsealed=[
             f"{files.run.label}, seed {seed.seed}"
             for files in runs
@@ -221,6 +240,14 @@ def _rows(study_dir: Path, name: str, kind: type[T], problems: list[str]) -> lis
     except BadInput as error:
         problems.append(_problem(study_dir, error))
         return []
+
+
+def _flips(study_dir: Path, run: PlannedRun, seeds: list[int], problems: list[str]) -> list[FlippedItem]:
+    """Of a checkpoint, which has one folder."""
+    for seed in seeds:
+        if found := _rows(study_dir, f"runs/{run.name}/seed{seed}/{layout.FLIPS}", FlippedItem, problems):
+            return found
+    return []
 
 
 def _samples(study_dir: Path, name: str, problems: list[str]) -> list[StateSample]:

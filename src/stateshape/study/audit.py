@@ -38,7 +38,7 @@ def audit_file(
     if twice := [one for one in tuned if list(tuned).count(one) > 1]:
         raise BadInput(f"tuned: got {shown(twice[0])} twice; expected each once")
     return StudyFile(
-        study=f"audit of {label_of(base)}",
+        study=f"Audit of checkpoints of {label_of(base)}",
         model=base,
         target=TaskChoice(task=task, limit=limit),
         retention=[TaskChoice(task=name, limit=limit) for name in retention],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 from stateshape.core.files import write_text
 from stateshape.core.records import MethodRecord
@@ -31,6 +32,10 @@ DRIFT_DECIMALS = 5  # MMD^2 values differ in the fifth decimal (the paper: .0109
 DRIFT_COLUMNS = [
     Column(key="mmd2_biased", heading="MMD² (biased)", kind="number", decimals=DRIFT_DECIMALS),
     Column(key="mmd2_unbiased", heading="MMD² (unbiased)", kind="number", decimals=DRIFT_DECIMALS),
+]
+SINCE_START = [
+    Column(key="mean_forgetting_since_start", heading="Mean forgetting since the start", kind="estimate"),
+    Column(key="mmd2_unbiased", heading="MMD² to the start (unbiased)", kind="number", decimals=DRIFT_DECIMALS),
 ]
 RATIOS = ("retention_above_chance",)  # among the secondary scores, which are differences else
 MEANS = [
@@ -147,30 +152,34 @@ def table2_notes(comparison: Comparison) -> list[str]:
     ]
 
 
-def difference_table(plan: PlanRecord, comparison: Comparison, *, versus_teacher: bool) -> Table:
-    """Paired differences on the same items, against the base or, for runs that have one, against the teacher."""
+def difference_table(plan: PlanRecord, comparison: Comparison, *, versus: Literal["base", "teacher", "start"]) -> Table:
+    """Paired differences on the same items, against the base or, for runs that have one, against the teacher or the start."""
     colours, tasks = looks_of(plan, comparison), tasks_of(comparison)
-    other = "its teacher" if versus_teacher else "base"
+    other = "base" if versus == "base" else f"its {versus}"
     labels = {row.run: row.label for row in comparison.rows}
     columns = [Column(key="label", heading="Run")]
-    if versus_teacher:
-        columns.append(Column(key="teacher", heading="Teacher"))
+    if versus != "base":
+        columns.append(Column(key=versus, heading=versus.capitalize()))
     columns += [
         Column(key=t.name, heading=f"Δ {t.label}", kind="estimate", is_signed=True, companion="p") for t in tasks
     ]
+    if versus == "start":
+        columns += SINCE_START
     rows: list[list[Cell]] = []
     tests: list[str] = []
     for row in ordered_rows(plan, comparison):
-        paired = row.versus_teacher if versus_teacher else row.versus_base
+        paired = {"base": row.versus_base, "teacher": row.versus_teacher, "start": row.versus_start}[versus]
         if not paired:
             continue
         names = [_run_cell(row, colours)]
-        if versus_teacher:
-            names.append(Cell(text=labels.get(row.teacher or "", row.teacher)))
-        rows.append([*names, *[_difference_cell(paired.get(task.name)) for task in tasks]])
+        if versus != "base":
+            named = row.teacher if versus == "teacher" else row.start
+            names.append(Cell(text=labels.get(named or "", named)))
+        beside = [] if versus != "start" else [estimate_cell(row.mean_forgetting_since_start), _moved_since_start(row)]
+        rows.append([*names, *[_difference_cell(paired.get(task.name)) for task in tasks], *beside])
         tests += [found.test for found in paired.values() if found.difference.value is not None]
     return Table(
-        name="versus_teacher" if versus_teacher else "versus_base",
+        name=f"versus_{versus}",
         caption=f"Paired difference: run minus {other}, on the same items.",
         columns=columns,
         rows=rows,
@@ -179,6 +188,11 @@ def difference_table(plan: PlanRecord, comparison: Comparison, *, versus_teacher
             *_tests_note(tests),
         ],
     )
+
+
+def _moved_since_start(row: RunComparison) -> Cell:
+    drift = row.drift_since_start.get(SINCE_START[-1].key)
+    return Cell() if drift is None else Cell(value=drift.value)
 
 
 def contrast_table(plan: PlanRecord, comparison: Comparison) -> Table:
