@@ -148,8 +148,12 @@ def test_the_grid_shows_every_cell_its_recipes_or_the_reason(run: Run) -> None:
         ("train opd_continuation --model embedded --task arithmetic --out NEW", "--teacher"),
         ("train opd_continuation --model embedded --task arithmetic --teacher ./none --out NEW", "'./none'"),
         (
-            "train opd_continuation --model embedded --task arithmetic --teacher OTHER --out NEW",
+            "train opd_logp --model embedded --task arithmetic --teacher OTHER --out NEW",
             "a different vocabulary",
+        ),
+        (
+            "train opd_continuation --model embedded --task arithmetic --teacher OTHER --out NEW",
+            "holds no weights",
         ),
         ("eval FULL --task facts --out NEW", "a folder with no config.json"),
         ("eval FILE --task facts --out NEW", "a file; expected a folder"),

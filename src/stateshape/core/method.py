@@ -34,6 +34,8 @@ STATES: tuple[StateKind, ...] = get_args(StateKind)
 SIGNALS: tuple[SignalKind, ...] = get_args(SignalKind)
 LOSSES: tuple[LossKind, ...] = get_args(LossKind)
 
+CROSSING: tuple[SignalKind, ...] = ("teacher continuation", "teacher distribution")
+
 NO_LOGPROBS = (
     "credit needs the learner's own samples and their log-probs, and {states} states have none for every token"
 )
@@ -126,6 +128,12 @@ class Composition:
     @property
     def density(self) -> str:
         return FACTS[self.signal].density
+
+    @property
+    def crosses_tokenizers(self) -> bool:
+        """Whether a teacher may have another tokenizer: its text or its distributions are read at states in learner ids."""
+        is_of_teacher = self.signal.startswith("teacher") or self.states in ("teacher", "mixture")
+        return not is_of_teacher or (self.signal in CROSSING and self.states in ("dataset", "learner", "recorded"))
 
 
 def legal_triples() -> list[tuple[StateKind, SignalKind, LossKind]]:

@@ -6,7 +6,8 @@ supervised. Knows nothing of how a signal was obtained.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol
 
 import torch
@@ -36,10 +37,11 @@ class Signal(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Imitate:
-    """The token itself is the target."""
+    """The token itself is the target. logged: what reading the signal has to report, by name."""
 
     states: States
     supervise_BT: Tensor
+    logged: Mapping[str, float] = field(default_factory=dict)
     rows_together: ClassVar[int] = 1
 
     def rows(self, index: Tensor) -> Imitate:
@@ -51,13 +53,30 @@ class Imitate:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SharedTokens:
+    """Tokens of two vocabularies that are the same text: learner_M[m] is teacher_M[m]. int64 [M].
+
+    Distributions are compared on the learner's `top_k` likeliest of them, and on all other tokens together as one bin.
+    """
+
+    learner_M: Tensor
+    teacher_M: Tensor
+    top_k: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class MatchDistribution:
-    """A distribution is the target: the teacher's last hidden states and its head, from which logits are made by chunk."""
+    """A distribution is the target: the teacher's last hidden states and its head, from which logits are made by chunk.
+
+    shared: of a teacher with another vocabulary. logged: as of Imitate.
+    """
 
     states: States
     supervise_BT: Tensor
     teacher_hidden_ND: Tensor  # the state that predicts each supervised token, as the teacher sees it; row by row
     teacher_head_VD: Tensor
+    shared: SharedTokens | None = None
+    logged: Mapping[str, float] = field(default_factory=dict)
     rows_together: ClassVar[int] = 1
 
     def rows(self, index: Tensor) -> MatchDistribution:

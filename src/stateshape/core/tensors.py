@@ -21,6 +21,9 @@ CHUNK_ELEMENTS = {"cpu": 2**19, "cuda": 2**26}
 MIN_CHUNK_ROWS = 96  # each chunk reads the whole head once (2 V D bytes and up): fewer rows would wait for memory
 
 
+SMALLEST_LOGP = -80.0  # e^-80 is the smallest power of ten that fp32 still tells from zero, about
+
+
 LOG2_E = 1 / math.log(2)
 
 Rows: TypeAlias = tuple[Tensor, ...]
@@ -184,6 +187,45 @@ def divergence_in_detail(
         return of_logps(learner_logp_nV, teacher_logp_nV), target_logp_n, teacher_entropy_n
 
     return DivergenceDetail(*by_chunk(chunk, hidden_ND, head_VD[:size], teacher_hidden_NE, targets_N, with_mass=True))
+
+
+def shared_divergence_in_detail(
+    hidden_ND: Float[Tensor, "N D"],
+    head_VD: Float[Tensor, "V D"],
+    teacher_hidden_NE: Float[Tensor, "N E"],
+    teacher_head_WE: Float[Tensor, "W E"],
+    targets_N: Int[Tensor, " N"],
+    of_logps: Callable[[Tensor, Tensor], Tensor],
+    teacher_temperature: float = 1.0,
+    *,
+    learner_M: Int[Tensor, " M"],
+    teacher_M: Int[Tensor, " M"],
+    top_k: int,
+) -> DivergenceDetail:
+    """As divergence_in_detail, for two vocabularies of which learner_M and teacher_M are the same texts.
+
+    Each distribution becomes top_k + 1 numbers: the learner's top_k likeliest shared tokens, chosen without gradient, and the
+    rest as one bin. Merging bins never makes a KL or a JSD larger (data processing inequality).
+    """
+
+    def chunk(logits_nV: Tensor, teacher_nE: Tensor, targets_n: Tensor) -> Rows:
+        learner_logp_nV = logits_nV.log_softmax(-1)
+        with torch.no_grad():
+            top_nK = learner_logp_nV[:, learner_M].topk(top_k, dim=-1).indices
+            teacher_logp_nW = logits_of(teacher_nE, teacher_head_WE, teacher_temperature).log_softmax(-1)
+            teacher_bins = binned(teacher_logp_nW, teacher_M[top_nK])
+            teacher_entropy_n = -(teacher_bins.exp() * teacher_bins).sum(-1)
+        learner_bins = binned(learner_logp_nV, learner_M[top_nK])
+        target_logp_n = learner_logp_nV.gather(-1, targets_n[:, None])[:, 0]
+        return of_logps(learner_bins, teacher_bins), target_logp_n, teacher_entropy_n
+
+    return DivergenceDetail(*by_chunk(chunk, hidden_ND, head_VD, teacher_hidden_NE, targets_N, with_mass=True))
+
+
+def binned(logp_NV: Float[Tensor, "N V"], ids_NK: Int[Tensor, "N K"]) -> Float[Tensor, "N J"]:
+    """Log-probs of the chosen tokens, and behind them of all others together, [N, K + 1]; an empty rest has SMALLEST_LOGP."""
+    rest_N = logp_NV.scatter(-1, ids_NK, -math.inf).logsumexp(-1, keepdim=True)
+    return torch.cat((logp_NV.gather(-1, ids_NK), rest_N.clamp_min(SMALLEST_LOGP)), dim=-1)
 
 
 def spread(values_N: Tensor, supervise_BT: Tensor) -> Tensor:

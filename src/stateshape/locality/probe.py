@@ -223,12 +223,12 @@ def _agreement(
     head_VD: Tensor,
     signals: Mapping[str, Signal],
 ) -> Values:
-    """Learner and teacher at training states, where the signal is the teacher's distribution."""
+    """Learner and teacher at training states, where the signal is the teacher's distribution over the same tokens."""
     shared, covered = [], []
     of_row = hidden_ND.split([len(at) for at in tokens])
     for row, at, hidden_nD in zip(rows, tokens, of_row, strict=True):
         signal = signals[row.term]
-        if not isinstance(signal, MatchDistribution) or not len(at):
+        if not isinstance(signal, MatchDistribution) or signal.shared is not None or not len(at):
             continue
         cells = row.first + np.searchsorted(row.tokens, at)
         teacher_nE = signal.teacher_hidden_ND[torch.as_tensor(cells, device=hidden_nD.device)]

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from stateshape.core.method import LossKind, LossValue, PolicyView
 from stateshape.core.signals import MatchDistribution
-from stateshape.core.tensors import before, divergence_in_detail
+from stateshape.core.tensors import before, divergence_in_detail, shared_divergence_in_detail
 
 Direction = Literal["forward", "reverse", "jsd"]
 
@@ -83,7 +83,15 @@ class Divergence:
         states = signal.states
         of_logps: dict[Direction, Callable[[Tensor, Tensor], Tensor]]
         of_logps = {"forward": forward_kl, "reverse": reverse_kl, "jsd": partial(generalised_jsd, beta=self.beta)}
-        detail = divergence_in_detail(
+        compared = divergence_in_detail
+        if (shared := signal.shared) is not None:
+            compared = partial(
+                shared_divergence_in_detail,
+                learner_M=shared.learner_M,
+                teacher_M=shared.teacher_M,
+                top_k=shared.top_k,
+            )
+        detail = compared(
             learner.hidden(states.ids_BT, states.lengths_B, before(signal.supervise_BT)),
             learner.head_VD,
             signal.teacher_hidden_ND,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from stateshape.policy.open import Resolved, check_same_vocabulary, is_same_model, open_weights, policy_on, resolve
+from stateshape.policy.open import Resolved, open_weights, policy_on, resolve, shares_base, token_difference
 from stateshape.policy.policy import Policy
 from stateshape.policy.settings import ModelSettings
 from stateshape.policy.targets import fused_experts, linear_layers
@@ -88,12 +88,17 @@ def about_memory(weights: SharedWeights, rank: int) -> Iterator[str]:
 
 def about_teacher(weights: SharedWeights, learner: Policy, teacher: str, settings: ModelSettings) -> Iterator[str]:
     resolved = resolve(teacher)
-    if is_same_model(resolved.model, weights.source):
+    if shares_base(resolved.model, weights.source):
         policy_on(weights, resolved, "teacher")
         yield "teacher      shares the base: an adapter on the same weights"
         return
     other = policy_on(open_weights(resolved.model, settings), resolved, "teacher")
-    check_same_vocabulary(weights, other.weights)
+    if (words := token_difference(weights, other.weights)) is not None:
+        yield (
+            f"teacher      another base, loaded separately, with another tokenizer ({words}): its continuations and its "
+            "distributions at the learner's own states can be used, nothing else"
+        )
+        return
     yield "teacher      another base, loaded separately; the vocabularies match"
     if set(other.eos_ids) != set(learner.eos_ids):
         yield (

@@ -31,7 +31,7 @@ from stateshape.policy.adapter_files import CONFIG, check_adapter
 from stateshape.policy.decoder import PLAIN, compiled_halves
 from stateshape.policy.fingerprint import weights_sha256
 from stateshape.policy.foreign import reason_of
-from stateshape.policy.model_files import read_model
+from stateshape.policy.model_files import check_model, read_model
 from stateshape.policy.policy import Policy
 from stateshape.policy.settings import ModelSettings, resolve_device, resolve_dtype
 from stateshape.policy.weights import SharedWeights
@@ -196,6 +196,14 @@ def check_teacher(model: str, teacher: str, settings: ModelSettings) -> None:
     ours, theirs = (vocabulary(source, settings) for source in (model, resolved.model))
     if ours is not None and theirs is not None:
         refuse_difference(ours, theirs, learner=model, teacher=teacher)
+    check_model(resolved.model, trust_remote_code=settings.trust_remote_code)
+
+
+def check_tokenizer(source: str, settings: ModelSettings) -> None:
+    """Whether a policy is there, whatever its vocabulary, and its tokenizer can be loaded. Raises BadInput."""
+    model = resolve(source).model
+    vocabulary(model, settings)
+    check_model(model, trust_remote_code=settings.trust_remote_code)
 
 
 def open_reader(model: str, settings: ModelSettings) -> Policy:
@@ -317,7 +325,8 @@ def refuse_difference(ours: dict[str, int], theirs: dict[str, int], *, learner: 
     if (words := difference(ours, theirs)) is not None:
         raise BadInput(
             f"teacher: {teacher!r} has a different vocabulary from {learner!r}: {words}; expected the same token ids; use a "
-            "teacher of the same family"
+            "teacher of the same family, or a recipe that reads a teacher's continuations or distributions at the learner's or "
+            "the dataset's states (opd_continuation, continuation_on_data, opd, kd)"
         )
 
 

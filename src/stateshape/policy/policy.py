@@ -48,6 +48,10 @@ class Policy:
     def head_VD(self) -> Tensor:
         return self.weights.head_VD
 
+    def has_tokens_of(self, other: Policy) -> bool:
+        """Whether every token id means the same in both."""
+        return self.weights is other.weights or self.weights.vocabulary == other.weights.vocabulary
+
     def activate(self) -> None:
         """Makes the shared weights' forward pass use this policy."""
         trainable = self.is_trainable and torch.is_grad_enabled()

@@ -73,6 +73,11 @@ class SharedWeights:
         return self.model.get_output_embeddings().weight
 
     @cached_property
+    def vocabulary(self) -> dict[str, int]:
+        """Token to id."""
+        return dict(self.tokenizer.get_vocab())
+
+    @cached_property
     def sha256(self) -> str | None:
         """The hash of the base's files; None if there are none (policy/fingerprint.py)."""
         return weights_sha256(self.source)

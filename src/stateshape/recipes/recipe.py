@@ -148,7 +148,7 @@ class Taught:
     """Fields of every recipe with a teacher."""
 
     teacher: str
-    """The frozen teacher: a run folder, an adapter folder, or a model with the same vocabulary."""
+    """The frozen teacher: a run folder, an adapter folder, or a model; of another vocabulary where the signal can cross it."""
 
 
 @dataclass(frozen=True, kw_only=True)

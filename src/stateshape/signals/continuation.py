@@ -7,22 +7,28 @@ Source: arXiv:2605.22731 section 2.5; DAgger, Ross et al. 2011.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 
 from stateshape.core.method import Draw, SignalKind
 from stateshape.core.seeds import seed_for
 from stateshape.core.signals import Imitate
-from stateshape.core.states import Origin, States, pack
+from stateshape.core.states import Origin, States, Trajectory, pack
 from stateshape.policy.policy import Policy
-from stateshape.sampling.settings import Sampler, SamplingSettings
+from stateshape.sampling.settings import Completion, Finish, Sampler, SamplingSettings
 from stateshape.sampling.stops import StopWatch, ended_across
 from stateshape.signals.rendering import Items, own_rows
+from stateshape.signals.crossing import BROKEN, own_text, spliced, written_text
 
 Accept = Callable[[str, str], bool]  # item id, text of the whole response
+
+
+class Said(NamedTuple):
+    text: str
+    finish: Finish
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +41,8 @@ class TeacherContinuation:
     kind: ClassVar[SignalKind] = "teacher continuation"
 
     def read(self, learner: Policy, states: States, draw: Draw) -> Imitate:
+        if not self.teacher.has_tokens_of(learner):
+            return continued_across(self.teacher, learner, states, draw, self.sampler, self.settings, self.accept)
         return continued(
             self.teacher,
             Origin.TEACHER,
@@ -90,11 +98,79 @@ def continued(
         row.extended(part.ids, origin, logps=part.logps, finish=part.finish)
         for row, part in zip(rows, written, strict=True)
     ]
+    return imitating(writer, states, extended, accept)
+
+
+def imitating(reader: Policy, states: States, extended: list[Trajectory], accept: Accept | None) -> Imitate:
+    """What was written behind the states, supervised; of accepted responses only. reader: whose ids the rows are."""
     joined = pack(extended, device=states.ids_BT.device)
     position_T = torch.arange(joined.ids_BT.shape[1], device=joined.ids_BT.device)
     is_new_BT = (position_T >= states.lengths_B[:, None]) & (position_T < joined.lengths_B[:, None])
     if accept is not None:
-        texts = [writer.decode(row.response) for row in extended]
+        texts = [reader.decode(row.response) for row in extended]
         is_right = [accept(row.item_id, text) for row, text in zip(extended, texts, strict=True)]
         is_new_BT &= torch.tensor(is_right, device=is_new_BT.device)[:, None]
     return Imitate(states=joined, supervise_BT=is_new_BT)
+
+
+def continued_across(
+    teacher: Policy,
+    learner: Policy,
+    states: States,
+    draw: Draw,
+    sampler: Sampler,
+    settings: SamplingSettings,
+    accept: Accept | None,
+) -> Imitate:
+    """As `continued`, by a teacher with another tokenizer: it reads the rows' text, and its text comes back as learner ids.
+
+    A row is dropped (it stays, and nothing in it is supervised) where its text can't be had back from ids: an incomplete
+    character or special tokens in the row, or a text that the learner's tokenizer does not give back. Logs share_dropped.
+    """
+    rows = states.trajectories()
+    texts = {i: text for i, row in enumerate(rows) if (text := own_text(learner, row)) is not None}
+    prompts = [teacher.fitted(teacher.encode_prompt(text), behind=settings.max_new_tokens) for text in texts.values()]
+    sampled = sampler.sample(teacher, prompts, settings, seed=seed_for(draw.seed, "continuation", draw.step))
+    extended, dropped = list(rows), set(range(len(rows))) - texts.keys()
+    for (i, text), prompt, part in zip(texts.items(), prompts, sampled, strict=True):
+        longer = behind(learner, rows[i], text, text_written(teacher, prompt, part), settings.stops)
+        extended[i] = longer or rows[i]
+        dropped |= set() if longer else {i}
+    found = imitating(learner, states, extended, accept)
+    return replace(found, logged={"share_dropped": len(dropped) / max(len(rows), 1)})
+
+
+def text_written(teacher: Policy, prompt: list[int], part: Completion) -> Said | None:
+    """The completion as text; a character that was cut off at the end is left out."""
+    added = written_text(teacher, prompt, part.ids)
+    if added is None:
+        return None
+    return Said(added.rstrip(BROKEN) if part.finish == "length" else added, part.finish)
+
+
+def behind(learner: Policy, row: Trajectory, text: str, said: Said | None, stops: Sequence[str]) -> Trajectory | None:
+    """The row with the text behind it as learner ids; None where that is not possible, or nothing was said."""
+    if said is None:
+        return None
+    before = text[len(learner.decode(row.ids[: row.prompt_length])) :]
+    said = said_until(before, said, stops)
+    ids = spliced(learner, row, text, said.text)
+    if ids is None:
+        return None
+    finish = said.finish
+    if finish == "eos":
+        ids = [*ids, learner.eos_ids[0]]
+    room = None if learner.longest_row is None else max(0, learner.longest_row - len(row.ids))
+    if room is not None and len(ids) > room:
+        ids, finish = ids[:room], "length"
+    return row.extended(ids, Origin.TEACHER, logps=[None] * len(ids), finish=finish) if ids else None
+
+
+def said_until(before: str, said: Said, stops: Sequence[str]) -> Said:
+    """Cut where it completes a stop text that began before it."""
+    ends = [
+        place + len(stop) - len(before)
+        for stop in stops
+        if 0 <= (place := (before + said.text).find(stop, max(0, len(before) - len(stop) + 1))) < len(before)
+    ]
+    return said if not ends else Said(said.text[: min(ends)], "stop")

@@ -1,6 +1,7 @@
 """Teacher distribution: a frozen teacher's whole next-token distribution at the states.
 
-Only the teacher's hidden states are kept; its logits are made chunk by chunk inside the loss.
+Only the teacher's hidden states are kept; its logits are made chunk by chunk inside the loss. A teacher with another tokenizer
+is read where both tokenizers cut the row's text alike.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from torch import Tensor
 
 from stateshape.core.method import Draw, SignalKind
 from stateshape.core.signals import MatchDistribution
 from stateshape.core.states import Origin, States
 from stateshape.policy.policy import Policy
-from stateshape.signals.reference import predicting
+from stateshape.signals.crossing import aligned, shared_tokens
+from stateshape.signals.reference import FORWARD_TOKENS, predicting
 from stateshape.signals.rendering import Items
 
 Positions = Literal["all", "last"]
@@ -35,9 +38,47 @@ class TeacherDistribution:
         if self.positions == "last":
             position_T = torch.arange(states.ids_BT.shape[1], device=states.ids_BT.device)
             supervise_BT = supervise_BT & (position_T == states.lengths_B[:, None] - 1)
+        if not self.teacher.has_tokens_of(learner):
+            return matched_across(self.teacher, learner, states, supervise_BT)
         return MatchDistribution(
             states=states,
             supervise_BT=supervise_BT,
             teacher_hidden_ND=predicting(self.teacher, states, supervise_BT, learner=learner, items=self.items),
             teacher_head_VD=self.teacher.head_VD,
         )
+
+
+def matched_across(teacher: Policy, learner: Policy, states: States, supervise_BT: Tensor) -> MatchDistribution:
+    """Of the supervised tokens those that are one token in both. Logs their share of the supervised ones: share_aligned."""
+    keep_BT = torch.zeros_like(supervise_BT)
+    rows: list[list[int]] = []
+    places: list[list[int]] = []
+    for b, (row, marks) in enumerate(zip(states.trajectories(), supervise_BT.tolist(), strict=True)):
+        read = aligned(learner, teacher, row) if any(marks) else None
+        if read is None:
+            continue
+        chosen = [t for t, at in enumerate(read.at) if at is not None and marks[t]]
+        if chosen:
+            keep_BT[b, chosen] = True
+            rows.append(read.ids)
+            places.append([at for t in chosen if (at := read.at[t]) is not None])
+    num_asked = int(supervise_BT.sum())
+    return MatchDistribution(
+        states=states,
+        supervise_BT=keep_BT,
+        teacher_hidden_ND=hidden_in_parts(teacher, rows, places),
+        teacher_head_VD=teacher.head_VD,
+        shared=shared_tokens(learner, teacher),
+        logged={"share_aligned": int(keep_BT.sum()) / num_asked} if num_asked else {},
+    )
+
+
+def hidden_in_parts(policy: Policy, rows: list[list[int]], places: list[list[int]]) -> Tensor:
+    """Last hidden states [N, D] of each row at its places, some rows at a time."""
+    parts, first, num_tokens = [], 0, 0
+    for b, row in enumerate(rows):
+        num_tokens += len(row)
+        if num_tokens >= FORWARD_TOKENS or b + 1 == len(rows):
+            parts.append(policy.hidden_at(rows[first : b + 1], places[first : b + 1]))
+            first, num_tokens = b + 1, 0
+    return torch.cat(parts) if parts else policy.head_VD.new_zeros(0, policy.head_VD.shape[1])

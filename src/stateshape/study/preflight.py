@@ -11,10 +11,10 @@ from stateshape.core.sealed import check_source
 from stateshape.core.study_records import BASE
 from stateshape.policy.chat import check_template, prompt_ids, rendered
 from stateshape.policy.model_files import check_model
-from stateshape.policy.open import check_teacher, open_tokenizer, resolve, shares_base
+from stateshape.policy.open import check_teacher, check_tokenizer, open_tokenizer, resolve, shares_base
 from stateshape.policy.policy import Policy
 from stateshape.recipes.names import built_in_path
-from stateshape.recipes.recipe import Need, Parts, teachers_of
+from stateshape.recipes.recipe import Need, Parts, made_of_by, teachers_of
 from stateshape.recipes.replay import Replay
 from stateshape.record.reading import Recording
 from stateshape.sampling.local import LocalSampler
@@ -106,7 +106,14 @@ def check_sources(
                 continue
             location = loaded.get(source, source)
             check_source(location)
-            check_teacher(plan.file.model, location, plan.file.model_settings)
+            if key == "teacher" and crosses_tokenizers(spec):
+                check_tokenizer(location, plan.file.model_settings)
+            else:
+                check_teacher(plan.file.model, location, plan.file.model_settings)
+
+
+def crosses_tokenizers(spec: RunSpec) -> bool:
+    return all(one.crosses_tokenizers for one in made_of_by(spec.recipe()))
 
 
 def check_checkpoint(plan: Plan, spec: CheckpointSpec) -> None:

@@ -28,6 +28,7 @@ from stateshape.study.context import StudyContext
 from stateshape.study.describe import place_of, run_record
 from stateshape.study.folders import check_same_run
 from stateshape.study.plan import RunSpec
+from stateshape.study.preflight import crosses_tokenizers
 from stateshape.study.run_queue import RunDied
 from stateshape.study.starts import adapter_of
 from stateshape.tasks.items import GenerationItem
@@ -77,7 +78,7 @@ def train_method(
         Parts(
             task=bench.data_of(spec),
             sampler=bench.sampler,
-            teacher=teacher_loader(bench, adapters),
+            teacher=teacher_loader(bench, adapters, is_any_vocabulary=crosses_tokenizers(spec)),
             item_ids=item_ids,
             folder=folder,
         )
@@ -212,9 +213,11 @@ def watches_of(
     return watches
 
 
-def teacher_loader(bench: StudyContext, loaded: list[str]) -> Callable[[str], Policy]:
-    """Loads frozen teachers next to the learner, each base once; adapter names taken on the learner's are added to "
-    "`loaded`."""
+def teacher_loader(bench: StudyContext, loaded: list[str], *, is_any_vocabulary: bool) -> Callable[[str], Policy]:
+    """Loads frozen teachers next to the learner, each base once; adapter names taken on the learner's are added to `loaded`.
+
+    is_any_vocabulary: their token ids need not be the learner's.
+    """
     others: dict[str, SharedWeights] = {}
 
     def load(source: str) -> Policy:
@@ -222,7 +225,13 @@ def teacher_loader(bench: StudyContext, loaded: list[str]) -> Callable[[str], Po
         if resolved.model in others:
             weights = others[resolved.model]
             return policy_on(weights, resolved, f"{TEACHER}{len(weights.adapters)}")
-        policy = open_beside(bench.weights, source, bench.plan.file.model_settings, adapter_name=name)
+        policy = open_beside(
+            bench.weights,
+            source,
+            bench.plan.file.model_settings,
+            adapter_name=name,
+            is_any_vocabulary=is_any_vocabulary,
+        )
         if policy.weights is not bench.weights:
             others[resolved.model] = policy.weights
         elif resolved.adapter is not None:

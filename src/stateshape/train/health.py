@@ -16,6 +16,7 @@ EARLY_STEPS = 3  # after so many without a gradient it is worth a word while the
 MOSTLY = 0.5  # share of steps without a gradient, or of rewards missing, that is worth a word at the end
 ALL = 0.995  # share of samples cut off that is as good as all
 EQUAL_NATS = 1e-6  # a divergence below this is rounding
+NOT_BACK = "the learner's tokenizer does not give the text back"
 REWARDED: tuple[SignalKind, ...] = ("reward", "reward filter", "preference")
 
 
@@ -39,6 +40,13 @@ def warnings_of(steps: Sequence[StepRecord], kinds: Kinds) -> list[str]:
     for name, kind in kinds.items():
         missing = mean_stat(steps, name, "share_rewards_missing") or 0.0
         cut = mean_stat(steps, name, "share_truncated") or 0.0
+        dropped, aligned = mean_stat(steps, name, "share_dropped") or 0.0, mean_stat(steps, name, "share_aligned")
+        if dropped >= MOSTLY:
+            warnings.append(f"{dropped:.0%} of the teacher's continuations were dropped: {NOT_BACK}")
+        if aligned is not None and aligned <= 1 - MOSTLY:
+            warnings.append(
+                f"only {aligned:.0%} of the tokens are one token for the teacher too; the others have no signal"
+            )
         if missing >= MOSTLY:
             warnings.append(f"{missing:.0%} of the rewards were missing (None or NaN)")
         if kind in REWARDED and cut >= ALL:
@@ -75,6 +83,10 @@ def reason(steps: Sequence[StepRecord], name: str, kind: SignalKind) -> str:
         parts.append("no sample's reward reached the threshold")
     elif kind == "preference":
         parts.append("no prompt had two samples with different rewards")
+    elif mean_stat(steps, name, "share_dropped") == 1:
+        parts.append(f"all of the teacher's continuations were dropped: {NOT_BACK}")
+    elif mean_stat(steps, name, "share_aligned") == 0:
+        parts.append("no token of the learner's is one token for the teacher too")
     elif not any(supervised(step, name) for step in steps):
         parts.append("no token was supervised")
     elif (flat := mean_stat(steps, name, "share_zero_variance_groups")) is not None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from stateshape.core.method import Combination, Draw, Method, Term, terms_of
 from stateshape.core.records import PhaseCost
 from stateshape.core.seeds import generator_for, seed_for
-from stateshape.core.signals import Credit, MatchDistribution, Signal
+from stateshape.core.signals import Credit, Imitate, MatchDistribution, Signal
 from stateshape.core.states import States, chunks
 from stateshape.core.watch import StepRead, StepUpdate, Watch
 from stateshape.policy.flops import activation_bytes
@@ -204,7 +204,12 @@ def step_stats(signals: Mapping[str, Signal], sum_by_term: Mapping[str, TermSum]
     """What each term logs; in a combination under the term's name, with its loss and its own count of tokens."""
     stats: dict[str, float | None] = {}
     for name, signal in signals.items():
-        logged = reward_stats(signal) | truncation(signal) | (sum_by_term[name].sums if name in sum_by_term else {})
+        logged = (
+            reward_stats(signal)
+            | read_stats(signal)
+            | truncation(signal)
+            | (sum_by_term[name].sums if name in sum_by_term else {})
+        )
         if name:
             logged |= {"loss": sum_by_term[name].loss if name in sum_by_term else None}
             logged |= {"num_supervised": float(signal.supervise_BT.sum())}
@@ -225,6 +230,11 @@ def reward_stats(signal: Signal) -> dict[str, float | None]:
         "share_zero_variance_groups": flat / max(len(groups), 1),
         "share_rewards_missing": 1 - float(known_B.float().mean()),
     }
+
+
+def read_stats(signal: Signal) -> dict[str, float | None]:
+    """What reading the signal had to report."""
+    return dict(signal.logged) if isinstance(signal, Imitate | MatchDistribution) else {}
 
 
 def truncation(signal: Signal) -> dict[str, float | None]:
