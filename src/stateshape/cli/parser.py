@@ -12,8 +12,8 @@ from importlib.metadata import version
 
 import tyro
 
-from stateshape.cli.data import data
 from stateshape.cli.audit import audit
+from stateshape.cli.data import data
 from stateshape.cli.doctor import doctor
 from stateshape.cli.drift import drift
 from stateshape.cli.embedded import embedded

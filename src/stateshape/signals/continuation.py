@@ -20,8 +20,8 @@ from stateshape.core.states import Origin, States, Trajectory, pack
 from stateshape.policy.policy import Policy
 from stateshape.sampling.settings import Completion, Finish, Sampler, SamplingSettings
 from stateshape.sampling.stops import StopWatch, ended_across
-from stateshape.signals.rendering import Items, own_rows
 from stateshape.signals.crossing import BROKEN, own_text, spliced, written_text
+from stateshape.signals.rendering import Items, own_rows
 
 Accept = Callable[[str, str], bool]  # item id, text of the whole response
 
