@@ -119,7 +119,7 @@ def num_parameters(policy: Policy) -> int:
 
 def random_rows(policy: Policy, count: int, low: int, high: int) -> list[list[int]]:
     """Rows of random ids, lengths spread evenly over low to high."""
-    rng, top = random.Random(count), policy.head_VD.shape[0] - 1
+    rng, top = random.Random(count), policy.head.num_tokens - 1
     lengths = [low + (high - low) * i // max(1, count - 1) for i in range(count)]
     return [[rng.randint(FIRST, top) for _ in range(length)] for length in lengths]
 

@@ -58,12 +58,12 @@ def shape_of(policy: Policy) -> Shape:
     lora = sum(parameter.numel() for parameter in policy.parameters()) if policy.is_trainable else 0
     return Shape(
         body=body,
-        head=policy.head_VD.numel(),
+        head=policy.head.weight_VD.numel(),
         lora=lora,
         num_layers=config.num_hidden_layers,
         attention_width=config.num_attention_heads * head_dim,
         kv_width=2 * config.num_key_value_heads * head_dim,
-        bytes_each=policy.head_VD.element_size(),
+        bytes_each=policy.head.weight_VD.element_size(),
     )
 
 

@@ -195,7 +195,7 @@ def settings_of(kind: str, policy: Policy, task: GenerationTask, sizes: Sizes) -
         named: dict[str, Setting] = {f"micro-batches of {n}, dynamic cache": (n, None) for n in sizes.micro_rows}
         return named | {f"micro-batches of {sizes.micro_rows[-1]}, static cache": (sizes.micro_rows[-1], "static")}
     width = max(len(policy.encode_prompt(item.prompt)) for item in items_of(task, sizes)) + sizes.new_tokens
-    row_bytes = width * policy.head_VD.shape[0] * 4 * GKD_LOGIT_COPIES
+    row_bytes = width * policy.head.num_tokens * 4 * GKD_LOGIT_COPIES
     fitting = [n for n in sizes.micro_rows if n * row_bytes < GKD_BYTES] or [sizes.micro_rows[-1]]
     return {f"micro-batches of {n}, dynamic cache": (n, None) for n in fitting}
 

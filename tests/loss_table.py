@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from stateshape.core.head import Head
 from stateshape.core.signals import Credit
 from stateshape.core.states import Origin, pack
 from tiny import row
@@ -17,7 +18,7 @@ class Table:
 
     def __init__(self, logits_BTV):
         self.logits_BTV = logits_BTV.requires_grad_()
-        self.head_VD = torch.eye(logits_BTV.shape[-1], dtype=logits_BTV.dtype)
+        self.head = Head(torch.eye(logits_BTV.shape[-1], dtype=logits_BTV.dtype))
 
     def hidden(self, ids_BT, lengths_B, at_BT):
         return self.logits_BTV[: ids_BT.shape[0], : ids_BT.shape[1]][at_BT]

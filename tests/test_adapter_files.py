@@ -59,7 +59,7 @@ def saved(base, folder, kind=peft.LoraConfig, embeddings: Any = "auto", **fields
 
 @torch.no_grad()
 def logits(policy):
-    return policy.hidden_at([IDS], [range(len(IDS))]) @ policy.head_VD.T
+    return policy.hidden_at([IDS], [range(len(IDS))]) @ policy.head.weight_VD.T
 
 
 def base_logits(base):

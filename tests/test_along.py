@@ -79,7 +79,7 @@ def rollouts(base: Policy, num: int = 4) -> tuple[list[list[int]], list[list[int
 
 def logps(policy: Policy, row: list[int]) -> torch.Tensor:
     """[T, V], by a pass of its own for every prefix."""
-    made = [policy.hidden_at([row[: t + 1]], [[t]]) @ policy.head_VD.T for t in range(len(row))]
+    made = [policy.hidden_at([row[: t + 1]], [[t]]) @ policy.head.weight_VD.T for t in range(len(row))]
     return torch.cat(made).log_softmax(-1)
 
 

@@ -43,7 +43,7 @@ def probability(learner, states, b, t):
     at_BT[0, t - 1] = True
     with torch.no_grad():
         hidden_1D = learner.hidden(row.ids_BT, row.lengths_B, at_BT)
-        return float((hidden_1D @ learner.head_VD.T).softmax(-1)[0, row.ids_BT[0, t]])
+        return float((hidden_1D @ learner.head.weight_VD.T).softmax(-1)[0, row.ids_BT[0, t]])
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

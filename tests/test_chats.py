@@ -271,7 +271,7 @@ def test_a_teacher_reads_the_prompt_in_its_own_template(tmp_path):
     expected = hidden[len(ids) - len(row.response) - 1 : len(ids) - 1]
     torch.testing.assert_close(signal.teacher_hidden_ND, expected)
     credit = TeacherLogProb(teacher=teacher, items=chats).read(learner, states, DRAW)
-    logp = (expected @ teacher.head_VD.T).log_softmax(-1)
+    logp = (expected @ teacher.head.weight_VD.T).log_softmax(-1)
     at = torch.arange(len(row.response))
     wanted = logp[at, torch.tensor(row.response)] - torch.tensor(row.logps[row.prompt_length :])
     torch.testing.assert_close(credit.advantage_BT[credit.supervise_BT], wanted, atol=1e-4, rtol=1e-4)

@@ -7,6 +7,7 @@ import torch
 from torch.autograd import gradcheck
 
 from stateshape.core import tensors
+from stateshape.core.head import Head
 from stateshape.core.seeds import generator_for, seed_for
 from stateshape.losses.divergence import forward_kl, reverse_kl
 
@@ -36,26 +37,50 @@ def set_chunk(monkeypatch, elements):
     monkeypatch.setattr(tensors, "MIN_CHUNK_ROWS", 1)
 
 
+KINDS = {
+    "matrix": {},
+    "bias": {"bias": True},
+    "scale": {"scale": 0.3},
+    "cap": {"cap": 1.5},
+    "all": {"bias": True, "scale": 1.7, "cap": 2.0},
+}
+
+
+def head_of(*shape, seed, dtype=torch.float64, bias=False, **more):
+    """A head, and its logits written out."""
+    matrix, bias_V = normal(*shape, seed=seed, dtype=dtype), normal(shape[0], seed=seed + 100, dtype=dtype)
+
+    def logits(hidden):
+        made = (hidden @ matrix.T + (bias_V if bias else 0)) * more.get("scale", 1.0)
+        return more["cap"] * torch.tanh(made / more["cap"]) if "cap" in more else made
+
+    return Head(matrix, bias_V if bias else None, **more), logits
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("chunk_elements", [1, 3 * 11, 4 * 11, 2**25])
-def test_chunked_token_logp_equals_plain_logits(monkeypatch, dtype, chunk_elements):
+@pytest.mark.parametrize("kind", KINDS)
+def test_chunked_token_logp_equals_plain_logits(monkeypatch, dtype, chunk_elements, kind):
     set_chunk(monkeypatch, chunk_elements)
-    hidden, head = normal(7, 4, seed=1, dtype=dtype, grad=True), normal(11, 4, seed=2, dtype=dtype)
+    hidden = normal(7, 4, seed=1, dtype=dtype, grad=True)
+    head, logits = head_of(11, 4, seed=2, dtype=dtype, **KINDS[kind])
     targets = torch.tensor([0, 10, 3, 3, 7, 1, 9])
     ours = tensors.token_logp(hidden, head, targets, 0.7)
-    naive = (hidden @ head.T / 0.7).log_softmax(-1)[torch.arange(7), targets]
+    naive = (logits(hidden) / 0.7).log_softmax(-1)[torch.arange(7), targets]
     assert largest_difference(ours, naive, hidden) <= TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("kl", [forward_kl, reverse_kl])
 @pytest.mark.parametrize("chunk_elements", [2 * 11, 2**25])
-def test_chunked_divergence_equals_plain_logits(monkeypatch, dtype, kl, chunk_elements):
+@pytest.mark.parametrize("kind", KINDS)
+def test_chunked_divergence_equals_plain_logits(monkeypatch, dtype, kl, chunk_elements, kind):
     set_chunk(monkeypatch, chunk_elements)
-    hidden, head = normal(7, 4, seed=1, dtype=dtype, grad=True), normal(11, 4, seed=2, dtype=dtype)
-    other, other_head = normal(7, 6, seed=3, dtype=dtype), normal(11, 6, seed=4, dtype=dtype)
+    hidden, other = normal(7, 4, seed=1, dtype=dtype, grad=True), normal(7, 6, seed=3, dtype=dtype)
+    head, logits = head_of(11, 4, seed=2, dtype=dtype, **KINDS[kind])
+    other_head, other_logits = head_of(11, 6, seed=4, dtype=dtype, **KINDS[kind])
     ours = tensors.divergence(hidden, head, other, other_head, kl)
-    naive = kl((hidden @ head.T).log_softmax(-1), (other @ other_head.T).log_softmax(-1))
+    naive = kl(logits(hidden).log_softmax(-1), other_logits(other).log_softmax(-1))
     assert largest_difference(ours, naive, hidden) <= TOLERANCE[dtype]
 
 
@@ -63,26 +88,26 @@ def test_chunked_entropy_equals_plain_logits(monkeypatch):
     set_chunk(monkeypatch, 22)
     hidden, head = normal(5, 4, seed=1, grad=True), normal(11, 4, seed=2)
     p = (hidden @ head.T).softmax(-1)
-    assert largest_difference(tensors.entropy(hidden, head), -(p * p.log()).sum(-1), hidden) <= 1e-9
+    assert largest_difference(tensors.entropy(hidden, Head(head)), -(p * p.log()).sum(-1), hidden) <= 1e-9
 
 
 def test_trap_full_vocabulary_logits_run_out_of_memory(monkeypatch):
     seen, plain = [], tensors.logits_of
 
-    def spy(hidden_ND, head_VD, temperature=1.0):
-        made = plain(hidden_ND, head_VD, temperature)
+    def spy(hidden_ND, head, temperature=1.0):
+        made = plain(hidden_ND, head, temperature)
         seen.append(made.numel())
         return made
 
     set_chunk(monkeypatch, 3 * 11)
     monkeypatch.setattr(tensors, "logits_of", spy)
     hidden = normal(7, 4, seed=1, grad=True)
-    value = tensors.token_logp(hidden, normal(11, 4, seed=2), torch.arange(7))
+    value = tensors.token_logp(hidden, Head(normal(11, 4, seed=2)), torch.arange(7))
     assert seen == [33, 33, 11]
     value.sum().backward()
     assert seen == [33, 33, 11]  # made once: backward has the gradient already
     with torch.no_grad():
-        assert torch.equal(tensors.token_logp(hidden, normal(11, 4, seed=2), torch.arange(7)), value)
+        assert torch.equal(tensors.token_logp(hidden, Head(normal(11, 4, seed=2)), torch.arange(7)), value)
     assert seen == [33, 33, 11] * 2
 
 
@@ -91,21 +116,22 @@ def test_a_chunk_has_rows_enough_to_be_worth_reading_the_head(monkeypatch):
     monkeypatch.setattr(tensors, "CHUNK_ELEMENTS", {"cpu": 1})
     monkeypatch.setattr(tensors, "MIN_CHUNK_ROWS", 5)
     monkeypatch.setattr(tensors, "logits_of", lambda *given: seen.append(len(given[0])) or plain(*given))
-    tensors.entropy(normal(12, 4, seed=1), normal(11, 4, seed=2))
+    tensors.entropy(normal(12, 4, seed=1), Head(normal(11, 4, seed=2)))
     assert seen == [5, 5, 2]
 
 
 def test_only_hidden_states_get_a_gradient():
     hidden, head = normal(3, 4, seed=1, grad=True), normal(11, 4, seed=2, grad=True)
-    tensors.token_logp(hidden, head, torch.tensor([1, 2, 3])).sum().backward()
+    tensors.token_logp(hidden, Head(head), torch.tensor([1, 2, 3])).sum().backward()
     assert hidden.grad.abs().sum() > 0
     assert head.grad is None  # the head is never trained
 
 
-def test_gradcheck_of_token_logp_and_divergences(monkeypatch):
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradcheck_of_token_logp_and_divergences(monkeypatch, kind):
     set_chunk(monkeypatch, 2 * 5)
-    hidden, head = normal(3, 2, seed=1, grad=True), normal(5, 2, seed=2)
-    other, other_head = normal(3, 2, seed=3), normal(5, 2, seed=4)
+    hidden, other = normal(3, 2, seed=1, grad=True), normal(3, 2, seed=3)
+    head, other_head = (head_of(5, 2, seed=seed, **KINDS[kind])[0] for seed in (2, 4))
     targets = torch.tensor([4, 0, 2])
     assert gradcheck(lambda h: tensors.token_logp(h, head, targets, 1.3), (hidden,))
     assert gradcheck(lambda h: tensors.entropy(h, head), (hidden,))
@@ -115,7 +141,7 @@ def test_gradcheck_of_token_logp_and_divergences(monkeypatch):
 
 def test_bf16_logits_are_normalised_in_fp32():
     hidden, head = normal(3, 8, seed=1, dtype=torch.bfloat16), normal(50, 8, seed=2, dtype=torch.bfloat16)
-    logp = tensors.token_logp(hidden, head, torch.tensor([1, 2, 3]))
+    logp = tensors.token_logp(hidden, Head(head), torch.tensor([1, 2, 3]))
     assert logp.dtype == torch.float32
     naive = (hidden @ head.T).float().log_softmax(-1)[torch.arange(3), torch.tensor([1, 2, 3])]
     torch.testing.assert_close(logp, naive, rtol=1e-6, atol=1e-6)
@@ -126,9 +152,9 @@ def test_trap_same_family_different_vocabulary_size():
     hidden, head = normal(4, 3, seed=1), normal(6, 3, seed=2)
     other, other_head = normal(4, 3, seed=3), normal(6, 3, seed=4)
     padding = normal(2, 3, seed=5)
-    plain = tensors.divergence(hidden, head, other, other_head, forward_kl)
+    plain = tensors.divergence(hidden, Head(head), other, Head(other_head), forward_kl)
     for a, b in ((torch.cat([head, padding]), other_head), (head, torch.cat([other_head, padding]))):
-        torch.testing.assert_close(tensors.divergence(hidden, a, other, b, forward_kl), plain)
+        torch.testing.assert_close(tensors.divergence(hidden, Head(a), other, Head(b), forward_kl), plain)
 
 
 def test_trap_missing_shift():
@@ -140,7 +166,7 @@ def test_trap_missing_shift():
 
 def test_no_positions_give_an_empty_value_that_keeps_the_graph():
     hidden, head = normal(0, 4, seed=1, grad=True), normal(11, 4, seed=2, grad=True)
-    total = tensors.token_logp(hidden, head, torch.zeros(0, dtype=torch.int64)).sum()
+    total = tensors.token_logp(hidden, Head(head), torch.zeros(0, dtype=torch.int64)).sum()
     assert total.item() == 0
     total.backward()
     assert head.grad is not None and not head.grad.any()
@@ -164,17 +190,21 @@ def test_trap_irreproducible_a_seed_depends_on_run_purpose_and_step_alone():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("kl", [forward_kl, reverse_kl])
 @pytest.mark.parametrize("chunk_elements", [2 * 11, 2**25])
-def test_a_divergence_in_detail_is_the_divergence_and_what_plain_logits_say(monkeypatch, dtype, kl, chunk_elements):
+@pytest.mark.parametrize("kind", ["matrix", "all"])
+def test_a_divergence_in_detail_is_the_divergence_and_what_plain_logits_say(
+    monkeypatch, dtype, kl, chunk_elements, kind
+):
     set_chunk(monkeypatch, chunk_elements)
-    hidden, head = normal(7, 4, seed=1, dtype=dtype, grad=True), normal(11, 4, seed=2, dtype=dtype)
-    other, other_head = normal(7, 6, seed=3, dtype=dtype), normal(11, 6, seed=4, dtype=dtype)
+    hidden, other = normal(7, 4, seed=1, dtype=dtype, grad=True), normal(7, 6, seed=3, dtype=dtype)
+    head, logits_of = head_of(11, 4, seed=2, dtype=dtype, **KINDS[kind])
+    other_head, other_logits_of = head_of(11, 6, seed=4, dtype=dtype, **KINDS[kind])
     targets = torch.tensor([0, 10, 3, 3, 7, 1, 9])
     ours = tensors.divergence_in_detail(hidden, head, other, other_head, targets, kl)
-    logits = (hidden.detach() @ head.T).requires_grad_()
-    teacher_logp = (other @ other_head.T).log_softmax(-1)
+    logits = logits_of(hidden.detach()).requires_grad_()
+    teacher_logp = other_logits_of(other).log_softmax(-1)
     value = kl(logits.log_softmax(-1), teacher_logp)
     close = {"rtol": TOLERANCE[dtype], "atol": TOLERANCE[dtype]}
-    naive = kl((hidden @ head.T).log_softmax(-1), teacher_logp)
+    naive = kl(logits_of(hidden).log_softmax(-1), teacher_logp)
     torch.testing.assert_close(ours.value_N, naive, **close)
     torch.testing.assert_close(gradients(ours.value_N, hidden), gradients(naive, hidden), **close)
     (slope,) = torch.autograd.grad(value.sum(), logits)
@@ -185,7 +215,7 @@ def test_a_divergence_in_detail_is_the_divergence_and_what_plain_logits_say(monk
 
 
 def test_the_mass_of_a_divergence_is_missing_where_no_gradient_is_taken():
-    hidden, head = normal(3, 4, seed=1), normal(11, 4, seed=2)
+    hidden, head = normal(3, 4, seed=1), Head(normal(11, 4, seed=2))
     found = tensors.divergence_in_detail(hidden, head, 2 * hidden, head, torch.tensor([1, 2, 3]), forward_kl)
     assert found.mass_N.isnan().all()
     assert (found.value_N > 0).all()

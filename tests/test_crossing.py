@@ -231,7 +231,7 @@ def test_a_divergence_of_bins_and_its_gradient_equal_a_slow_one(direction, of_lo
         states=states,
         supervise_BT=read.supervise_BT,
         teacher_hidden_ND=read.teacher_hidden_ND,
-        teacher_head_VD=read.teacher_head_VD,
+        teacher_head=read.teacher_head,
         shared=type(read.shared)(learner_M=read.shared.learner_M, teacher_M=read.shared.teacher_M, top_k=5),
     )
     value = Divergence(direction=direction).total(learner, read).total
@@ -241,8 +241,8 @@ def test_a_divergence_of_bins_and_its_gradient_equal_a_slow_one(direction, of_lo
     hidden_ND = learner.hidden(states.ids_BT, states.lengths_B, at_BT)
     total = hidden_ND.new_zeros(())
     for h_D, t_D in zip(hidden_ND, read.teacher_hidden_ND, strict=True):
-        p_V = (learner.head_VD @ h_D).softmax(-1)
-        q_W = (teacher.head_VD @ t_D).softmax(-1)
+        p_V = (learner.head.weight_VD @ h_D).softmax(-1)
+        q_W = (teacher.head.weight_VD @ t_D).softmax(-1)
         best = sorted(range(len(read.shared.learner_M)), key=lambda m: -float(p_V.detach()[read.shared.learner_M[m]]))[
             :5
         ]

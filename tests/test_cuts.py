@@ -61,7 +61,7 @@ def test_entropies_stand_before_each_token_of_the_response():
     found = response_entropies(policy, rows)
     states = pack(rows, device="cpu")
     with torch.no_grad():
-        logp = (tiny.hidden(policy, states.ids_BT, states.lengths_B) @ policy.head_VD.T).log_softmax(-1)
+        logp = (tiny.hidden(policy, states.ids_BT, states.lengths_B) @ policy.head.weight_VD.T).log_softmax(-1)
     entropy = -(logp.exp() * logp).sum(-1)
     assert [len(one) for one in found] == [3, 1]
     assert found[0] == pytest.approx(entropy[0, 1:4].tolist(), abs=1e-5)

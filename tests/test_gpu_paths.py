@@ -72,7 +72,7 @@ def test_in_bf16_an_update_too_small_to_be_told_from_rounding_is_below_the_resol
         places = [list(range(len(row))) for row in rows]
         before = learner.hidden_at(rows, places)
         tiny.fill(shared, "one", seed=3, size=0.1 * (1 + 1e-4))
-        found[dtype] = float(kl(before, learner.head_VD, learner.hidden_at(rows, places), learner.head_VD).mean())
+        found[dtype] = float(kl(before, learner.head, learner.hidden_at(rows, places), learner.head).mean())
     assert RESOLUTION_NATS < found[torch.float32] < 1e-8
     assert found[torch.bfloat16] < resolution_nats(torch.bfloat16)
 

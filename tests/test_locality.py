@@ -9,6 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 import tiny
 from stateshape.core.files import BadInput
+from stateshape.core.head import Head
 from stateshape.core.seeds import generator_for
 from stateshape.core.signals import Imitate
 from stateshape.core.states import Origin, pack
@@ -102,13 +103,13 @@ def test_the_classifier_ranks_as_its_features_say():
 
 
 def test_kl_against_a_loop_and_torch():
-    heads = normal(11, 4, seed=1), normal(13, 5, seed=2)  # a head with padded rows is cut to the other
+    heads = Head(normal(11, 4, seed=1)), Head(normal(13, 5, seed=2))  # a head with padded rows is cut to the other
     hidden = normal(6, 4, seed=3), normal(6, 5, seed=4)
     found = kl(hidden[0], heads[0], hidden[1], heads[1])
     assert found.dtype == torch.float64
     for n in range(6):
-        p = torch.softmax(heads[0].double() @ hidden[0][n].double(), 0)
-        q = torch.softmax(heads[1][:11].double() @ hidden[1][n].double(), 0)
+        p = torch.softmax(heads[0].weight_VD.double() @ hidden[0][n].double(), 0)
+        q = torch.softmax(heads[1].weight_VD[:11].double() @ hidden[1][n].double(), 0)
         slow = sum(float(p[v]) * math.log(float(p[v]) / float(q[v])) for v in range(11))
         assert float(found[n]) == pytest.approx(slow, rel=1e-4)
         assert float(found[n]) == pytest.approx(
@@ -119,9 +120,9 @@ def test_kl_against_a_loop_and_torch():
 def test_kl_of_a_tiny_move_is_not_rounding():
     """KL of a small move is half its squared length in the Fisher metric, down to 1e-9 nats from fp32 states."""
     head, hidden, direction = normal(500, 8, seed=1), normal(4, 8, seed=2), normal(4, 8, seed=3)
-    assert kl(hidden, head, hidden, head).abs().max() < 1e-15
+    assert kl(hidden, Head(head), hidden, Head(head)).abs().max() < 1e-15
     moved = hidden + 2e-5 * direction
-    found = kl(hidden, head, moved, head)
+    found = kl(hidden, Head(head), moved, Head(head))
     p = torch.softmax(hidden.double() @ head.double().T, -1)
     change = (moved.double() - hidden.double()) @ head.double().T
     fisher = 0.5 * ((p * change**2).sum(-1) - (p * change).sum(-1) ** 2)
@@ -131,7 +132,7 @@ def test_kl_of_a_tiny_move_is_not_rounding():
 
 def test_top_k_overlap_by_hand():
     # logits are the hidden states themselves
-    head = torch.eye(4)
+    head = Head(torch.eye(4))
     learner = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05], [0.5, 0.3, 0.15, 0.05]]))
     teacher = torch.log(torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.4, 0.1, 0.3, 0.2]]))
     # the learner's two are tokens 0 and 1; the teacher's 2, 3 and 0, 2

@@ -199,7 +199,7 @@ class Seen:
         made = []
         for ids, where in zip(at.rows, at.at):
             hidden = tiny.hidden(policy, torch.tensor([ids]), torch.tensor([len(ids)]))[0]
-            made.append(torch.log_softmax((hidden[where.tolist()] @ policy.head_VD.T).double(), -1))
+            made.append(torch.log_softmax((hidden[where.tolist()] @ policy.head.weight_VD.T).double(), -1))
         return torch.cat(made)
 
 

@@ -72,10 +72,10 @@ def signal_for(name, states, teacher):
         return Imitate(states=states, supervise_BT=supervise_BT)
     with torch.no_grad():
         hidden_ND = teacher.hidden(states.ids_BT, states.lengths_B, before(supervise_BT))
-        logp_N = tensors.token_logp(hidden_ND, teacher.head_VD, states.ids_BT[supervise_BT])
+        logp_N = tensors.token_logp(hidden_ND, teacher.head, states.ids_BT[supervise_BT])
     if name in DIVERGENCES:
         return MatchDistribution(
-            states=states, supervise_BT=supervise_BT, teacher_hidden_ND=hidden_ND, teacher_head_VD=teacher.head_VD
+            states=states, supervise_BT=supervise_BT, teacher_hidden_ND=hidden_ND, teacher_head=teacher.head
         )
     if name in PAIRED:
         logp_B = tensors.row_sums(logp_N, supervise_BT)
@@ -87,7 +87,7 @@ def signal_for(name, states, teacher):
         supervise_BT=supervise_BT,
         advantage_BT=advantage_BT,
         reward_B=torch.zeros(len(states)),
-        reference=Reference(logp_BT=tensors.spread(logp_N, supervise_BT), hidden_ND=hidden_ND, head_VD=teacher.head_VD),
+        reference=Reference(logp_BT=tensors.spread(logp_N, supervise_BT), hidden_ND=hidden_ND, head=teacher.head),
     )
 
 
@@ -123,7 +123,7 @@ def test_trap_wrong_denominator_under_accumulation(name):
 def naive_total(name, learner, signal):
     """The loss from the full [B, T, V] log-probs, by autograd alone."""
     states = signal.states
-    logp_BTV = (tiny.hidden(learner, states.ids_BT, states.lengths_B) @ learner.head_VD.T).log_softmax(-1)
+    logp_BTV = (tiny.hidden(learner, states.ids_BT, states.lengths_B) @ learner.head.weight_VD.T).log_softmax(-1)
     return naive_loss(name, logp_BTV, signal)
 
 
@@ -134,7 +134,7 @@ def naive_loss(name, logp_BTV, signal):
     if name == "cross-entropy":
         return -token_N.sum()
     if name in DIVERGENCES:
-        teacher_NV = (signal.teacher_hidden_ND @ signal.teacher_head_VD.T).log_softmax(-1)
+        teacher_NV = (signal.teacher_hidden_ND @ signal.teacher_head.weight_VD.T).log_softmax(-1)
         if name == "jsd":
             beta = LOSSES[name].beta
             mixed = (beta * teacher_NV.exp() + (1 - beta) * logp_NV.exp()).log()
@@ -162,7 +162,7 @@ def naive_policy_gradient(loss, of_row, logp_NV, signal):
     states, supervise_BT = signal.states, signal.supervise_BT
     kl_NV, at, total = None, 0, 0.0
     if loss.kl_estimator == "exact" and loss.kl_coefficient:
-        reference_NV = (signal.reference.hidden_ND @ signal.reference.head_VD.T).log_softmax(-1)
+        reference_NV = (signal.reference.hidden_ND @ signal.reference.head.weight_VD.T).log_softmax(-1)
         kl_NV = logp_NV.exp() * (logp_NV - reference_NV)
     for b, logps in enumerate(of_row):
         chosen = supervise_BT[b]
@@ -195,7 +195,7 @@ def test_loss_and_gradient_equal_those_of_full_logits(monkeypatch, name, dtype, 
     expected = torch.cat([g.flatten() for g in torch.autograd.grad(naive, parameters)])
     assert expected.norm() > 1e-2
     for num_rows in (1, 7, 10**6):
-        monkeypatch.setattr(tensors, "CHUNK_ELEMENTS", {"cpu": num_rows * learner.head_VD.shape[0]})
+        monkeypatch.setattr(tensors, "CHUNK_ELEMENTS", {"cpu": num_rows * learner.head.num_tokens})
         monkeypatch.setattr(tensors, "MIN_CHUNK_ROWS", 1)
         total = LOSSES[name].total(learner, signal).total
         found = torch.cat([g.flatten() for g in torch.autograd.grad(total, parameters)])
@@ -275,7 +275,7 @@ def test_mass_and_log_prob_by_token_are_those_of_full_logits(name):
     signal = signal_for(name, mixed_states(), teacher)
     states, supervise_BT = signal.states, signal.supervise_BT
     with torch.no_grad():
-        logits_BTV = tiny.hidden(learner, states.ids_BT, states.lengths_B) @ learner.head_VD.T
+        logits_BTV = tiny.hidden(learner, states.ids_BT, states.lengths_B) @ learner.head.weight_VD.T
     logits_BTV.requires_grad_()
     (slope_BTV,) = torch.autograd.grad(naive_loss(name, logits_BTV.log_softmax(-1), signal), logits_BTV)
     found = LOSSES[name].total(learner, signal).per_token
@@ -340,7 +340,7 @@ def test_a_policy_gradient_at_ratio_one_is_reinforce():
     for parameter in learner.parameters():
         parameter.grad = None
     hidden_BTD = tiny.hidden(learner, states.ids_BT, states.lengths_B)
-    logp_BTV = (hidden_BTD @ learner.head_VD.T).log_softmax(-1)
+    logp_BTV = (hidden_BTD @ learner.head.weight_VD.T).log_softmax(-1)
     total = 0.0
     for b, t in signal.supervise_BT.nonzero().tolist():
         total = total - signal.advantage_BT[b, t] * logp_BTV[b, t - 1, states.ids_BT[b, t]]

@@ -7,6 +7,7 @@ import torch
 from torch.autograd import gradcheck
 
 from loss_table import LN2, P, Table, batch, credit, noise, response, table_of
+from stateshape.core.head import Head
 from stateshape.core.signals import Credit, Reference
 from stateshape.core.states import Origin, pack
 from stateshape.core.tensors import before, spread
@@ -145,7 +146,7 @@ def test_the_exact_kl_adds_its_own_value_and_gradient(ratio):
         reference=Reference(
             logp_BT=spread(torch.zeros(4).double(), supervise_BT),
             hidden_ND=reference,
-            head_VD=torch.eye(5, dtype=torch.float64),
+            head=Head(torch.eye(5, dtype=torch.float64)),
         ),
     )
     shared = {"ratio": ratio, "normalise": "token-mean", "clip_low": 0.9, "clip_high": 9.0, "temperature": 0.7}
@@ -161,7 +162,7 @@ def test_the_exact_kl_adds_its_own_value_and_gradient(ratio):
     (expected,) = torch.autograd.grad(wanted, learner.logits_BTV)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(both.per_token["mass"], expected[before(supervise_BT)].abs().sum(-1) / 2)
-    padded = dataclasses.replace(spoken.reference, head_VD=torch.cat([torch.eye(5), torch.ones(3, 5)]).double())
+    padded = dataclasses.replace(spoken.reference, head=Head(torch.cat([torch.eye(5), torch.ones(3, 5)]).double()))
     wider = dataclasses.replace(spoken, reference=padded)  # a model family pads its vocabulary, each size to its own
     again = PolicyGradient(**shared, kl_coefficient=0.5, kl_estimator="exact").total(learner, wider)
     assert again.total.item() == pytest.approx(both.total.item(), rel=1e-12)
@@ -171,7 +172,7 @@ def test_the_exact_kl_adds_its_own_value_and_gradient(ratio):
 def test_values_without_gradients_are_the_same_and_their_mass_is_missing(estimator):
     signal = credit([[-1.0, -2.0, -1.5], [-2.0]], [0.7, -1.3])
     reference = Reference(
-        logp_BT=torch.full((2, 5), -1.2).double(), hidden_ND=noise(4, 5, seed=9), head_VD=torch.eye(5).double()
+        logp_BT=torch.full((2, 5), -1.2).double(), hidden_ND=noise(4, 5, seed=9), head=Head(torch.eye(5).double())
     )
     spoken = dataclasses.replace(signal, reference=reference)
     loss, learner = PolicyGradient(kl_coefficient=0.5, kl_estimator=estimator), Table(noise(2, 5, 5, seed=1))

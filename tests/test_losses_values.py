@@ -11,6 +11,7 @@ import torch
 from torch.autograd import gradcheck
 
 from loss_table import LN2, P, Table, batch, credit, noise, response, table_of
+from stateshape.core.head import Head
 from stateshape.core.signals import Credit, Imitate, MatchDistribution, Prefer, Reference
 from stateshape.core.states import Origin, pack
 from stateshape.core.tensors import before
@@ -50,7 +51,7 @@ def kl_total(direction, learner_p, teacher_p):
         states=states,
         supervise_BT=response(states),
         teacher_hidden_ND=teacher_logits[before(response(states))],
-        teacher_head_VD=torch.eye(5, dtype=torch.float64),
+        teacher_head=Head(torch.eye(5, dtype=torch.float64)),
     )
     learner = Table(torch.tensor(learner_p, dtype=torch.float64).log().expand(2, 5, 5).clone())
     loss = Divergence(direction=direction)
@@ -167,7 +168,7 @@ def test_every_loss_equals_a_slow_loop():
         states=states,
         supervise_BT=supervise_BT,
         teacher_hidden_ND=teacher[before(supervise_BT)],
-        teacher_head_VD=torch.eye(5).double(),
+        teacher_head=Head(torch.eye(5).double()),
     )
     ours = {
         "cross-entropy": (CrossEntropy(), Imitate(states=states, supervise_BT=supervise_BT)),
@@ -215,15 +216,15 @@ def test_forward_kl_gradient_is_learner_minus_teacher():
 def test_the_teacher_gets_no_gradient():
     states = batch()
     teacher = noise(4, 5, seed=2)
-    head = torch.eye(5, dtype=torch.float64)
+    head = Head(torch.eye(5, dtype=torch.float64))
     signal = MatchDistribution(
-        states=states, supervise_BT=response(states), teacher_hidden_ND=teacher, teacher_head_VD=head
+        states=states, supervise_BT=response(states), teacher_hidden_ND=teacher, teacher_head=head
     )
     learner = Table(noise(2, 5, 5, seed=1))
     Divergence().total(learner, signal).total.backward()
     assert learner.logits_BTV.grad.abs().sum() > 0
     assert teacher.grad is None
-    assert head.grad is None
+    assert head.weight_VD.grad is None
 
 
 # A teacher at another temperature than the learner
@@ -235,7 +236,7 @@ def matching(teacher_BTV):
         states=states,
         supervise_BT=response(states),
         teacher_hidden_ND=teacher_BTV[before(response(states))],
-        teacher_head_VD=torch.eye(5, dtype=torch.float64),
+        teacher_head=Head(torch.eye(5, dtype=torch.float64)),
     )
 
 
@@ -297,15 +298,13 @@ NUM_LOSSES = 13
 
 
 def losses_and_signals(states, supervise_BT, teacher_BTD, advantage_BT):
-    head = torch.eye(5, dtype=torch.float64)
+    head = Head(torch.eye(5, dtype=torch.float64))
     hidden_ND = teacher_BTD[before(supervise_BT)]
-    match = MatchDistribution(
-        states=states, supervise_BT=supervise_BT, teacher_hidden_ND=hidden_ND, teacher_head_VD=head
-    )
+    match = MatchDistribution(states=states, supervise_BT=supervise_BT, teacher_hidden_ND=hidden_ND, teacher_head=head)
     granted = Credit(
         states=states, supervise_BT=supervise_BT, advantage_BT=advantage_BT, reward_B=torch.zeros(len(states))
     )
-    reference = Reference(logp_BT=0.1 * advantage_BT - 1, hidden_ND=hidden_ND, head_VD=head)
+    reference = Reference(logp_BT=0.1 * advantage_BT - 1, hidden_ND=hidden_ND, head=head)
     spoken = dataclasses.replace(granted, reference=reference)
     prefer = None
     if len(states) % 2 == 0:
@@ -399,7 +398,7 @@ def test_mass_by_hand():
         states=states,
         supervise_BT=supervise_BT,
         teacher_hidden_ND=w.log().expand(4, 5),
-        teacher_head_VD=torch.eye(5, dtype=torch.float64),
+        teacher_head=Head(torch.eye(5, dtype=torch.float64)),
     )
     found = Divergence().total(table_of(P), match).per_token
     assert found["mass"].tolist() == pytest.approx([7 / 16] * 4, rel=1e-9)  # half of 7/16 + 4/16 + 2/16 + 1/16 + 0

@@ -127,7 +127,7 @@ def both_counts(policy: Policy, *, is_backward: bool) -> tuple[int, int]:
         policy.weights.meter.phase("p", costs),
         counter,
     ):
-        logp_N = token_logp(policy.hidden_at(ROWS, PLACES), policy.head_VD, targets)
+        logp_N = token_logp(policy.hidden_at(ROWS, PLACES), policy.head, targets)
         if is_backward:
             logp_N.sum().backward()
     pair = policy.flops.pair

@@ -132,7 +132,7 @@ def test_real_policies_write_with_their_own_log_probs():
     states = source.draw(learner, DRAW)
     for policy, mine, other in ((learner, Origin.LEARNER, Origin.TEACHER), (teacher, Origin.TEACHER, Origin.LEARNER)):
         hidden_BTD = tiny.hidden(policy, states.ids_BT, states.lengths_B)
-        logp_BTV = (hidden_BTD @ policy.head_VD.T).log_softmax(-1)
+        logp_BTV = (hidden_BTD @ policy.head.weight_VD.T).log_softmax(-1)
         scored = logp_BTV[:, :-1].gather(-1, states.ids_BT[:, 1:, None])[..., 0].detach()
         off = (scored - states.behaviour_logp_BT[:, 1:]).abs()
         assert off[states.written_by(mine)[:, 1:]].max() < 1e-4

@@ -13,6 +13,7 @@ import tiny
 from stateshape.core.files import BadInput
 from stateshape.policy import checks, exact, tree_attention
 from stateshape.policy.decoder import Decoder, Halves, before_attention
+from stateshape.policy.mixing import Mixing
 from stateshape.policy.policy import Policy
 from stateshape.policy.weights import SharedWeights
 from stateshape.sampling.local import LocalSampler
@@ -61,7 +62,7 @@ def swapped_heads(*args):
 
 
 FAULTS: dict[str, Any] = {
-    "attention scale": lambda d: d._replace(scale=1.05 * d.scale),
+    "attention scale": lambda d: d._replace(mixing=Mixing(1.05 * d.mixing.scale)),
     "a bias is missing": lambda d: every_layer(d, lambda one: one._replace(qkv=one.qkv._replace(bias_O=None))),
     "heads are swapped": lambda d: d._replace(halves=Halves(before=swapped_heads)),
     "a norm's weight is missing": lambda d: d._replace(
@@ -79,13 +80,13 @@ def test_a_fault_in_our_decoder_is_seen_in_every_dtype(fault, dtype, monkeypatch
     """The model then runs through transformers' own code."""
     read = checks.read_decoder
     monkeypatch.setattr(checks, "read_decoder", lambda *args, **kwargs: FAULTS[fault](read(*args, **kwargs)))
-    assert not shared_of(model_of(QWEN2, dtype)).is_plain_decoder
+    assert not shared_of(model_of(QWEN2, dtype)).is_plain(None)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("config", [QWEN2, QWEN3], ids=["qwen2", "qwen3"])
 def test_a_healthy_model_is_accepted_in_every_dtype(config, dtype):
-    assert shared_of(model_of(config, dtype)).is_plain_decoder
+    assert shared_of(model_of(config, dtype)).is_plain(None)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -93,7 +94,7 @@ def test_missing_norms_of_queries_and_keys_are_seen(dtype, monkeypatch):
     read = checks.read_decoder
     without = partial(every_layer, change=lambda layer: layer._replace(q_norm=None, k_norm=None))
     monkeypatch.setattr(checks, "read_decoder", lambda *args, **kwargs: without(read(*args, **kwargs)))
-    assert not shared_of(model_of(QWEN3, dtype)).is_plain_decoder
+    assert not shared_of(model_of(QWEN3, dtype)).is_plain(None)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -101,21 +102,20 @@ def test_positions_that_are_off_by_one_are_seen(dtype, monkeypatch):
     """Rotary logits are the same for all positions moved alike: what lies in the cache is not."""
     angles = Decoder.angles
     monkeypatch.setattr(Decoder, "angles", lambda self, position_N: angles(self, position_N + 1))
-    assert not shared_of(model_of(QWEN2, dtype)).is_plain_decoder
+    assert not shared_of(model_of(QWEN2, dtype)).is_plain(None)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("config", [QWEN2, hf.GPTNeoXConfig(**{**SIZES, "num_key_value_heads": None})])
-def test_attention_with_a_soft_cap_of_its_own_is_refused(config, dtype, monkeypatch):
-    """In both passes, as they share it: the model is refused."""
+def test_a_fault_in_our_attention_is_seen_in_both_passes_that_share_it(config, dtype, monkeypatch):
+    """The model is then left to its own forward pass."""
 
-    def capped(block, query_NHE, key_NGE, value_NGE, scale):
-        return plain(block, 5 * torch.tanh(query_NHE / 5), key_NGE, value_NGE, scale)
+    def capped(block, query_NHE, key_NGE, value_NGE, mixing):
+        return plain(block, 5 * torch.tanh(query_NHE / 5), key_NGE, value_NGE, mixing)
 
     plain = tree_attention._attend
     monkeypatch.setattr(tree_attention, "_attend", capped)
-    with pytest.raises(BadInput, match=r"other logits than ours \(relative difference"):
-        shared_of(model_of(config, dtype))
+    assert shared_of(model_of(config, dtype)).passes.kind == "general"
 
 
 class Head(nn.Linear):
@@ -131,28 +131,47 @@ class Head(nn.Linear):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("more", [{"cap": 30.0}, {"scale": 1.01}, {"bias": torch.linspace(-0.01, 0.01, 50)}])
-def test_a_head_that_is_not_a_matrix_is_refused_in_every_dtype(more, dtype):
+@pytest.mark.parametrize("more", [{"cap": 30.0}, {"bias": torch.linspace(-0.01, 0.01, 50)}])
+def test_a_head_that_does_more_than_is_known_is_refused_in_every_dtype(more, dtype):
     model = model_of(QWEN2, dtype)
     model.lm_head = Head(model.lm_head, **more)
-    with pytest.raises(BadInput, match="no bias, scale or soft cap"):
+    with pytest.raises(BadInput, match="with a bias, scale or soft cap at most"):
         shared_of(model)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        ({"cap": 30.0}, {"final_logit_softcapping": 30.0}),
+        ({"scale": 1.01}, {}),
+        ({"scale": 0.5}, {"logits_scaling": 2.0}),
+    ],
+)
+def test_a_scale_and_a_named_soft_cap_become_the_heads_in_every_dtype(more, named, dtype):
+    model = model_of(QWEN2, dtype)
+    model.lm_head = Head(model.lm_head, **more)
+    for name, value in named.items():
+        setattr(model.config, name, value)
+    found = shared_of(model).head
+    assert (found.cap, found.bias_V) == (more.get("cap"), None)
+    assert found.scale == pytest.approx(more.get("scale", 1.0), rel=1e-9)
 
 
 @pytest.mark.parametrize(
-    ("config", "fields"),
+    ("config", "fields", "kind"),
     [
-        (hf.MistralConfig(**SIZES, sliding_window=100), {}),
-        (QWEN2, {"layer_types": None, "attention_window_size": 64}),
-        (QWEN2, {"layer_types": ["full_attention", "chunked_attention"]}),
+        (hf.MistralConfig(**SIZES, sliding_window=100), {}, "bridge"),  # its code hands its window over
+        (hf.LlamaConfig(**SIZES), {"attention_window_size": 64}, "general"),
     ],
 )
-def test_a_window_wider_than_what_is_tried_is_refused(config, fields):
+def test_a_window_wider_than_what_is_tried_is_ours_only_where_the_code_hands_it_over(config, fields, kind):
     model = model_of(config)
     for name, value in fields.items():
         setattr(model.config, name, value)
-    with pytest.raises(BadInput, match=r"layers of (sliding|chunked)_attention"):
-        shared_of(model)
+    windows = [getattr(model.config, name, None) for name in ("sliding_window", "attention_window_size")]
+    assert shared_of(model).passes.kind == kind
+    assert [getattr(model.config, name, None) for name in ("sliding_window", "attention_window_size")] == windows
 
 
 def test_a_mixture_of_experts_is_compared_too():
@@ -161,7 +180,7 @@ def test_a_mixture_of_experts_is_compared_too():
     )
     model = model_of(config)
     experts = model.config._experts_implementation
-    assert not shared_of(model).is_plain_decoder
+    assert not shared_of(model).is_plain(None)
     assert model.config._experts_implementation == experts
 
 
@@ -171,7 +190,7 @@ def test_a_vocabulary_smaller_than_the_text_that_is_tried_is_no_reason(num_token
     tokens = tiny.tokenizer()
     kept = dict(sorted(tokens.get_vocab().items(), key=lambda pair: pair[1])[:num_tokens])
     small = hf.PreTrainedTokenizerFast(tokenizer_object=_words(kept), eos_token="<eos>", unk_token="<pad>")
-    assert SharedWeights(model_of(config), small, source="small").is_plain_decoder
+    assert SharedWeights(model_of(config), small, source="small").is_plain(None)
 
 
 def _words(vocabulary):
@@ -185,7 +204,7 @@ def test_a_model_of_few_positions_is_no_reason(num_positions):
     config = hf.GPT2Config(
         vocab_size=SIZES["vocab_size"], n_embd=32, n_layer=2, n_head=4, n_positions=num_positions, eos_token_id=1
     )
-    assert not shared_of(model_of(config)).is_plain_decoder
+    assert not shared_of(model_of(config)).is_plain(None)
 
 
 def test_a_head_taken_a_few_columns_at_a_time_is_the_same(monkeypatch):
@@ -215,7 +234,7 @@ def test_logits_that_float16_cannot_hold_are_refused():
     for layer in model.model.layers:
         layer.mlp.down_proj.weight.data *= 1e5
         layer.mlp.up_proj.weight.data *= 1e5
-    assert shared_of(copy.deepcopy(model)).is_plain_decoder
+    assert shared_of(copy.deepcopy(model)).is_plain(None)
     with pytest.raises(BadInput, match="dtype: got float16, in which logits of 'tiny' are not finite"):
         shared_of(model.to(torch.float16))
 
@@ -250,7 +269,7 @@ def logits_alone(config, row):
 
 def logits(policy, row):
     with torch.no_grad():
-        return policy.hidden_at([row], [range(len(row))]) @ policy.head_VD.T
+        return policy.hidden_at([row], [range(len(row))]) @ policy.head.weight_VD.T
 
 
 @pytest.mark.filterwarnings("ignore")

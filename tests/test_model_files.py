@@ -80,7 +80,7 @@ def test_computed_buffers_of_older_files_are_no_reason(folder):
         state["model.layers.0.self_attn.rotary_emb.inv_freq"] = state["model.norm.weight"].clone()
 
     with_tensors(folder, add)
-    assert load_weights(str(folder), SETTINGS).is_plain_decoder
+    assert load_weights(str(folder), SETTINGS).is_plain(None)
 
 
 def test_doctor_says_that_a_folder_is_an_adapter_and_counts_layers_below_it(tmp_path):

@@ -25,7 +25,7 @@ TEXTS = ("a", "some 1+1=", "bc", "twelve plus one is", "?", "x y z 0 1 2")
 def policy(*, seed=0, is_bridged=False, pad_is_eos=False, dtype=torch.float64):
     """The base with one adapter on it that changes it. In fp64, where rounding decides no token on any processor."""
     shared = tiny.weights(seed, pad_is_eos=pad_is_eos, dtype=dtype)
-    shared.is_plain_decoder = not is_bridged
+    shared.passes = shared.passes._replace(kind="bridge" if is_bridged else "decoder")
     return tiny.adapter(shared, "one", seed=3, size=0.1)
 
 
@@ -42,7 +42,7 @@ def sample(of, given=None, *, seed=11, burst=None, **settings):
 def next_logp(of, ids, temperature=1.0):
     """Log-probs of the next token by one full forward pass of one row, no cache, no padding."""
     hidden_BTD = tiny.hidden(of, torch.tensor([ids]), torch.tensor([len(ids)]))
-    return (hidden_BTD[0, -1] @ of.head_VD.T / temperature).log_softmax(-1)
+    return (hidden_BTD[0, -1] @ of.head.weight_VD.T / temperature).log_softmax(-1)
 
 
 def slow_greedy(of, ids, max_new_tokens, stops=()):
@@ -189,7 +189,7 @@ def test_trap_sampler_and_trainer_disagree_log_probs_equal_rescoring(temperature
         row = torch.tensor([[*ids, *found.ids]])
         with torch.no_grad():
             hidden_TD = tiny.hidden(of, row, torch.tensor([row.shape[1]]))[0, len(ids) - 1 : -1]
-            logps = token_logp(hidden_TD, of.head_VD, torch.tensor(found.ids), scored_at)
+            logps = token_logp(hidden_TD, of.head, torch.tensor(found.ids), scored_at)
         assert found.logps == pytest.approx(logps.tolist(), abs=1e-4)
 
 

@@ -47,7 +47,7 @@ def scripted(*rewards):
 def plain_logps(policy, states, temperature=1.0):
     """log p of every token but the first, [B, T - 1], from logits that exist all at once."""
     with torch.no_grad():
-        logits_BTV = tiny.hidden(policy, states.ids_BT, states.lengths_B) @ policy.head_VD.T
+        logits_BTV = tiny.hidden(policy, states.ids_BT, states.lengths_B) @ policy.head.weight_VD.T
     logp_BTV = (logits_BTV / temperature).log_softmax(-1)
     return logp_BTV[:, :-1].gather(-1, states.ids_BT[:, 1:, None])[..., 0]
 
@@ -136,7 +136,7 @@ def test_a_sampled_kl_needs_no_hidden_states():
     close_to = StayClose(over_vocabulary=False)
     signal = GroupReward(reward=scripted(*range(len(states))), close_to=close_to).read(learner, states, DRAW)
     assert signal.reference.hidden_ND is None
-    assert signal.reference.head_VD is None
+    assert signal.reference.head is None
 
 
 # A teacher's log-probs
@@ -167,10 +167,12 @@ def test_a_teacher_that_is_the_learner_gives_no_credit():
 def test_the_mean_credit_at_a_state_is_minus_the_reverse_kl():
     """Over all tokens that could follow one prompt, weighted as the learner writes them."""
     learner, teacher = world()
-    prompt, size = [5, 9, 13], learner.head_VD.shape[0]
+    prompt, size = [5, 9, 13], learner.head.num_tokens
     with torch.no_grad():
         at = torch.tensor([[False, False, True]])
-        said = [p.hidden(torch.tensor([prompt]), torch.tensor([3]), at) @ p.head_VD.T for p in (learner, teacher)]
+        said = [
+            p.hidden(torch.tensor([prompt]), torch.tensor([3]), at) @ p.head.weight_VD.T for p in (learner, teacher)
+        ]
     learner_logp, teacher_logp = (logits.log_softmax(-1) for logits in said)
     rows = [row(prompt, [v], Origin.LEARNER, logps=[learner_logp[0, v].item()]) for v in range(size)]
     signal = TeacherLogProb(teacher=teacher).read(learner, pack(rows, device="cpu"), DRAW)
@@ -293,7 +295,7 @@ def test_supervising_fewer_positions_keeps_what_belongs_to_them():
         states=states,
         supervise_BT=whole.supervise_BT,
         teacher_hidden_ND=score(teacher, states, whole.supervise_BT).hidden_ND,
-        teacher_head_VD=teacher.head_VD,
+        teacher_head=teacher.head,
     )
     fewer = match.supervising(keep_BT)
     torch.testing.assert_close(fewer.teacher_hidden_ND, score(teacher, states, kept_BT).hidden_ND, rtol=1e-4, atol=1e-4)

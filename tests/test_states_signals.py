@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import tiny
+from stateshape.core.head import Head
 from stateshape.core.method import Draw
 from stateshape.core.signals import Credit, MatchDistribution
 from stateshape.core.states import PADDING, Origin, States, chunks, origin_shares, pack
@@ -103,7 +104,7 @@ def test_chosen_rows_of_a_distribution_keep_their_teacher():
     supervise_BT = states.written_by(Origin.LEARNER, Origin.DATASET)  # 3, 0 and 1 tokens
     hidden_ND = torch.arange(4.0)[:, None]
     signal = MatchDistribution(
-        states=states, supervise_BT=supervise_BT, teacher_hidden_ND=hidden_ND, teacher_head_VD=torch.eye(1)
+        states=states, supervise_BT=supervise_BT, teacher_hidden_ND=hidden_ND, teacher_head=Head(torch.eye(1))
     )
     chosen = signal.rows(torch.tensor([2, 1, 0]))
     assert chosen.teacher_hidden_ND[:, 0].tolist() == [3, 0, 1, 2]
@@ -254,7 +255,7 @@ def test_a_continuation_is_the_teachers_own_words_with_its_log_probs():
     for policy, is_writer in ((teacher, True), (learner, False)):
         with torch.no_grad():
             hidden_BTD = tiny.hidden(policy, signal.states.ids_BT, signal.states.lengths_B)
-            logp_BTV = (hidden_BTD @ policy.head_VD.T).log_softmax(-1)
+            logp_BTV = (hidden_BTD @ policy.head.weight_VD.T).log_softmax(-1)
         scored = logp_BTV[:, :-1].gather(-1, signal.states.ids_BT[:, 1:, None])[..., 0]
         said = signal.states.behaviour_logp_BT[:, 1:]
         worst = (scored - said)[signal.supervise_BT[:, 1:]].abs().max()

@@ -10,6 +10,7 @@ import torch
 import tiny
 from loss_table import LN2, P, batch, credit, response, table_of
 from stateshape.core import tensors
+from stateshape.core.head import Head
 from stateshape.core.method import Draw, terms_of
 from stateshape.core.signals import MatchDistribution
 from stateshape.core.states import Origin, pack
@@ -71,7 +72,7 @@ def test_trap_generation_without_kv_cache_under_checkpointing(is_bridged, monkey
     prompts, settings = [[5, 9, 13, 2, 30, 41], [7, 8, 3]], dataclasses.replace(SETTINGS, num_samples=2)
 
     def sample(shared):
-        shared.is_plain_decoder = not is_bridged
+        shared.passes = shared.passes._replace(kind="bridge" if is_bridged else "decoder")
         return LocalSampler().sample(tiny.teacher(shared), prompts, settings, seed=6)
 
     plain, checkpointing, seen = tiny.weights(), tiny.weights(), []
@@ -138,7 +139,7 @@ def test_trap_lora_merge_to_sync_weights():
 def test_trap_lora_dropout_makes_an_on_policy_ratio_other_than_one(is_bridged, tmp_path):
     """New adapters have no dropout, and that of an adapter trained elsewhere is idle."""
     shared = tiny.weights()
-    shared.is_plain_decoder = not is_bridged
+    shared.passes = shared.passes._replace(kind="bridge" if is_bridged else "decoder")
     tiny.learner(shared, size=0.1)
     assert shared.adapters["learner"].lora_dropout == 0
     shared.save_adapter("learner", tmp_path)
@@ -287,9 +288,9 @@ def test_trap_top_k_kl_games_mass(direction):
     states = batch()
     supervise_BT = response(states)
     teacher_ND = torch.tensor(P, dtype=torch.float64).log().expand(4, 5)
-    head_VD = torch.eye(5, dtype=torch.float64)
+    head = Head(torch.eye(5, dtype=torch.float64))
     signal = MatchDistribution(
-        states=states, supervise_BT=supervise_BT, teacher_hidden_ND=teacher_ND, teacher_head_VD=head_VD
+        states=states, supervise_BT=supervise_BT, teacher_hidden_ND=teacher_ND, teacher_head=head
     )
     for p, nats, mass in ((near, LN2 / 4, 1 / 4), (fled, LN2 * 9 / 8, 9 / 16)):
         learner = table_of(p)

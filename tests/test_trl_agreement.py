@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from stateshape.core.head import Head
 from stateshape.core.signals import Credit, Imitate, MatchDistribution, Prefer, Reference
 from stateshape.core.states import Origin, pack
 from stateshape.core.tensors import before
@@ -38,7 +39,7 @@ class Table:
 
     def __init__(self):
         self.logits_BTV = noise(len(RESPONSES), WIDTH, VOCABULARY, seed=1).requires_grad_()
-        self.head_VD = torch.eye(VOCABULARY, dtype=torch.float64)
+        self.head = Head(torch.eye(VOCABULARY, dtype=torch.float64))
 
     def hidden(self, ids_BT, lengths_B, at_BT):
         return self.logits_BTV[at_BT]
@@ -191,7 +192,7 @@ def test_generalised_jsd(beta, choices):
         states=batch,
         supervise_BT=supervise_BT,
         teacher_hidden_ND=teacher_BTV[before(supervise_BT)],
-        teacher_head_VD=torch.eye(VOCABULARY, dtype=torch.float64),
+        teacher_head=Head(torch.eye(VOCABULARY, dtype=torch.float64)),
     )
     loss = Divergence(**choices)
     labels = batch.ids_BT.masked_fill(~supervise_BT, -100)

@@ -139,7 +139,7 @@ def passes(policy: Policy) -> Row:
     ours = rounding(run_ours(weights, probe, weights.forward_pass()), truth)
     return {
         "passed": True,
-        "is_own_decoder": weights.is_plain_decoder,
+        "is_own_decoder": weights.is_plain(None),
         "rounding_of_its_own_code": own,
         "rounding_of_our_pass": ours,
     }

@@ -81,7 +81,7 @@ def numbers_of(
     supervised = sum(result.num_supervised for result in results)
     phases = {key: sum(result.seconds[key] for result in results) for key in results[0].seconds}
     costly = ("signal", "training") if name == "opd" else ("training",)
-    flops = sum(result.costs[phase].flops for result in results for phase in costly)
+    flops = sum(result.costs[phase].flops or 0 for result in results for phase in costly)
     spent = sum(phases[phase] for phase in costly)
     unshared = training_flops(shape, lengths, supervised)
     if name == "opd":

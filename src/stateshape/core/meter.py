@@ -31,7 +31,8 @@ class Meter:
     def __init__(self, device: torch.device | str) -> None:
         self.device = torch.device(device)
         self.is_open = False
-        self._tokens = self._flops = 0
+        self._tokens = 0
+        self._flops: int | None = 0
         self.num_tokens = 0  # through the models since the beginning, in and out of phases
 
     @contextmanager
@@ -54,11 +55,11 @@ class Meter:
             costs[name] = costs[name].plus(cost) if name in costs else cost
             self.is_open = False
 
-    def count(self, *, tokens: int, flops: int) -> None:
-        """Work of the open phase, if there is one."""
+    def count(self, *, tokens: int, flops: int | None) -> None:
+        """Work of the open phase, if there is one. flops None: not known, and so is the phase's sum."""
         self.num_tokens += tokens
         self._tokens += tokens
-        self._flops += flops
+        self._flops = None if flops is None or self._flops is None else self._flops + flops
 
 
 def synchronise(device: torch.device) -> None:

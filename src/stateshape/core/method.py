@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar, get_ar
 
 from torch import Tensor
 
+from stateshape.core.head import Head
 from stateshape.core.signals import Signal
 from stateshape.core.states import Origin, States
 
@@ -166,7 +167,7 @@ class PolicyView(Protocol):
     """What losses and signals may ask of a policy. Batches are right-padded; masks come from lengths."""
 
     @property
-    def head_VD(self) -> Tensor: ...
+    def head(self) -> Head: ...
     def hidden(self, ids_BT: Tensor, lengths_B: Tensor, at_BT: Tensor) -> Tensor:
         """Last hidden states [N, D] behind the chosen tokens, row by row, in the weights' dtype."""
         ...

@@ -268,11 +268,14 @@ class MethodRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PhaseCost:
-    """What a phase of work took. tokens: through a model's layers, each once; flops: as policy/flops.py counts them."""
+    """What a phase of work took. tokens: through a model's layers, each once; flops: as policy/flops.py counts them.
+
+    flops are None where a model did some of the work whose operations are not known.
+    """
 
     seconds: float
     tokens: int
-    flops: int
+    flops: int | None
     peak_memory_gb: float | None  # in 10^9 bytes
 
     def plus(self, other: PhaseCost) -> PhaseCost:
@@ -280,7 +283,7 @@ class PhaseCost:
         return PhaseCost(
             seconds=self.seconds + other.seconds,
             tokens=self.tokens + other.tokens,
-            flops=self.flops + other.flops,
+            flops=None if self.flops is None or other.flops is None else self.flops + other.flops,
             peak_memory_gb=max(known, default=None),
         )
 
@@ -367,7 +370,7 @@ def profiled(
         return ProfiledPhase(run=run, seed=seed, phase=phase, seconds=seconds)
     share = None
     peak = provenance.get("peak_gflops")
-    if isinstance(peak, int | float) and peak > 0 and cost.seconds > 0:
+    if isinstance(peak, int | float) and peak > 0 and cost.seconds > 0 and cost.flops is not None:
         share = cost.flops / cost.seconds / (peak * 1e9)
     return ProfiledPhase(
         run=run,

@@ -13,6 +13,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from stateshape.core.head import Head
 from stateshape.core.states import States
 
 
@@ -74,7 +75,7 @@ class MatchDistribution:
     states: States
     supervise_BT: Tensor
     teacher_hidden_ND: Tensor  # the state that predicts each supervised token, as the teacher sees it; row by row
-    teacher_head_VD: Tensor
+    teacher_head: Head
     shared: SharedTokens | None = None
     logged: Mapping[str, float] = field(default_factory=dict)
     rows_together: ClassVar[int] = 1
@@ -100,13 +101,13 @@ class MatchDistribution:
 class Reference:
     """Outputs of a frozen policy at a credit's supervised positions: something to stay close to.
 
-    `logp_BT`: of the tokens themselves, in nats, at the temperature of scoring. `hidden_ND` and `head_VD`: as a teacher's in
+    `logp_BT`: of the tokens themselves, in nats, at the temperature of scoring. `hidden_ND` and `head`: as a teacher's in
     MatchDistribution, for a divergence over the vocabulary; None where the tokens' own log-probs are enough.
     """
 
     logp_BT: Tensor
     hidden_ND: Tensor | None = None
-    head_VD: Tensor | None = None
+    head: Head | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

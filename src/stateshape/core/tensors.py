@@ -16,6 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from stateshape.core.head import Head
+
 # Logits held at a time, in elements: a CPU's cache holds a few MiB of them, a GPU wants tall products.
 CHUNK_ELEMENTS = {"cpu": 2**19, "cuda": 2**26}
 MIN_CHUNK_ROWS = 96  # each chunk reads the whole head once (2 V D bytes and up): fewer rows would wait for memory
@@ -43,7 +45,7 @@ class _RowGradients(torch.autograd.Function):
         function: Callable[..., Rows],
         size: int,
         with_mass: bool,
-        head_VD: Tensor,
+        head: Head,
         hidden_ND: Tensor,
         *rows: Tensor,
     ) -> Rows:
@@ -51,11 +53,11 @@ class _RowGradients(torch.autograd.Function):
         chunks: list[Rows] = []
         for start in range(0, hidden_ND.shape[0], size):
             piece = slice(start, start + size)
-            logits_nV = logits_of(hidden_ND[piece], head_VD).requires_grad_()
+            logits_nV = logits_of(hidden_ND[piece], head).requires_grad_()
             with torch.enable_grad():
                 value_n, *details = function(logits_nV, *(row[piece] for row in rows))
             (slope_nV,) = torch.autograd.grad(value_n, logits_nV, torch.ones_like(value_n))
-            gradient_ND[piece] = slope_nV.to(head_VD.dtype) @ head_VD
+            gradient_ND[piece] = head.to_hidden(slope_nV, logits_nV.detach())
             mass = (slope_nV.abs_().sum(-1) / 2,) if with_mass else ()
             chunks.append((value_n.detach(), *mass, *(each.detach() for each in details)))
         ctx.save_for_backward(gradient_ND)
@@ -72,28 +74,27 @@ class _RowGradients(torch.autograd.Function):
 
 
 def by_chunk(
-    function: Callable[..., Rows], hidden_ND: Tensor, head_VD: Tensor, *rows: Tensor, with_mass: bool = False
+    function: Callable[..., Rows], hidden_ND: Tensor, head: Head, *rows: Tensor, with_mass: bool = False
 ) -> Rows:
     """function(logits [n, V], *rows [n, ...]) -> (value [n], *others [n]), chunk by chunk.
 
     The gradient flows from the first value to `hidden_ND` alone. with_mass: half the L1 norm of the first value's gradient
     towards the logits is put behind it; NaN where no gradient is taken.
     """
-    size = max(MIN_CHUNK_ROWS, CHUNK_ELEMENTS.get(hidden_ND.device.type, 2**19) // head_VD.shape[0])
+    size = max(MIN_CHUNK_ROWS, CHUNK_ELEMENTS.get(hidden_ND.device.type, 2**19) // head.num_tokens)
     if hidden_ND.shape[0] and torch.is_grad_enabled() and hidden_ND.requires_grad:
-        return _RowGradients.apply(function, size, with_mass, head_VD, hidden_ND, *rows)  # type: ignore[no-untyped-call, no-any-return]
+        return _RowGradients.apply(function, size, with_mass, head, hidden_ND, *rows)  # type: ignore[no-untyped-call, no-any-return]
     chunks = []
     for start in range(0, max(hidden_ND.shape[0], 1), size):
         piece = slice(start, start + size)
-        value_n, *details = function(logits_of(hidden_ND[piece], head_VD), *(row[piece] for row in rows))
+        value_n, *details = function(logits_of(hidden_ND[piece], head), *(row[piece] for row in rows))
         chunks.append((value_n, *([torch.full_like(value_n, float("nan"))] if with_mass else []), *details))
     return tuple(torch.cat(pieces) for pieces in zip(*chunks, strict=True))
 
 
-def logits_of(hidden_ND: Float[Tensor, "N D"], head_VD: Float[Tensor, "V D"], temperature: float = 1.0) -> Tensor:
-    """Logits [N, V]. The product runs in the weights' dtype, the rest in fp32 (fp64 where the weights are)."""
-    logits = F.linear(hidden_ND, head_VD)
-    return cooled(logits.to(torch.promote_types(logits.dtype, torch.float32)), temperature)
+def logits_of(hidden_ND: Float[Tensor, "N D"], head: Head, temperature: float = 1.0) -> Float[Tensor, "N V"]:
+    """Logits over the temperature."""
+    return cooled(head.logits(hidden_ND), temperature)
 
 
 def cooled(logits_NV: Tensor, temperature: float) -> Tensor:
@@ -103,7 +104,7 @@ def cooled(logits_NV: Tensor, temperature: float) -> Tensor:
 
 def token_logp(
     hidden_ND: Float[Tensor, "N D"],
-    head_VD: Float[Tensor, "V D"],
+    head: Head,
     targets_N: Int[Tensor, " N"],
     temperature: float = 1.0,
 ) -> Float[Tensor, " N"]:
@@ -112,7 +113,7 @@ def token_logp(
     def chunk(logits_nV: Tensor, targets_n: Tensor) -> Rows:
         return (-F.cross_entropy(cooled(logits_nV, temperature), targets_n, reduction="none"),)
 
-    return by_chunk(chunk, hidden_ND, head_VD, targets_N)[0]
+    return by_chunk(chunk, hidden_ND, head, targets_N)[0]
 
 
 def mass_of(logp_N: Tensor, upstream_N: Tensor, temperature: float = 1.0) -> Tensor:
@@ -123,34 +124,34 @@ def mass_of(logp_N: Tensor, upstream_N: Tensor, temperature: float = 1.0) -> Ten
     return upstream_N.abs() * -torch.expm1(logp_N.detach()) / temperature
 
 
-def entropy(hidden_ND: Float[Tensor, "N D"], head_VD: Float[Tensor, "V D"]) -> Float[Tensor, " N"]:
+def entropy(hidden_ND: Float[Tensor, "N D"], head: Head) -> Float[Tensor, " N"]:
     """H(p) in nats of each row's next-token distribution."""
 
     def chunk(logits_nV: Tensor) -> Rows:
         logp = logits_nV.log_softmax(-1)
         return (-(logp.exp() * logp).sum(-1),)
 
-    return by_chunk(chunk, hidden_ND, head_VD)[0]
+    return by_chunk(chunk, hidden_ND, head)[0]
 
 
 def divergence(
     hidden_ND: Float[Tensor, "N D"],
-    head_VD: Float[Tensor, "V D"],
+    head: Head,
     teacher_hidden_NE: Float[Tensor, "N E"],
-    teacher_head_VE: Float[Tensor, "W E"],
+    teacher_head: Head,
     of_logps: Callable[[Tensor, Tensor], Tensor],
 ) -> Float[Tensor, " N"]:
     """of_logps(learner log-probs [n, V], teacher log-probs [n, V]) -> [n], by chunk.
 
     Heads may differ in padded rows (a model family pads its vocabulary): both are cut to the shorter.
     """
-    size = min(head_VD.shape[0], teacher_head_VE.shape[0])
+    size = min(head.num_tokens, teacher_head.num_tokens)
 
     def chunk(logits_nV: Tensor, teacher_nE: Tensor) -> Rows:
-        teacher_logp_nV = logits_of(teacher_nE, teacher_head_VE[:size]).log_softmax(-1)
+        teacher_logp_nV = logits_of(teacher_nE, teacher_head.first(size)).log_softmax(-1)
         return (of_logps(logits_nV.log_softmax(-1), teacher_logp_nV),)
 
-    return by_chunk(chunk, hidden_ND, head_VD[:size], teacher_hidden_NE)[0]
+    return by_chunk(chunk, hidden_ND, head.first(size), teacher_hidden_NE)[0]
 
 
 class DivergenceDetail(NamedTuple):
@@ -164,9 +165,9 @@ class DivergenceDetail(NamedTuple):
 
 def divergence_in_detail(
     hidden_ND: Float[Tensor, "N D"],
-    head_VD: Float[Tensor, "V D"],
+    head: Head,
     teacher_hidden_NE: Float[Tensor, "N E"],
-    teacher_head_VE: Float[Tensor, "W E"],
+    teacher_head: Head,
     targets_N: Int[Tensor, " N"],
     of_logps: Callable[[Tensor, Tensor], Tensor],
     teacher_temperature: float = 1.0,
@@ -175,25 +176,25 @@ def divergence_in_detail(
 
     The teacher's distribution, and so its entropy, is the one at `teacher_temperature`; the learner's stays at 1.
     """
-    size = min(head_VD.shape[0], teacher_head_VE.shape[0])
+    size = min(head.num_tokens, teacher_head.num_tokens)
 
     def chunk(logits_nV: Tensor, teacher_nE: Tensor, targets_n: Tensor) -> Rows:
         learner_logp_nV = logits_nV.log_softmax(-1)
         with torch.no_grad():
-            teacher_logp_nV = logits_of(teacher_nE, teacher_head_VE[:size], teacher_temperature).log_softmax(-1)
+            teacher_logp_nV = logits_of(teacher_nE, teacher_head.first(size), teacher_temperature).log_softmax(-1)
             teacher_p_nV = (teacher_logp_nV * LOG2_E).exp2_()  # exp2 takes a quarter of exp's time on a CPU
             teacher_entropy_n = -teacher_p_nV.mul_(teacher_logp_nV).sum(-1)
         target_logp_n = learner_logp_nV.gather(-1, targets_n[:, None])[:, 0]
         return of_logps(learner_logp_nV, teacher_logp_nV), target_logp_n, teacher_entropy_n
 
-    return DivergenceDetail(*by_chunk(chunk, hidden_ND, head_VD[:size], teacher_hidden_NE, targets_N, with_mass=True))
+    return DivergenceDetail(*by_chunk(chunk, hidden_ND, head.first(size), teacher_hidden_NE, targets_N, with_mass=True))
 
 
 def shared_divergence_in_detail(
     hidden_ND: Float[Tensor, "N D"],
-    head_VD: Float[Tensor, "V D"],
+    head: Head,
     teacher_hidden_NE: Float[Tensor, "N E"],
-    teacher_head_WE: Float[Tensor, "W E"],
+    teacher_head: Head,
     targets_N: Int[Tensor, " N"],
     of_logps: Callable[[Tensor, Tensor], Tensor],
     teacher_temperature: float = 1.0,
@@ -212,14 +213,14 @@ def shared_divergence_in_detail(
         learner_logp_nV = logits_nV.log_softmax(-1)
         with torch.no_grad():
             top_nK = learner_logp_nV[:, learner_M].topk(top_k, dim=-1).indices
-            teacher_logp_nW = logits_of(teacher_nE, teacher_head_WE, teacher_temperature).log_softmax(-1)
+            teacher_logp_nW = logits_of(teacher_nE, teacher_head, teacher_temperature).log_softmax(-1)
             teacher_bins = binned(teacher_logp_nW, teacher_M[top_nK])
             teacher_entropy_n = -(teacher_bins.exp() * teacher_bins).sum(-1)
         learner_bins = binned(learner_logp_nV, learner_M[top_nK])
         target_logp_n = learner_logp_nV.gather(-1, targets_n[:, None])[:, 0]
         return of_logps(learner_bins, teacher_bins), target_logp_n, teacher_entropy_n
 
-    return DivergenceDetail(*by_chunk(chunk, hidden_ND, head_VD, teacher_hidden_NE, targets_N, with_mass=True))
+    return DivergenceDetail(*by_chunk(chunk, hidden_ND, head, teacher_hidden_NE, targets_N, with_mass=True))
 
 
 def binned(logp_NV: Float[Tensor, "N V"], ids_NK: Int[Tensor, "N K"]) -> Float[Tensor, "N J"]:

@@ -124,7 +124,7 @@ def _logps(policy: Policy, batch: Sequence[_Scored]) -> Tensor:
     places = [np.arange(sequence.start, len(sequence.ids)) for sequence in batch]
     hidden_ND = policy.hidden_at([sequence.ids for sequence in batch], places)
     targets = [target for sequence in batch for target in sequence.targets]
-    return token_logp(hidden_ND, policy.head_VD, torch.tensor(targets, dtype=torch.int64, device=policy.device))
+    return token_logp(hidden_ND, policy.head, torch.tensor(targets, dtype=torch.int64, device=policy.device))
 
 
 # Scores

@@ -57,7 +57,7 @@ def kl_at(own: OwnStates, writer: Policy, other: Policy, *, seed: int) -> KlValu
     if not len(own.states):
         return KlValue(value=None, note="nothing was written")
     other_ND = hidden_in_parts(other, own.states)
-    value_N = kl(own.hidden_ND, writer.head_VD, other_ND, other.head_VD).cpu().numpy()
+    value_N = kl(own.hidden_ND, writer.head, other_ND, other.head).cpu().numpy()
     return mean_over_prompts(value_N, own.prompt_N, seed=seed)
 
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stateshape.core.head import Head
 from stateshape.core.tensors import divergence
 
 TOP_K = 16
@@ -27,16 +28,16 @@ def resolution_nats(dtype: torch.dtype) -> float:
 
 def kl(
     p_hidden_ND: Float[Tensor, "N D"],
-    p_head_VD: Float[Tensor, "V D"],
+    p_head: Head,
     q_hidden_NE: Float[Tensor, "N E"],
-    q_head_VE: Float[Tensor, "W E"],
+    q_head: Head,
 ) -> Float[Tensor, " N"]:
     """KL(p || q) = sum_v p_v (log p_v - log q_v) at each state, fp64 nats.
 
     fp32 log-probs are normalised once more in fp64: what rounding adds to them, up to 1e-6, then enters squared. One
     update moves a policy by as little as 1e-8 nats.
     """
-    return divergence(p_hidden_ND, p_head_VD, q_hidden_NE, q_head_VE, _exact_kl)
+    return divergence(p_hidden_ND, p_head, q_hidden_NE, q_head, _exact_kl)
 
 
 def _exact_kl(p_logp_nV: Tensor, q_logp_nV: Tensor) -> Tensor:
@@ -46,13 +47,13 @@ def _exact_kl(p_logp_nV: Tensor, q_logp_nV: Tensor) -> Tensor:
 
 def top_k_overlap(
     learner_hidden_ND: Float[Tensor, "N D"],
-    learner_head_VD: Float[Tensor, "V D"],
+    learner_head: Head,
     teacher_hidden_NE: Float[Tensor, "N E"],
-    teacher_head_VE: Float[Tensor, "W E"],
+    teacher_head: Head,
     k: int = TOP_K,
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
     """At each state: share of the teacher's k likeliest tokens among the learner's, and teacher mass on the learner's."""
-    sides = (learner_hidden_ND, learner_head_VD, teacher_hidden_NE, teacher_head_VE)
+    sides = (learner_hidden_ND, learner_head, teacher_hidden_NE, teacher_head)
     return divergence(*sides, partial(_shared, k=k)), divergence(*sides, partial(_covered, k=k))
 
 

@@ -66,11 +66,11 @@ def doses(policy: Policy, reference: DoseStates) -> dict[str, float]:
     if not len(reference.states):
         return {}
     base, hidden_ND = reference.base, hidden_in_parts(policy, reference.states)
-    kl_N = kl(reference.hidden_ND, base.head_VD, hidden_ND, policy.head_VD)
+    kl_N = kl(reference.hidden_ND, base.head, hidden_ND, policy.head)
     found = {FORWARD_KL: max(0.0, float(kl_N.mean()))}
     if reference.is_sampled:
         ours_N, base_N = (
-            token_logp(h_ND, p.head_VD, reference.targets_N).double()
+            token_logp(h_ND, p.head, reference.targets_N).double()
             for h_ND, p in ((hidden_ND, policy), (reference.hidden_ND, base))
         )
         log_ratio_N = ours_N - base_N
@@ -84,7 +84,7 @@ def doses(policy: Policy, reference: DoseStates) -> dict[str, float]:
 def hidden_in_parts(policy: Policy, states: Places) -> Tensor:
     """Last hidden states [N, D], some rows at a time."""
     parts = [hidden_at(policy, [part])[0] for part in _batches(states, BATCH_TOKENS.get(policy.device.type, 4096))]
-    return torch.cat(parts) if parts else policy.head_VD.new_zeros(0, policy.head_VD.shape[1])
+    return torch.cat(parts) if parts else policy.head.weight_VD.new_zeros(0, policy.head.width)
 
 
 def _batches(states: Places, num_tokens: int) -> Iterator[Places]:

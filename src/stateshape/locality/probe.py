@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stateshape.core.head import Head
 from stateshape.core.seeds import seed_for
 from stateshape.core.signals import Imitate, MatchDistribution, Signal
 from stateshape.core.tensors import token_logp
@@ -78,14 +79,14 @@ def begin_probe(
     by_base = compared.by_base
     at |= {f"base {name}": states for name, (states, _) in by_base.items()}
     hidden = dict(zip(at, hidden_at(learner, list(at.values()))))
-    head_VD, base_head_VD = learner.head_VD, compared.base.head_VD
+    head, base_head = learner.head, compared.base.head
     base_hidden = dict(zip(("own", "neutral"), hidden_at(compared.base, [at["own"], at["neutral"]])))
 
     def forward(name: str) -> float | None:
-        return mean(kl(by_base[name].hidden_ND, base_head_VD, hidden[f"base {name}"], head_VD))
+        return mean(kl(by_base[name].hidden_ND, base_head, hidden[f"base {name}"], head))
 
     def reverse(name: str) -> float | None:
-        return mean(kl(hidden[name], head_VD, base_hidden[name], base_head_VD))
+        return mean(kl(hidden[name], head, base_hidden[name], base_head))
 
     values: Values = {
         **_surprise(learner, rows, prefix, hidden["prefix"], fresh.own.completions),
@@ -95,7 +96,7 @@ def begin_probe(
         "forward_kl_retention_nats": forward("retention"),
         "reverse_kl_retention_nats": reverse("neutral"),
         "learner_recoverability": fresh.grades.share,
-        **_agreement(rows, tokens, hidden["training"], head_VD, signals),
+        **_agreement(rows, tokens, hidden["training"], head, signals),
         **_geometry(learner),
     }
     still_needed = ("training", "own", "neutral")
@@ -109,7 +110,7 @@ def end_probe(learner: Policy, pending: Pending) -> Values:
     """The values, with the ratios: how far the update moved the policy elsewhere, over how far where it was made."""
     moved: Values = {}
     for (name, before_ND), after_ND in zip(pending.hidden.items(), hidden_at(learner, list(pending.at.values()))):
-        moved[name] = mean(kl(before_ND, learner.head_VD, after_ND, learner.head_VD))
+        moved[name] = mean(kl(before_ND, learner.head, after_ND, learner.head))
     resolution = resolution_nats(learner.weights.dtype)
     ratios = {
         "locality_ratio": _ratio(moved["own"], moved["training"], resolution),
@@ -184,7 +185,7 @@ def _surprise(
     """Reachability and freshness, of the tokens that training states consist of."""
     pairs = [(row.row, int(t)) for row, at in zip(rows, tokens, strict=True) for t in at]
     ids_N = torch.tensor([row.ids[t] for row, t in pairs], dtype=torch.int64, device=hidden_ND.device)
-    logp_N = token_logp(hidden_ND, learner.head_VD, ids_N).double().cpu().numpy()
+    logp_N = token_logp(hidden_ND, learner.head, ids_N).double().cpu().numpy()
     behaviour_N = np.array([row.logps[t] for row, t in pairs], np.float64)  # None becomes NaN
     known_N = ~np.isnan(behaviour_N)
     gap = reachability_gap(-logp_N, np.array([-logp for completion in own for logp in completion.logps[:-1]]))
@@ -220,7 +221,7 @@ def _agreement(
     rows: Sequence[TrainingRow],
     tokens: Sequence[np.ndarray],
     hidden_ND: Tensor,
-    head_VD: Tensor,
+    head: Head,
     signals: Mapping[str, Signal],
 ) -> Values:
     """Learner and teacher at training states, where the signal is the teacher's distribution over the same tokens."""
@@ -232,7 +233,7 @@ def _agreement(
             continue
         cells = row.first + np.searchsorted(row.tokens, at)
         teacher_nE = signal.teacher_hidden_ND[torch.as_tensor(cells, device=hidden_nD.device)]
-        shared_n, covered_n = top_k_overlap(hidden_nD, head_VD, teacher_nE, signal.teacher_head_VD)
+        shared_n, covered_n = top_k_overlap(hidden_nD, head, teacher_nE, signal.teacher_head)
         shared.append(shared_n)
         covered.append(covered_n)
     if not shared:

@@ -27,7 +27,7 @@ class CrossEntropy:
     def total(self, learner: PolicyView, signal: Imitate) -> LossValue:
         states = signal.states
         hidden_ND = learner.hidden(states.ids_BT, states.lengths_B, before(signal.supervise_BT))
-        logp_N = token_logp(hidden_ND, learner.head_VD, states.ids_BT[signal.supervise_BT])
+        logp_N = token_logp(hidden_ND, learner.head, states.ids_BT[signal.supervise_BT])
         nll = -logp_N.sum()
         per_token = {"mass": mass_of(logp_N, torch.ones_like(logp_N)), "learner_logp": logp_N.detach()}
         return LossValue(total=nll, sums={"nll_nats": nll.detach()}, per_token=per_token)

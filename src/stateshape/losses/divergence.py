@@ -93,9 +93,9 @@ class Divergence:
             )
         detail = compared(
             learner.hidden(states.ids_BT, states.lengths_B, before(signal.supervise_BT)),
-            learner.head_VD,
+            learner.head,
             signal.teacher_hidden_ND,
-            signal.teacher_head_VD,
+            signal.teacher_head,
             states.ids_BT[signal.supervise_BT],
             of_logps[self.direction],
             self.target_temperature,

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stateshape.core.head import Head
 from stateshape.core.method import LossKind, LossValue, PolicyView
 from stateshape.core.signals import Credit, Reference
 from stateshape.core.tensors import Rows, before, by_chunk, cooled, logits_of, mass_of, row_sums, token_logp
@@ -127,7 +128,7 @@ class PolicyGradient:
         targets_N = states.ids_BT[supervise_BT]
         is_exact = self.kl_coefficient > 0 and self.kl_estimator == "exact"
         scored_ND = hidden_ND.detach() if is_exact else hidden_ND  # then the gradient goes through `with_exact_kl`
-        logp_N = token_logp(scored_ND, learner.head_VD, targets_N, self.temperature)
+        logp_N = token_logp(scored_ND, learner.head, targets_N, self.temperature)
         if is_exact and torch.is_grad_enabled():
             logp_N.requires_grad_(hidden_ND.requires_grad)
         advantage_N = signal.advantage_BT[supervise_BT]
@@ -138,7 +139,7 @@ class PolicyGradient:
             (pull_N,) = torch.autograd.grad(total, logp_N, retain_graph=True)
             mass_N = mass_of(logp_N, pull_N, self.temperature)
         if is_exact:
-            total, mass_N, kl_N = self.with_exact_kl(total, pull_N, weight_N, hidden_ND, learner.head_VD, signal)
+            total, mass_N, kl_N = self.with_exact_kl(total, pull_N, weight_N, hidden_ND, learner.head, signal)
         sums = {"ratio": (terms.ratio_N * share_N).sum(), "frac_clipped": (terms.is_clipped_N * share_N).sum()}
         if kl_N is not None:
             sums["kl_to_reference_nats"] = (kl_N.detach() * share_N).sum()
@@ -178,7 +179,7 @@ class PolicyGradient:
         return total + self.kl_coefficient * (kl_N * weight_N).sum(), terms, kl_N
 
     def with_exact_kl(
-        self, total: Tensor, pull_N: Tensor, weight_N: Tensor, hidden_ND: Tensor, head_VD: Tensor, signal: Credit
+        self, total: Tensor, pull_N: Tensor, weight_N: Tensor, hidden_ND: Tensor, head: Head, signal: Credit
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Total, mass and KL with the divergence over the vocabulary added.
 
@@ -186,19 +187,19 @@ class PolicyGradient:
         logits has the whole gradient, and the mass is that of both together.
         """
         reference = reference_of(signal)
-        if reference.hidden_ND is None or reference.head_VD is None:
+        if reference.hidden_ND is None or reference.head is None:
             raise ValueError(
                 "kl_estimator: got 'exact' without the reference's hidden states; expected them in the signal"
             )
-        size = min(head_VD.shape[0], reference.head_VD.shape[0])  # a model family pads its vocabulary
-        reference_head_VD, temperature = reference.head_VD[:size], self.temperature
+        size = min(head.num_tokens, reference.head.num_tokens)  # a model family pads its vocabulary
+        reference_head, temperature = reference.head.first(size), self.temperature
 
         def chunk(
             logits_nV: Tensor, reference_nD: Tensor, targets_n: Tensor, pull_n: Tensor, coefficient_n: Tensor
         ) -> Rows:
             logp_nV = cooled(logits_nV, temperature).log_softmax(-1)
             with torch.no_grad():
-                reference_logp_nV = logits_of(reference_nD, reference_head_VD, temperature).log_softmax(-1)
+                reference_logp_nV = logits_of(reference_nD, reference_head, temperature).log_softmax(-1)
             kl_n = reverse_kl(logp_nV, reference_logp_nV)
             logp_n = logp_nV.gather(-1, targets_n[:, None])[:, 0]
             return pull_n * (logp_n - logp_n.detach()) + coefficient_n * kl_n, kl_n
@@ -206,7 +207,7 @@ class PolicyGradient:
         targets_N = signal.states.ids_BT[signal.supervise_BT]
         coefficient_N = self.kl_coefficient * weight_N
         rows = reference.hidden_ND, targets_N, pull_N, coefficient_N
-        value_N, mass_N, kl_N = by_chunk(chunk, hidden_ND, head_VD[:size], *rows, with_mass=True)
+        value_N, mass_N, kl_N = by_chunk(chunk, hidden_ND, head.first(size), *rows, with_mass=True)
         return total.detach() + value_N.sum(), mass_N, kl_N
 
 

@@ -55,7 +55,7 @@ class Preference:
     def total(self, learner: PolicyView, signal: Prefer) -> LossValue:
         states, supervise_BT = signal.states, signal.supervise_BT
         hidden_ND = learner.hidden(states.ids_BT, states.lengths_B, before(supervise_BT))
-        logp_N = token_logp(hidden_ND, learner.head_VD, states.ids_BT[supervise_BT])
+        logp_N = token_logp(hidden_ND, learner.head, states.ids_BT[supervise_BT])
         score_B = row_sums(logp_N, supervise_BT) - signal.reference_logp_B
         if self.shape == "ipo":
             score_B = score_B / supervise_BT.sum(1).clamp_min(1)

@@ -5,30 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import peft
 import torch
 
 from stateshape.core.files import BadInput
+from stateshape.core.head import Head
 from stateshape.policy.bridge import run_transformers
 from stateshape.policy.decoder import PLAIN, ForwardPass, join_weights, read_decoder
 from stateshape.policy.foreign import reason_of
-from stateshape.policy.probe import Found, Gap, Probe, exact, gap, make_probe, rounding, run_ours, run_own
+from stateshape.policy.habits import Habits, find_habits
+from stateshape.policy.mixing import Window
+from stateshape.policy.own_code import FOREIGN
+from stateshape.policy.own_head import find_head
+from stateshape.policy.probe import EAGER, Found, Probe, exact, gap, make_probe, plainly, rounding, run_ours, run_own
+from stateshape.policy.windows import has_windows, narrow_windows
 
 if TYPE_CHECKING:
     from stateshape.policy.weights import SharedWeights
 
 PLAIN_TARGETS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 MAX_GAP = 1e-7  # in double precision, two ways to compute the same value differ by 1e-14 (SmolLM2, 30 layers)
+MAX_CACHED_GAP = 1e-5  # some caches keep their states in the weights' dtype
+FINE = (torch.float32, torch.float64)
+MAX_ROUNDED_GAP = 1e-4  # in fp32, by which a formula is told from rounding less surely
 # a pass may round this much worse than the model's own code, which differs as much from one processor to the next
 MAX_ROUNDING = 8.0
-FOREIGN = (AttributeError, TypeError, RuntimeError, LookupError)  # raised by a model that is built differently
-WINDOWS = ("sliding_window", "attention_window_size", "attention_window", "window_size", "attention_chunk_size")
-ORDINARY = (
-    "attention through transformers' interface, and logits that are hidden states times the head matrix (no bias, scale or "
-    "soft cap)"
-)
 
 
 class CacheShapes(NamedTuple):
@@ -38,17 +41,15 @@ class CacheShapes(NamedTuple):
     values: tuple[int, int, int]
 
 
-def check_attention(weights: SharedWeights) -> None:
-    """Every layer must attend to all earlier tokens: attention windows are not supported. Raises BadInput."""
-    kinds = getattr(weights.config, "layer_types", None) or ()
-    others = sorted(set(kinds) - {"full_attention"})
-    if not kinds and any(getattr(weights.config, name, None) for name in WINDOWS):
-        others = ["sliding_attention"]
-    if others:
-        raise BadInput(
-            f"model: got {weights.source!r}, which has layers of {', '.join(others)}; expected full attention in every "
-            "layer; use another model"
-        )
+PassKind = Literal["decoder", "bridge", "general"]
+
+
+class Passes(NamedTuple):
+    """How a model is run: by policy/decoder.py, by policy/bridge.py, or by policy/general.py, and what that needs to know."""
+
+    kind: PassKind
+    cache_shapes: CacheShapes | None = None  # of a pass over prefix trees
+    habits: Habits | None = None  # of a general one
 
 
 def check_tokens(weights: SharedWeights) -> None:
@@ -58,7 +59,7 @@ def check_tokens(weights: SharedWeights) -> None:
             f"model: got {weights.source!r}, whose tokenizer returns no tokens for a text; expected its tokenizer.json (or "
             "tokenizer.model) next to the weights; copy it there"
         )
-    num_rows = min(len(weights.model.get_input_embeddings().weight), len(weights.head_VD))
+    num_rows = min(len(weights.model.get_input_embeddings().weight), weights.head.num_tokens)
     beyond = sorted((token, text) for text, token in weights.tokenizer.get_vocab().items() if token >= num_rows)
     if beyond:
         token, text = beyond[0]
@@ -92,40 +93,114 @@ def is_plain_lora(config: peft.LoraConfig) -> bool:
 
 
 @torch.no_grad()
-def check_passes(weights: SharedWeights) -> tuple[bool, CacheShapes]:
-    """Whether the plain decoder gives the model's own logits (otherwise transformers' code must), and the shapes of its cache.
+def check_passes(weights: SharedWeights) -> Passes:
+    """The fastest pass that gives the model's own logits; finds out `weights.head` on the way.
 
     Formulas are compared in double precision (policy/exact.py), where rounding plays no part whatever the weights'
     dtype; then each pass runs in that dtype, where its rounding must be of the same order as the model's own code's.
+    Windows are made so short meanwhile that the rows compared are longer.
 
-    Raises: BadInput if neither agrees, for instance if logits are more than hidden states times one matrix.
+    Raises: BadInput if the model's own code can't be run here, or its logits can't be made from its hidden states.
     """
     probe = make_probe(weights)
-    with _refusing(weights), exact(weights):
-        truth = run_own(weights, probe)
-    allowed = allowed_rounding(weights, probe, truth)
+    with narrow_windows(weights):
+        try:
+            with exact(weights):
+                truth = run_own(weights, probe)
+        except torch.OutOfMemoryError:
+            raise
+        except (*FOREIGN, ImportError):
+            return rounded_pass(weights, probe)
+        allowed = allowed_rounding(weights, probe, truth)
+        with exact(weights):
+            weights.head = read_head(weights, truth, MAX_GAP)
+        return (
+            plain_pass(weights, probe, truth, allowed)
+            or bridged_pass(weights, probe, truth, allowed)
+            or general_pass(weights, probe, truth)
+        )
+
+
+def read_head(weights: SharedWeights, truth: Found, limit: float) -> Head:
+    head = find_head(weights.model, truth.hidden_TD, truth.logits_TV, limit=limit)
+    if head is None:
+        raise BadInput(
+            f"model: got {weights.source!r}, whose logits are not its hidden states times a matrix, with a bias, scale or soft "
+            "cap at most; expected such a head, as losses make logits from hidden states; use another model"
+        )
+    return head
+
+
+def plain_pass(weights: SharedWeights, probe: Probe, truth: Found, allowed: float) -> Passes | None:
+    """Our decoder, if it agrees."""
     try:
         join_weights(weights.body)
         plain = read_decoder(weights.body, None, trainable=False)
         ours, off = run_both(weights, probe, truth, plain)
-        is_plain = gap(ours, truth).worst <= MAX_GAP and off <= allowed
     except torch.OutOfMemoryError:
         raise
     except FOREIGN:
-        is_plain = False
-    if is_plain:
-        if weights.halves is not PLAIN:
-            check_compiled(weights, probe, truth, allowed)
-        return True, cache_shapes(ours)
-    with _refusing(weights):
-        ours, off = run_both(weights, probe, truth, partial(run_transformers, weights.body))
-    refuse_gap(weights, gap(ours._replace(cached=None), truth))
-    if not off <= allowed:
+        return None
+    if has_windows(weights) or not (gap(ours, truth).worst <= MAX_GAP and off <= allowed):
+        return None
+    if weights.halves is not PLAIN:
+        check_compiled(weights, probe, truth, allowed)
+    return Passes("decoder", cache_shapes(ours))
+
+
+def bridged_pass(weights: SharedWeights, probe: Probe, truth: Found, allowed: float) -> Passes | None:
+    """transformers' modules with our attention, if they agree, and if our attention was told of the windows they have."""
+    asked: list[Window] = []
+    try:
+        ours, off = run_both(weights, probe, truth, partial(run_transformers, weights.model, asked=asked))
+    except torch.OutOfMemoryError:
+        raise
+    except FOREIGN:
+        return None
+    difference = gap(ours._replace(cached=None), truth)
+    if difference.second_row <= MAX_GAP < difference.first_row:
         raise BadInput(
-            f"model: got {weights.source!r}, whose logits in {name_of(weights.dtype)} are off by {off:.2g} of their size in "
-            f"our pass; expected at most {allowed:.2g}, by its own code's rounding; use --dtype float32"
+            f"model: got {weights.source!r}, in which a row's logits depend on the longest row of its pass (relative "
+            f"difference {difference.first_row:.2g}); expected positions that do not depend on other rows; use another model"
         )
-    return False, cache_shapes(ours)
+    is_told = bool(asked) or not has_windows(weights)
+    has_one_shape = len({(keys.shape[1:], values.shape[1:]) for keys, values in ours.cached or ()}) == 1
+    agrees = difference.worst <= MAX_GAP and off <= allowed
+    return Passes("bridge", cache_shapes(ours)) if is_told and has_one_shape and agrees else None
+
+
+def general_pass(weights: SharedWeights, probe: Probe, truth: Found) -> Passes:
+    """The model's own forward pass; what it allows is tried out. Its fused attention must know all that its plain one does."""
+    config, fused = weights.config, weights.config._attn_implementation
+    with exact(weights):
+        config._attn_implementation = fused
+        is_same = gap(run_own(weights, probe)._replace(cached=None), truth).worst <= MAX_GAP
+    if not is_same:
+        config._attn_implementation = EAGER
+    return Passes("general", habits=habits_of(weights, probe))
+
+
+def habits_of(weights: SharedWeights, probe: Probe) -> Habits:
+    """Tried out in the weights' own dtype if that is fine enough, for recurrences are slow in double precision."""
+    model = weights.model
+    with refusing(weights):
+        if weights.dtype in FINE:
+            return find_habits(model, probe.rows, limit=MAX_ROUNDED_GAP, cached_limit=MAX_ROUNDED_GAP)
+        with exact(weights):
+            return find_habits(model, probe.rows, limit=MAX_GAP, cached_limit=MAX_CACHED_GAP)
+
+
+def rounded_pass(weights: SharedWeights, probe: Probe) -> Passes:
+    """The general pass of a model whose own code does not run in double precision: its head and habits as fp32 shows them."""
+    if weights.dtype not in FINE:
+        raise BadInput(
+            f"dtype: got {name_of(weights.dtype)} for {weights.source!r}, whose code can't be checked in double precision; "
+            "expected float32, in which its passes are compared instead; use --dtype float32"
+        )
+    with refusing(weights), plainly(weights.config):
+        own = run_own(weights, probe)
+        weights.head = read_head(weights, own, MAX_ROUNDED_GAP)
+    return Passes("general", habits=habits_of(weights, probe))
 
 
 def run_both(weights: SharedWeights, probe: Probe, truth: Found, forward: ForwardPass) -> tuple[Found, float]:
@@ -143,7 +218,8 @@ def allowed_rounding(weights: SharedWeights, probe: Probe, truth: Found) -> floa
         )
     dtype = name_of(weights.dtype)
     try:
-        own = run_own(weights, probe)
+        with plainly(weights.config):
+            own = run_own(weights, probe)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
@@ -159,35 +235,17 @@ def allowed_rounding(weights: SharedWeights, probe: Probe, truth: Found) -> floa
     return MAX_ROUNDING * (rounding(own, truth) + torch.finfo(weights.dtype).eps)
 
 
-def refuse_gap(weights: SharedWeights, difference: Gap) -> None:
-    """Raises BadInput if a pass through transformers' code gives logits that differ from the model's."""
-    if difference.worst <= MAX_GAP:
-        return
-    if difference.second_row <= MAX_GAP:
-        raise BadInput(
-            f"model: got {weights.source!r}, in which a row's logits depend on the longest row of its pass (relative "
-            f"difference {difference.first_row:.2g}); expected positions that do not depend on other rows; use another model"
-        )
-    raise BadInput(
-        f"model: got {weights.source!r}, which has other logits than ours (relative difference "
-        f"{difference.worst:.2g}); expected {ORDINARY}; use another model"
-    )
-
-
 @contextmanager
-def _refusing(weights: SharedWeights) -> Iterator[None]:
-    """Turns the errors of a model that is built differently into BadInput."""
+def refusing(weights: SharedWeights) -> Iterator[None]:
+    """Turns the errors of a model that transformers itself can't run here, for want of a library say, into BadInput."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise
-    except ValueError as error:
+    except (*FOREIGN, ImportError) as error:
         raise BadInput(
-            f"model: got {weights.source!r}, which has {error}; expected plain attention; use another model"
-        ) from None
-    except FOREIGN:
-        raise BadInput(
-            f"model: got {weights.source!r}, which has attention of its own; expected {ORDINARY}; use another model"
+            f"model: got {weights.source!r}, which transformers can't run here ({reason_of(error)}); expected a causal "
+            "language model of plain tokens; use another model, or install what it asks for"
         ) from None
 
 

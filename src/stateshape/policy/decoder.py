@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from stateshape.policy.mixing import Mixing
 from stateshape.policy.tree_attention import take
 
 
@@ -27,7 +28,7 @@ class Attend(Protocol):
     """Mixes tokens in one layer: [N, H, E], [N, G, E], [N, G, E] -> [N, H, E]."""
 
     def __call__(
-        self, layer: int, query_NHE: Tensor, key_NGE: Tensor, value_NGE: Tensor, scale: float, /
+        self, layer: int, query_NHE: Tensor, key_NGE: Tensor, value_NGE: Tensor, mixing: Mixing, /
     ) -> Tensor: ...
 
 
@@ -147,7 +148,7 @@ class Decoder(NamedTuple):
     rotary: nn.Module
     table: tuple[Tensor, Tensor] | None  # angles of positions 0, 1, ..., if they are looked up
     head_width: int
-    scale: float  # of query-key products
+    mixing: Mixing
     halves: Halves = PLAIN
 
     def __call__(self, ids_N: Tensor, position_N: Tensor, attend: Attend, wanted_M: Tensor | None = None) -> Tensor:
@@ -156,7 +157,7 @@ class Decoder(NamedTuple):
         cos_N1E, turned_N1E = self.angles(position_N)
         for number, layer in enumerate(self.layers):
             q_NHE, k_NGE, v_NGE = self.halves.before(layer, x_ND, cos_N1E, turned_N1E, self.head_width)
-            attended_ND = attend(number, q_NHE, k_NGE, v_NGE, self.scale).flatten(1)
+            attended_ND = attend(number, q_NHE, k_NGE, v_NGE, self.mixing).flatten(1)
             if number + 1 == len(self.layers) and wanted_M is not None:  # nobody reads the others from here on
                 x_ND, attended_ND = take(x_ND, wanted_M), take(attended_ND, wanted_M)
             x_ND = self.halves.after(layer, x_ND, attended_ND)
@@ -261,7 +262,7 @@ def read_decoder(body: Any, adapter: str | None, *, trainable: bool, halves: Hal
         rotary=body.rotary_emb,
         table=None,
         head_width=body.layers[0].self_attn.head_dim,
-        scale=body.layers[0].self_attn.scaling,
+        mixing=Mixing(body.layers[0].self_attn.scaling),
         halves=halves,
     )
 

@@ -46,8 +46,8 @@ def about_model(source: str, weights: SharedWeights, policy: Policy) -> Iterator
     num_parameters = sum(parameter.numel() for parameter in base_parameters(weights))
     yield f"model        {type(weights.model).__name__}, {num_parameters / 1e6:.1f} M parameters"
     yield f"device       {weights.device}, {str(weights.dtype).removeprefix('torch.')}"
-    yield f"forward pass {'our decoder' if weights.is_plain_decoder else 'transformers, with our attention (slower)'}"
-    pieces, rows = len(tokenizer), policy.head_VD.shape[0]
+    yield from about_pass(weights)
+    pieces, rows = len(tokenizer), policy.head.num_tokens
     padded = f" ({rows - pieces} rows are padding)" if rows > pieces else ""
     yield f"vocabulary   {pieces:,} tokens, head of {rows:,} rows{padded}"
     if weights.row_limit is not None:
@@ -56,7 +56,7 @@ def about_model(source: str, weights: SharedWeights, policy: Policy) -> Iterator
             "(longrope or dynamic) depend on the longest row of a pass"
         )
     ends = ", ".join(f"{token} {tokenizer.convert_ids_to_tokens(token)!r}" for token in policy.eos_ids)
-    yield f"end ids      {ends or 'none: rows end at stop texts or at their length'}"
+    yield f"end ids      {ends or 'none (warning): rows end at stop texts or at their length, and supervised texts get none'}"
     same = (
         " (same as an end id: masks here come from lengths, so that is fine)" if policy.pad_id in policy.eos_ids else ""
     )
@@ -65,6 +65,37 @@ def about_model(source: str, weights: SharedWeights, policy: Policy) -> Iterator
     yield f"begin id     {'added to prompts: ' + repr(tokenizer.bos_token) if begins else 'none is added'}"
     template = "has one; prompts here are plain and do not use it" if tokenizer.chat_template else "none"
     yield f"template     {template}"
+
+
+PASSES = {
+    "decoder": "our decoder",
+    "bridge": "transformers, with our attention (slower)",
+    "general": "transformers' own, row by row (slowest: nothing that rows share is computed once)",
+}
+HABITS = {
+    "batches": "rows side by side change each other, so that each is run alone",
+    "pads_right": "padding changes its numbers, so that only rows of one length are scored together",
+    "caches_batches": "its cache holds one row at a time",
+    "caches": "its cache gives other numbers, so that every new token costs its whole row",
+    "pads_left": "only prompts of one length are sampled together",
+    "selects": "its cache can't be copied, so that a prompt is computed for each of its samples",
+}
+
+
+def about_pass(weights: SharedWeights) -> Iterator[str]:
+    yield f"forward pass {PASSES[weights.passes.kind]}"
+    if weights.passes.habits is not None:
+        odd = [text for name, text in HABITS.items() if not getattr(weights.passes.habits, name)]
+        yield f"             {'; '.join(odd) or 'rows are padded, and sampled in its own cache'}"
+    head, parts = weights.head, []
+    if head.bias_V is not None:
+        parts.append("a bias")
+    if head.scale != 1.0:
+        parts.append(f"a scale of {head.scale:.4g}")
+    if head.cap is not None:
+        parts.append(f"a soft cap of {head.cap:g}")
+    if parts:
+        yield f"head         a matrix with {', '.join(parts)}"
 
 
 def base_parameters(weights: SharedWeights) -> list[torch.nn.Parameter]:

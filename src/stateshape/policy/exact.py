@@ -12,12 +12,26 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 ROUNDED = (torch.float32, torch.bfloat16, torch.float16)
 MAX_NUMBERS = 2**24  # of a head taken in double precision at a time: 128 MB
 aten = torch.ops.aten
+CONVOLUTIONS = (torch.conv1d, torch.conv2d)
+
+
+class ExactConvolutions(TorchFunctionMode):
+    """A convolution compares its operands' dtypes before ExactArithmetic is asked. Goes with it, for these only."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in CONVOLUTIONS:
+            return func(*tree_map(_exact, args), **tree_map(_exact, kwargs))
+        return func(*args, **kwargs)
 
 
 class ExactArithmetic(TorchDispatchMode):

@@ -2,7 +2,8 @@
 
 Per token, P weights in linear layers of the body:   2 P forward, 2 P backward (a frozen base: the inputs' gradient only)
     LoRA of rank r on a layer I -> O, per token:     2 r (I + O) forward, 4 r (I + O) backward
-Per query-key pair, L layers, H heads of width E:    4 L H E forward, 8 L H E backward; a pair is a token and one it sees
+Per query-key pair, L layers, H heads of width E:    4 L H E forward, 8 L H E backward; a pair is a token and one it sees, as if
+    no layer had a window
 Per position that is read, head of V x D:            2 V D forward, 2 V D for the gradient of the hidden state
 
 Backward stops where no adapter comes before: the first layer's q, k, v read the frozen embedding, so their input needs no
@@ -56,12 +57,14 @@ class Flops(NamedTuple):
         return sum(count * (work.forward + is_backward * work.backward) for count, work in counts)
 
 
-def flops_of(weights: SharedWeights, adapter: str | None) -> Flops:
-    """Counts of the body's linear layers, attention and head, for any transformers decoder."""
+def flops_of(weights: SharedWeights, adapter: str | None) -> Flops | None:
+    """Counts of the body's linear layers, attention and head; None for a model whose layers do more than that."""
+    if weights.passes.kind == "general":
+        return None
     num_layers, num_groups, width = weights.cache_shapes.keys
     heads = getattr(weights.config, "num_attention_heads", None) or num_groups
     per_pair = 2 * num_layers * heads * (width + weights.cache_shapes.values[2])
-    rows, columns = weights.head_VD.shape
+    rows, columns = weights.head.weight_VD.shape
     token, position = Work(0, 0), Work(2 * rows * columns, 2 * rows * columns)
     is_plain = weights.is_plain(adapter)
     for name, layer in _linears(weights):

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from stateshape.core.chat import Chat
 from stateshape.core.files import BadInput
+from stateshape.core.head import Head
 from stateshape.policy import chat as chats
 from stateshape.policy.flops import Flops, flops_of
-from stateshape.policy.tree_attention import TreeAttention, lay_out
 from stateshape.policy.weights import SharedWeights
 
 
@@ -41,12 +41,13 @@ class Policy:
         self.device = weights.device
         self.eos_ids = end_ids(weights)
         self.bos_id: int | None = self.tokenizer.bos_token_id
-        self.pad_id: int = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.eos_ids[0]
+        pads = [token for token in (self.tokenizer.pad_token_id, *self.eos_ids, 0) if token is not None]
+        self.pad_id: int = pads[0]  # masks come from lengths: any will do
         self.max_positions: int | None = getattr(weights.config, "max_position_embeddings", None)
 
     @property
-    def head_VD(self) -> Tensor:
-        return self.weights.head_VD
+    def head(self) -> Head:
+        return self.weights.head
 
     def has_tokens_of(self, other: Policy) -> bool:
         """Whether every token id means the same in both."""
@@ -79,14 +80,12 @@ class Policy:
                 "positions; shorten the prompts or what is written behind them, or use a model with more"
             )
         if not rows:
-            made_ND = self.head_VD.new_zeros(0, self.head_VD.shape[1])
+            made_ND = self.head.weight_VD.new_zeros(0, self.head.width)
             return made_ND.requires_grad_(self.is_trainable and torch.is_grad_enabled())
         self.activate()
-        layout = lay_out(rows, self.device)
-        wanted = np.concatenate([path[at] for path, at in zip(layout.paths, asked, strict=True)])
-        wanted_M = torch.tensor(wanted, device=self.device)
-        self.count_work(tokens=len(layout.ids_N), pairs=layout.num_pairs, positions=len(wanted))
-        return self.weights.run(layout.ids_N, layout.position_N, TreeAttention(layout), wanted_M)
+        passed = self.weights.hidden_at(rows, asked)
+        self.count_work(tokens=passed.tokens, pairs=passed.pairs, positions=len(passed.hidden_ND))
+        return passed.hidden_ND
 
     @property
     def longest_row(self) -> int | None:
@@ -104,13 +103,15 @@ class Policy:
             )
 
     @cached_property
-    def flops(self) -> Flops:
+    def flops(self) -> Flops | None:
+        """None: not known."""
         return flops_of(self.weights, self.adapter)
 
     def count_work(self, *, tokens: int, pairs: int, positions: int) -> None:
         """Adds a pass to the meter: its tokens, query-key pairs, and positions that the head reads (policy/flops.py)."""
         is_backward = self.is_trainable and torch.is_grad_enabled()
-        flops = self.flops.of(tokens=tokens, pairs=pairs, positions=positions, is_backward=is_backward)
+        work = {"tokens": tokens, "pairs": pairs, "positions": positions}
+        flops = None if self.flops is None else self.flops.of(**work, is_backward=is_backward)
         self.weights.meter.count(tokens=tokens, flops=flops)
 
     def parameters(self) -> list[nn.Parameter]:
@@ -207,15 +208,10 @@ class Policy:
 
 
 def end_ids(weights: SharedWeights) -> tuple[int, ...]:
-    """Every id that ends a text: the tokenizer's EOS first, then the generation config's (a model may have several)."""
+    """Every id that ends a text, several or none: the tokenizer's EOS first, then the generation config's."""
     configured = getattr(weights.model, "generation_config", None)
     extra = configured.eos_token_id if configured is not None else None
     extras = extra if isinstance(extra, list) else [extra]
     own = weights.tokenizer.eos_token_id
     ends = [token for token in [own, *extras] if token is not None]
-    if not ends:
-        raise BadInput(
-            f"model: got {weights.source!r}, which has no end token; expected one in its tokenizer or generation config; "
-            "set eos_token in tokenizer_config.json"
-        )
     return tuple(dict.fromkeys(ends))

@@ -17,9 +17,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicLayer
 
+from stateshape.core.tensors import logits_of
 from stateshape.policy.decoder import ForwardPass
-from stateshape.policy.exact import ExactArithmetic
+from stateshape.policy.exact import ExactArithmetic, ExactConvolutions
+from stateshape.policy.own_code import FOREIGN, accepted, listening_to_head
 from stateshape.policy.tree_attention import TreeAttention, lay_out
 
 if TYPE_CHECKING:
@@ -29,7 +32,7 @@ TEXT = "A train leaves the town at nine and travels 120 miles in two hours. How 
 MAX_TOKENS = 24
 BRANCH_TOKENS = 2  # the part in which the second row differs
 TINY = 1e-30  # avoids division by zero for a model of zeros
-EAGER = "eager"  # a mixture's experts, one after another: fused products do not support double precision
+IMPLEMENTATIONS, EAGER = ("_attn_implementation", "_experts_implementation"), "eager"
 
 
 class Probe(NamedTuple):
@@ -44,6 +47,7 @@ class Found(NamedTuple):
 
     logits_TV: Tensor
     cached: list[tuple[Tensor, Tensor]] | None
+    hidden_TD: Tensor  # what the head is given
 
 
 class Gap(NamedTuple):
@@ -60,7 +64,7 @@ class Gap(NamedTuple):
 
 def make_probe(weights: SharedWeights) -> Probe:
     """Real text in the model's own tokens, as many as it has positions for; arbitrary tokens if the text is too short."""
-    num_ids = len(weights.head_VD)
+    num_ids = weights.head.num_tokens
     last = getattr(weights.config, "max_position_embeddings", None)
     num_positions = last if isinstance(last, int) and last > 0 else MAX_TOKENS
     num_positions = min(num_positions, weights.row_limit or num_positions)
@@ -74,37 +78,60 @@ def make_probe(weights: SharedWeights) -> Probe:
 
 
 @contextmanager
+def plainly(config: Any) -> Iterator[None]:
+    """Inside, the model's own code computes attention and experts product by product, as its paper says.
+
+    Its fused attention leaves soft caps out (Gemma 2), and fused experts do not know double precision.
+    """
+    names = [name for name in IMPLEMENTATIONS if getattr(config, name, None) is not None]
+    before = [getattr(config, name) for name in names]
+    try:
+        for name in names:
+            setattr(config, name, EAGER)
+        yield
+    finally:
+        for name, value in zip(names, before, strict=True):
+            setattr(config, name, value)
+
+
+@contextmanager
 def exact(weights: SharedWeights) -> Iterator[None]:
     """Double precision for everything computed inside, by the model's own code and by ours."""
-    config, experts = weights.config, getattr(weights.config, "_experts_implementation", None)
-    if experts is not None:
-        config._experts_implementation = EAGER
-    try:
-        with ExactArithmetic(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")  # intended
-            yield
-    finally:
-        if experts is not None:
-            config._experts_implementation = experts
+    with plainly(weights.config), ExactArithmetic(), ExactConvolutions(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")  # intended
+        yield
 
 
 def run_own(weights: SharedWeights, probe: Probe) -> Found:
-    """Runs the model's own code, one row at a time."""
-    outputs = [
-        weights.model(
-            input_ids=torch.tensor([row], device=weights.device),
-            position_ids=torch.tensor([positions], device=weights.device),
-            use_cache=True,
-        )
-        for row, positions in zip(probe.rows, probe.positions)
-    ]
-    return Found(torch.cat([one.logits[0] for one in outputs]), _cached([one.past_key_values for one in outputs]))
+    """Runs the model's own code, one row at a time; with a cache if it has one that works."""
+    try:
+        return _run_own(weights, probe, with_cache=True)
+    except torch.OutOfMemoryError:
+        raise
+    except FOREIGN:
+        return _run_own(weights, probe, with_cache=False)
+
+
+def _run_own(weights: SharedWeights, probe: Probe, *, with_cache: bool) -> Found:
+    model, outputs = weights.model, []
+    with listening_to_head(model) as given:
+        for row, positions in zip(probe.rows, probe.positions):
+            ids, places = (torch.tensor([values], device=weights.device) for values in (row, positions))
+            inputs = accepted(model, position_ids=places, use_cache=with_cache)
+            outputs.append(model(input_ids=ids, **inputs))
+    if len(given) != len(outputs):
+        raise LookupError("a head that its own code asks more or less than once")
+    return Found(
+        torch.cat([one.logits[0] for one in outputs]),
+        _cached([getattr(one, "past_key_values", None) for one in outputs]),
+        torch.cat([one[0] for one in given]),
+    )
 
 
 def _cached(caches: list[Any]) -> list[tuple[Tensor, Tensor]] | None:
-    """Caches of both rows, concatenated; None if the model's cache is not transformers' usual one."""
+    """Caches of both rows, concatenated; None if they hold something else, or not all of a row."""
     layers = [getattr(cache, "layers", None) for cache in caches]
-    if not all(isinstance(row, list) and row and all(hasattr(one, "keys") for one in row) for row in layers):
+    if not all(isinstance(row, list) and row and all(type(one) is DynamicLayer for one in row) for row in layers):
         return None
 
     def joined(rows: tuple[Any, ...], name: str) -> Tensor:
@@ -121,9 +148,10 @@ def run_ours(weights: SharedWeights, probe: Probe, forward: ForwardPass) -> Foun
     position_N[path_T] = torch.tensor(np.concatenate(probe.positions), device=weights.device)
     attention = TreeAttention(layout, keep=True)
     hidden_TD = forward(layout.ids_N, position_N, attention, path_T)
-    if not attention.kept:
-        raise IndexError("attention was never asked")
-    return Found(hidden_TD @ weights.head_VD.T, [(keys[path_T], values[path_T]) for keys, values in attention.kept])
+    if not attention.kept or attention.layers != list(range(len(attention.layers))):
+        raise IndexError("attention was never asked, or not once by every layer")
+    cached = [(keys[path_T], values[path_T]) for keys, values in attention.kept]
+    return Found(logits_of(hidden_TD, weights.head), cached, hidden_TD)
 
 
 def gap(actual: Found, expected: Found) -> Gap:

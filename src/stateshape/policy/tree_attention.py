@@ -2,7 +2,7 @@
 
 Everything in a decoder but attention works on single tokens, so a flat [N, ...] layout computes no padding there. For
 attention, segments of similar size are gathered into padded blocks: a segment's tokens see the segments before it and,
-causally, themselves. Knows nothing of weights.
+causally, themselves; with a window, those of them that it lets through. Knows nothing of weights.
 
 Suffixes: N token, S segment of a block, Q its tokens, K the tokens it sees, H query heads, G key-value heads, E head width.
 """
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stateshape.core.prefix_tree import PrefixTree, prefix_tree
+from stateshape.policy.mixing import Mixing, Window, capped
 
 MAX_PADDING = 1.5  # padded over real query-key pairs of a block, above which a new one begins
 SMALL_BLOCK = 2**14  # pairs; below this a block's overhead weighs more than its padding
@@ -122,19 +123,45 @@ class TreeAttention:
     def __init__(self, layout: Layout, *, keep: bool = False) -> None:
         self.layout = layout
         self.kept: list[tuple[Tensor, Tensor]] | None = [] if keep else None
+        self.layers: list[int] = []  # whose attention was asked for, in this order
+        self._through: dict[Window, list[Block]] = {}
 
-    def __call__(self, layer: int, query_NHE: Tensor, key_NGE: Tensor, value_NGE: Tensor, scale: float) -> Tensor:
+    def __call__(self, layer: int, query_NHE: Tensor, key_NGE: Tensor, value_NGE: Tensor, mixing: Mixing) -> Tensor:
+        self.layers.append(layer)
         if self.kept is not None:
             self.kept.append((key_NGE, value_NGE))
-        attended = [_attend(block, query_NHE, key_NGE, value_NGE, scale) for block in self.layout.blocks]
+        blocks = self.layout.blocks if mixing.window is None else self.through(mixing.window)
+        attended = [_attend(block, query_NHE, key_NGE, value_NGE, mixing) for block in blocks]
         return attended[0] if len(attended) == 1 else torch.cat(attended)  # the flat order is the blocks' order
 
+    def through(self, window: Window) -> list[Block]:
+        """The blocks, in which tokens see what the window lets through; the same for all layers with this window."""
+        if window not in self._through:
+            self._through[window] = [_through(window, block, self.layout.position_N) for block in self.layout.blocks]
+        return self._through[window]
 
-def _attend(block: Block, query_NHE: Tensor, key_NGE: Tensor, value_NGE: Tensor, scale: float) -> Tensor:
+
+def _through(window: Window, block: Block, position_N: Tensor) -> Block:
+    if not window.cuts(block.key_SK.shape[1]):
+        return block
+    place_SQ1, place_K = position_N[block.query_SQ][:, :, None], _places(block)
+    visible_SQK = (place_K <= place_SQ1)[:, None] if block.visible_SQK is None else block.visible_SQK
+    return block._replace(visible_SQK=visible_SQK & window.sees(place_SQ1, place_K)[:, None])
+
+
+def _places(block: Block) -> Tensor:
+    """A key's place in its row is its place in the block."""
+    return torch.arange(block.key_SK.shape[1], device=block.key_SK.device)
+
+
+def _attend(block: Block, query_NHE: Tensor, key_NGE: Tensor, value_NGE: Tensor, mixing: Mixing) -> Tensor:
     query_SHQE, key_SGKE, value_SGKE = (
         take(part, index).transpose(1, 2)
         for part, index in ((query_NHE, block.query_SQ), (key_NGE, block.key_SK), (value_NGE, block.key_SK))
     )
+    if not mixing.is_product:
+        attended_SHQE = _by_products(block, query_SHQE, key_SGKE, value_SGKE, mixing)
+        return take(attended_SHQE.transpose(1, 2).flatten(0, 1), block.real_N)
     if block.visible_SQK is not None and query_NHE.is_cuda:
         key_SGKE, value_SGKE = (by_query_head(part, query_NHE.shape[1]) for part in (key_SGKE, value_SGKE))
     attended_SHQE = F.scaled_dot_product_attention(
@@ -143,10 +170,33 @@ def _attend(block: Block, query_NHE: Tensor, key_NGE: Tensor, value_NGE: Tensor,
         value_SGKE,
         attn_mask=block.visible_SQK,
         is_causal=block.visible_SQK is None,
-        scale=scale,
+        scale=mixing.scale,
         enable_gqa=query_SHQE.shape[1] != key_SGKE.shape[1],
     )
     return take(attended_SHQE.transpose(1, 2).flatten(0, 1), block.real_N)
+
+
+def _by_products(block: Block, query_SHQE: Tensor, key_SGKE: Tensor, value_SGKE: Tensor, mixing: Mixing) -> Tensor:
+    """Attention with a soft cap or sinks, which fused kernels do not know: every score is made. Softmax in fp32."""
+    visible_SQK = block.visible_SQK
+    if visible_SQK is None:
+        visible_SQK = _places(block) <= _places(block)[:, None]
+    heads = query_SHQE.shape[1]
+    key_SHKE, value_SHKE = by_query_head(key_SGKE, heads), by_query_head(value_SGKE, heads)
+    score_SHQK = capped(query_SHQE @ key_SHKE.transpose(-1, -2) * mixing.scale, mixing.softcap)
+    score_SHQK = score_SHQK.to(torch.promote_types(score_SHQK.dtype, torch.float32)).masked_fill(
+        ~visible_SQK, -torch.inf
+    )
+    share_SHQK = softmax_with_sinks(score_SHQK, mixing.sinks_H)
+    return share_SHQK.to(value_SHKE.dtype) @ value_SHKE
+
+
+def softmax_with_sinks(score_SHQK: Tensor, sinks_H: Tensor | None) -> Tensor:
+    """Shares of the keys; with sinks, a head's sink takes the rest (arXiv:2309.17453; gpt-oss)."""
+    if sinks_H is None:
+        return score_SHQK.softmax(-1)
+    sink_SHQ1 = sinks_H.to(score_SHQK.dtype)[None, :, None, None].expand(*score_SHQK.shape[:3], 1)
+    return torch.cat((score_SHQK, sink_SHQ1), dim=-1).softmax(-1)[..., :-1]
 
 
 def by_query_head(part_SGKE: Tensor, heads: int) -> Tensor:

@@ -7,11 +7,13 @@ Does not know what the adapters are for.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import peft
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -19,11 +21,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stateshape.core.files import BadInput
+from stateshape.core.head import Head
 from stateshape.core.meter import Meter
 from stateshape.policy.adapter_files import TENSORS, read_adapter, without_base
 from stateshape.policy.bridge import run_transformers
 from stateshape.policy.checks import (
-    check_attention,
+    CacheShapes,
     check_numbers,
     check_passes,
     check_tokens,
@@ -32,14 +35,31 @@ from stateshape.policy.checks import (
 from stateshape.policy.decoder import PLAIN, Attend, ForwardPass, Halves, read_decoder
 from stateshape.policy.fingerprint import weights_sha256
 from stateshape.policy.foreign import reason_of
+from stateshape.policy.general import hidden_by_rows
 from stateshape.policy.rotary import hold_angles
 from stateshape.policy.settings import LoraSettings
 from stateshape.policy.targets import resolve as resolve_targets
+from stateshape.policy.tree_attention import TreeAttention, lay_out
 
 NO_HEAD = (
     "lora targets: got lm_head; expected layers below the head, because losses read the head as one matrix; leave lm_head "
     "out"
 )
+
+
+def matrix_of_head(model: Any, source: str) -> Tensor:
+    head = model.get_output_embeddings()
+    if head is None:
+        raise BadInput(f"model: got {source!r}, which has no head over a vocabulary; expected a causal language model")
+    return head.weight
+
+
+class Passed(NamedTuple):
+    """The outcome of a pass, and the work: tokens computed, and pairs of a token and one it may see."""
+
+    hidden_ND: Tensor
+    tokens: int
+    pairs: int
 
 
 class SharedWeights:
@@ -58,19 +78,15 @@ class SharedWeights:
         self._peft: peft.PeftModel | None = None
         self.meter = Meter(self.device)
         self.halves = halves
+        self.head = Head(matrix_of_head(self.model, source))  # check_passes finds what else belongs to it
         self.row_limit = hold_angles(self.body)  # rows beyond it are refused (policy/policy.py)
-        check_attention(self)
         check_tokens(self)
         check_numbers(self)
-        self.is_plain_decoder, self.cache_shapes = check_passes(self)
+        self.passes = check_passes(self)
 
     @property
     def body(self) -> Any:
-        return getattr(self.model, self.model.base_model_prefix)
-
-    @property
-    def head_VD(self) -> Tensor:
-        return self.model.get_output_embeddings().weight
+        return getattr(self.model, self.model.base_model_prefix, None) or self.model.get_decoder()
 
     @cached_property
     def vocabulary(self) -> dict[str, int]:
@@ -82,6 +98,25 @@ class SharedWeights:
         """The hash of the base's files; None if there are none (policy/fingerprint.py)."""
         return weights_sha256(self.source)
 
+    @property
+    def cache_shapes(self) -> CacheShapes:
+        """Of a pass over prefix trees."""
+        assert self.passes.cache_shapes is not None
+        return self.passes.cache_shapes
+
+    def hidden_at(self, rows: Sequence[Sequence[int]], places: Sequence[np.ndarray]) -> Passed:
+        """Each row's last hidden states at its places, under the active adapter. The one way in for whole rows."""
+        if (habits := self.passes.habits) is not None:
+            hidden_ND, lengths = hidden_by_rows(
+                self.model, rows, places, may_pad=habits.pads_right, may_batch=habits.batches
+            )
+            return Passed(hidden_ND, sum(lengths), sum(n * (n + 1) // 2 for n in lengths))
+        layout = lay_out(rows, self.device)
+        wanted = np.concatenate([path[at] for path, at in zip(layout.paths, places, strict=True)])
+        wanted_M = torch.tensor(wanted, device=self.device)
+        hidden_ND = self.run(layout.ids_N, layout.position_N, TreeAttention(layout), wanted_M)
+        return Passed(hidden_ND, len(layout.ids_N), layout.num_pairs)
+
     def run(self, ids_N: Tensor, position_N: Tensor, attend: Attend, wanted_M: Tensor | None = None) -> Tensor:
         """Last hidden states of flat tokens under the active adapter, [N, D]; [M, D] of those that `wanted_M` chooses."""
         return self.forward_pass()(ids_N, position_N, attend, wanted_M)
@@ -91,11 +126,11 @@ class SharedWeights:
         adapter, trainable = self._active
         if self.is_plain(adapter):
             return read_decoder(self.body, adapter, trainable=trainable, halves=self.halves)
-        return partial(run_transformers, self.body)
+        return partial(run_transformers, self.model)
 
     def is_plain(self, adapter: str | None) -> bool:
         """Whether our own decoder runs the base with this adapter, rather than transformers' code."""
-        return self.is_plain_decoder and (adapter is None or is_plain_lora(self.adapters[adapter]))
+        return self.passes.kind == "decoder" and (adapter is None or is_plain_lora(self.adapters[adapter]))
 
     def add_adapter(self, name: str, lora: LoraSettings, *, seed: int) -> None:
         """A new adapter, initialised so that it changes nothing; its A matrices come from `seed`."""
@@ -148,6 +183,7 @@ class SharedWeights:
             self._peft = peft.get_peft_model(self.model, config, adapter_name=name, autocast_adapter_dtype=True)
         else:
             self._peft.add_adapter(name, config)
+            self._peft.active_adapter = name  # peft looks its configuration up, also where the one before is gone
         self.model.eval()  # a foreign adapter may bring dropout, and new modules begin in training mode
         self.adapters[name] = config
         self._active = ("", False)  # peft has activated it by itself

@@ -17,6 +17,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from stateshape.core.head import Head
 from stateshape.core.tensors import logits_of
 from stateshape.policy.decoder import Decoder, ForwardPass
 from stateshape.sampling.draw import draw
@@ -48,26 +49,26 @@ class Decoding:
     """The buffers of one call of the sampler, and the step on them."""
 
     def __init__(
-        self, forward: ForwardPass, head_VD: Tensor, slots: Slots, uniform_CS: Tensor, *, temperature: float, burst: int
+        self, forward: ForwardPass, head: Head, slots: Slots, uniform_CS: Tensor, *, temperature: float, burst: int
     ) -> None:
         self.recorder: Recorder | None = None
         self.forward = forward
         if isinstance(forward, Decoder):
             self.forward = forward.with_table(slots.num_places)
             # without a table the rotary asks the host how long the rows are, which can't be recorded
-            if self.forward.table is not None and is_recorded(head_VD.device):
+            if self.forward.table is not None and is_recorded(head.weight_VD.device):
                 # a recorded step reads the adapter at a fixed address: its own copy, which the next call overwrites
                 self.recorder, self.forward = Recorder(), self.forward.with_own_adapter()
-        self.head_VD, self.slots, self.uniform_CS, self.temperature = head_VD, slots, uniform_CS, temperature
+        self.head, self.slots, self.uniform_CS, self.temperature = head, slots, uniform_CS, temperature
         self.burst = burst
-        size, device = slots.num_slots, head_VD.device
+        size, device = slots.num_slots, head.weight_VD.device
         self.token_R = torch.zeros(size, dtype=torch.int64, device=device)
         self.position_R = torch.zeros_like(self.token_R)
         self.number_R = torch.zeros_like(self.token_R)
         self.step_R = torch.zeros_like(self.token_R)
         self.tokens_KR = torch.zeros(self.burst, size, dtype=torch.int64, device=device)
         self.logps_KR = torch.zeros(
-            self.burst, size, dtype=torch.promote_types(head_VD.dtype, torch.float32), device=device
+            self.burst, size, dtype=torch.promote_types(head.weight_VD.dtype, torch.float32), device=device
         )
         self.turn = torch.zeros(1, dtype=torch.int64, device=device)
         self.graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
@@ -117,7 +118,7 @@ class Decoding:
         self.turn += 1
 
     def draw(self, hidden_RD: Tensor, number_R: Tensor, step_R: Tensor) -> tuple[Tensor, Tensor]:
-        logits_RV = logits_of(hidden_RD, self.head_VD, self.temperature or 1.0)
+        logits_RV = logits_of(hidden_RD, self.head, self.temperature or 1.0)
         return draw(logits_RV, self.uniform_CS[number_R, step_R], greedy=self.temperature == 0)
 
     def enter(self, rows: slice, *, tokens: Tensor, positions: Tensor, numbers: Tensor) -> None:

@@ -4,6 +4,8 @@
     advance  one token for every row in use (a burst of them on a GPU): decoder, head, inverse CDF; see decode.py
     leave    the last slot moves into a finished row's place, so that the rows in use stay dense
 
+Models that no pass over prefix trees fits are sampled by general.py.
+
 Exact log-probs of the sampling distribution come out of the same pass. Knows nothing of tasks or states.
 """
 
@@ -11,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -20,9 +21,10 @@ from stateshape.core.files import BadInput
 from stateshape.policy.policy import Policy
 from stateshape.policy.tree_attention import TreeAttention, lay_out
 from stateshape.sampling.decode import PLACE_STEP, Decoding, is_recorded, round_up
-from stateshape.sampling.settings import Completion, Finish, Progress, SamplingSettings
+from stateshape.sampling.general import sample_general
+from stateshape.sampling.rows import Results, Row
+from stateshape.sampling.settings import Completion, Progress, SamplingSettings
 from stateshape.sampling.slots import Slots
-from stateshape.sampling.stops import StopWatch
 
 CACHE_BYTES = 2**31  # of keys and values on a CPU; half of what is free on a GPU
 PREFILL_TOKENS = 8192
@@ -72,14 +74,17 @@ class LocalSampler:
         uniform_CS = torch.rand(
             num_rows, settings.max_new_tokens, generator=generator, device=policy.device, dtype=torch.float64
         )
+        results = Results(policy, len(prompts), settings, progress)
+        if policy.weights.passes.kind == "general":
+            sample_general(policy, prompts, settings, uniform_CS, results)
+            return results.completions
         decoding = self.decoding(policy, settings, longest=longest, uniform_CS=uniform_CS)
-        run = _Run(policy, prompts, settings, decoding)
+        run = _Run(policy, prompts, settings, decoding, results)
         while run.rows or run.waiting:
             run.admit()
             run.advance()
-            if progress:
-                progress(run.num_done // settings.num_samples, len(prompts))
-        return run.completions
+            results.tell()
+        return results.completions
 
     def decoding(self, policy: Policy, settings: SamplingSettings, *, longest: int, uniform_CS: Tensor) -> Decoding:
         """Buffers with room for the call: those of the last call if they were kept and fit, otherwise new ones."""
@@ -99,41 +104,29 @@ class LocalSampler:
             device=policy.device,
         )
         burst = self.burst or BURST.get(policy.device.type, 1)
-        decoding = Decoding(forward, policy.head_VD, slots, uniform_CS, temperature=settings.temperature, burst=burst)
+        decoding = Decoding(forward, policy.head, slots, uniform_CS, temperature=settings.temperature, burst=burst)
         if decoding.recorder is not None:
             self._kept = decoding
         return decoding
 
 
-@dataclass(slots=True)
-class _Row:
-    """A row in use; its place in the list is its slot."""
-
-    number: int  # of the result
-    prompt_length: int
-    ids: list[int] = field(default_factory=list)
-    logps: list[float] = field(default_factory=list)
-    ending: Finish | None = None
-
-    @property
-    def length(self) -> int:
-        return self.prompt_length + len(self.ids)
-
-
 class _Run:
-    """One call of the sampler: which rows are in use, and the results of the others."""
+    """One call of the sampler: which rows are in use. A row's place in the list is its slot."""
 
     def __init__(
-        self, policy: Policy, prompts: Sequence[Sequence[int]], settings: SamplingSettings, decoding: Decoding
+        self,
+        policy: Policy,
+        prompts: Sequence[Sequence[int]],
+        settings: SamplingSettings,
+        decoding: Decoding,
+        results: Results,
     ) -> None:
-        self.policy, self.prompts, self.settings, self.decoding = policy, prompts, settings, decoding
-        self.watch = StopWatch(policy, settings.stops)
+        self.policy, self.prompts, self.settings = policy, prompts, settings
+        self.decoding, self.results = decoding, results
         self.waiting = sorted(
             range(len(prompts)), key=lambda i: len(prompts[i])
         )  # the longest enters first: from the end
-        self.rows: list[_Row] = []
-        self.completions: list[Completion] = [Completion([], [], "length")] * (len(prompts) * settings.num_samples)
-        self.num_done = 0
+        self.rows: list[Row] = []
 
     def admit(self) -> None:
         """Prefills waiting prompts into free slots, if enough are free."""
@@ -148,14 +141,14 @@ class _Run:
             num_tokens += len(self.prompts[chosen[-1]])
         hidden_PD = self.prefill(chosen)
         entered = slice(len(self.rows), len(self.rows) + len(chosen) * copies)
-        self.rows += [_Row(i * copies + k, len(self.prompts[i])) for i in chosen for k in range(copies)]
+        self.rows += [Row(i * copies + k, len(self.prompts[i])) for i in chosen for k in range(copies)]
         numbers, lengths = (
             torch.tensor(values, device=self.policy.device)
             for values in zip(*((row.number, row.prompt_length) for row in self.rows[entered]), strict=True)
         )
         token_R, logp_R = self.decoding.draw(hidden_PD.repeat_interleave(copies, 0), numbers, torch.zeros_like(numbers))
         self.decoding.enter(entered, tokens=token_R, positions=lengths, numbers=numbers)
-        self.record(self.rows[entered], token_R.tolist(), logp_R.tolist())
+        self.results.record(self.rows[entered], token_R.tolist(), logp_R.tolist())
         self.leave()
 
     def prefill(self, chosen: list[int]) -> Tensor:
@@ -182,28 +175,14 @@ class _Run:
         pairs = len(tokens_KR) * num_cached + len(self.rows) * sum(range(len(tokens_KR)))
         self.policy.count_work(tokens=num_tokens, pairs=pairs, positions=num_tokens)
         for tokens_R, logps_R in zip(tokens_KR, logps_KR, strict=True):
-            self.record(self.rows, tokens_R, logps_R)
+            self.results.record(self.rows, tokens_R, logps_R)
         self.leave()
 
-    def record(self, rows: list[_Row], tokens_R: list[int], logps_R: list[float]) -> None:
-        """Appends one token to each row that has not ended."""
-        for row, token, logp in zip(rows, tokens_R, logps_R, strict=True):
-            if row.ending is None:
-                row.ids.append(token)
-                row.logps.append(logp)
-                row.ending = self.watch.ending(row.ids)
-                is_full = len(row.ids) == self.settings.max_new_tokens or row.length == self.policy.max_positions
-                if row.ending is None and is_full:
-                    row.ending = "length"
-
     def leave(self) -> None:
-        """Writes the results of rows that ended, and moves the last rows into their slots."""
+        """Moves the last rows into the slots of those that ended."""
         for slot in range(len(self.rows) - 1, -1, -1):
-            row = self.rows[slot]
-            if row.ending is None:
+            if self.rows[slot].ending is None:
                 continue
-            self.completions[row.number] = Completion(row.ids, row.logps, row.ending)
-            self.num_done += 1
             last = self.rows.pop()
             if slot < len(self.rows):
                 self.rows[slot] = last

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from stateshape.policy.checks import CacheShapes
+from stateshape.policy.mixing import Mixing, Window, capped
+from stateshape.policy.tree_attention import softmax_with_sinks
 
 
 class Slots:
@@ -36,6 +38,9 @@ class Slots:
         self.place_T = torch.arange(num_places, device=device)
         self.new_N = self.first_RG[:0].flatten()
         self.mask_B1T = torch.empty(0, device=device)
+        self.hidden_RT = torch.empty(0, device=device)
+        self.position_R = self.new_N
+        self._through: dict[Window, Tensor] = {}
 
     def fill(self, tree_cache: Sequence[tuple[Tensor, Tensor]], path_T: Tensor, slots: slice) -> None:
         """Writes a prompt's keys and values into slots. `tree_cache`: those of a tree's tokens, by layer; see TreeAttention."""
@@ -50,15 +55,30 @@ class Slots:
 
     def begin(self, position_R: Tensor, places: int) -> None:
         """The next token of slot r goes to position_R[r] < places."""
-        rows, heads = len(position_R), self.first_RG.shape[1]
-        self.new_N = (self.first_RG[:rows] + position_R[:, None]).flatten()
-        hidden_RT = self.place_T[:places] > position_R[:, None]
-        mask_RT = torch.zeros(hidden_RT.shape, dtype=self.keys_LRGTE.dtype, device=hidden_RT.device)
-        self.mask_B1T = mask_RT.masked_fill_(hidden_RT, -torch.inf).repeat_interleave(heads, 0)[:, None]
+        self.new_N = (self.first_RG[: len(position_R)] + position_R[:, None]).flatten()
+        self.position_R = position_R
+        self.hidden_RT = self.place_T[:places] > position_R[:, None]
+        self.mask_B1T = self._mask(self.hidden_RT)
+        self._through.clear()
 
-    def __call__(self, layer: int, query_RHE: Tensor, key_RGE: Tensor, value_RGE: Tensor, scale: float) -> Tensor:
+    def _mask(self, hidden_RT: Tensor) -> Tensor:
+        mask_RT = torch.zeros(hidden_RT.shape, dtype=self.keys_LRGTE.dtype, device=hidden_RT.device)
+        return mask_RT.masked_fill_(hidden_RT, -torch.inf).repeat_interleave(self.first_RG.shape[1], 0)[:, None]
+
+    def through(self, window: Window) -> Tensor:
+        """The mask, in which a token sees what the window lets through; the same for all layers with this window."""
+        places = self.hidden_RT.shape[1]
+        if not window.cuts(places):
+            return self.mask_B1T
+        if window not in self._through:
+            seen_RT = window.sees(self.position_R[:, None], self.place_T[:places])
+            self._through[window] = self._mask(self.hidden_RT | ~seen_RT)
+        return self._through[window]
+
+    def __call__(self, layer: int, query_RHE: Tensor, key_RGE: Tensor, value_RGE: Tensor, mixing: Mixing) -> Tensor:
         rows, heads, width = key_RGE.shape
-        places = self.mask_B1T.shape[2]
+        mask_B1T = self.mask_B1T if mixing.window is None else self.through(mixing.window)
+        places = mask_B1T.shape[2]
         keys_RGTE, values_RGTE = self.keys_LRGTE[layer], self.values_LRGTE[layer]
         keys_RGTE.view(-1, width).index_copy_(0, self.new_N, key_RGE.reshape(-1, width))
         values_RGTE.view(-1, values_RGTE.shape[3]).index_copy_(
@@ -66,7 +86,11 @@ class Slots:
         )
         query_BQE = query_RHE.reshape(rows * heads, -1, width)  # B = R * G
         keys_BET = keys_RGTE[:rows, :, :places].flatten(0, 1).transpose(1, 2)
-        score_BQT = torch.baddbmm(self.mask_B1T, query_BQE, keys_BET, alpha=scale)
-        return torch.bmm(score_BQT.softmax(-1), values_RGTE[:rows, :, :places].flatten(0, 1)).view(
-            rows, query_RHE.shape[1], -1
-        )
+        values_BTE = values_RGTE[:rows, :, :places].flatten(0, 1)
+        if mixing.is_product:
+            share_BQT = torch.baddbmm(mask_B1T, query_BQE, keys_BET, alpha=mixing.scale).softmax(-1)
+        else:
+            score_BQT = capped(torch.bmm(query_BQE, keys_BET) * mixing.scale, mixing.softcap) + mask_B1T
+            score_RHQT = score_BQT.to(torch.promote_types(score_BQT.dtype, torch.float32)).view(rows, -1, 1, places)
+            share_BQT = softmax_with_sinks(score_RHQT, mixing.sinks_H).to(score_BQT.dtype).view(score_BQT.shape)
+        return torch.bmm(share_BQT, values_BTE).view(rows, query_RHE.shape[1], -1)

@@ -159,7 +159,7 @@ def behind(learner: Policy, row: Trajectory, text: str, said: Said | None, stops
         return None
     finish = said.finish
     if finish == "eos":
-        ids = [*ids, learner.eos_ids[0]]
+        ids = [*ids, *learner.eos_ids[:1]]
     room = None if learner.longest_row is None else max(0, learner.longest_row - len(row.ids))
     if room is not None and len(ids) > room:
         ids, finish = ids[:room], "length"

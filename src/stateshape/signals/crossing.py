@@ -131,7 +131,7 @@ def pair_tokens(learner: Policy, teacher: Policy) -> SharedTokens:
     """Tokens with the same text, and the tokens that end a text. Texts that several tokens of one side have are left out."""
     ours, theirs = token_by_text(learner), token_by_text(teacher)
     pairs = [(token, theirs[text]) for text, token in ours.items() if text in theirs]
-    pairs.append((learner.eos_ids[0], teacher.eos_ids[0]))
+    pairs += list(zip(learner.eos_ids[:1], teacher.eos_ids[:1], strict=False))
     learner_M, teacher_M = torch.tensor(sorted(pairs), dtype=torch.int64, device=learner.device).T
     return SharedTokens(learner_M=learner_M, teacher_M=teacher_M, top_k=min(TOP_K, len(pairs)))
 
@@ -139,7 +139,7 @@ def pair_tokens(learner: Policy, teacher: Policy) -> SharedTokens:
 def token_by_text(policy: Policy) -> dict[str, int]:
     """By the text that a token adds behind a letter: a tokenizer may drop a leading blank at the beginning of a text."""
     letter = policy.encode("a")[-1]
-    size = min(len(policy.tokenizer), policy.head_VD.shape[0])
+    size = min(len(policy.tokenizer), policy.head.num_tokens)
     before = policy.decode([letter])
     texts = policy.tokenizer.batch_decode(
         [[letter, token] for token in range(size)], skip_special_tokens=True, clean_up_tokenization_spaces=False

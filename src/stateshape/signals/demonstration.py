@@ -49,7 +49,7 @@ class Demonstrated:
             states=states,
             supervise_BT=supervise_BT,
             teacher_hidden_ND=teacher.hidden_at(speaking, places),
-            teacher_head_VD=teacher.head_VD,
+            teacher_head=teacher.head,
         )
 
     def shown(self, item: GenerationItem) -> str | Chat:

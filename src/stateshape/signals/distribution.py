@@ -44,7 +44,7 @@ class TeacherDistribution:
             states=states,
             supervise_BT=supervise_BT,
             teacher_hidden_ND=predicting(self.teacher, states, supervise_BT, learner=learner, items=self.items),
-            teacher_head_VD=self.teacher.head_VD,
+            teacher_head=self.teacher.head,
         )
 
 
@@ -67,7 +67,7 @@ def matched_across(teacher: Policy, learner: Policy, states: States, supervise_B
         states=states,
         supervise_BT=keep_BT,
         teacher_hidden_ND=hidden_in_parts(teacher, rows, places),
-        teacher_head_VD=teacher.head_VD,
+        teacher_head=teacher.head,
         shared=shared_tokens(learner, teacher),
         logged={"share_aligned": int(keep_BT.sum()) / num_asked} if num_asked else {},
     )
@@ -81,4 +81,4 @@ def hidden_in_parts(policy: Policy, rows: list[list[int]], places: list[list[int
         if num_tokens >= FORWARD_TOKENS or b + 1 == len(rows):
             parts.append(policy.hidden_at(rows[first : b + 1], places[first : b + 1]))
             first, num_tokens = b + 1, 0
-    return torch.cat(parts) if parts else policy.head_VD.new_zeros(0, policy.head_VD.shape[1])
+    return torch.cat(parts) if parts else policy.head.weight_VD.new_zeros(0, policy.head.width)

@@ -56,7 +56,7 @@ def score(
 ) -> Scored:
     """Log-probs of the supervised tokens at `temperature`. learner, items: as for `predicting`."""
     hidden_ND = predicting(policy, states, supervise_BT, learner=learner, items=items)
-    return Scored(token_logp(hidden_ND, policy.head_VD, states.ids_BT[supervise_BT], temperature), hidden_ND)
+    return Scored(token_logp(hidden_ND, policy.head, states.ids_BT[supervise_BT], temperature), hidden_ND)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,5 +76,5 @@ class StayClose:
         scored = score(policy, credit.states, credit.supervise_BT, temperature=self.temperature)
         reference = Reference(logp_BT=spread(scored.logp_N, credit.supervise_BT))
         if self.over_vocabulary:
-            reference = replace(reference, hidden_ND=scored.hidden_ND, head_VD=policy.head_VD)
+            reference = replace(reference, hidden_ND=scored.hidden_ND, head=policy.head)
         return replace(credit, reference=reference)

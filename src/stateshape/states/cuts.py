@@ -119,7 +119,7 @@ def response_entropies(policy: Policy, rows: Sequence[Trajectory]) -> list[list[
     position_T = torch.arange(states.ids_BT.shape[1], device=policy.device)
     first_B = states.prompt_lengths_B - 1
     at_BT = (position_T >= first_B[:, None]) & (position_T < states.lengths_B[:, None] - 1)
-    entropy_N = entropy(policy.hidden(states.ids_BT, states.lengths_B, at_BT), policy.head_VD)
+    entropy_N = entropy(policy.hidden(states.ids_BT, states.lengths_B, at_BT), policy.head)
     return [part.tolist() for part in entropy_N.split(at_BT.sum(1).tolist())]
 
 

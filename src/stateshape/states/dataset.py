@@ -70,9 +70,9 @@ def pair(policy: Policy, item: GenerationItem, group: int) -> list[Trajectory]:
 
 
 def written(policy: Policy, item: GenerationItem, texts: Sequence[str], group: int) -> list[Trajectory]:
-    """One row per text: the item's prompt, the text, and an end token. The prompt's ids are the same in every row."""
+    """One row per text: the item's prompt, the text, and an end token if there is one. All rows have the same prompt ids."""
     joined = policy.encode_joined([(item.prompt, text) for text in texts])
-    completions = [[*one.text, policy.eos_ids[0]] for one in joined]
+    completions = [[*one.text, *policy.eos_ids[:1]] for one in joined]
     first = joined[0].prompt
     if not first:  # running text and no token that begins one: its first token has no state before it
         first, completions = completions[0][:1], [completions[0][1:]]
@@ -143,7 +143,8 @@ def ended(policy: Policy, row: Rendered) -> Rendered:
     last = row.ids[-1]
     if last in policy.eos_ids or last in special_ids(policy.tokenizer):
         return row
-    return Rendered([*row.ids, policy.eos_ids[0]], [*row.written, True])
+    end = policy.eos_ids[:1]
+    return Rendered([*row.ids, *end], [*row.written, *(True for _ in end)])
 
 
 def chat_origins(row: Rendered) -> list[Origin]:

@@ -231,7 +231,7 @@ def surprisal(policy: Policy, rows: Sequence[Trajectory]) -> np.ndarray:
         return np.zeros(0)
     hidden_ND = hidden_in_parts(policy, places(ids, at))
     targets_N = torch.tensor(targets, dtype=torch.int64, device=policy.device)
-    return -token_logp(hidden_ND, policy.head_VD, targets_N).double().cpu().numpy()
+    return -token_logp(hidden_ND, policy.head, targets_N).double().cpu().numpy()
 
 
 def right_from(
