@@ -75,7 +75,8 @@ def test_a_router_and_experts_are_left_alone_and_can_be_named():
 
 def test_a_gate_that_is_no_router_is_adapted():
     base = mixture()
-    base.model.model.layers[0].mlp.gate = torch.nn.Linear(16, 24)
+    for layer in base.model.model.layers:
+        layer.mlp.gate = torch.nn.Linear(16, 24)
     assert "gate" in resolve(base, ALL)
 
 
@@ -83,6 +84,7 @@ def test_endings_name_the_chosen_layers_and_no_others():
     chosen = ["a.0.attention.out", "a.1.attention.out", "a.0.mlp.gate", "a.0.mlp.up"]
     others = ["a.0.router.out", "a.0.experts.0.up", "a.1.experts.0.up"]
     assert shortest_endings(chosen, others) == ["attention.out", "gate", "mlp.up"]
+    assert shortest_endings(["a.0.adapters.1"], ["a", "a.0", "a.1"]) == ["adapters.1"]  # peft would take the layer a.1
 
 
 def test_targets_that_name_no_layer():

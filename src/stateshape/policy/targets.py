@@ -7,7 +7,7 @@ fused experts are, cannot be adapted. Loads nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -71,13 +71,13 @@ def resolve(weights: SharedWeights, lora: LoraSettings) -> list[str]:
             f"lora.targets: got {ALL_LINEAR} beside {', '.join(sorted(set(lora.targets) - {ALL_LINEAR}))}; expected either "
             "names of layers or all-linear, which contains them; leave the others out"
         )
-    chosen = [one.name for one in layers if one.is_chosen]
+    chosen = {one.name for one in layers if one.is_chosen}
     if not chosen:
         raise BadInput(
             f"lora.targets: got {ALL_LINEAR}, but {weights.source!r} has no linear layer in its blocks; expected some; name "
             "other layers, or use another model"
         )
-    return shortest_endings(chosen, [one.name for one in layers if not one.is_chosen] + ["lm_head"])
+    return shortest_endings(chosen, {name for name, _ in weights.model.named_modules()} - chosen)
 
 
 def check_target(target: str, layers: Sequence[Linear], weights: SharedWeights) -> None:
@@ -92,13 +92,10 @@ def check_target(target: str, layers: Sequence[Linear], weights: SharedWeights) 
     )
 
 
-def shortest_endings(chosen: Sequence[str], others: Sequence[str]) -> list[str]:
+def shortest_endings(chosen: Collection[str], others: Collection[str]) -> list[str]:
     """Endings, cut at dots, so that every chosen name has one and none of the others does."""
-    found: dict[str, None] = {}
-    for name in chosen:
-        ending = next(one for one in endings(name) if not any(_ends(other, one) for other in others))
-        found[ending] = None
-    return sorted(found)
+    taken = {one for other in others for one in endings(other)}
+    return sorted({next(one for one in endings(name) if one not in taken) for name in chosen})
 
 
 def endings(name: str) -> Iterator[str]:
@@ -114,10 +111,6 @@ def fused_experts(weights: SharedWeights) -> int:
         for name, parameter in weights.model.named_parameters()
         if EXPERTS in name.split(".") and not name.endswith((".weight", ".bias")) and ".lora_" not in name
     )
-
-
-def _ends(name: str, ending: str) -> bool:
-    return f".{name}".endswith(f".{ending}")
 
 
 def _is_left_alone(name: str, layer: Any, config: Any) -> bool:
