@@ -1,5 +1,8 @@
 """Checks the shapes that public maths declares (jaxtyping + beartype), and keeps torch on one thread."""
 
+import dataclasses
+
+import pytest
 import torch
 from jaxtyping import install_import_hook
 
@@ -19,3 +22,33 @@ install_import_hook(
     "beartype.beartype",
 )
 torch.set_num_threads(1)
+
+# Studies here are made to be stopped, resumed, damaged or read, not to be looked at: drawing would take a third of their time.
+# What is drawn, and that it is, is tested in test_report*.py and, by whole commands, in test_cli.py and test_docs.py.
+FEW_PLOTS = {
+    "test_along",
+    "test_audit",
+    "test_files_left",
+    "test_manifest",
+    "test_origin",
+    "test_record_reading",
+    "test_run_data",
+    "test_starts",
+    "test_study",
+}
+
+
+@pytest.fixture(autouse=True)
+def draw_few_plots(request, monkeypatch):
+    """Reports of these tests have one plot."""
+    if request.module.__name__ in FEW_PLOTS:
+        monkeypatch.setattr("stateshape.report.write.all_plots", few_plots)
+
+
+def few_plots(study):
+    from stateshape.report.contents import Plots
+    from stateshape.report.parts.scatter import gain_plot
+
+    parts = {field.name: [] for field in dataclasses.fields(Plots)}
+    gain = gain_plot(study.plan, study.comparison)
+    return Plots(**parts | {"gain": [] if gain is None else [gain]})
