@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Literal
 
 from stateshape.core.files import BadInput, plain, sha256_text
@@ -18,9 +19,8 @@ from stateshape.tasks import gsm8k, mmlu, truthfulqa
 from stateshape.tasks.items import GenerationItem
 from stateshape.tasks.task import ChoiceTask, GenerationTask, mc1_chance
 
-NUM_ARITHMETIC_TRAIN = 4000
 NUM_TEST = 1319  # as many as GSM8K has, so intervals are as wide
-NUM_VALIDATION = 600
+NUM_ARITHMETIC: dict[world.ArithmeticSplit, int] = {"train": 4000, "validation": 600, "test": NUM_TEST}
 NUM_FACTS = {"test": 640, "validation": 160}  # all that exist
 NUM_EXAM = {"test": 640, "validation": 120}
 NUM_EXAM_DEV = 40  # five for each of eight subjects
@@ -35,11 +35,10 @@ def arithmetic_task(
 
     is_validation: evaluates validation problems. told: how the training solutions are written (embedded/retold.py).
     """
-    train = world.arithmetic("train", NUM_ARITHMETIC_TRAIN)
-    test = world.arithmetic("validation", NUM_VALIDATION) if is_validation else world.arithmetic("test", NUM_TEST)
+    train, test = _problems("train"), _problems("validation" if is_validation else "test")
     if shots > len(train):
         raise BadInput(f"shots: got {shots}; expected at most {len(train)}, the number of training problems")
-    items = tuple(_training_item(problem) for problem in train)
+    items = _training_items()
     if told is not None:
         items = tuple(
             replace(item, completion=f" {told.text(problem)}") for item, problem in zip(items, train, strict=True)
@@ -51,10 +50,28 @@ def arithmetic_task(
         train=items,
         test=tuple(gsm8k.problem_item(_raw_problem(p), item_id=p.item_id, examples=examples) for p in test[:limit]),
         grade=gsm8k.grade,
-        data_sha256=_digest([*train, *test, *(items if told is not None else ())]),
+        data_sha256=_digest_of_problems(is_validation) if told is None else _digest([*train, *test, *items]),
         stops=gsm8k.STOPS,
         max_new_tokens=MAX_NEW_TOKENS,
     )
+
+
+# Generated once per process: a study reads its tasks several times.
+
+
+@cache
+def _problems(split: world.ArithmeticSplit) -> tuple[world.ArithmeticProblem, ...]:
+    return world.arithmetic(split, NUM_ARITHMETIC[split])
+
+
+@cache
+def _training_items() -> tuple[GenerationItem, ...]:
+    return tuple(_training_item(problem) for problem in _problems("train"))
+
+
+@cache
+def _digest_of_problems(is_validation: bool) -> str:
+    return _digest([*_problems("train"), *_problems("validation" if is_validation else "test")])
 
 
 def _raw_problem(problem: world.ArithmeticProblem) -> gsm8k.RawProblem:
