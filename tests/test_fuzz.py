@@ -38,6 +38,7 @@ from stateshape.record.schema import PER_TOKEN, SCHEMA, Source, vocabulary_sha25
 from stateshape.report.study_files import read_study_folder as read_folder
 from stateshape.study.plan import make_plan, read_study_file
 from stateshape.tasks.load import load_task
+from stateshape.tasks.reading import Reading
 from synthetic_study import write_synthetic_study
 
 SHARES = {"study": 30, "task": 30, "record": 15, "flags": 20, "states": 5}  # of a hundred cases
@@ -58,7 +59,7 @@ notes: why
 roles: {sft_stress: tutor}
 contrasts: [[tutor, student]]
 runs:
-  tutor: {recipe: sft, label: "a tutor", train: {lora: {alpha: 8}}}
+  tutor: {recipe: sft, label: "a tutor", train: {lora: {alpha: 8}}, data: own.csv, read: {columns: {prompt: q}, turns: last, as_chat: true}}
   student: {recipe: opd_continuation, teacher: tutor, with: {max_new_tokens: 8, cut: {at: uniform, low: 0.1}}}
   rl: {recipe: grpo, with: {group: 4, rollout_tokens: 8, kl_coefficient: 0.1, clip_high: 0.28}}
   mixed: {recipe: dagger, teacher: tutor, with: {samples: 2, schedule: {kind: linear, value: 1.0, end: 0.1}}}
@@ -68,6 +69,33 @@ FREE = [
     {"prompt": f"{k}+1=", "answer": str(k + 1), "solution": f"so {k + 1}", "rejected": "no", "tag": "a", "split": split}
     for k, split in enumerate(["train", "train", "test", "test"])
 ]  # fmt: skip
+USER, REPLY = {"role": "user", "content": "3+4?"}, {"role": "assistant", "content": "7"}
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "add", "arguments": '{"a": 3}'}}]}
+CHATS = [
+    {
+        "messages": [{"role": "system", "content": "s"}, USER, CALL, {"role": "tool", "content": "7"}, REPLY, USER, REPLY],
+        "tools": [{"type": "function", "function": {"name": "add"}}],
+        "chat_template_kwargs": {"a": 1}, "answer": k, "split": split,
+    }
+    for k, split in enumerate(["train", "test"])
+]  # fmt: skip
+SHAREGPT = [
+    {"conversations": [{"from": "human", "value": "3+4?"}, {"from": "gpt", "value": "7"}], "id": k} for k in range(2)
+]
+PAIRS = [
+    {"chosen": [USER, REPLY], "rejected": [USER, {**REPLY, "content": "no"}]},
+    {"prompt": "a", "chosen": "b", "rejected": "c"},
+]
+ALPACA = [{"instruction": "Add.", "input": "3 and 4", "output": "7", "system": "s"}] * 2
+QUESTIONS = [{"question": f"{k}+1?", "reply": str(k + 1), "level": k} for k in range(3)]
+READINGS = [
+    Reading(),
+    Reading(turns="last"),
+    Reading(as_chat=True, grader="numeric:0.1"),
+    Reading(columns={"prompt": "question", "completion": "reply"}, split="test"),
+    Reading(columns={"answer": "reply", "prompt": "question", "id": ""}, grader="regex"),
+    Reading(kind="messages", grader="choice"),
+]
 CHOICE = [{"prompt": f"{k}?", "options": ["a", "b"], "answer": k % 2, "id": f"i{k}", "subject": "s"} for k in range(4)]
 
 
@@ -100,11 +128,20 @@ def study(home: Path) -> Case:
 
 @pytest.fixture(scope="module")
 def task(home: Path) -> Case:
-    """Files of tasks: one's own, and those of the three benchmarks."""
+    """Files of tasks: one's own, of every kind and format, and those of the three benchmarks."""
     gsm8k = [{"question": f"{k}+1?", "answer": f"<<{k}+1={k + 1}>>\n#### {k + 1}"} for k in range(3)]
     targets = {"mc1_targets": {"a": 1, "b": 0}, "mc2_targets": {"a": 1, "c": 1, "b": 0}}
     exam = "".join(f'"{k}, what?",a,b,c,d,{letter}\n' for k, letter in enumerate("ABD"))
+    table = home / "table.parquet"
+    pq.write_table(pa.Table.from_pylist(CHATS), table)
     files = {
+        "chats.jsonl": lines(CHATS),
+        "sharegpt.jsonl": lines(SHAREGPT),
+        "pairs.jsonl": lines(PAIRS),
+        "alpaca.json": json.dumps(ALPACA).encode(),
+        "questions.csv": b"question,reply,level\n" + b"".join(f'"{k}, what?",{k + 1},1\n'.encode() for k in range(3)),
+        "questions.jsonl": lines(QUESTIONS),
+        "table.parquet": table.read_bytes(),
         "free.jsonl": lines(FREE),
         "choice.jsonl": lines(CHOICE),
         "gsm8k/train.jsonl": lines(gsm8k),
@@ -119,11 +156,12 @@ def task(home: Path) -> Case:
 
     def case(rng: random.Random) -> hostile.End:
         name = rng.choice(list(files))
-        change = hostile.changed_bytes if name.endswith(".csv") else hostile.changed_json
+        change = hostile.changed_bytes if name.endswith((".csv", ".parquet")) else hostile.changed_json
         (home / name).write_bytes(change(files[name], rng))
         chosen = str(home / name) if "/" not in name else name.partition("/")[0]
+        reading = rng.choice(READINGS) if "/" not in name else None
         try:
-            return hostile.outcome(lambda: load_task(chosen, data_dir=home, limit=2))
+            return hostile.outcome(lambda: load_task(chosen, data_dir=home, limit=2, reading=reading))
         finally:
             (home / name).write_bytes(files[name])
 
@@ -208,6 +246,9 @@ COMMANDS = [
     "--reward exact-answer --clip-high 0.2 --kl-coefficient 0 --supervised-per-step 8",
     "train opd_continuation --model embedded --task HOME/own.jsonl --out OUT --teacher embedded --cut.low 0.1 --cut.high 0.9 "
     "--cut.at uniform --max-new-tokens 8 --samples 2",
+    "data HOME/chats.jsonl --model embedded --chat-template HOME/chat.jinja --turns all --limit 2 --tokens",
+    "data HOME/questions.csv --columns prompt=question,completion=reply --kind completion --split train --grader numeric:0.1",
+    "train sft --model embedded --data HOME/chats.jsonl --chat-template HOME/chat.jinja --out OUT --steps 1 --turns last",
     "train replay --model embedded --task HOME/own.jsonl --out OUT --states RUN --signal reward --steps 1",
 ]
 SQL = "SELECT step, count(*) AS n, avg(reward), list_sum(mass), text_of(ids) FROM states WHERE step < 2 GROUP BY ALL LIMIT 3"
@@ -230,6 +271,12 @@ def flags(home: Path, recorded: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
     monkeypatch.setenv("STATESHAPE_DATA", str(home))
     monkeypatch.chdir(home)
     (home / "own.jsonl").write_bytes(lines(FREE))
+    (home / "chats.jsonl").write_bytes(lines([{"messages": [USER, REPLY, USER, REPLY]}] * 3))
+    (home / "questions.csv").write_text("question,reply\n3+4?,7\n")
+    (home / "chat.jinja").write_text(
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}{% if add_generation_prompt "
+        "%}assistant: {% endif %}"
+    )
     (home / "plain.yaml").write_text(STUDY.replace("task: arithmetic", f"task: {home}/own.jsonl"))
     write_synthetic_study(home / "flags", seeds=(0,), num_items=4, rates={"base": (0.5, 0.5, 0.5)})
     stand = {"HOME": str(home), "STUDY": str(home / "flags"), "RUN": str(recorded), "OUT": str(home / "out")}

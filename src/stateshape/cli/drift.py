@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from stateshape.cli.arguments import RowFlags, model_settings_from, task_and_folder
+from stateshape.cli.arguments import RowFlags, data_folder, model_settings_from
 from stateshape.core.files import plain
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ def drift(
     a: tyro.conf.Positional[str],
     b: tyro.conf.Positional[str],
     *,
-    task: str | None = None,
+    task: str,
     data: str | None = None,
     rows: Annotated[RowFlags, tyro.conf.arg(name="")] = RowFlags(),  # noqa: B008
     prompts: int = 128,
@@ -39,8 +39,8 @@ def drift(
     Args:
         a: The reference: a model or a run.
         b: The model or run to compare with it.
-        task: Task whose last training prompts both models continue.
-        data: Rows of your own, in place of --task; or the folder with the official files (default: $STATESHAPE_DATA, the hub).
+        task: Task, or rows of your own, whose last training prompts both models continue.
+        data: Folder with the official data files; default: $STATESHAPE_DATA, else the hub.
         rows: How rows of your own are read.
         prompts: Rollouts per side (A and B), one per prompt.
         cuts: Prefix states per rollout.
@@ -67,9 +67,8 @@ def drift(
         hidden=hidden,
         encoder=encoder,
     )
-    named, data_dir = task_and_folder(task, data)
     record = drift_between(
-        a, b, task_name=named, data_dir=data_dir, choice=choice, seed=seed,
+        a, b, task_name=task, data_dir=data_folder(data), choice=choice, seed=seed,
         model_settings=model_settings_from(device, dtype, chat_template), reading=rows.reading(),
         reporter=reporter_for(quiet=quiet or json_output, json_events=False),
     )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from stateshape.cli.arguments import RowFlags, model_settings_from, out_folder, task_and_folder
+from stateshape.cli.arguments import RowFlags, data_folder, model_settings_from, out_folder
 from stateshape.core import layout
 from stateshape.core.files import BadInput, check_output
 from stateshape.core.locks import hold
@@ -27,7 +27,7 @@ SEED = 0  # of the samples
 def evaluate(
     source: tyro.conf.Positional[str],
     *,
-    task: str | None = None,
+    task: str,
     out: str,
     data: str | None = None,
     rows: Annotated[RowFlags, tyro.conf.arg(name="")] = RowFlags(),  # noqa: B008
@@ -51,7 +51,7 @@ def evaluate(
         source: 'embedded', a model folder, a hub id, a run folder or an adapter folder.
         task: gsm8k, truthfulqa, mmlu, arithmetic, facts, exam, or rows of your own (docs/guides/your-data.md).
         out: Output folder; evals/<task>.jsonl and evals/summary.json are written there.
-        data: Rows of your own, in place of --task; or the folder with the official files (default: $STATESHAPE_DATA, the hub).
+        data: Folder with the official data files; default: $STATESHAPE_DATA, else the hub.
         rows: How rows of your own are read.
         limit: Evaluate N items: the first N; for exams, N stratified by subject. Default: all.
         shots: Worked examples in the prompt.
@@ -74,16 +74,20 @@ def evaluate(
 
     folder = out_folder(out)
     check_output(folder / layout.EVALS)
-    named, data_dir = task_and_folder(task, data)
     chosen = load_task(
-        named, data_dir=data_dir, limit=limit, shots=shots, max_new_tokens=max_new_tokens, reading=rows.reading()
+        task,
+        data_dir=data_folder(data),
+        limit=limit,
+        shots=shots,
+        max_new_tokens=max_new_tokens,
+        reading=rows.reading(),
     )
     check_evaluable(chosen)
     several = sampling_of(samples, temperature, chosen)
     settings = model_settings_from(device, dtype, chat_template)
     reporter = reporter_for(quiet=quiet, json_events=json_events)
     with hold(folder):
-        about = planned_evaluation(resolve(source), chosen, named=named, limit=limit, shots=shots)
+        about = planned_evaluation(resolve(source), chosen, named=task, limit=limit, shots=shots)
         for planned in (
             about,
             *([] if several is None else [sampled_evaluation(about, several.n, several.temperature)]),
