@@ -11,10 +11,12 @@ from stateshape.core.chat import END_OF_TURN, Chat
 from stateshape.core.files import BadInput
 from stateshape.core.method import Draw
 from stateshape.core.states import Origin
+from stateshape.locality.states import training_rows
 from stateshape.policy.chat import rendered
 from stateshape.policy.open import open_reader, read_template
 from stateshape.policy.policy import Policy
 from stateshape.policy.settings import ModelSettings
+from stateshape.record.text import spans_of
 from stateshape.sampling.local import LocalSampler
 from stateshape.sampling.settings import SamplingSettings
 from stateshape.sampling.stops import StopWatch
@@ -27,7 +29,10 @@ from stateshape.states.cuts import Cut, OneState
 from stateshape.states.dataset import DatasetPairs, DatasetStates
 from stateshape.states.fit import check_texts, fit_notes
 from stateshape.states.sampled import LearnerStates, TeacherStates
+from stateshape.study.describe import template_of
+from stateshape.study.origin import check_same_origin
 from stateshape.tasks.load import load_task
+from stateshape.tasks.reading import Reading
 
 PLAIN = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}{% if m.role == 'assistant' %}<eos>{% endif %}{{ '\\n' }}{% endfor %}"
@@ -101,8 +106,6 @@ def test_every_assistant_turn_is_learned_and_nothing_else(tmp_path, template):
 
 
 def test_only_the_last_turn_is_learned_where_that_is_asked_for(tmp_path):
-    from stateshape.tasks.reading import Reading
-
     learner = policy()
     chats = items(tmp_path, {"messages": SAID}, reading=Reading(turns="last"))
     (row,) = DatasetStates(items=chats).draw(learner, DRAW).trajectories()
@@ -238,6 +241,38 @@ def test_a_reply_that_leaves_no_room_is_refused(tmp_path):
     chats = items(tmp_path, {"messages": [SAID[1], {"role": "assistant", "content": "a" * 300}]})
     with pytest.raises(BadInput, match=r"chats.jsonl:1: got a reply that leaves no room for a prompt"):
         check_texts(policy(), list(chats.values()))
+
+
+# On record
+
+
+def test_a_recorded_chat_says_what_is_the_environments(tmp_path):
+    learner, chats = policy(), items(tmp_path, {"messages": SAID})
+    (row,) = DatasetStates(items=chats).draw(learner, DRAW).trajectories()
+    supervised = [origin == Origin.DATASET for origin in row.origins]
+    spans = spans_of(row.ids, row.origins, supervised, learner)
+    assert [(span.origin, span.is_supervised) for span in spans] == [
+        ("prompt", False),
+        ("dataset", True),
+        ("environment", False),
+        ("dataset", True),
+    ]
+    (made,) = training_rows({"": GoldTokens().read(learner, DatasetStates(items=chats).draw(learner, DRAW), DRAW)})
+    environment = [t for t, origin in enumerate(row.origins) if origin == Origin.ENVIRONMENT]
+    assert environment
+    assert not set(made.prefix_tokens) & set(environment)
+
+
+def test_a_chat_template_is_part_of_what_a_run_rests_on(tmp_path):
+    path = tmp_path / "chat.jinja"
+    path.write_text(PLAIN)
+    first = template_of(ModelSettings(chat_template=str(path)))
+    assert template_of(ModelSettings()) == {}
+    path.write_text(SHORT)
+    with pytest.raises(BadInput, match="was started with different chat template"):
+        check_same_origin(tmp_path, first, template_of(ModelSettings(chat_template=str(path))))
+    with pytest.raises(BadInput, match=r"none\.jinja: no such file"):
+        template_of(ModelSettings(chat_template=str(tmp_path / "none.jinja")))
 
 
 # Cuts

@@ -320,6 +320,8 @@ def test_the_flexible_reading_counts_where_numbers_are_graded(tmp_path):
 
 def test_solutions_that_the_grader_calls_wrong_are_counted(tmp_path, caplog, judge):
     row = {"prompt": "a", "answer": "12", "solution": "so 13"}
+    task(tmp_path, "numeric", {**row, "solution": "so 12 it is"})
+    assert not caplog.text
     task(tmp_path, "numeric", row)
     assert "solution: 1 of 1 are graded wrong by this task's own grader" in caplog.text
     caplog.clear()

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from stateshape.recipes.opd import OPD as OPD
     from stateshape.recipes.opd_continuation import OPDContinuation as OPDContinuation
     from stateshape.recipes.sft import SFT as SFT
+    from stateshape.tasks.reading import Reading as Reading
     from stateshape.train.settings import TrainSettings as TrainSettings
 
 _HOME = {
@@ -47,6 +48,7 @@ _HOME = {
     "ModelSettings": "policy.settings",
     "OPDContinuation": "recipes.opd_continuation",
     "OPD": "recipes.opd",
+    "Reading": "tasks.reading",
     "TrainSettings": "train.settings",
     "audit": "api",
     "common_dose": "analysis.dose",

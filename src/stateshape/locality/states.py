@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from stateshape.core.signals import Signal
-from stateshape.core.states import Trajectory
+from stateshape.core.states import Origin, Trajectory
 
 
 class Places(NamedTuple):
@@ -57,8 +57,13 @@ class TrainingRow(NamedTuple):
 
     @property
     def prefix_tokens(self) -> np.ndarray:
-        """Response tokens that are in one of the row's training states: those before the last supervised one."""
-        return np.arange(self.row.prompt_length, max(int(self.tokens[-1]), self.row.prompt_length))
+        """Response tokens that are in one of the row's training states: those before the last supervised one.
+
+        Not the environment's: no policy writes them, so how a policy finds them says nothing of its states.
+        """
+        at = np.arange(self.row.prompt_length, max(int(self.tokens[-1]), self.row.prompt_length))
+        origins = np.array(self.row.origins[self.row.prompt_length : self.row.prompt_length + len(at)], dtype=int)
+        return at[origins != Origin.ENVIRONMENT]
 
     def prefix(self, token: int) -> list[int]:
         """The response before a token."""

@@ -63,7 +63,7 @@ def about_model(source: str, weights: SharedWeights, policy: Policy) -> Iterator
     yield f"pad id       {policy.pad_id}{same}"
     begins = tokenizer("x")["input_ids"][0] == tokenizer.bos_token_id and tokenizer.bos_token_id is not None
     yield f"begin id     {'added to prompts: ' + repr(tokenizer.bos_token) if begins else 'none is added'}"
-    template = "has one; prompts here are plain and do not use it" if tokenizer.chat_template else "none"
+    template = "has one; chats are written by it, texts are read as they are" if tokenizer.chat_template else "none"
     yield f"template     {template}"
 
 

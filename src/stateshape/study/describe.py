@@ -7,9 +7,11 @@ from dataclasses import replace
 from functools import partial
 
 from stateshape.core import layout
-from stateshape.core.files import comparable, read_json
+from stateshape.core.files import comparable, read_json, sha256_text
 from stateshape.core.records import Json, RunRecord
 from stateshape.core.study_records import BASE, PlannedRun, PlanRecord, TaskRecord
+from stateshape.policy.open import read_template
+from stateshape.policy.settings import ModelSettings
 from stateshape.recipes.recipe import method_record
 from stateshape.study.checkpoints import CheckpointSpec
 from stateshape.study.context import StudyContext
@@ -43,7 +45,8 @@ def plan_record(bench: StudyContext) -> PlanRecord:
         ],
         plan_sha256=bench.plan.sha256,
         provenance=provenance(bench.weights, bench.tasks)
-        | origin(file.model, [*bench.tasks, *bench.data.values()], outside(bench.plan)),
+        | origin(file.model, [*bench.tasks, *bench.data.values()], outside(bench.plan))
+        | template_of(file.model_settings),
         notes=file.notes,
         roles=file.roles,
         contrasts=file.contrasts,
@@ -93,7 +96,8 @@ def planned_record(
         task=tasks[0].name,
         teacher=None if spec is None else spec.teacher,
         settings={} if spec is None else settings_of(spec, plan.file.along),
-        provenance=origin(plan.file.model, tasks, [] if spec is None else [spec], stands),
+        provenance=origin(plan.file.model, tasks, [] if spec is None else [spec], stands)
+        | template_of(plan.file.model_settings),
         is_complete=False,
         start=None if spec is None else spec.start,
     )
@@ -110,6 +114,12 @@ def checkpoint_record(bench: StudyContext, spec: CheckpointSpec, seed: int) -> R
         checkpoint=spec.checkpoint,
         provenance=provenance(bench.weights, bench.tasks) | content,
     )
+
+
+def template_of(settings: ModelSettings) -> dict[str, Json]:
+    """The content of a chat template that was given as a file."""
+    path = settings.chat_template
+    return {} if path is None else {"chat_template_sha256": sha256_text(read_template(path))}
 
 
 def run_record(bench: StudyContext, spec: RunSpec | None, seed: int) -> RunRecord:

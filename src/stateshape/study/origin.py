@@ -87,6 +87,9 @@ def things(provenance: Mapping[str, Json]) -> Iterator[Thing]:
         for name, sha256 in (shas if isinstance(shas, dict) else {}).items():
             if isinstance(sha256, str):
                 yield Thing(name if name.startswith("states ") else words.format(name), sha256)
+    template = provenance.get("chat_template_sha256")
+    if isinstance(template, str):
+        yield Thing("chat template", template)
     weights = provenance.get("weights_sha256")
     if isinstance(weights, str):
         yield Thing("weights of the base model", weights)

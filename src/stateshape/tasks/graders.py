@@ -51,6 +51,11 @@ class Grader(NamedTuple):
     check: Callable[[str], str | None]
     is_own: bool = False
 
+    def headline(self, text: str, item: GenerationItem) -> Grade:
+        """The reading that counts."""
+        grades = self.grade(text, item)
+        return grades.strict if self.metric == "strict" else grades.flexible
+
 
 def grader_of(name: str | None, *, stops: Sequence[str]) -> Grader:
     """A grader by its name. Raises BadInput."""

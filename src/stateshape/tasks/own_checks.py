@@ -9,9 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from stateshape.core.files import BadInput
-from stateshape.tasks.items import ChoiceItem, GenerationItem
+from stateshape.tasks.items import ChoiceItem, GenerationItem, Grade
 from stateshape.tasks.own_rows import shown
-from stateshape.tasks.task import Grades
 
 
 class Read(NamedTuple):
@@ -31,7 +30,7 @@ def line_of(where: str) -> str:
     return place if place.startswith("row") else f"line {place}"
 
 
-def generation_notes(rows: Sequence[Read], grade: Callable[[str, GenerationItem], Grades] | None) -> list[str]:
+def generation_notes(rows: Sequence[Read], grade: Callable[[str, GenerationItem], Grade] | None) -> list[str]:
     """grade None: a grader that is not asked here, since it is the user's own code."""
     notes = [
         "" if grade is None else _wrong_solutions(rows, grade),
@@ -43,17 +42,17 @@ def generation_notes(rows: Sequence[Read], grade: Callable[[str, GenerationItem]
     return [note for note in notes if note]
 
 
-def _wrong_solutions(rows: Sequence[Read], grade: Callable[[str, GenerationItem], Grades]) -> str:
+def _wrong_solutions(rows: Sequence[Read], grade: Callable[[str, GenerationItem], Grade]) -> str:
     """Solutions that the task's own grader marks wrong: training on them teaches answers that are not rewarded."""
     solved = [row for row in rows if row.item.completion is not None and row.item.gold is not None]
-    graded = [(row, grade(row.item.completion or "", row.item).strict) for row in solved]
-    wrong = [(row, strict) for row, strict in graded if not strict.is_correct]
+    read = [(row, grade(row.item.completion or "", row.item)) for row in solved]
+    wrong = [(row, one) for row, one in read if not one.is_correct]
     if not wrong:
         return ""
-    row, strict = wrong[0]
+    row, one = wrong[0]
     return (
         f"solution: {len(wrong)} of {len(solved)} are graded wrong by this task's own grader ({row.line} is the first: it "
-        f"reads {shown(strict.prediction)}, the answer is {shown(row.item.gold)}); fix them, or drop these rows"
+        f"reads {shown(one.prediction)}, the answer is {shown(row.item.gold)}); fix them, or drop these rows"
     )
 
 

@@ -131,7 +131,7 @@ def _generation_task(
         stops=(END_OF_TURN, *stops) if is_chat else stops,
         max_new_tokens=MAX_NEW_TOKENS if settings.max_new_tokens is None else settings.max_new_tokens,
         metric=grader.metric,
-        notes=(*_told(found, read_rows), *generation_notes(read_rows, None if grader.is_own else grader.grade)),
+        notes=(*_told(found, read_rows), *generation_notes(read_rows, None if grader.is_own else grader.headline)),
     )
 
 
