@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import tiny
+from stateshape import SFT, train_run
 from stateshape.core.chat import END_OF_TURN, Chat
 from stateshape.core.files import BadInput
 from stateshape.core.method import Draw
@@ -202,6 +203,30 @@ def test_a_file_that_is_no_template_is_refused(tmp_path):
         read_template(str(path))
     path.write_text(MARKED)
     assert read_template(str(path)) == MARKED
+
+
+def test_every_chat_of_a_run_is_checked_before_a_model_loads(tmp_path, monkeypatch):
+    def load(*_):
+        raise AssertionError("the model is loaded")
+
+    monkeypatch.setattr("stateshape.policy.open.load_weights", load)
+    template = tmp_path / "chat.jinja"
+    template.write_text(
+        "{% for m in messages %}{{ {'user': 'u', 'assistant': 'a'}[m.role] + m.content }}{{ eos_token }}{% endfor %}"
+    )
+    path = tmp_path / "chats.jsonl"
+    path.write_text("".join(json.dumps({"messages": said}) + "\n" for said in (SAID[1:3], SAID)))
+    with pytest.raises(
+        BadInput, match=r"chats\.jsonl:2: message 1 \(system\): the chat template can't render 'system'"
+    ):
+        train_run(
+            SFT(),
+            model="embedded",
+            task=str(path),
+            out=tmp_path / "run",
+            model_settings=ModelSettings(chat_template=str(template)),
+        )
+    assert not (tmp_path / "run").exists()
 
 
 # Long chats

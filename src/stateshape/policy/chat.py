@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -36,14 +36,14 @@ class Rendered(NamedTuple):
         return self.written.index(True)
 
 
-_RENDERED: WeakKeyDictionary[Any, WeakKeyDictionary[Chat, Rendered]] = WeakKeyDictionary()
+_RENDERED: dict[Hashable, WeakKeyDictionary[Chat, Rendered]] = {}
 _SPECIAL: WeakKeyDictionary[Any, frozenset[int]] = WeakKeyDictionary()
-_PROMPTS: WeakKeyDictionary[Any, WeakKeyDictionary[Chat, list[int]]] = WeakKeyDictionary()
+_PROMPTS: dict[Hashable, WeakKeyDictionary[Chat, list[int]]] = {}
 
 
 def prompt_ids(tokenizer: Any, chat: Chat) -> list[int]:
     """The chat up to where the assistant begins to write. Rendered once per tokenizer. Raises BadInput."""
-    known = _PROMPTS.setdefault(tokenizer, WeakKeyDictionary())
+    known = _PROMPTS.setdefault(_same(tokenizer), WeakKeyDictionary())
     if chat not in known:
         known[chat] = _encoded(tokenizer, prompt_text(tokenizer, chat))
     return list(known[chat])
@@ -57,7 +57,7 @@ def prompt_text(tokenizer: Any, chat: Chat) -> str:
 
 def rendered(tokenizer: Any, chat: Chat) -> Rendered:
     """The chat up to its last learned turn. Rendered once per tokenizer. Raises BadInput naming the message."""
-    known = _RENDERED.setdefault(tokenizer, WeakKeyDictionary())
+    known = _RENDERED.setdefault(_same(tokenizer), WeakKeyDictionary())
     if chat not in known:
         known[chat] = _rendered(tokenizer, chat)
     return known[chat]
@@ -90,6 +90,12 @@ def check_template(tokenizer: Any, *, model: str, where: str) -> None:
             f"model: got {shown(model)}, which has no chat template, for the chat of {where}; expected one; give a template's "
             "file with --chat-template FILE (a study: model_settings: {chat_template: FILE}), or use the model's chat version"
         )
+
+
+def _same(tokenizer: Any) -> Hashable:
+    """The same for two tokenizers of one model with one template: what was rendered to check a run is not rendered again."""
+    name = getattr(tokenizer, "name_or_path", "") or id(tokenizer)
+    return name, str(tokenizer.chat_template), tokenizer.eos_token
 
 
 # One chat

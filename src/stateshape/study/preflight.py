@@ -9,15 +9,15 @@ from pathlib import Path
 from stateshape.core.files import BadInput
 from stateshape.core.sealed import check_source
 from stateshape.core.study_records import BASE
-from stateshape.policy.chat import check_template, prompt_ids, rendered
 from stateshape.policy.model_files import check_model
-from stateshape.policy.open import check_teacher, check_tokenizer, open_tokenizer, resolve, shares_base
+from stateshape.policy.open import check_teacher, check_tokenizer, open_reader, open_tokenizer, resolve, shares_base
 from stateshape.policy.policy import Policy
 from stateshape.recipes.names import built_in_path
 from stateshape.recipes.recipe import Need, Parts, made_of_by, teachers_of
 from stateshape.recipes.replay import Replay
 from stateshape.record.reading import Recording
 from stateshape.sampling.local import LocalSampler
+from stateshape.states.fit import check_texts
 from stateshape.states.recorded import steps_of_share
 from stateshape.study.checkpoints import CheckpointSpec
 from stateshape.study.context import data_of
@@ -44,15 +44,20 @@ def check_training(spec: RunSpec, target: GenerationTask) -> None:
 
 
 def check_chats(plan: Plan, spec: RunSpec, target: GenerationTask) -> None:
-    """Whether the model's chat template can render the first chat, from the tokenizer alone. Raises BadInput."""
-    first = next((item for item in target.train if item.chat is not None), None)
-    tokenizer = None if first is None else open_tokenizer(plan.file.model, plan.file.model_settings)
-    if first is None or first.chat is None or tokenizer is None:
+    """Whether the model's chat template can render every chat of the run, from the tokenizer alone. Raises BadInput."""
+    items = target.train[: spec.train.num_items(len(target.train))]
+    chats = [item for item in items if item.chat is not None]
+    model, settings = plan.file.model, plan.file.model_settings
+    if not chats or open_tokenizer(model, settings) is None:
         return
-    check_template(tokenizer, model=plan.file.model, where=first.chat.where)
-    prompt_ids(tokenizer, first.chat)
-    if "solutions" in spec.recipe_class.needs and first.solved is not None:
-        rendered(tokenizer, first.solved)
+    reader = open_reader(model, settings)
+    for item in chats:
+        reader.encode_prompt(item.asked)
+    if "solutions" in spec.recipe_class.needs:
+        try:
+            check_texts(reader, chats)
+        except BadInput as error:
+            raise BadInput(f"{target.name}: {error}") from None
 
 
 def check_build(spec: RunSpec, target: GenerationTask) -> None:
