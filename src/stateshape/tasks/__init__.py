@@ -1,6 +1,6 @@
-"""Tasks: prompts, answers and pure grading. gsm8k, truthfulqa, mmlu, the embedded world, and your own JSONL (own_*,
-jsonl).
+"""Tasks: prompts, answers and pure grading. gsm8k, truthfulqa, mmlu, the embedded world, and rows of your own (own_*,
+sources, reading).
 
-load: from a name to a task. items, task: what a task is. equations, steps: arithmetic, for first errors. Knows no model
-or tokenizer. Imported by recipes, evals, study and everything above them.
+load: from a name to a task. items, task: what a task is. graders, numeric: how answers are compared. equations, steps:
+arithmetic, for first errors. Knows no model or tokenizer. Imported by recipes, evals, study and everything above them.
 """
