@@ -251,7 +251,7 @@ def test_checkpoints_that_are_refused_before_a_model_loads(
         (empty, "holds no weights"),
         (remote, "brings its own Python code"),
         (parted, "without model-00001-of-00002.safetensors (1 of 2 parts are missing)"),
-        (moved, "an adapter on '/home/them/base model', which is not here"),
+        (moved, "an adapter on '/home/them/base model', which can't be read here"),
         (tmp_path / "nowhere", "does not exist"),
     ):
         out = tmp_path / "out"

@@ -199,10 +199,10 @@ def check_teacher(model: str, teacher: str, settings: ModelSettings) -> None:
     check_model(resolved.model, trust_remote_code=settings.trust_remote_code)
 
 
-def check_tokenizer(source: str, settings: ModelSettings) -> None:
+def check_tokenizer(source: str, settings: ModelSettings, *, what: str = "teacher") -> None:
     """Whether a policy is there, whatever its vocabulary, and its tokenizer can be loaded. Raises BadInput."""
     model = resolve(source).model
-    vocabulary(model, settings)
+    vocabulary(model, settings, what=what)
     check_model(model, trust_remote_code=settings.trust_remote_code)
 
 
@@ -230,9 +230,9 @@ def open_reader(model: str, settings: ModelSettings) -> Policy:
     return Policy(cast(SharedWeights, weights), None)
 
 
-def vocabulary(model: str, settings: ModelSettings) -> dict[str, int] | None:
+def vocabulary(model: str, settings: ModelSettings, *, what: str = "teacher") -> dict[str, int] | None:
     """Token to id; None if only the loaded weights show it (a GGUF folder)."""
-    tokenizer = tokenizer_of(model, settings, what="teacher")
+    tokenizer = tokenizer_of(model, settings, what=what)
     return None if tokenizer is None else tokenizer.get_vocab()
 
 

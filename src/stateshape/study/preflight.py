@@ -9,7 +9,6 @@ from pathlib import Path
 from stateshape.core.files import BadInput
 from stateshape.core.sealed import check_source
 from stateshape.core.study_records import BASE
-from stateshape.policy.model_files import check_model
 from stateshape.policy.open import check_teacher, check_tokenizer, open_reader, open_tokenizer, resolve, shares_base
 from stateshape.policy.policy import Policy
 from stateshape.recipes.names import built_in_path
@@ -124,23 +123,19 @@ def crosses_tokenizers(spec: RunSpec) -> bool:
 def check_checkpoint(plan: Plan, spec: CheckpointSpec) -> None:
     """The checkpoint and the base below it must be there and loadable, as far as their files tell. Raises BadInput."""
     check_source(spec.checkpoint)
-    resolved = resolve(spec.checkpoint)
-    if resolved.adapter is not None and not shares_base(resolved.model, plan.file.model):
-        check_base_is_there(spec, resolved.model, plan.file.model)
-    check_model(resolved.model, trust_remote_code=plan.file.model_settings.trust_remote_code)
-
-
-def check_base_is_there(spec: CheckpointSpec, named: str, base: str) -> None:
-    """An adapter's configuration may name a base on the machine it was made on. Raises BadInput."""
+    resolved, base, settings = resolve(spec.checkpoint), plan.file.model, plan.file.model_settings
+    if shares_base(resolved.model, base):
+        return
     try:
-        is_there = resolve(named).adapter is None
-    except BadInput:
-        is_there = False
-    if not is_there:
+        check_tokenizer(resolved.model, settings, what="checkpoint")
+    except BadInput as error:
+        if resolved.adapter is None:
+            raise
         raise BadInput(
-            f"checkpoint: got {spec.checkpoint!r}, an adapter on {named!r}, which is not here; expected its base; if that is "
-            f"{base!r}, write this as base_model_name_or_path into its adapter_config.json"
-        )
+            f"checkpoint: got {spec.checkpoint!r}, an adapter on {resolved.model!r}, which can't be read here "
+            f"({str(error).split('; ')[0]}); expected its base; if that is {base!r}, write this as base_model_name_or_path "
+            "into its adapter_config.json"
+        ) from None
 
 
 def check_states(spec: RunSpec, source: str, other: RunSpec | None, num_items: Callable[[RunSpec], int]) -> None:
