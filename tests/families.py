@@ -325,3 +325,18 @@ def weights_of(name: str) -> SharedWeights:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return SharedWeights(model_of(name), tokenizer(), source=name)
+
+
+PASSES = {"decoder": "our decoder", "bridge": "transformers with our attention", "general": "transformers' own"}
+
+
+def table() -> str:
+    """The table of docs/models.md."""
+    lines = ["| family | forward pass | what is special |", "|---|---|---|"]
+    for name, one in FAMILIES.items():
+        lines.append(f"| {name} | {PASSES[one.kind]} | {one.special or '-'} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())

@@ -3,12 +3,14 @@
 Each model is built once. Passes are compared in double precision, rows are longer than the windows, and prompts are shared.
 """
 
+from pathlib import Path
+
 import pytest
 import torch
 import transformers as hf
 
 import tiny
-from families import FAMILIES, WINDOW, model_of, sizes, tokenizer, weights_of
+from families import FAMILIES, WINDOW, model_of, sizes, table, tokenizer, weights_of
 from stateshape.core.files import BadInput
 from stateshape.core.tensors import logits_of, token_logp
 from stateshape.locality.divergence import kl
@@ -213,3 +215,9 @@ def test_a_window_of_the_wrong_width_is_seen_when_a_model_is_loaded(monkeypatch)
     model = model_of("mistral")
     model.config.sliding_window = 100
     assert SharedWeights(model, tokenizer(), source="mistral").passes.kind == "general"
+
+
+def test_the_table_in_the_documentation_is_that_of_these_tests():
+    """`python tests/families.py` prints it."""
+    text = (Path(__file__).parent.parent / "docs" / "models.md").read_text(encoding="utf-8")
+    assert f"\n{table()}\n" in text

@@ -40,7 +40,10 @@ class Head(NamedTuple):
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """[N, V]. The product runs in the weights' dtype, the rest in fp32 (fp64 where the weights are)."""
         product_NV = F.linear(hidden_ND, self.weight_VD, self.bias_V)
-        logits_NV = product_NV.to(torch.promote_types(product_NV.dtype, torch.float32))
+        return self.finished(product_NV.to(torch.promote_types(product_NV.dtype, torch.float32)))
+
+    def finished(self, logits_NV: Tensor) -> Tensor:
+        """Scale and soft cap, for products with the matrix."""
         if self.scale != 1.0:
             logits_NV = logits_NV * self.scale
         return logits_NV if self.cap is None else self.cap * torch.tanh(logits_NV / self.cap)
