@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from stateshape.core.files import BadInput
 from stateshape.core.progress import Reporter
-from stateshape.study.plan import AnySpec, RunSpec
+from stateshape.study.checkpoints import CheckpointSpec
+from stateshape.study.plan import AnySpec
 
 
 class RunDied(BadInput):
@@ -18,13 +19,13 @@ class Queue:
 
     def __init__(self, runs: Sequence[AnySpec], seeds: Sequence[int], reporter: Reporter) -> None:
         self.waiting = [
-            (spec, seed) for seed in seeds for spec in runs if isinstance(spec, RunSpec) or seed == seeds[0]
+            (spec, seed) for seed in seeds for spec in runs if not isinstance(spec, CheckpointSpec) or seed == seeds[0]
         ]
         self.num_runs = len(self.waiting)
         self.num_over = 0  # done, failed or skipped
         self._names = {spec.name for spec in runs}
         self._once = {
-            spec.name: seeds[0] for spec in runs if not isinstance(spec, RunSpec)
+            spec.name: seeds[0] for spec in runs if isinstance(spec, CheckpointSpec)
         }  # for which seed they are done
         self._done: set[tuple[str, int]] = set()
         self._reporter = reporter
