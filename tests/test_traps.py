@@ -225,7 +225,9 @@ def test_trap_base_student_and_instruct_teacher(monkeypatch):
     theirs.tokenizer.chat_template = "{% for m in messages %}# {{ m.content }}{% endfor %}"
     instruct = Policy(theirs, None)
     assert instruct.encode_prompt("1+1=") == learner.encode_prompt("1+1=")
-    assert "prompts here are plain and do not use it" in "\n".join(doctor.about_model("another", theirs, instruct))
+    assert "chats are written by it, texts are read as they are" in "\n".join(
+        doctor.about_model("another", theirs, instruct)
+    )
     # nobody ends: lengths stay bounded all the same, and the rows say why they ended
     instruct.eos_ids = ()
     made = LocalSampler().sample(instruct, [[5, 9], [7]], SETTINGS, seed=1)

@@ -20,7 +20,7 @@ ARGS = """
 Args:
     recipe: The method's own settings.
     model: 'embedded', a local folder, or a hub id.
-    task: Task whose training items are used: gsm8k, arithmetic, or rows of your own (docs/guides/your-data.md).
+    task: Task whose training prompts are used: gsm8k, arithmetic, or rows of your own (docs/guides/your-data.md).
     out: The run folder.
     seed: Seed of data order, adapter initialisation and sampling.
     data: Rows of your own, in place of --task; or the folder with the official files (default: $STATESHAPE_DATA, the hub).

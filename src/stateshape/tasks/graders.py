@@ -105,13 +105,15 @@ def marked(text: str) -> str | None:
 
 def boxed(text: str) -> str | None:
     """The inside of the last \\boxed{...} whose braces are closed."""
-    for start in reversed([match.end() for match in re.finditer(r"\\(?:boxed|fbox)\s*\{", text)]):
-        depth = 1
-        for at in range(start, len(text)):
-            depth += {"{": 1, "}": -1}.get(text[at], 0)
-            if depth == 0:
-                return text[start:at].strip()
-    return None
+    starts = {match.end() for match in re.finditer(r"\\(?:boxed|fbox)\s{0,4}\{", text)}
+    opened: list[int] = []
+    found: tuple[int, int] | None = None
+    for match in re.finditer(r"[{}]", text) if starts else ():
+        if match[0] == "{":
+            opened.append(match.end())
+        elif opened and (start := opened.pop()) in starts and (found is None or start > found[0]):
+            found = start, match.start()
+    return None if found is None else text[found[0] : found[1]].strip()
 
 
 def numeric_grade(completion: str, item: GenerationItem, *, stops: Sequence[str], tolerance: float) -> Grades:
