@@ -230,7 +230,7 @@ def test_training_starts_from_a_base_and_says_what_to_do_with_an_adapter(base, t
     write_json(tmp_path / "run" / "run.json", {"method": {}, "model": base, "num_steps": 3})
     for folder, kind in (("run", "a run, which holds an adapter"), ("run/adapter", "an adapter")):
         with pytest.raises(
-            BadInput, match=rf"{folder}', {kind} on '.*base'; expected a base model, .* --start .* as teacher"
+            BadInput, match=rf"{folder}', {kind} on '.*base'; expected a base model; .* --start .* as teacher"
         ):
             resolve_base(str(tmp_path / folder))
     (tmp_path / "of_base").mkdir()

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from stateshape.core.files import BadInput, read_json
 from stateshape.policy.foreign import reason_of
-from stateshape.policy.settings import LoraSettings
+from stateshape.policy.settings import ALL_LINEAR, LoraSettings
 from stateshape.policy.tensor_files import check_whole
 
 CONFIG, TENSORS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
@@ -117,7 +117,7 @@ def shape_difference(config: peft.LoraConfig, lora: LoraSettings) -> str | None:
     if (config.r, config.lora_alpha) != (lora.rank, lora.alpha):
         return f"rank {config.r} and alpha {config.lora_alpha} (here rank {lora.rank} and alpha {lora.alpha})"
     theirs = config.target_modules
-    if isinstance(theirs, list | set) and "all-linear" not in lora.targets and set(theirs) != set(lora.targets):
+    if isinstance(theirs, list | set) and ALL_LINEAR not in lora.targets and set(theirs) != set(lora.targets):
         return f"targets {', '.join(sorted(theirs))} (here {', '.join(lora.targets)})"
     return None
 
