@@ -34,6 +34,8 @@ class Head(NamedTuple):
 
     def first(self, num_tokens: int) -> Head:
         """The head of the first tokens of the vocabulary."""
+        if num_tokens == self.num_tokens:
+            return self
         bias_V = None if self.bias_V is None else self.bias_V[:num_tokens]
         return self._replace(weight_VD=self.weight_VD[:num_tokens], bias_V=bias_V)
 
@@ -48,10 +50,14 @@ class Head(NamedTuple):
             logits_NV = logits_NV * self.scale
         return logits_NV if self.cap is None else self.cap * torch.tanh(logits_NV / self.cap)
 
-    def to_hidden(self, slope_NV: Tensor, logits_NV: Tensor) -> Tensor:
-        """The gradient [N, D] at the hidden states, from that at the logits they gave."""
+    def to_product(self, slope_NV: Tensor, logits_NV: Tensor) -> Tensor:
+        """The gradient [N, V] at h W^T + b, in the weights' dtype, from that at the logits."""
         if self.cap is not None:
             slope_NV = slope_NV * (1 - (logits_NV / self.cap) ** 2)
         if self.scale != 1.0:
             slope_NV = slope_NV * self.scale
-        return slope_NV.to(self.weight_VD.dtype) @ self.weight_VD
+        return slope_NV.to(self.weight_VD.dtype)
+
+    def to_hidden(self, slope_NV: Tensor, logits_NV: Tensor) -> Tensor:
+        """The gradient [N, D] at the hidden states, from that at the logits they gave."""
+        return self.to_product(slope_NV, logits_NV) @ self.weight_VD

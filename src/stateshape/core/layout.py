@@ -15,6 +15,7 @@ SAMPLES = "states.jsonl"
 STATES = "states"
 KEPT = "kept"
 ADAPTER = "adapter"
+MODEL = "model"  # in place of the adapter, where all parameters were trained
 LOCALITY = "locality.jsonl"
 SUPERVISION = "supervision.json"
 SUPERVISION_STEPS = "supervision.jsonl"
@@ -84,6 +85,11 @@ def pieces(folder: Path, name: str = ROLLOUTS) -> Path:
 def tokens(folder: Path, name: str = ROLLOUTS) -> Path:
     """The same rollouts as token ids; of the base alone, where runs are measured along their way."""
     return folder / f"{name}_ids.jsonl"
+
+
+def trained(folder: Path) -> Path:
+    """What a run has trained: its adapter, or its model."""
+    return folder / MODEL if (folder / MODEL).is_dir() else folder / ADAPTER
 
 
 def kept_checkpoint(folder: Path, step: int) -> Path:

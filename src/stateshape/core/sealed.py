@@ -53,7 +53,7 @@ def check_source(source: str) -> None:
 def sealed_folders(source: str) -> list[Path]:
     """The run folder that a source is or is inside, if it has a manifest."""
     folder = Path(source)
-    is_inside = folder.name == layout.ADAPTER or layout.KEPT_CHECKPOINT.fullmatch(folder.name)
+    is_inside = folder.name in (layout.ADAPTER, layout.MODEL) or layout.KEPT_CHECKPOINT.fullmatch(folder.name)
     candidates = [folder, folder.parent] if is_inside else [folder]
     return [path for path in candidates if has_manifest(path)]
 

@@ -73,16 +73,83 @@ class _RowGradients(torch.autograd.Function):
         return None, None, None, None, scaled_ND, *([None] * (len(ctx.needs_input_grad) - 5))
 
 
+class _HeadGradients(torch.autograd.Function):
+    """As _RowGradients, for a head that is trained too: what each row adds to dW depends on what comes from above.
+
+    So the forward pass takes no gradient (but the mass, where asked), and backward makes each chunk's logits again, sums dW in
+    fp32 at least, and keeps no logits either. FLOPs: 2 N D V forward; again 2 N D V, and 2 N D V each for h and W.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        function: Callable[..., Rows],
+        size: int,
+        with_mass: bool,
+        head: Head,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        *rows: Tensor,
+    ) -> Rows:
+        head = head._replace(weight_VD=weight_VD.detach(), bias_V=None if bias_V is None else bias_V.detach())
+        ctx.function, ctx.size, ctx.head = function, size, head
+        ctx.save_for_backward(hidden_ND, *rows)
+        chunks: list[Rows] = []
+        for start in range(0, hidden_ND.shape[0], size):
+            piece = slice(start, start + size)
+            logits_nV = logits_of(hidden_ND[piece], head).requires_grad_(with_mass)
+            with torch.set_grad_enabled(with_mass):
+                value_n, *details = function(logits_nV, *(row[piece] for row in rows))
+            mass: Rows = ()
+            if with_mass:
+                (slope_nV,) = torch.autograd.grad(value_n, logits_nV, torch.ones_like(value_n))
+                mass = (slope_nV.abs_().sum(-1) / 2,)
+            chunks.append((value_n.detach(), *mass, *(each.detach() for each in details)))
+        values = tuple(torch.cat(pieces) for pieces in zip(*chunks, strict=True))
+        ctx.mark_non_differentiable(*values[1:])
+        return values
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, upstream_N: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_ND, *rows = ctx.saved_tensors
+        head: Head = ctx.head
+        wide = torch.promote_types(head.weight_VD.dtype, torch.float32)
+        gradient_ND = torch.empty_like(hidden_ND)
+        weight_VD = torch.zeros_like(head.weight_VD, dtype=wide)
+        bias_V = None if head.bias_V is None else torch.zeros_like(head.bias_V, dtype=wide)
+        for start in range(0, hidden_ND.shape[0], ctx.size):
+            piece = slice(start, start + ctx.size)
+            logits_nV = logits_of(hidden_ND[piece], head).requires_grad_()
+            with torch.enable_grad():
+                value_n = ctx.function(logits_nV, *(row[piece] for row in rows))[0]
+            (slope_nV,) = torch.autograd.grad(value_n, logits_nV, upstream_N[piece].to(value_n.dtype))
+            product_nV = head.to_product(slope_nV, logits_nV.detach())
+            gradient_ND[piece] = product_nV @ head.weight_VD
+            weight_VD += product_nV.T @ hidden_ND[piece]
+            if bias_V is not None:
+                bias_V += product_nV.sum(0, dtype=wide)
+        bias = None if bias_V is None else bias_V.to(head.weight_VD.dtype)
+        others = [None] * (len(ctx.needs_input_grad) - 7)
+        return None, None, None, None, gradient_ND, weight_VD.to(head.weight_VD.dtype), bias, *others
+
+
 def by_chunk(
     function: Callable[..., Rows], hidden_ND: Tensor, head: Head, *rows: Tensor, with_mass: bool = False
 ) -> Rows:
     """function(logits [n, V], *rows [n, ...]) -> (value [n], *others [n]), chunk by chunk.
 
-    The gradient flows from the first value to `hidden_ND` alone. with_mass: half the L1 norm of the first value's gradient
+    The gradient flows from the first value to `hidden_ND`, and to the head where it needs one. with_mass: half the L1 norm of the first value's gradient
     towards the logits is put behind it; NaN where no gradient is taken.
     """
     size = max(MIN_CHUNK_ROWS, CHUNK_ELEMENTS.get(hidden_ND.device.type, 2**19) // head.num_tokens)
-    if hidden_ND.shape[0] and torch.is_grad_enabled() and hidden_ND.requires_grad:
+    is_backward = bool(hidden_ND.shape[0]) and torch.is_grad_enabled()
+    if is_backward and head.weight_VD.requires_grad:
+        trained = (head.weight_VD, head.bias_V)
+        frozen = head._replace(weight_VD=head.weight_VD.detach(), bias_V=None)
+        return _HeadGradients.apply(function, size, with_mass, frozen, hidden_ND, *trained, *rows)  # type: ignore[no-untyped-call, no-any-return]
+    if is_backward and hidden_ND.requires_grad:
         return _RowGradients.apply(function, size, with_mass, head, hidden_ND, *rows)  # type: ignore[no-untyped-call, no-any-return]
     chunks = []
     for start in range(0, max(hidden_ND.shape[0], 1), size):

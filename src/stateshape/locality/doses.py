@@ -18,7 +18,7 @@ from stateshape.core.seeds import seed_for
 from stateshape.core.tensors import token_logp
 from stateshape.locality.compared import hidden_at
 from stateshape.locality.divergence import kl
-from stateshape.locality.geometry import factors, singular_values, update_geometry
+from stateshape.locality.geometry import update_of
 from stateshape.locality.states import Places, places, thinned, written
 from stateshape.policy.policy import Policy
 
@@ -76,8 +76,7 @@ def doses(policy: Policy, reference: DoseStates) -> dict[str, float]:
         log_ratio_N = ours_N - base_N
         found[K3_DISTANCE] = math.sqrt(max(0.0, float((torch.expm1(log_ratio_N) - log_ratio_N).mean())))
     if policy.adapter is not None:
-        values = [singular_values(*factor) for factor in factors(policy.weights, policy.adapter)]
-        found[UPDATE_NORM] = update_geometry(values).frobenius
+        found[UPDATE_NORM] = update_of(policy.weights, policy.adapter).frobenius
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 

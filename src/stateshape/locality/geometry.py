@@ -2,6 +2,8 @@
 
     B = Q_b R_b,  A^T = Q_a R_a   =>   delta W = Q_b (scale R_b R_a^T) Q_a^T: its singular values are those of an r x r matrix.
 
+Of a full copy of all parameters only the length is measured, |W - W0|_F.
+
 Floor: two QR, O(r^2 (I + O)), and one SVD, O(r^3), a module. Does not know what the update was for.
 Suffixes: R rank, I inputs, O outputs, S = min(R, I, O).
 """
@@ -19,12 +21,26 @@ from stateshape.policy.weights import SharedWeights
 
 
 class Update(NamedTuple):
-    """Of a whole adapter. Ranks are None where no module has moved."""
+    """Of a whole adapter. Ranks are None where no module has moved; of a full copy the length alone is known."""
 
     frobenius: float  # root of the sum of squares over modules: the length of the update as one vector
-    spectral: float  # the largest over modules
+    spectral: float | None  # the largest over modules
     stable_rank: float | None  # |.|_F^2 / |.|_2^2, mean over modules that have moved
     effective_rank: float | None  # exp of the entropy of sigma / sum sigma (Roy and Vetterli 2007), likewise
+
+
+def update_of(weights: SharedWeights, adapter: str) -> Update:
+    """Of an adapter, from its factors. Of a full copy W its length |W - W0|_F alone: singular values would cost O(I O^2)."""
+    if weights.is_full(adapter):
+        return Update(full_length(weights, adapter), None, None, None)
+    return update_geometry([singular_values(*parts) for parts in factors(weights, adapter)])
+
+
+def full_length(weights: SharedWeights, adapter: str) -> float:
+    """Root of the sum of squares of W - W0 over all parameters, a tied one once."""
+    state = weights.adapter_state(adapter)
+    squares = [(state[name].double() - base.detach().double()).square().sum() for name, base in weights.full.base.items()]
+    return float(torch.stack(squares).sum().sqrt())
 
 
 def factors(weights: SharedWeights, adapter: str) -> Iterator[tuple[Tensor, Tensor, float]]:

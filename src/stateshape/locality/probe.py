@@ -20,7 +20,7 @@ from stateshape.core.signals import Imitate, MatchDistribution, Signal
 from stateshape.core.tensors import token_logp
 from stateshape.locality.compared import Compared, Written, hidden_at
 from stateshape.locality.divergence import kl, resolution_nats, top_k_overlap
-from stateshape.locality.geometry import factors, singular_values, update_geometry
+from stateshape.locality.geometry import update_of
 from stateshape.locality.reachability import ess_share, reachability_gap
 from stateshape.locality.recoverability import (
     GradeCounts,
@@ -40,12 +40,13 @@ Values = dict[str, float | None]
 
 
 class Pending(NamedTuple):
-    """What a probe knows before the update; `at` and `hidden` by "training", "own", "neutral"."""
+    """What a probe knows before the update; `at` and `hidden` by "training", "own", "neutral". `head`: the learner's then."""
 
     values: Values
     learner_grades: GradeCounts
     at: dict[str, Places]
     hidden: dict[str, Tensor]
+    head: Head
 
 
 class _Written(NamedTuple):
@@ -101,7 +102,11 @@ def begin_probe(
     }
     still_needed = ("training", "own", "neutral")
     return Pending(
-        values, fresh.grades, {name: at[name] for name in still_needed}, {name: hidden[name] for name in still_needed}
+        values,
+        fresh.grades,
+        {name: at[name] for name in still_needed},
+        {name: hidden[name] for name in still_needed},
+        learner.head_now(),
     )
 
 
@@ -110,7 +115,7 @@ def end_probe(learner: Policy, pending: Pending) -> Values:
     """The values, with the ratios: how far the update moved the policy elsewhere, over how far where it was made."""
     moved: Values = {}
     for (name, before_ND), after_ND in zip(pending.hidden.items(), hidden_at(learner, list(pending.at.values()))):
-        moved[name] = mean(kl(before_ND, learner.head, after_ND, learner.head))
+        moved[name] = mean(kl(before_ND, pending.head, after_ND, learner.head))
     resolution = resolution_nats(learner.weights.dtype)
     ratios = {
         "locality_ratio": _ratio(moved["own"], moved["training"], resolution),
@@ -243,7 +248,7 @@ def _agreement(
 
 def _geometry(learner: Policy) -> Values:
     assert learner.adapter is not None
-    update = update_geometry([singular_values(*parts) for parts in factors(learner.weights, learner.adapter)])
+    update = update_of(learner.weights, learner.adapter)
     return {
         "update_frobenius": update.frobenius,
         "update_spectral": update.spectral,

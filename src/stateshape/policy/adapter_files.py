@@ -122,6 +122,11 @@ def shape_difference(config: peft.LoraConfig, lora: LoraSettings) -> str | None:
     return None
 
 
+def holds_model(folder: Path) -> bool:
+    """Whether a folder of trained weights holds a whole model rather than an adapter."""
+    return (folder / "config.json").exists() and not (folder / CONFIG).exists()
+
+
 def check_file(folder: Path) -> None:
     path = folder / TENSORS
     if not path.is_file():

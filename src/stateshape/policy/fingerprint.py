@@ -41,7 +41,7 @@ PAGE_BYTES = 2**12
 def weights_sha256(source: str) -> str | None:
     """'embedded', a model's, adapter's or run's folder, or a hub id in the local cache; None if there are no weights.
 
-    For a run, its adapter; its base if it trained none.
+    For a run, its adapter or its model; its base if it trained none.
     """
     folder = _folder(source)
     if folder is None:
@@ -68,8 +68,8 @@ def _folder(source: str) -> Path | None:
 
 
 def _of_run(folder: Path) -> Path | None:
-    if (folder / layout.ADAPTER).is_dir():
-        return folder / layout.ADAPTER
+    if layout.trained(folder).is_dir():
+        return layout.trained(folder)
     model = _object(folder / layout.RUN).get("model")
     return _folder(model) if isinstance(model, str) and Path(model).absolute() != folder.absolute() else None
 

@@ -2,9 +2,11 @@
 
 Per token, P weights in linear layers of the body:   2 P forward, 2 P backward (a frozen base: the inputs' gradient only)
     LoRA of rank r on a layer I -> O, per token:     2 r (I + O) forward, 4 r (I + O) backward
+    all of them trained:                             2 P forward, 4 P backward
 Per query-key pair, L layers, H heads of width E:    4 L H E forward, 8 L H E backward; a pair is a token and one it sees, as if
     no layer had a window
-Per position that is read, head of V x D:            2 V D forward, 2 V D for the gradient of the hidden state
+Per position that is read, head of V x D:            2 V D forward, 2 V D for the gradient of the hidden state,
+    and 2 V D for that of a head that is trained
 
 Backward stops where no adapter comes before: the first layer's q, k, v read the frozen embedding, so their input needs no
 gradient. In our decoder the last layer's output and MLP run only at the positions that are read.
@@ -65,10 +67,13 @@ def flops_of(weights: SharedWeights, adapter: str | None) -> Flops | None:
     heads = getattr(weights.config, "num_attention_heads", None) or num_groups
     per_pair = 2 * num_layers * heads * (width + weights.cache_shapes.values[2])
     rows, columns = weights.head.weight_VD.shape
-    token, position = Work(0, 0), Work(2 * rows * columns, 2 * rows * columns)
-    is_plain = weights.is_plain(adapter)
+    is_full, is_plain = weights.is_full(adapter), weights.is_plain(adapter)
+    token, position = Work(0, 0), Work(2 * rows * columns, (4 if is_full else 2) * rows * columns)
     for name, layer in _linears(weights):
-        work = _work(layer, adapter, reads_frozen=_is_in(name, 0, FIRST_READS))
+        if is_full:
+            work = Work(2 * _bare(layer).weight.numel(), 4 * _bare(layer).weight.numel())
+        else:
+            work = _work(layer, adapter, reads_frozen=_is_in(name, 0, FIRST_READS))
         if is_plain and _is_in(name, num_layers - 1, LAST_WRITES):
             position = position.plus(work)
         else:

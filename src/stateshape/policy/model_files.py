@@ -39,7 +39,7 @@ def read_model(source: str, *, dtype: torch.dtype, trust_remote_code: bool) -> t
     else:
         options["use_safetensors"] = True
     try:
-        with _quiet():
+        with quiet():
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, **token_options)
             loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 source, output_loading_info=True, ignore_mismatched_sizes=True, **options
@@ -118,7 +118,7 @@ def check_report(source: str, report: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silences the progress bar, and the table that check_report condenses to one line."""
     before = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.disable_progress_bar()

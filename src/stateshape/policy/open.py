@@ -47,7 +47,7 @@ class Resolved(NamedTuple):
 
 
 def resolve(source: str) -> Resolved:
-    """A run folder or an adapter folder is a base and an adapter; anything else is a base."""
+    """A run folder or an adapter folder is a base and an adapter; anything else, a full run's model too, is a base."""
     folder = Path(source)
     if source == EMBEDDED:
         return Resolved(source, None)
@@ -88,6 +88,12 @@ def resolve_base(source: str) -> str:
             f"model: got {source!r}, {kind} on {resolved.model!r}; expected a base model; to train on from this adapter, give "
             f"--model {resolved.model} --start {source}; or name it as teacher"
         )
+    if resolved.model == str(Path(source) / layout.MODEL):
+        raise BadInput(
+            f"model: got {source!r}, a run that trained all parameters; expected a base model; to go on from its weights with "
+            f"drift and forgetting against the same base as before, give --start {source}; to make them the base, name "
+            f"{resolved.model}"
+        )
     if resolved.model != source:
         raise BadInput(
             f"model: got {source!r}, the run of a base without an adapter; expected a base model, because training starts "
@@ -97,18 +103,20 @@ def resolve_base(source: str) -> str:
 
 
 def resolve_run(folder: Path) -> Resolved:
-    model, adapter = field_of(folder / layout.RUN, "model"), folder / layout.ADAPTER
+    model, adapter = field_of(folder / layout.RUN, "model"), layout.trained(folder)
     record = read_json(folder / layout.RUN, dict[str, Any])
     if isinstance(loaded_from := record.get("checkpoint"), str):
         return resolve(loaded_from)
     if record.get("method") is None:
         return Resolved(model, None)
     # num_steps is written once the adapter is complete
-    if not record.get("num_steps") or not (adapter / "adapter_model.safetensors").exists():
+    if not record.get("num_steps") or not any(adapter.glob("*.safetensors")):
         raise BadInput(
             f"model: got {str(folder)!r}, a run that has not finished; expected a trained one; resume it with the command "
             "that started it"
         )
+    if adapter.name == layout.MODEL:
+        return Resolved(str(adapter), None)
     if (adapter / CONFIG).exists():
         check_adapter(adapter)
     return Resolved(model, adapter)

@@ -1,4 +1,4 @@
-"""A policy: base weights seen through one adapter, or through none. Learner, teacher, reference and base are all this.
+"""A policy: base weights seen through one adapter, or through none, or a copy of all weights. Learner, teacher, reference and base are all this.
 
 Knows its tokenizer and its end tokens; knows nothing of tasks, methods or files.
 """
@@ -47,7 +47,15 @@ class Policy:
 
     @property
     def head(self) -> Head:
-        return self.weights.head
+        return self.weights.head_of(self.adapter, trainable=self.is_trainable and torch.is_grad_enabled())
+
+    def head_now(self) -> Head:
+        """The head as it is, also after later updates."""
+        head = self.head
+        if not self.weights.is_full(self.adapter):
+            return head
+        bias_V = None if head.bias_V is None else head.bias_V.detach().clone()
+        return head._replace(weight_VD=head.weight_VD.detach().clone(), bias_V=bias_V)
 
     def has_tokens_of(self, other: Policy) -> bool:
         """Whether every token id means the same in both."""

@@ -1,4 +1,4 @@
-"""One set of base weights; every policy on it is an adapter (or none). Adapters are switched, never merged.
+"""One set of base weights; every policy on it is an adapter, or none, or a copy of all parameters. Switched, never merged.
 
 Loads safetensors (or a GGUF folder) through transformers and LoRA through peft, and refuses what would make the
 rest of the package wrong: remote code unless asked for, a head that is more than a matrix, adapters on the head.
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from stateshape.core.files import BadInput
 from stateshape.core.head import Head
 from stateshape.core.meter import Meter
-from stateshape.policy.adapter_files import TENSORS, read_adapter, without_base
+from stateshape.policy.adapter_files import TENSORS, holds_model, read_adapter, without_base
 from stateshape.policy.bridge import run_transformers
 from stateshape.policy.checks import (
     CacheShapes,
@@ -35,6 +35,7 @@ from stateshape.policy.checks import (
 from stateshape.policy.decoder import PLAIN, Attend, ForwardPass, Halves, read_decoder
 from stateshape.policy.fingerprint import weights_sha256
 from stateshape.policy.foreign import reason_of
+from stateshape.policy.full import FullCopies, read_parameters, save_model
 from stateshape.policy.general import hidden_by_rows
 from stateshape.policy.rotary import hold_angles
 from stateshape.policy.settings import LoraSettings
@@ -63,7 +64,7 @@ class Passed(NamedTuple):
 
 
 class SharedWeights:
-    """A causal LM with named LoRA adapters, at most one of them active."""
+    """A causal LM with named adapters, at most one of them active: LoRA, or a copy of all parameters (policy/full.py)."""
 
     def __init__(self, model: Any, tokenizer: Any, *, source: str, halves: Halves = PLAIN) -> None:
         self.model = model.eval().requires_grad_(False)
@@ -80,6 +81,7 @@ class SharedWeights:
         self.halves = halves
         self.head = Head(matrix_of_head(self.model, source))  # check_passes finds what else belongs to it
         self.row_limit = hold_angles(self.body)  # rows beyond it are refused (policy/policy.py)
+        self.full = FullCopies(self.model)
         check_tokens(self)
         check_numbers(self)
         self.passes = check_passes(self)
@@ -130,7 +132,23 @@ class SharedWeights:
 
     def is_plain(self, adapter: str | None) -> bool:
         """Whether our own decoder runs the base with this adapter, rather than transformers' code."""
-        return self.passes.kind == "decoder" and (adapter is None or is_plain_lora(self.adapters[adapter]))
+        if self.passes.kind != "decoder" or adapter in self.full:
+            return False
+        return adapter is None or is_plain_lora(self.adapters[adapter])
+
+    def head_of(self, adapter: str | None, *, trainable: bool = False) -> Head:
+        """The head under this adapter. Its matrix needs gradients if it is trained with the rest."""
+        if adapter is None or adapter not in self.full:
+            return self.head
+        return self.full.head(adapter, self.head, self.model.get_output_embeddings(), trainable=trainable)
+
+    def is_full(self, name: str | None) -> bool:
+        """Whether the adapter is a copy of all parameters."""
+        return name in self.full
+
+    def add_full(self, name: str) -> None:
+        """A copy of all parameters, to be trained; it says what the base says until then."""
+        self.full.add(name, dtype=self.dtype)
 
     def add_adapter(self, name: str, lora: LoraSettings, *, seed: int) -> None:
         """A new adapter, initialised so that it changes nothing; its A matrices come from `seed`."""
@@ -146,7 +164,10 @@ class SharedWeights:
             self._inject(name, config)
 
     def load_adapter(self, name: str, folder: Path) -> None:
-        """An adapter saved in peft's format. Raises BadInput, and leaves no trace of it, if it does not fit."""
+        """An adapter saved in peft's format, or a model folder. Raises BadInput, and leaves no trace of it, if it does not fit."""
+        if holds_model(folder):
+            self.full.load(name, folder, dtype=self.dtype)
+            return
         config, state = read_adapter(folder)
         try:
             self._inject(name, config)
@@ -165,13 +186,19 @@ class SharedWeights:
 
     def fill_adapter(self, name: str, folder: Path) -> None:
         """Gives an adapter the tensors of a saved one of the same shape. Raises BadInput where the shapes differ."""
+        if self.is_full(name):
+            self.full.set_state(name, read_parameters(self.model, folder, self.dtype, self.full.base))
+            return
         self.set_adapter_state(name, without_base(read_adapter(folder).state, self.model, f"{folder}/{TENSORS}"))
 
     def has_adapter(self, name: str) -> bool:
-        return name in self.adapters
+        return name in self.adapters or name in self.full
 
     def copy_adapter(self, name: str, copy: str) -> None:
         """Another adapter with the same tensors."""
+        if self.is_full(name):
+            self.full.copy(name, copy)
+            return
         self._inject(copy, deepcopy(self.adapters[name]))
         self.set_adapter_state(copy, self.adapter_state(name))
 
@@ -179,6 +206,7 @@ class SharedWeights:
         config.base_model_name_or_path = None  # the name is ours to keep: peft would warn that a folder has moved
         if "lm_head" in (config.target_modules or ()):
             raise BadInput(NO_HEAD)
+        self.activate(None)  # peft freezes what the modules hold: the base's own
         if self._peft is None:
             self._peft = peft.get_peft_model(self.model, config, adapter_name=name, autocast_adapter_dtype=True)
         else:
@@ -193,8 +221,11 @@ class SharedWeights:
             raise BadInput(NO_HEAD)
 
     def remove_adapter(self, name: str) -> None:
-        assert self._peft is not None
         self.activate(None)
+        if self.is_full(name):
+            del self.full.copies[name]
+            return
+        assert self._peft is not None
         self._peft.delete_adapter(name)
         del self.adapters[name]
         self._active = ("", False)
@@ -202,21 +233,24 @@ class SharedWeights:
 
     def activate(self, name: str | None, *, trainable: bool = False) -> None:
         """Makes forward passes use this adapter (None: the bare base); only it may need gradients."""
+        is_full = self.is_full(name)
+        self.full.place(name if is_full else None, trainable=trainable)  # a trained copy may have changed since
         if self._active == (name, trainable):
             return
         for module in self.model.modules():
             if isinstance(module, BaseTunerLayer):
-                module.set_adapter([] if name is None else [name], inference_mode=not trainable)
+                module.set_adapter([] if name is None or is_full else [name], inference_mode=not trainable)
         self._active = (name, trainable)
 
     def adapter_state(self, name: str) -> dict[str, Tensor]:
-        """The adapter's tensors under peft's file names."""
+        """The adapter's tensors under peft's file names, or all parameters under the model's names."""
+        if self.is_full(name):
+            return self.full.state(name)
         assert self._peft is not None
         # save_embedding_layers: "auto" would look the base up on the hub, on every checkpoint
         return peft.get_peft_model_state_dict(self._peft, adapter_name=name, save_embedding_layers=False)
 
     def set_adapter_state(self, name: str, state: dict[str, Tensor]) -> None:
-        assert self._peft is not None
         expected = self.adapter_state(name)
         missing, unknown = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
         if missing or unknown:  # peft would load the rest and keep a fresh start for what is missing
@@ -231,10 +265,21 @@ class SharedWeights:
                     f"adapter {name!r}: got tensor {key} of shape {tuple(value.shape)}; expected "
                     f"{tuple(expected[key].shape)}, by its adapter_config.json on {self.source!r}; check that this is its base"
                 )
+        if self.is_full(name):
+            self.full.set_state(name, state)
+            return
+        assert self._peft is not None
         peft.set_peft_model_state_dict(self._peft, state, adapter_name=name)
 
     def save_adapter(self, name: str, folder: Path) -> None:
-        """Writes a folder that peft's own `PeftModel.from_pretrained` reads."""
+        """Writes a folder that peft's own `PeftModel.from_pretrained` reads, or of a full copy one that transformers reads.
+
+        A full copy is written in the model's own dtype, as forward passes read it.
+        """
+        if self.is_full(name):
+            self.activate(name)
+            save_model(self.model, self.tokenizer, folder)
+            return
         folder.mkdir(parents=True, exist_ok=True)
         state = {key: value.detach().cpu().contiguous() for key, value in self.adapter_state(name).items()}
         save_file(state, str(folder / "adapter_model.safetensors"), metadata={"format": "pt"})
@@ -248,4 +293,6 @@ class SharedWeights:
 
     def trainable_parameters(self, name: str) -> list[nn.Parameter]:
         self.activate(name, trainable=True)
+        if self.is_full(name):
+            return [value for value in self.full.copies[name].values.values() if isinstance(value, nn.Parameter)]
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]

@@ -201,10 +201,10 @@ def run_one(bench: StudyContext, spec: AnySpec, seed: int) -> list[str]:
             return []
         bench.reporter.say(f"{spec.label}, seed {seed}")
         record = train_one(bench, spec, seed, folder)
-        bench.weights.load_adapter(LEARNER, folder / layout.ADAPTER)
+        bench.weights.load_adapter(LEARNER, layout.trained(folder))
         try:
             policy, choice = Policy(bench.weights, LEARNER), bench.plan.file.along
-            source = Resolved(bench.plan.file.model, folder / layout.ADAPTER)
+            source = Resolved(bench.plan.file.model, layout.trained(folder))
             along = [] if choice is None else along_run(bench, policy, folder, spec.name, record.num_steps, choice)
             record = measured(
                 bench,

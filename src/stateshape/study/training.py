@@ -18,6 +18,7 @@ from stateshape.core.seeds import seed_for
 from stateshape.core.watch import Watch
 from stateshape.locality.watch import LocalityWatch
 from stateshape.policy.open import open_beside, policy_on, resolve
+from stateshape.policy.memory import full_memory, in_words
 from stateshape.policy.policy import Policy
 from stateshape.policy.targets import resolve as resolve_targets
 from stateshape.policy.weights import SharedWeights
@@ -30,7 +31,7 @@ from stateshape.study.folders import check_same_run
 from stateshape.study.plan import RunSpec
 from stateshape.study.preflight import crosses_tokenizers
 from stateshape.study.run_queue import RunDied
-from stateshape.study.starts import adapter_of
+from stateshape.study.starts import start_of
 from stateshape.tasks.items import GenerationItem
 from stateshape.train.checkpoint import Progress
 from stateshape.train.health import EARLY_STEPS, Kinds, learned_nothing, warnings_of
@@ -39,6 +40,7 @@ from stateshape.train.loop import OnStep, carried_adapters, draw_for, train
 from stateshape.train.operators import step_operators
 from stateshape.train.step import TrainingDiverged
 
+HIGH_FULL_LR = 1e-4
 LEARNER, TEACHER = "learner", "teacher"
 # torch and safetensors do not report a write that failed as OSError
 FULL_DISK = ("PytorchStreamWriter", "unexpected pos", "No space left on device")
@@ -48,22 +50,28 @@ def train_one(bench: StudyContext, spec: RunSpec, seed: int, folder: Path) -> Ru
     """Trains until the adapter is there. Returns the run's record, not yet marked complete."""
     all_ids = tuple(item.item_id for item in bench.data_of(spec).train)
     item_ids = all_ids[: spec.train.num_items(len(all_ids))]
-    if not (folder / layout.ADAPTER).exists():
+    if not layout.trained(folder).exists():
         check_items(bench, spec, item_ids)
     record = begin(bench, spec, seed, folder)
     if record.num_steps > 0:
         return record
     with adapters_of_a_run(bench.weights) as adapters, failures_named(folder):
-        bench.weights.add_adapter(LEARNER, spec.train.lora, seed=seed_for(seed, "adapter"))
+        if spec.train.is_full:
+            bench.weights.add_full(LEARNER)
+            for warning in high_rate(spec):
+                bench.reporter.warn(warning)
+            bench.reporter.say(f"{spec.label}: {in_words(full_memory(bench.weights))}")
+        else:
+            bench.weights.add_adapter(LEARNER, spec.train.lora, seed=seed_for(seed, "adapter"))
         if spec.start is not None:
-            bench.weights.fill_adapter(LEARNER, adapter_of(place_of(bench, seed, spec.start)))
+            bench.weights.fill_adapter(LEARNER, start_of(spec, place_of(bench, seed, spec.start)))
         progress, kinds = train_method(bench, spec, seed, folder, item_ids, adapters)
     trained = replace(
         record,
         num_steps=progress.step,
         num_supervised_tokens=progress.num_supervised,
         num_sampled_tokens=progress.num_sampled,
-        warnings=warnings_of(read_jsonl(folder / layout.METRICS, StepRecord), kinds),
+        warnings=[*high_rate(spec), *warnings_of(read_jsonl(folder / layout.METRICS, StepRecord), kinds)],
     ).measured(progress.costs)
     write_json(folder / layout.RUN, trained)
     return trained
@@ -132,6 +140,16 @@ def failures_named(folder: Path) -> Iterator[None]:
         ) from None
 
 
+def high_rate(spec: RunSpec) -> list[str]:
+    """A warning about a learning rate that is fit for LoRA and not for all parameters."""
+    if not spec.train.is_full or spec.train.lr < HIGH_FULL_LR:
+        return []
+    return [
+        f"{spec.label}: lr {spec.train.lr:g} is high for training all parameters; 1e-6 to 5e-5 is usual (the default, 1e-4, "
+        "is for LoRA)"
+    ]
+
+
 def steps_before_last(bench: StudyContext, num_steps: int) -> list[int]:
     """At which the adapter is kept beside the one at the end; none where the study does not ask for them."""
     along = bench.plan.file.along
@@ -184,7 +202,8 @@ def begin(bench: StudyContext, spec: RunSpec, seed: int, folder: Path) -> RunRec
     record = run_record(bench, spec, seed)
     begun = check_same_run(folder, record)
     if begun is None:
-        resolve_targets(bench.weights, spec.train.lora)  # refuses names that are none before anything is written
+        if not spec.train.is_full:
+            resolve_targets(bench.weights, spec.train.lora)  # refuses names that are none before anything is written
         write_json(folder / layout.RUN, record)
     return begun or record
 

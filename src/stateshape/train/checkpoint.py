@@ -41,10 +41,14 @@ def save_checkpoint(
     """`carried`: further adapters that change while the run trains, such as a moving average of the learner's."""
     parameters = policy.parameters()
     states = [optimiser.state[parameter] for parameter in parameters]
-    names = states[0].keys()
+    example = next((one for one in states if one), {})
+    pairs = list(zip(states, parameters, strict=True))
     state = {
         "parameters": as_vector(parameters),
-        "optimiser": {name: as_vector([one[name] for one in states]) for name in names},
+        "optimiser": {
+            name: as_vector([untouched(value, parameter) if name not in one else one[name] for one, parameter in pairs])
+            for name, value in example.items()
+        },
         "carried": {name: policy.weights.adapter_state(name) for name in carried},
         "progress": plain(progress._asdict()),
     }
@@ -85,6 +89,11 @@ def load_checkpoint(folder: Path, policy: Policy, optimiser: torch.optim.Optimiz
         raise BadInput(
             f"{path}: not a checkpoint of this run ({reason}); delete the file to start the run again"
         ) from None
+
+
+def untouched(example: Tensor, parameter: Tensor) -> Tensor:
+    """The optimiser's number for a parameter that has had no gradient yet. `example`: another one's."""
+    return torch.zeros_like(example if example.ndim == 0 else parameter)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -1,6 +1,6 @@
 """A whole run: steps, metrics, samples of the states trained on, checkpoints; resumed where it stopped.
 
-Writes metrics.jsonl, states.jsonl and a checkpoint while it goes, and the adapter at chosen steps and at the end. Knows no
+Writes metrics.jsonl, states.jsonl and a checkpoint while it goes, and the adapter (or the whole model) at chosen steps and at the end. Knows no
 method by name, and of what looks on (watch.py) only that it does.
 """
 
@@ -75,7 +75,8 @@ def train(
     for watch in watches:
         watch.finish(learner)
     assert learner.adapter is not None
-    learner.weights.save_adapter(learner.adapter, folder / layout.ADAPTER)
+    name = layout.MODEL if learner.weights.is_full(learner.adapter) else layout.ADAPTER
+    learner.weights.save_adapter(learner.adapter, folder / name)
     return progress
 
 

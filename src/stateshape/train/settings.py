@@ -54,7 +54,7 @@ class TrainSettings:
     schedule: Literal["cosine", "constant"] = "cosine"
     """Learning rate after the warm-up. cosine: falls to a tenth; constant: stays."""
     weight_decay: float = 0.0
-    """AdamW's decoupled weight decay of the adapter."""
+    """AdamW's decoupled weight decay of what is trained."""
     max_grad_norm: float = 1.0
     """Gradients above this global norm are scaled down to it."""
     chunk_tokens: int | None = None
@@ -64,6 +64,8 @@ class TrainSettings:
     """Record at most this many megabytes of the states trained on (docs/states.md); 0 records none."""
     checkpoint_every: int = 1
     """Steps between checkpoints: the most that a killed run can lose."""
+    parameters: Literal["lora", "full"] = field(default="lora", metadata=LATER)
+    """What is trained: a LoRA adapter, or all parameters of a copy of the model (docs/guides/finetune.md); then lora says nothing."""
     lora: LoraSettings = field(default_factory=LoraSettings)
 
     def __post_init__(self) -> None:
@@ -83,6 +85,10 @@ class TrainSettings:
                 raise BadInput(f"{name}: got {getattr(self, name)}; expected a number above 0, or none")
         names = ("steps", "batch_prompts", "supervised_per_step", "chunk_tokens", "states_mb", "checkpoint_every")
         check_most(**{name: getattr(self, name) for name in names})
+
+    @property
+    def is_full(self) -> bool:
+        return self.parameters == "full"
 
     def num_items(self, available: int) -> int:
         if self.train_items is None:
