@@ -66,7 +66,7 @@ def run(args: Sequence[str]) -> None:
     if len(args) > 1 and args[0] == "train" and not args[1].startswith("-"):
         train = deferred(train_command(args[1]))
         prog = f"stateshape train {args[1]}"
-        parsed(lambda: tyro.cli(train, prog=prog, args=list(args[2:]), config=MARKERS), prog=prog)()
+        parsed(lambda: tyro.cli(train, prog=prog, args=spelled(args[2:]), config=MARKERS), prog=prog)()
         return
     commands_later = {name: deferred(command) for name, command in COMMANDS.items()}
     parsed(
@@ -75,6 +75,11 @@ def run(args: Sequence[str]) -> None:
         ),
         prog=" ".join(["stateshape", *args[:1]]),
     )()
+
+
+def spelled(args: Sequence[str]) -> list[str]:
+    """`train --train full` is what people type: the field is parameters."""
+    return [re.sub(r"^--train(?=$|=)", "--parameters", one) for one in args]
 
 
 def deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:

@@ -36,6 +36,7 @@ def print_plan(plan: Plan, target: GenerationTask, data: Mapping[str, Generation
     for spec in plan.trained:
         if spec.start is not None:
             console().print(f"{spec.name} goes on from the adapter of {spec.start}", markup=False)
+    print_full(plan)
     for checkpoint in plan.checkpoints:
         console().print(f"{checkpoint.name} is loaded, not trained: {checkpoint.checkpoint}", markup=False)
     choices = [("target", file.target), *(("retention", choice) for choice in file.retention)]
@@ -52,6 +53,18 @@ def print_plan(plan: Plan, target: GenerationTask, data: Mapping[str, Generation
     console().print(
         f"drift: {file.drift.prompts} rollouts x {file.drift.cuts} prefix states per run; plan {plan.sha256[:12]}"
     )
+
+
+def print_full(plan: Plan) -> None:
+    """Runs that train all parameters, and the memory that one at a time takes."""
+    from stateshape.policy.memory import in_words, planned_memory
+
+    names = [spec.name for spec in plan.trained if spec.train.is_full]
+    if not names:
+        return
+    memory = planned_memory(plan.file.model, plan.file.model_settings)
+    told = "trains all parameters; how much memory that takes shows once the model is here"
+    console().print(f"{', '.join(names)}: {told if memory is None else in_words(memory)}", markup=False)
 
 
 def print_resolvable(plan: Plan, tasks: Sequence[Task]) -> None:

@@ -140,15 +140,17 @@ def by_chunk(
 ) -> Rows:
     """function(logits [n, V], *rows [n, ...]) -> (value [n], *others [n]), chunk by chunk.
 
-    The gradient flows from the first value to `hidden_ND`, and to the head where it needs one. with_mass: half the L1 norm of the first value's gradient
-    towards the logits is put behind it; NaN where no gradient is taken.
+    The gradient flows from the first value to `hidden_ND`, and to the head where it needs one. with_mass: half the
+    L1 norm of the first value's gradient towards the logits is put behind it; NaN where no gradient is taken.
     """
     size = max(MIN_CHUNK_ROWS, CHUNK_ELEMENTS.get(hidden_ND.device.type, 2**19) // head.num_tokens)
     is_backward = bool(hidden_ND.shape[0]) and torch.is_grad_enabled()
     if is_backward and head.weight_VD.requires_grad:
         trained = (head.weight_VD, head.bias_V)
         frozen = head._replace(weight_VD=head.weight_VD.detach(), bias_V=None)
-        return _HeadGradients.apply(function, size, with_mass, frozen, hidden_ND, *trained, *rows)  # type: ignore[no-untyped-call, no-any-return]
+        return _HeadGradients.apply(  # type: ignore[no-untyped-call, no-any-return]
+            function, size, with_mass, frozen, hidden_ND, *trained, *rows
+        )
     if is_backward and hidden_ND.requires_grad:
         return _RowGradients.apply(function, size, with_mass, head, hidden_ND, *rows)  # type: ignore[no-untyped-call, no-any-return]
     chunks = []

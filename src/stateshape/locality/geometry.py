@@ -39,7 +39,9 @@ def update_of(weights: SharedWeights, adapter: str) -> Update:
 def full_length(weights: SharedWeights, adapter: str) -> float:
     """Root of the sum of squares of W - W0 over all parameters, a tied one once."""
     state = weights.adapter_state(adapter)
-    squares = [(state[name].double() - base.detach().double()).square().sum() for name, base in weights.full.base.items()]
+    squares = [
+        (state[name].double() - base.detach().double()).square().sum() for name, base in weights.full.base.items()
+    ]
     return float(torch.stack(squares).sum().sqrt())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -103,6 +104,9 @@ def check_passes(weights: SharedWeights) -> Passes:
     Raises: BadInput if the model's own code can't be run here, or its logits can't be made from its hidden states.
     """
     probe = make_probe(weights)
+    if getattr(weights.model, "is_quantized", False):
+        with narrow_windows(weights):
+            return quantised_pass(weights, probe)
     with narrow_windows(weights):
         try:
             with exact(weights):
@@ -201,6 +205,26 @@ def rounded_pass(weights: SharedWeights, probe: Probe) -> Passes:
         own = run_own(weights, probe)
         weights.head = read_head(weights, own, MAX_ROUNDED_GAP)
     return Passes("general", habits=habits_of(weights, probe))
+
+
+def quantised_pass(weights: SharedWeights, probe: Probe) -> Passes:
+    """transformers' modules with our attention, if they agree with its own code in the weights' dtype, or its own forward pass.
+
+    Layers in four bits don't run in double precision, and our decoder can't read them.
+    """
+    limit = max(MAX_ROUNDED_GAP, MAX_ROUNDING * torch.finfo(weights.dtype).eps)
+    asked: list[Window] = []
+    with refusing(weights), plainly(weights.config):
+        own = run_own(weights, probe)
+        weights.head = read_head(weights, own, limit)
+    with contextlib.suppress(*FOREIGN):
+        ours = run_ours(weights, probe, partial(run_transformers, weights.model, asked=asked))
+        has_one_shape = len({(keys.shape[1:], values.shape[1:]) for keys, values in ours.cached or ()}) == 1
+        is_told = bool(asked) or not has_windows(weights)
+        if is_told and has_one_shape and gap(ours._replace(cached=None), own).worst <= limit:
+            return Passes("bridge", cache_shapes(ours))
+    with refusing(weights):
+        return Passes("general", habits=find_habits(weights.model, probe.rows, limit=limit, cached_limit=limit))
 
 
 def run_both(weights: SharedWeights, probe: Probe, truth: Found, forward: ForwardPass) -> tuple[Found, float]:

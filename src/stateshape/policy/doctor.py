@@ -2,29 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from stateshape.policy.agreement import ends_by_file, ends_disagree, template_variables, thinking_switches
+from stateshape.policy.memory import (
+    TrainingMemory,
+    activations_per_thousand,
+    cache_bytes,
+    full_memory,
+    gb,
+    lora_memory,
+    millions,
+)
 from stateshape.policy.open import Resolved, open_weights, policy_on, resolve, shares_base, token_difference
 from stateshape.policy.policy import Policy
-from stateshape.policy.settings import ModelSettings
+from stateshape.policy.settings import ModelSettings, check_quantize
 from stateshape.policy.targets import fused_experts, linear_layers
 from stateshape.policy.weights import SharedWeights
 
-ADAM_BYTES = 16  # per adapted parameter in fp32: weight, gradient, two moments
+Timed = Callable[[Policy], Iterator[str]]  # lines on how fast the model is here
 
 
-def examine(model: str, teacher: str | None, *, settings: ModelSettings, rank: int) -> Iterator[str]:
-    """Lines to print. Raises BadInput at the first thing that cannot work."""
+def examine(
+    model: str,
+    teacher: str | None,
+    *,
+    settings: ModelSettings,
+    rank: int,
+    is_full: bool = False,
+    timed: Timed | None = None,
+) -> Iterator[str]:
+    """Lines to print. Raises BadInput at the first thing that cannot work. is_full: all parameters are to be trained."""
+    check_quantize(settings, is_full=is_full)
     resolved = resolve(model)
     weights = open_weights(resolved.model, settings)
     policy = policy_on(weights, resolved, "model")
     if resolved.adapter is not None:
         yield about_adapter(weights, resolved)
     yield from about_model(model, weights, policy)
-    yield from about_memory(weights, rank)
+    yield from about_memory(weights, rank, is_full=is_full)
+    if timed is not None:
+        yield from timed(policy)
     if teacher is not None:
         yield from about_teacher(weights, policy, teacher, settings)
     yield "ok"
@@ -44,32 +66,72 @@ def about_model(source: str, weights: SharedWeights, policy: Policy) -> Iterator
         names = sorted(path.name for path in Path(source).iterdir() if path.is_file())
         yield f"files        {', '.join(names)}"
     num_parameters = sum(parameter.numel() for parameter in base_parameters(weights))
-    yield f"model        {type(weights.model).__name__}, {num_parameters / 1e6:.1f} M parameters"
+    yield f"model        {type(weights.model).__name__}, {millions(num_parameters)} parameters"
     yield f"device       {weights.device}, {str(weights.dtype).removeprefix('torch.')}"
     yield from about_pass(weights)
-    pieces, rows = len(tokenizer), policy.head.num_tokens
-    padded = f" ({rows - pieces} rows are padding)" if rows > pieces else ""
-    yield f"vocabulary   {pieces:,} tokens, head of {rows:,} rows{padded}"
+    yield about_vocabulary(weights, policy)
     if weights.row_limit is not None:
         yield (
             f"positions    rows of up to {weights.row_limit:,} tokens, of {policy.max_positions:,}: beyond, its rotary angles "
             "(longrope or dynamic) depend on the longest row of a pass"
         )
-    ends = ", ".join(f"{token} {tokenizer.convert_ids_to_tokens(token)!r}" for token in policy.eos_ids)
-    yield f"end ids      {ends or 'none (warning): rows end at stop texts or at their length, and supervised texts get none'}"
+    yield from about_ends(policy)
     same = (
         " (same as an end id: masks here come from lengths, so that is fine)" if policy.pad_id in policy.eos_ids else ""
     )
     yield f"pad id       {policy.pad_id}{same}"
     begins = tokenizer("x")["input_ids"][0] == tokenizer.bos_token_id and tokenizer.bos_token_id is not None
     yield f"begin id     {'added to prompts: ' + repr(tokenizer.bos_token) if begins else 'none is added'}"
-    template = "has one; chats are written by it, texts are read as they are" if tokenizer.chat_template else "none"
-    yield f"template     {template}"
+    yield from about_template(tokenizer)
+
+
+def about_vocabulary(weights: SharedWeights, policy: Policy) -> str:
+    pieces, rows = len(weights.tokenizer), policy.head.num_tokens
+    embedding = weights.model.get_input_embeddings().weight
+    padded = f" ({rows - pieces} rows are padding)" if rows > pieces else ""
+    is_tied = embedding is weights.model.get_output_embeddings().weight
+    rest = "tied to the embedding" if is_tied else f"embedding of {len(embedding):,} rows"
+    return f"vocabulary   {pieces:,} tokens, head of {rows:,} rows{padded}, {rest}"
+
+
+def about_ends(policy: Policy) -> Iterator[str]:
+    yield (
+        f"end ids      {tokens(policy, policy.eos_ids)}"
+        if policy.eos_ids
+        else "end ids      none (warning): rows end at stop texts or at their length, and supervised texts get none"
+    )
+    by_file = ends_by_file(policy)
+    if ends_disagree(by_file):
+        said = "; ".join(f"{who}: {tokens(policy, ids)}" for who, ids in by_file.items())
+        yield f"             they disagree: {said}"
+        yield "             plain texts end at those of tokenizer and generation config, chats at their template's too"
+    elif len(by_file) > 1:
+        yield f"             {', '.join(by_file)} agree"
+
+
+def tokens(policy: Policy, ids: tuple[int, ...]) -> str:
+    return ", ".join(f"{token} {policy.tokenizer.convert_ids_to_tokens(token)!r}" for token in ids)
+
+
+def about_template(tokenizer: Any) -> Iterator[str]:
+    if not tokenizer.chat_template:
+        yield "template     none: chats need --chat-template FILE, plain prompts nothing"
+        return
+    yield "template     has one; chats are written by it, texts are read as they are"
+    variables = template_variables(tokenizer)
+    if variables is None:
+        yield "             it can't be parsed (warning): chats will be refused"
+        return
+    switches = thinking_switches(variables)
+    others = [name for name in variables if name not in switches]
+    yield f"thinking     {'switched by ' + ', '.join(switches) if switches else 'no switch in the template'}"
+    if others:
+        yield f"             the template also reads {', '.join(others)}"
 
 
 PASSES = {
-    "decoder": "our decoder",
-    "bridge": "transformers, with our attention (slower)",
+    "decoder": "our decoder: what rows share is computed once",
+    "bridge": "transformers, with our attention (slower): what rows share is computed once",
     "general": "transformers' own, row by row (slowest: nothing that rows share is computed once)",
 }
 HABITS = {
@@ -102,19 +164,42 @@ def base_parameters(weights: SharedWeights) -> list[torch.nn.Parameter]:
     return [parameter for name, parameter in weights.model.named_parameters() if ".lora_" not in name]
 
 
-def about_memory(weights: SharedWeights, rank: int) -> Iterator[str]:
-    weights_gb = sum(parameter.numel() * parameter.element_size() for parameter in base_parameters(weights)) / 1e9
+def about_memory(weights: SharedWeights, rank: int, *, is_full: bool = False) -> Iterator[str]:
     layers = linear_layers(weights)
-    chosen = [one.layer for one in layers if one.is_chosen]
-    adapted = sum(rank * sum(layer.weight.shape) for layer in chosen)
+    num_chosen = sum(one.is_chosen for one in layers)
+    memory = lora_memory(weights, rank)
+    yield f"memory       weights {gb(memory.base)}"
     yield (
-        f"memory       weights {weights_gb:.2f} GB; LoRA r {rank} on {len(chosen)} layers: {adapted / 1e6:.1f} M parameters, "
-        f"{adapted * ADAM_BYTES / 1e9:.2f} GB with gradients and AdamW; activations come on top"
+        f"  LoRA       r {rank} on {num_chosen} layers: {millions(memory.num_trained)} parameters, "
+        f"{gb(memory.total - memory.base)} ({shares(memory)})"
     )
+    if is_full:
+        yield about_full(weights)
+    yield f"  training   {gb(activations_per_thousand(weights))} of activations per 1,000 tokens of a chunk, about"
+    per_token = cache_bytes(weights)
+    told = (
+        "in its own cache, whose size is not known here"
+        if per_token is None
+        else f"{per_token:,} bytes of cache per token of a row"
+    )
+    yield f"  sampling   {told}"
     if left := sorted({one.last for one in layers if not one.is_chosen}):
         yield f"left alone   by lora.targets all-linear: {', '.join(left)} (name them to adapt them)"
     if experts := fused_experts(weights):
-        yield f"experts      {experts / 1e6:.1f} M parameters in fused tensors, which no adapter reaches"
+        yield f"experts      {millions(experts)} parameters in fused tensors, which no adapter reaches"
+
+
+def shares(memory: TrainingMemory) -> str:
+    return f"weights {gb(memory.own + memory.cast)}, gradients {gb(memory.gradients)}, AdamW {gb(memory.moments)}"
+
+
+def about_full(weights: SharedWeights) -> str:
+    memory = full_memory(weights)
+    return (
+        f"  full       all {millions(memory.num_trained)} parameters of a copy, in fp32 beside the base: "
+        f"{gb(memory.total - memory.base)} ({shares(memory)}), {gb(memory.total)} with the base; a checkpoint holds "
+        f"{gb(memory.own + memory.moments)} and is written every step unless checkpoint_every says otherwise"
+    )
 
 
 def about_teacher(weights: SharedWeights, learner: Policy, teacher: str, settings: ModelSettings) -> Iterator[str]:

@@ -43,7 +43,7 @@ def weights_sha256(source: str) -> str | None:
 
     For a run, its adapter or its model; its base if it trained none.
     """
-    folder = _folder(source)
+    folder = folder_of(source)
     if folder is None:
         return None
     try:
@@ -52,7 +52,8 @@ def weights_sha256(source: str) -> str | None:
         return None
 
 
-def _folder(source: str) -> Path | None:
+def folder_of(source: str) -> Path | None:
+    """The folder with a source's files, as far as they are on this machine."""
     if source == "embedded":
         return base_folder()
     folder = Path(source)
@@ -71,7 +72,7 @@ def _of_run(folder: Path) -> Path | None:
     if layout.trained(folder).is_dir():
         return layout.trained(folder)
     model = _object(folder / layout.RUN).get("model")
-    return _folder(model) if isinstance(model, str) and Path(model).absolute() != folder.absolute() else None
+    return folder_of(model) if isinstance(model, str) and Path(model).absolute() != folder.absolute() else None
 
 
 def _of_folder(folder: Path) -> str | None:

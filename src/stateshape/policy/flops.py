@@ -18,12 +18,15 @@ layers. Does not know what a pass is for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers.pytorch_utils import Conv1D
+
+from stateshape.policy.targets import sizes
 
 if TYPE_CHECKING:
     from stateshape.policy.weights import SharedWeights
@@ -71,7 +74,7 @@ def flops_of(weights: SharedWeights, adapter: str | None) -> Flops | None:
     token, position = Work(0, 0), Work(2 * rows * columns, (4 if is_full else 2) * rows * columns)
     for name, layer in _linears(weights):
         if is_full:
-            work = Work(2 * _bare(layer).weight.numel(), 4 * _bare(layer).weight.numel())
+            work = Work(2 * math.prod(sizes(_bare(layer))), 4 * math.prod(sizes(_bare(layer))))
         else:
             work = _work(layer, adapter, reads_frozen=_is_in(name, 0, FIRST_READS))
         if is_plain and _is_in(name, num_layers - 1, LAST_WRITES):
@@ -83,7 +86,7 @@ def flops_of(weights: SharedWeights, adapter: str | None) -> Flops | None:
 
 def activation_bytes(weights: SharedWeights) -> int:
     """Roughly what a training pass keeps per token until backward: inputs and outputs of the body's linear layers."""
-    return weights.dtype.itemsize * sum(sum(_bare(layer).weight.shape) for _, layer in _linears(weights))
+    return weights.dtype.itemsize * sum(sum(sizes(_bare(layer))) for _, layer in _linears(weights))
 
 
 def _linears(weights: SharedWeights) -> Iterator[tuple[str, Any]]:
@@ -105,7 +108,7 @@ def _bare(module: Any) -> Any:
 
 
 def _work(layer: Any, adapter: str | None, *, reads_frozen: bool) -> Work:
-    products = _bare(layer).weight.numel()
+    products = math.prod(sizes(_bare(layer)))
     forward, backward = 2 * products, 0 if reads_frozen else 2 * products
     lora = getattr(layer, "lora_A", {})
     if adapter is not None and adapter in lora:

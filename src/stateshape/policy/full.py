@@ -117,13 +117,13 @@ class FullCopies:
     def head(self, name: str, base: Head, module: nn.Module, *, trainable: bool) -> Head:
         """The base's head with this copy's matrix and bias. `module`: that holds them."""
         values = self.copies[name].seen(trainable=trainable)
-        own = {slot.attribute: values[key] for key, slots in self.slots.items() for slot in slots if slot.module is module}
+        own = {
+            slot.attribute: values[key] for key, slots in self.slots.items() for slot in slots if slot.module is module
+        }
         return base._replace(weight_VD=own["weight"], bias_V=own.get("bias")).first(base.num_tokens)
 
 
-def read_parameters(
-    model: Any, folder: Path, dtype: torch.dtype, expected: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
+def read_parameters(model: Any, folder: Path, dtype: torch.dtype, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The parameters in a model folder, read by transformers, on the device and under the names of `expected`.
 
     Raises: BadInput if the folder holds another architecture, or can't be read.

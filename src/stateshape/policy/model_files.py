@@ -25,14 +25,24 @@ IN_A_LAYER = re.compile(r"\.\d+\.")
 COMPUTED = ("inv_freq", "masked_bias", ".attn.bias", ".attention.bias")
 
 
-def read_model(source: str, *, dtype: torch.dtype, trust_remote_code: bool) -> tuple[Any, Any]:
-    """Model and tokenizer. Raises BadInput with the reason if they cannot be loaded, or are incomplete."""
+def read_model(
+    source: str, *, dtype: torch.dtype, trust_remote_code: bool, four_bits_on: torch.device | None = None
+) -> tuple[Any, Any]:
+    """Model and tokenizer. four_bits_on: its linear layers in NF4 on this device (arXiv:2305.14314).
+
+    Raises: BadInput with the reason if they cannot be loaded, or are incomplete.
+    """
     folder = Path(source)
     check_model(source, trust_remote_code=trust_remote_code)
     files = {kind: sorted(folder.glob(f"*.{kind}")) if folder.is_dir() else [] for kind in ("gguf", "safetensors")}
     for path in files["safetensors"]:
         check_whole(path, field="model")
     options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
+    if four_bits_on is not None:
+        options["device_map"] = {"": four_bits_on}
+        options["quantization_config"] = transformers.BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=True
+        )
     token_options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if files["gguf"] and not files["safetensors"]:
         options["gguf_file"] = token_options["gguf_file"] = files["gguf"][0].name

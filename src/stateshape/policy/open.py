@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
-import re
 import socket
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,16 +27,16 @@ from stateshape.core.files import BadInput, read_json
 from stateshape.core.wording import MAX_PATH, one_line, shown
 from stateshape.embedded import base_folder
 from stateshape.policy.adapter_files import CONFIG, check_adapter
+from stateshape.policy.agreement import GENERATION_TAGS
 from stateshape.policy.decoder import PLAIN, compiled_halves
 from stateshape.policy.fingerprint import weights_sha256
 from stateshape.policy.foreign import reason_of
 from stateshape.policy.model_files import check_model, read_model
 from stateshape.policy.policy import Policy
-from stateshape.policy.settings import ModelSettings, resolve_device, resolve_dtype
+from stateshape.policy.settings import ModelSettings, check_quantize, resolve_device, resolve_dtype
 from stateshape.policy.weights import SharedWeights
 
 EMBEDDED = "embedded"
-GENERATION_TAGS = re.compile(r"\{%-?\s*(end)?generation\s*-?%\}")  # transformers' own tags
 HUB_TIMEOUT_S = 5.0  # the hub's own client tries each file for half a minute before it gives up
 
 
@@ -340,13 +339,19 @@ def refuse_difference(ours: dict[str, int], theirs: dict[str, int], *, learner: 
 
 def load_weights(source: str, settings: ModelSettings) -> SharedWeights:
     """Loads a hub id or a local folder. Raises BadInput with the reason if that fails."""
+    check_quantize(settings)
     device = resolve_device(settings.device)
     if device.type == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(False)  # it prepares every new shape for 0.6 s, and each step has new ones
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # steps are recorded on the current device, whatever the tensors' own
     model, tokenizer = read_model(
-        source, dtype=resolve_dtype(settings.dtype, device), trust_remote_code=settings.trust_remote_code
+        source,
+        dtype=resolve_dtype(settings.dtype, device),
+        trust_remote_code=settings.trust_remote_code,
+        four_bits_on=device if settings.quantize == "4bit" else None,
     )
     halves = compiled_halves() if settings.compile else PLAIN
-    return SharedWeights(model.to(device), tokenizer, source=source, halves=halves)
+    if settings.quantize is None:  # a model in four bits is there already, and refuses to be moved
+        model = model.to(device)
+    return SharedWeights(model, tokenizer, source=source, halves=halves)

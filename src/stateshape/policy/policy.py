@@ -1,6 +1,7 @@
-"""A policy: base weights seen through one adapter, or through none, or a copy of all weights. Learner, teacher, reference and base are all this.
+"""A policy: base weights seen through one adapter, none, or a copy of all of them.
 
-Knows its tokenizer and its end tokens; knows nothing of tasks, methods or files.
+Learner, teacher, reference and base are all this. Knows its tokenizer and its end tokens; knows nothing of tasks, methods or
+files.
 """
 
 from __future__ import annotations

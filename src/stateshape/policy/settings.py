@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import importlib.util
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 
-from stateshape.core.files import BadInput
+from stateshape.core.files import LATER, BadInput
 from stateshape.core.limits import check_most
 from stateshape.core.wording import shown
 
@@ -28,6 +29,8 @@ class ModelSettings:
     compile: bool = False
     """Fuse a layer's small operations with torch.compile, which takes about a minute at the start. Meant for a GPU: on a CPU
     it was not faster (LOG.md). No effect on models that run through transformers' own code."""
+    quantize: Literal["4bit"] | None = field(default=None, metadata=LATER)
+    """Base weights in four bits (NF4, bitsandbytes), on a GPU, for LoRA. Default: none."""
     chat_template: str | None = None
     """File with a chat template (Jinja), for a model that has none, or in place of its own. A teacher that has one "
     "keeps its own."""
@@ -51,6 +54,27 @@ class LoraSettings:
                 "alpha > 0 and at least one target"
             )
         check_most("lora.", rank=self.rank, alpha=self.alpha)
+
+
+def check_quantize(settings: ModelSettings, *, is_full: bool = False) -> None:
+    """Whether a base in four bits can be had here, and be trained in this way. Raises BadInput."""
+    if settings.quantize is None:
+        return
+    if is_full:
+        raise BadInput(
+            f"quantize: got {settings.quantize} with parameters full; expected LoRA, since weights in four bits have no "
+            "gradients; leave one of them out"
+        )
+    if resolve_device(settings.device).type != "cuda":
+        raise BadInput(
+            f"quantize: got {settings.quantize}, but no CUDA device is used; expected a GPU, where bitsandbytes runs; leave "
+            "quantize out"
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise BadInput(
+            f"quantize: got {settings.quantize}, but the library bitsandbytes is not installed; expected it; pip install "
+            "bitsandbytes, or leave quantize out"
+        )
 
 
 def resolve_device(name: str) -> torch.device:

@@ -113,6 +113,11 @@ def fused_experts(weights: SharedWeights) -> int:
     )
 
 
+def sizes(layer: Any) -> tuple[int, int]:
+    """Rows and columns of a linear layer's matrix, which may lie packed in memory."""
+    return (layer.out_features, layer.in_features) if isinstance(layer, nn.Linear) else tuple(layer.weight.shape)
+
+
 def _is_left_alone(name: str, layer: Any, config: Any) -> bool:
     parts = name.split(".")
     outputs = layer.nf if isinstance(layer, Conv1D) else layer.out_features

@@ -6,6 +6,7 @@ Source: the format, https://github.com/huggingface/safetensors#format. Loads no 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 from stateshape.core.files import BadInput
@@ -39,3 +40,15 @@ def check_whole(path: Path, *, field: str) -> None:
             f"{field}: got {path} of {size:,} bytes, while its header describes {expected:,}; expected a whole file; fetch "
             "or save it again"
         )
+
+
+def count_numbers(folder: Path) -> int | None:
+    """How many numbers the safetensors files of a folder hold, from their headers. None where there are none."""
+    paths = sorted(folder.glob("*.safetensors"))
+    total = 0
+    for path in paths:
+        check_whole(path, field="model")
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(LENGTH_BYTES), "little")))
+        total += sum(math.prod(value["shape"]) for name, value in header.items() if name != "__metadata__")
+    return total if paths else None

@@ -164,7 +164,7 @@ class SharedWeights:
             self._inject(name, config)
 
     def load_adapter(self, name: str, folder: Path) -> None:
-        """An adapter saved in peft's format, or a model folder. Raises BadInput, and leaves no trace of it, if it does not fit."""
+        """An adapter saved in peft's format, or a model folder. Raises BadInput, and leaves no trace, if it does not fit."""
         if holds_model(folder):
             self.full.load(name, folder, dtype=self.dtype)
             return

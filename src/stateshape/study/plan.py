@@ -305,15 +305,16 @@ def plan_sha256(file: StudyFile, specs: Sequence[AnySpec]) -> str:
     Left out: seeds, labels, notes, roles, contrasts, claims, and whether layers are compiled. They may change in a folder
     that the plan has begun; so may whether adapters are kept once they are measured. Left out where they are not chosen, so
     that plans of before there was a choice stay the same: lengths of completions, samples, how rows are read, chat templates,
-    measurements along a run, and fields of recipes and of training that are declared LATER.
+    four bits, measurements along a run, and fields of recipes and of training that are declared LATER.
     """
     runs = {spec.name: meaning_of(spec) for spec in specs}
     done = replace(file, seeds=[], train={}, runs={}, notes="", roles={}, contrasts=[], claims={})
     meaning = {**plain(done), "runs": runs}
     del meaning["claims"]
     del meaning["model_settings"]["compile"]
-    if meaning["model_settings"]["chat_template"] is None:
-        del meaning["model_settings"]["chat_template"]
+    for name in ("chat_template", "quantize"):
+        if meaning["model_settings"][name] is None:
+            del meaning["model_settings"][name]
     for choice in (meaning["target"], *meaning["retention"]):
         for name in ("max_new_tokens", "samples"):
             if choice[name] is None:

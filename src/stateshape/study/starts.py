@@ -62,7 +62,7 @@ def check_start(plan: Plan, spec: RunSpec) -> None:
 
 
 def check_full_start(field: str, told: str, resolved: Resolved, base: str) -> None:
-    """All parameters start from a model folder with the base's tensors, which are compared once both are read. Raises BadInput."""
+    """All parameters start from a model folder; that its tensors are the base's is seen when both are read. Raises BadInput."""
     if resolved.adapter is not None:
         raise BadInput(
             f"{field}: got {told}, an adapter; expected a whole model, since all parameters are trained; merge it into its "

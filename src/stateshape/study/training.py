@@ -17,8 +17,8 @@ from stateshape.core.records import RunRecord, StepRecord
 from stateshape.core.seeds import seed_for
 from stateshape.core.watch import Watch
 from stateshape.locality.watch import LocalityWatch
-from stateshape.policy.open import open_beside, policy_on, resolve
 from stateshape.policy.memory import full_memory, in_words
+from stateshape.policy.open import open_beside, policy_on, resolve
 from stateshape.policy.policy import Policy
 from stateshape.policy.targets import resolve as resolve_targets
 from stateshape.policy.weights import SharedWeights

@@ -41,7 +41,7 @@ def save_checkpoint(
     """`carried`: further adapters that change while the run trains, such as a moving average of the learner's."""
     parameters = policy.parameters()
     states = [optimiser.state[parameter] for parameter in parameters]
-    example = next((one for one in states if one), {})
+    example: dict[str, Tensor] = next((one for one in states if one), {})
     pairs = list(zip(states, parameters, strict=True))
     state = {
         "parameters": as_vector(parameters),

@@ -1,7 +1,7 @@
 """A whole run: steps, metrics, samples of the states trained on, checkpoints; resumed where it stopped.
 
-Writes metrics.jsonl, states.jsonl and a checkpoint while it goes, and the adapter (or the whole model) at chosen steps and at the end. Knows no
-method by name, and of what looks on (watch.py) only that it does.
+Writes metrics.jsonl, states.jsonl and a checkpoint while it goes, and the adapter (or whole model) at chosen steps and at the
+end. Knows no method by name, and of what looks on (watch.py) only that it does.
 """
 
 from __future__ import annotations

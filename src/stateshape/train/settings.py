@@ -65,7 +65,8 @@ class TrainSettings:
     checkpoint_every: int = 1
     """Steps between checkpoints: the most that a killed run can lose."""
     parameters: Literal["lora", "full"] = field(default="lora", metadata=LATER)
-    """What is trained: a LoRA adapter, or all parameters of a copy of the model (docs/guides/finetune.md); then lora says nothing."""
+    """What is trained: a LoRA adapter, or all parameters of a copy of the model; then lora says
+    nothing (docs/guides/finetune.md)."""
     lora: LoraSettings = field(default_factory=LoraSettings)
 
     def __post_init__(self) -> None:
