@@ -14,7 +14,7 @@ from stateshape.core.tensors import CHUNK_ELEMENTS, divergence_in_detail, token_
 from stateshape.locality.geometry import update_of
 from stateshape.policy import settings as policy_settings
 from stateshape.policy.doctor import examine
-from stateshape.policy.open import open_policy, resolve, resolve_base
+from stateshape.policy.open import check_teacher, open_beside, open_policy, resolve, resolve_base
 from stateshape.policy.policy import Policy
 from stateshape.policy.settings import ModelSettings, check_quantize
 from stateshape.policy.weights import SharedWeights
@@ -284,11 +284,10 @@ def test_the_head_of_before_an_update_is_kept_where_it_is_trained():
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """A run of all parameters, one that goes on from it, and one that it teaches."""
+    """A run of all parameters, and one that goes on from it."""
     text = tiny.study_text(
         "tutor: {recipe: sft, train: {parameters: full, lr: 1e-5}}",
         "further: {recipe: sft, start: tutor, train: {parameters: full, lr: 2e-4}}",
-        "student: {recipe: opd, teacher: tutor}",
     )
     text = text.replace("max_new_tokens: 8", "max_new_tokens: 4, hidden: false").replace("limit: 8", "limit: 4")
     folder = tmp_path_factory.mktemp("full")
@@ -298,16 +297,17 @@ def study(tmp_path_factory):
 
 
 def test_a_finished_full_run_is_a_model_that_evaluates_teaches_and_is_gone_on_from(study):
-    tutor, further, student = (layout.run_folder(study, name, 0) for name in ("tutor", "further", "student"))
+    tutor, further = (layout.run_folder(study, name, 0) for name in ("tutor", "further"))
     assert resolve(str(tutor)) == (str(tutor / layout.MODEL), None)
-    assert (student / layout.ADAPTER).is_dir()
-    summaries = [read_json(layout.summary(one), dict) for one in (tutor, further, student)]
-    assert all(one for one in summaries)
+    assert all(read_json(layout.summary(one), dict) for one in (tutor, further))
     warned = [read_json(one / layout.RUN, dict)["warnings"] for one in (tutor, further)]
     assert not any("is high for training all parameters" in text for text in warned[0])
     assert any("lr 0.0002 is high for training all parameters" in text for text in warned[1])
     policy = open_policy(str(further), CPU)
-    assert policy.adapter is None  # a model of its own
+    check_teacher("embedded", str(tutor), CPU)
+    teacher = open_beside(policy.weights, str(tutor), CPU, adapter_name="teacher")
+    assert policy.adapter is teacher.adapter is None  # models of their own
+    assert (logits(teacher) - logits(policy)).abs().max() > 1e-4
     begun = transformers.AutoModelForCausalLM.from_pretrained(str(tutor / layout.MODEL)).state_dict()
     gone = policy.weights.model.state_dict()
     apart = max(float((gone[key] - begun[key]).abs().max()) for key in begun)
