@@ -120,11 +120,15 @@ def test_a_chunk_has_rows_enough_to_be_worth_reading_the_head(monkeypatch):
     assert seen == [5, 5, 2]
 
 
-def test_only_hidden_states_get_a_gradient():
-    hidden, head = normal(3, 4, seed=1, grad=True), normal(11, 4, seed=2, grad=True)
-    tensors.token_logp(hidden, Head(head), torch.tensor([1, 2, 3])).sum().backward()
-    assert hidden.grad.abs().sum() > 0
-    assert head.grad is None  # the head is never trained
+def test_the_head_gets_a_gradient_only_where_it_is_trained():
+    targets, found = torch.tensor([1, 2, 3]), {}
+    for is_trained in (False, True):
+        hidden, head = normal(3, 4, seed=1, grad=True), normal(11, 4, seed=2, grad=is_trained)
+        tensors.token_logp(hidden, Head(head), targets).sum().backward()
+        found[is_trained] = hidden.grad
+        assert (head.grad is not None) == is_trained
+    torch.testing.assert_close(found[True], found[False])
+    assert found[True].abs().sum() > 0
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -284,6 +284,7 @@ CHANGED = {
     "states_mb": None,  # changes what is on record, see test_record.py
     "checkpoint_every": None,  # see test_trap_irreproducible
     "lora": LoraSettings(rank=4, alpha=16.0),
+    "parameters": None,  # tests/test_full.py
 }
 
 
