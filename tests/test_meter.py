@@ -285,7 +285,7 @@ def test_two_bases_share_one_meter(monkeypatch: pytest.MonkeyPatch) -> None:
 
     mine, other = tiny.weights(), tiny.weights(seed=1)
     monkeypatch.setattr(opening, "resolve", lambda source: opening.Resolved(source, None))
-    monkeypatch.setattr(opening, "open_weights", lambda *_: other)
+    monkeypatch.setattr(opening, "open_weights", lambda *_, **__: other)
     teacher = opening.open_beside(mine, "another", ModelSettings(device="cpu"), adapter_name="t")
     assert teacher.weights is not mine
     costs: dict[str, PhaseCost] = {}

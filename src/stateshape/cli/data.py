@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -46,8 +48,8 @@ def data(
 
     if limit < 1:
         raise BadInput(f"limit: got {limit}; expected a number above 0")
-    logging.getLogger("stateshape").setLevel(logging.ERROR)  # its notes are printed below
-    found = load_task(task, reading=rows.reading())
+    with without_notes():  # they are printed below
+        found = load_task(task, reading=rows.reading())
     for note in found.notes:
         print(note)
     items: list[GenerationItem] | list[ChoiceItem] = (
@@ -65,9 +67,20 @@ def data(
         print(f"{limit} of {len(items):,} items; --limit {len(items)} shows all")
 
 
+@contextmanager
+def without_notes() -> Iterator[None]:
+    logger = logging.getLogger("stateshape")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def as_read(reader: Policy, item: GenerationItem | ChoiceItem) -> list[Trajectory]:
-    """The rows that are trained on; a prompt alone where nothing is learned from the item itself, and a question with "
-    "an option."""
+    """The rows that are trained on; a prompt alone where nothing is learned from the item itself, and a question with
+    an option."""
     from stateshape.core.states import Origin, Trajectory
     from stateshape.states.dataset import pair, solved
     from stateshape.tasks.items import ChoiceItem

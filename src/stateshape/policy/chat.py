@@ -64,8 +64,8 @@ def rendered(tokenizer: Any, chat: Chat) -> Rendered:
 
 
 def turn_ends(tokenizer: Any) -> tuple[int, ...]:
-    """The token by which the template ends an assistant's turn; none without a template, or where a turn ends in plain "
-    "text."""
+    """The token by which the template ends an assistant's turn; none without a template, or where a turn ends in plain
+    text."""
     if not tokenizer.chat_template:
         return ()
     try:

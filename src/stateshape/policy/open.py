@@ -214,8 +214,8 @@ def check_tokenizer(source: str, settings: ModelSettings, *, what: str = "teache
 
 
 def open_reader(model: str, settings: ModelSettings) -> Policy:
-    """A policy that encodes and decodes texts and chats as `model` does, and holds no weights; a GGUF folder is loaded "
-    "whole."""
+    """A policy that encodes and decodes texts and chats as `model` does, and holds no weights; a GGUF folder is loaded
+    whole."""
     tokenizer = open_tokenizer(model, settings)
     if tokenizer is None:
         return open_policy(model, settings)

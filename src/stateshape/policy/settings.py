@@ -32,8 +32,8 @@ class ModelSettings:
     quantize: Literal["4bit"] | None = field(default=None, metadata=LATER)
     """Base weights in four bits (NF4, bitsandbytes), on a GPU, for LoRA. Default: none."""
     chat_template: str | None = None
-    """File with a chat template (Jinja), for a model that has none, or in place of its own. A teacher that has one "
-    "keeps its own."""
+    """File with a chat template (Jinja), for a model that has none, or in place of its own. A teacher that has one
+    keeps its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -87,8 +87,8 @@ def sampled(
 
 
 def as_read_by(policy: Policy, row: Trajectory, items: Items, *, writer: Policy) -> Trajectory:
-    """A row of `writer`'s behind the prompt as `policy` reads it: of a chat, in its own template. Texts are the same "
-    "for all."""
+    """A row of `writer`'s behind the prompt as `policy` reads it: of a chat, in its own template. Texts are the same
+    for all."""
     item = items[row.item_id]
     if item.chat is None or policy.encode_prompt(item.chat) == writer.encode_prompt(item.chat):
         return row

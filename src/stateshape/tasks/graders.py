@@ -90,8 +90,8 @@ def tolerance_of(text: str) -> float:
 
 
 def marked(text: str) -> str | None:
-    """What stands in the last \\boxed{}, else behind the last #### or the last "answer is", on its line; None without a "
-    "mark."""
+    """What stands in the last \\boxed{}, else behind the last #### or the last "answer is", on its line; None without a
+    mark."""
     if (inside := boxed(text)) is not None:
         return inside
     if line := own_grading.marked_answer(text).line:
