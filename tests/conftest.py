@@ -24,25 +24,29 @@ install_import_hook(
 torch.set_num_threads(1)
 
 # Studies here are made to be stopped, resumed, damaged or read, not to be looked at: drawing would take a third of their time.
-# What is drawn, and that it is, is tested in test_report*.py and, by whole commands, in test_cli.py and test_docs.py.
+# What is drawn, and that it is, is tested in test_report*.py and, by whole commands, in test_cli.py.
 FEW_PLOTS = {
     "test_along",
     "test_audit",
-    "test_files_left",
+    "test_docs",
     "test_manifest",
     "test_origin",
+    "test_planned_claims",
     "test_record_reading",
+    "test_report_costs",
     "test_run_data",
     "test_starts",
     "test_study",
 }
 
 
-@pytest.fixture(autouse=True)
-def draw_few_plots(request, monkeypatch):
+@pytest.fixture(autouse=True, scope="module")
+def draw_few_plots(request):
     """Reports of these tests have one plot."""
-    if request.module.__name__ in FEW_PLOTS:
-        monkeypatch.setattr("stateshape.report.write.all_plots", few_plots)
+    with pytest.MonkeyPatch.context() as patch:
+        if request.module.__name__ in FEW_PLOTS:
+            patch.setattr("stateshape.report.write.all_plots", few_plots)
+        yield
 
 
 def few_plots(study):

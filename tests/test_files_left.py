@@ -19,6 +19,7 @@ TEXT = "along: {points: 2}\n" + tiny.study_text(
     "filtered: {recipe: rft, with: {rollout_tokens: 4, keep: all}}",
     "further: {recipe: sft, start: tutor}",
     "theirs: {checkpoint: embedded}",
+    "whole: {recipe: sft, train: {parameters: full, lr: 1.0e-5}}",
 ).replace("task: arithmetic", "task: arithmetic, samples: {n: 2}")
 WHILE_IT_GOES = {"checkpoint-*.pt", "supervision.jsonl", ".*.tmp"}
 NOT_HERE = {"predictors.json"}  # of studies with 20 runs
@@ -68,7 +69,7 @@ def test_what_a_study_leaves_is_what_the_documentation_lists(out):
 
 
 def test_the_records_module_lists_the_same_files():
-    listed = set(re.findall(r"[\w./*<>-]*[.][\w*]+|\w+/\*", (records.__doc__ or "").split("docs/studies.md")[0]))
+    listed = set(re.findall(r"[\w./*<>-]*[.][\w*]+|[\w<>-]+/\*", (records.__doc__ or "").split("docs/studies.md")[0]))
     listed = {
         re.sub(r"<\w+>", "*", name) for name in listed if not name.startswith(("core.", "study/", "record/", "train/"))
     }
