@@ -185,9 +185,14 @@ def public_names(module: Any) -> list[str]:
 
 
 def _directive(name: str, thing: Any) -> str:
+    import stateshape
+
     kind = "autoexception" if inspect.isclass(thing) and issubclass(thing, Exception) else "autoclass"
     kind = "autofunction" if inspect.isfunction(thing) else kind
-    return f"```{{eval-rst}}\n.. {kind}:: {name}\n```"
+    # a name of the package itself is linked to there
+    is_second = name.count(".") > 1 and name.rpartition(".")[2] in stateshape.__all__
+    options = "\n   :no-index:" if is_second else ""
+    return f"```{{eval-rst}}\n.. {kind}:: {name}{options}\n```"
 
 
 # Docstrings are plain text, not reStructuredText
