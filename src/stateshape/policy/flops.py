@@ -19,14 +19,9 @@ layers. Does not know what a pass is for.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import nn
-from transformers.pytorch_utils import Conv1D
-
-from stateshape.policy.targets import sizes
+from stateshape.policy.targets import bare, linear_modules, sizes
 
 if TYPE_CHECKING:
     from stateshape.policy.weights import SharedWeights
@@ -72,9 +67,9 @@ def flops_of(weights: SharedWeights, adapter: str | None) -> Flops | None:
     rows, columns = weights.head.weight_VD.shape
     is_full, is_plain = weights.is_full(adapter), weights.is_plain(adapter)
     token, position = Work(0, 0), Work(2 * rows * columns, (4 if is_full else 2) * rows * columns)
-    for name, layer in _linears(weights):
+    for name, layer in linear_modules(weights.body):
         if is_full:
-            work = Work(2 * math.prod(sizes(_bare(layer))), 4 * math.prod(sizes(_bare(layer))))
+            work = Work(2 * math.prod(sizes(bare(layer))), 4 * math.prod(sizes(bare(layer))))
         else:
             work = _work(layer, adapter, reads_frozen=_is_in(name, 0, FIRST_READS))
         if is_plain and _is_in(name, num_layers - 1, LAST_WRITES):
@@ -86,29 +81,11 @@ def flops_of(weights: SharedWeights, adapter: str | None) -> Flops | None:
 
 def activation_bytes(weights: SharedWeights) -> int:
     """Roughly what a training pass keeps per token until backward: inputs and outputs of the body's linear layers."""
-    return weights.dtype.itemsize * sum(sum(sizes(_bare(layer))) for _, layer in _linears(weights))
-
-
-def _linears(weights: SharedWeights) -> Iterator[tuple[str, Any]]:
-    """Linear layers of the body, wrapped by their adapters if they have any."""
-    inside: set[nn.Module] = set()
-    module: Any
-    for name, module in weights.body.named_modules():
-        if module in inside:
-            continue
-        bare = _bare(module)
-        if bare is not module:
-            inside.update(module.modules())
-        if isinstance(bare, nn.Linear | Conv1D):
-            yield name, module
-
-
-def _bare(module: Any) -> Any:
-    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+    return weights.dtype.itemsize * sum(sum(sizes(bare(layer))) for _, layer in linear_modules(weights.body))
 
 
 def _work(layer: Any, adapter: str | None, *, reads_frozen: bool) -> Work:
-    products = math.prod(sizes(_bare(layer)))
+    products = math.prod(sizes(bare(layer)))
     forward, backward = 2 * products, 0 if reads_frozen else 2 * products
     lora = getattr(layer, "lora_A", {})
     if adapter is not None and adapter in lora:

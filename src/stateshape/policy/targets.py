@@ -43,17 +43,26 @@ class Linear(NamedTuple):
 
 def linear_layers(weights: SharedWeights) -> list[Linear]:
     """Linear layers of the base, whether an adapter wraps them or not; the head is not among them."""
-    found: list[Linear] = []
-    inside = set(weights.model.get_output_embeddings().modules())
-    for name, module in weights.model.named_modules():
+    head = weights.model.get_output_embeddings()
+    found = [(name, bare(module)) for name, module in linear_modules(weights.model, below=head)]
+    return [Linear(name, layer, not _is_left_alone(name, layer, weights.config)) for name, layer in found]
+
+
+def linear_modules(root: nn.Module, *, below: nn.Module | None = None) -> Iterator[tuple[str, Any]]:
+    """Linear layers under `root` by name, wrapped by their adapters if they have any. below: leaves out what is in it."""
+    inside = set() if below is None else set(below.modules())
+    for name, module in root.named_modules():
         if module in inside:
             continue
-        bare = _bare(module)
-        if bare is not module:
+        if bare(module) is not module:
             inside.update(module.modules())
-        if isinstance(bare, nn.Linear | Conv1D):
-            found.append(Linear(name, bare, not _is_left_alone(name, bare, weights.config)))
-    return found
+        if isinstance(bare(module), nn.Linear | Conv1D):
+            yield name, module
+
+
+def bare(module: Any) -> Any:
+    """The base's module, without an adapter around it."""
+    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
 
 
 def resolve(weights: SharedWeights, lora: LoraSettings) -> list[str]:
@@ -125,7 +134,3 @@ def _is_left_alone(name: str, layer: Any, config: Any) -> bool:
     is_router = not ROUTERS.isdisjoint(parts[-2:]) and outputs in counts
     is_fused = getattr(config, "model_type", "") in FUSED_STATE_SPACE and parts[-1] in FUSED_NAMES
     return is_router or EXPERTS in parts or is_fused
-
-
-def _bare(module: Any) -> Any:
-    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
