@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from stateshape.tasks.task import GenerationTask, Task
 
 
-def print_plan(plan: Plan, target: GenerationTask, data: Mapping[str, GenerationTask]) -> None:
-    """Runs, teachers, steps and an upper estimate of tokens."""
+def print_plan(
+    plan: Plan, target: GenerationTask, data: Mapping[str, GenerationTask], protects: Mapping[str, Task]
+) -> None:
+    """Runs, teachers, steps and an upper estimate of tokens; what is protected is not among them."""
     from stateshape.study.context import data_of
+    from stateshape.study.protection import told
 
     file = plan.file
     table = Table(title=f"{file.study}: {file.model}, seeds {', '.join(map(str, file.seeds))}", title_justify="left")
@@ -36,6 +39,8 @@ def print_plan(plan: Plan, target: GenerationTask, data: Mapping[str, Generation
     for spec in plan.trained:
         if spec.start is not None:
             console().print(f"{spec.name} goes on from the adapter of {spec.start}", markup=False)
+    for line in told(plan.trained, protects):
+        console().print(line, markup=False)
     print_full(plan)
     for checkpoint in plan.checkpoints:
         console().print(f"{checkpoint.name} is loaded, not trained: {checkpoint.checkpoint}", markup=False)

@@ -257,11 +257,16 @@ class Method:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Term:
-    """One method of a combination. `takes`: which prompts of a step it works on, by item id; None: all of them."""
+    """One method of a combination. `takes`: which prompts of a step it works on, by item id; None: all of them.
+
+    is_apart: about other prompts than the run's own. It counts towards no budget, no band applies to it, nothing probes its
+    states, and its supervision is counted apart.
+    """
 
     method: Method
     weight: float = 1.0
     takes: Callable[[str], bool] | None = None
+    is_apart: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

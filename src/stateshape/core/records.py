@@ -245,11 +245,15 @@ class SupervisionCell:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SupervisionMap:
-    """supervision.json: a whole run's training signal, by place. surprisal_edges_nats: lower edges of the bins, the first 0."""
+    """supervision.json: a whole run's training signal, by place. surprisal_edges_nats: lower edges of the bins, the first 0.
+
+    apart: of terms about other prompts than the run's, such as `protect`; not in `cells`.
+    """
 
     num_depths: int
     surprisal_edges_nats: list[float]
     cells: list[SupervisionCell]
+    apart: list[SupervisionCell] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

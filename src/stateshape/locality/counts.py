@@ -18,15 +18,12 @@ from stateshape.locality.supervision import NUM_CELLS, Tally
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StepCounts:
-    """`every`: steps between probes, settled at the first step. The supervision map's cells that have tokens, by number."""
+class CellCounts:
+    """Cells of a supervision map that have tokens, by number."""
 
-    step: int
-    every: int
     cells: list[int]
     num_tokens: list[int]
     mass: list[float]
-    teacher_grades: GradeCounts
 
     def tally(self) -> Tally:
         num_C, mass_C = np.zeros(NUM_CELLS, np.int64), np.zeros(NUM_CELLS)
@@ -34,16 +31,44 @@ class StepCounts:
         return Tally(num_C=num_C, mass_C=mass_C)
 
 
-def step_counts(step: int, every: int, tally: Tally, teacher_grades: GradeCounts) -> StepCounts:
-    cells = tally.num_C.nonzero()[0]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepCounts:
+    """`every`: steps between probes, settled at the first step. The supervision map's cells that have tokens, by number.
+
+    apart: the same of terms that are apart; None: there are none.
+    """
+
+    step: int
+    every: int
+    cells: list[int]
+    num_tokens: list[int]
+    mass: list[float]
+    teacher_grades: GradeCounts
+    apart: CellCounts | None = None
+
+    def tally(self) -> Tally:
+        return CellCounts(cells=self.cells, num_tokens=self.num_tokens, mass=self.mass).tally()
+
+    def apart_tally(self) -> Tally:
+        return Tally() if self.apart is None else self.apart.tally()
+
+
+def step_counts(step: int, every: int, tally: Tally, apart: Tally, teacher_grades: GradeCounts) -> StepCounts:
+    own, other = cell_counts(tally), cell_counts(apart)
     return StepCounts(
         step=step,
         every=every,
-        cells=cells.tolist(),
-        num_tokens=tally.num_C[cells].tolist(),
-        mass=tally.mass_C[cells].tolist(),
+        cells=own.cells,
+        num_tokens=own.num_tokens,
+        mass=own.mass,
         teacher_grades=teacher_grades,
+        apart=other if other.cells else None,
     )
+
+
+def cell_counts(tally: Tally) -> CellCounts:
+    cells = tally.num_C.nonzero()[0]
+    return CellCounts(cells=cells.tolist(), num_tokens=tally.num_C[cells].tolist(), mass=tally.mass_C[cells].tolist())
 
 
 Record = TypeVar("Record", LocalityRecord, StepCounts)

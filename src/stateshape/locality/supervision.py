@@ -1,7 +1,7 @@
 """The supervision map: how many tokens were supervised, and how much probability the loss asked to move, where.
 
 Cells: who wrote the token x tenth of the response it is in x surprisal of the token under the learner. A combination's
-terms add up, unweighted. Knows no policy. N: supervised token, B: row, C: cell.
+terms add up, unweighted; those that are apart add up by themselves. Knows no policy. N: supervised token, B: row, C: cell.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Tally:
     def plus(self, other: Tally) -> Tally:
         return Tally(num_C=self.num_C + other.num_C, mass_C=self.mass_C + other.mass_C)
 
-    def as_map(self) -> SupervisionMap:
+    def cells(self) -> list[SupervisionCell]:
+        """Those that have tokens, in order."""
         cells = []
         for place in self.num_C.nonzero()[0]:
             origin, depth, bin_ = (int(part) for part in np.unravel_index(place, SHAPE))
@@ -47,7 +48,16 @@ class Tally:
                     mass=float(self.mass_C[place]),
                 )
             )
-        return SupervisionMap(num_depths=DEPTHS, surprisal_edges_nats=list(EDGES_NATS), cells=cells)
+        return cells
+
+    def as_map(self, apart: Tally | None = None) -> SupervisionMap:
+        """apart: of terms about other prompts than the run's."""
+        return SupervisionMap(
+            num_depths=DEPTHS,
+            surprisal_edges_nats=list(EDGES_NATS),
+            cells=self.cells(),
+            apart=[] if apart is None else apart.cells(),
+        )
 
     def mass_by_depth(self) -> list[float | None]:
         """Each tenth's share of the mass; None where there is none at all."""

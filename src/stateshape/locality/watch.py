@@ -7,11 +7,13 @@ Implements core/watch.py's Watch. Changes nothing: it draws by its own seeds, an
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from pathlib import Path
 
 from stateshape.core import layout
 from stateshape.core.files import append_jsonl, write_json
 from stateshape.core.records import LocalityRecord
+from stateshape.core.signals import Signal
 from stateshape.core.watch import StepRead, StepUpdate
 from stateshape.locality.compared import Compared
 from stateshape.locality.counts import StepCounts, kept, step_counts
@@ -23,19 +25,24 @@ from stateshape.policy.policy import Policy
 
 
 class LocalityWatch:
-    """Of one run. `seed`: the run's; `grader`: of the training items, None where they can't be graded."""
+    """Of one run. `seed`: the run's; `grader`: of the training items, None where they can't be graded.
+
+    apart: names of terms about other prompts, whose states are not probed and whose supervision is counted apart.
+    """
 
     phase = "locality"
 
-    def __init__(self, compared: Compared, *, grader: Grader | None, folder: Path, seed: int) -> None:
-        self.compared, self.grader, self.folder, self.seed = compared, grader, folder, seed
+    def __init__(
+        self, compared: Compared, *, grader: Grader | None, folder: Path, seed: int, apart: Collection[str] = ()
+    ) -> None:
+        self.compared, self.grader, self.folder, self.seed, self.apart = compared, grader, folder, seed, apart
         self.meter = compared.base.weights.meter
         self._begin_run()
 
     def _begin_run(self) -> None:
         self.every = self.compared.settings.every  # None: settled by what the first step costs
         self.pending: Pending | None = None
-        self.total = Tally()
+        self.total, self.total_apart = Tally(), Tally()
         self.tokens_before_step = self.meter.num_tokens
         self.probe_tokens = 0
         self._begin_interval()
@@ -58,6 +65,7 @@ class LocalityWatch:
     def _add(self, counts: StepCounts) -> None:
         tally = counts.tally()
         self.total, self.recent = self.total.plus(tally), self.recent.plus(tally)
+        self.total_apart = self.total_apart.plus(counts.apart_tally())
         self.teacher_grades = self.teacher_grades.plus(counts.teacher_grades)
 
     def before_update(self, learner: Policy, read: StepRead) -> None:
@@ -66,7 +74,7 @@ class LocalityWatch:
             _ = self.compared.by_base  # made once: no part of what a probe costs
             before = self.meter.num_tokens
             self.pending = begin_probe(
-                learner, read.signals, self.compared, self.grader, seed=self.seed, step=read.step
+                learner, self._own(read), self.compared, self.grader, seed=self.seed, step=read.step
             )
             self.probe_tokens = self.meter.num_tokens - before
 
@@ -76,7 +84,8 @@ class LocalityWatch:
         if self.every is None:
             probe_tokens = self.meter.num_tokens - self.tokens_before_step - step_tokens
             self.every = interval(num_steps=read.num_steps, step_tokens=step_tokens, probe_tokens=probe_tokens)
-        counts = step_counts(read.step, self.every, self._tally(read, update), self._teacher_grades(learner, read))
+        own, apart = self._tallies(read, update)
+        counts = step_counts(read.step, self.every, own, apart, self._teacher_grades(learner, read))
         append_jsonl(self.folder / layout.SUPERVISION_STEPS, [counts])
         self._add(counts)
         if self.pending is not None and values is not None:
@@ -84,17 +93,22 @@ class LocalityWatch:
             self.pending = None
             self._begin_interval()
 
-    def _tally(self, read: StepRead, update: StepUpdate) -> Tally:
-        tally = Tally()
+    def _own(self, read: StepRead) -> dict[str, Signal]:
+        return {name: signal for name, signal in read.signals.items() if name not in self.apart}
+
+    def _tallies(self, read: StepRead, update: StepUpdate) -> tuple[Tally, Tally]:
+        """Of the run's own terms, and of those apart."""
+        own, apart = Tally(), Tally()
         for term, per_token in update.per_token.items():
-            tally = tally.plus(tally_of(read.signals[term], per_token))
-        return tally
+            tally = tally_of(read.signals[term], per_token)
+            own, apart = (own, apart.plus(tally)) if term in self.apart else (own.plus(tally), apart)
+        return own, apart
 
     def _teacher_grades(self, learner: Policy, read: StepRead) -> GradeCounts:
         grader = self.grader
         if grader is None:
             return GradeCounts()
-        signals = read.signals.values()
+        signals = self._own(read).values()
         return count_grades(
             graded
             for signal in signals
@@ -116,5 +130,5 @@ class LocalityWatch:
         """The whole run's map. A run that was finished before has no steps left to add up: its map stays."""
         steps = self.folder / layout.SUPERVISION_STEPS
         if steps.exists():
-            write_json(self.folder / layout.SUPERVISION, self.total.as_map())
+            write_json(self.folder / layout.SUPERVISION, self.total.as_map(self.total_apart))
             steps.unlink()

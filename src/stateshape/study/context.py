@@ -39,6 +39,7 @@ class StudyContext:
     target: GenerationTask
     retention: list[Task]
     data: Mapping[str, GenerationTask] = field(default_factory=dict)  # what runs name as their `data`
+    protects: Mapping[str, Task] = field(default_factory=dict)  # what runs name as train.protect.task
     reporter: Reporter
     sampler: Sampler = field(default_factory=LocalSampler)
     operators: Operators | None = None  # filled where it is given

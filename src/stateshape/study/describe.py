@@ -12,12 +12,12 @@ from stateshape.core.records import Json, RunRecord
 from stateshape.core.study_records import BASE, PlannedRun, PlanRecord, TaskRecord
 from stateshape.policy.open import read_template
 from stateshape.policy.settings import ModelSettings
-from stateshape.recipes.recipe import method_record
 from stateshape.study.checkpoints import CheckpointSpec
 from stateshape.study.context import StudyContext
 from stateshape.study.origin import Stands, origin
 from stateshape.study.plan import AlongChoice, AnySpec, Plan, RunSpec, outside
 from stateshape.study.plan_claims import recorded_claims
+from stateshape.study.protection import method_of
 from stateshape.study.provenance import now, provenance
 from stateshape.tasks.task import GenerationTask, Task
 
@@ -45,7 +45,7 @@ def plan_record(bench: StudyContext) -> PlanRecord:
         ],
         plan_sha256=bench.plan.sha256,
         provenance=provenance(bench.weights, bench.tasks)
-        | origin(file.model, [*bench.tasks, *bench.data.values()], outside(bench.plan))
+        | origin(file.model, [*bench.tasks, *bench.data.values(), *bench.protects.values()], outside(bench.plan))
         | template_of(file.model_settings),
         notes=file.notes,
         roles=file.roles,
@@ -63,7 +63,7 @@ def planned_run(spec: AnySpec, along: AlongChoice | None) -> PlannedRun:
     return PlannedRun(
         name=spec.name,
         label=spec.label,
-        method=method_record(spec.recipe_name, spec.recipe()),
+        method=method_of(spec),
         teacher=spec.teacher,
         settings=settings_of(spec, along),
         start=spec.start,
@@ -91,7 +91,7 @@ def planned_record(
         name=BASE if spec is None else spec.name,
         label="base" if spec is None else spec.label,
         seed=seed,
-        method=None if spec is None else method_record(spec.recipe_name, spec.recipe()),
+        method=None if spec is None else method_of(spec),
         model=plan.file.model,
         task=tasks[0].name,
         teacher=None if spec is None else spec.teacher,
@@ -125,6 +125,8 @@ def template_of(settings: ModelSettings) -> dict[str, Json]:
 def run_record(bench: StudyContext, spec: RunSpec | None, seed: int) -> RunRecord:
     """A run that has not begun."""
     rests_on = bench.tasks if spec is None or spec.data is None else [*bench.tasks, bench.data_of(spec)]
+    if spec is not None and spec.train.protect.task is not None:
+        rests_on = [*rests_on, bench.protects[spec.train.protect.task]]
     planned = planned_record(bench.plan, rests_on, spec, seed, partial(place_of, bench, seed))
     return replace(planned, provenance=provenance(bench.weights, bench.tasks) | planned.provenance)
 

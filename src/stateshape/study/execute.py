@@ -49,6 +49,7 @@ from stateshape.study.measuring import evaluations, measure_drift, measure_drift
 from stateshape.study.parallel import run_parallel
 from stateshape.study.plan import AnySpec, Plan
 from stateshape.study.preflight import check_chats, check_checkpoint, check_sources, check_training
+from stateshape.study.protection import load_protected
 from stateshape.study.run_queue import Queue, RunDied
 from stateshape.study.training import LEARNER, train_one
 
@@ -102,7 +103,8 @@ def prepare(
         reporter.say(f"{old}: no manifest.json (written by an earlier version); its files are used unchecked")
     target, retention = load_tasks(plan.file, data_dir)
     data = load_data(plan.file, [target, *retention], data_dir)
-    check_data(plan, folder, [target, *retention], data)
+    protects = load_protected(plan, [target, *retention], data_dir)
+    check_data(plan, folder, [target, *retention], {**protects, **data})
     resolve_base(plan.file.model)
     for checkpoint in plan.checkpoints:
         check_checkpoint(plan, checkpoint)
@@ -117,6 +119,7 @@ def prepare(
         target=target,
         retention=retention,
         data=data,
+        protects=protects,
         reporter=reporter,
         operators=operators,
     )
@@ -159,9 +162,15 @@ def open_worker(plan: Plan, folder: Path, data_dir: Path | None) -> Callable[[An
     )  # the study's process has said what is odd about the data
     target, retention = load_tasks(plan.file, data_dir)
     data = load_data(plan.file, [target, *retention], data_dir)
-    weights = open_weights(plan.file.model, plan.file.model_settings)
     bench = StudyContext(
-        plan=plan, folder=folder, weights=weights, target=target, retention=retention, data=data, reporter=Silent()
+        plan=plan,
+        folder=folder,
+        weights=open_weights(plan.file.model, plan.file.model_settings),
+        target=target,
+        retention=retention,
+        data=data,
+        protects=load_protected(plan, [target, *retention], data_dir),
+        reporter=Silent(),
     )
     return partial(run_one, bench)
 

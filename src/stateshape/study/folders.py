@@ -19,7 +19,7 @@ from stateshape.study.earlier import as_before
 from stateshape.study.evaluation import check_names_files
 from stateshape.study.origin import check_same_origin, origin
 from stateshape.study.plan import Plan, outside
-from stateshape.tasks.task import GenerationTask, Task
+from stateshape.tasks.task import Task
 from stateshape.train.checkpoint import newest_checkpoint
 from stateshape.train.loop import finish
 
@@ -49,7 +49,7 @@ def check_plan(folder: Path, plan: Plan) -> None:
         )
 
 
-def check_data(plan: Plan, folder: Path, tasks: list[Task], data: Mapping[str, GenerationTask]) -> None:
+def check_data(plan: Plan, folder: Path, tasks: list[Task], data: Mapping[str, Task]) -> None:
     """Data, weights and outside teachers of a study must be what it was begun with, or its rows could not be paired."""
     names = [task.name for task in tasks]
     if twice := [name for name in names if names.count(name) > 1]:

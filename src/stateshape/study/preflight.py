@@ -22,6 +22,7 @@ from stateshape.states.recorded import steps_of_share
 from stateshape.study.checkpoints import CheckpointSpec
 from stateshape.study.context import data_of
 from stateshape.study.plan import Plan, RunSpec
+from stateshape.study.protection import check_names
 from stateshape.study.starts import check_start
 from stateshape.tasks.items import GenerationItem
 from stateshape.tasks.task import GenerationTask
@@ -80,7 +81,9 @@ def check_build(spec: RunSpec, target: GenerationTask) -> None:
             recipe.loss()
             recipe.signal_source(parts)
         else:
-            recipe.build(parts)
+            built = recipe.build(parts)
+            if spec.train.protect.task is not None:
+                check_names(built)
     except BadInput:
         raise
     except ValueError as error:

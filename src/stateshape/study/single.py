@@ -27,6 +27,7 @@ from stateshape.study.drift_rollouts import as_rollouts, encoders_of, sample_rol
 from stateshape.study.folders import check_same_run, claimed_run, close_run, complete_run
 from stateshape.study.plan import SOURCES, AlongChoice, DriftChoice, Plan, RunSpec, StudyFile, TaskChoice, check_budget
 from stateshape.study.preflight import check_chats, check_sources, check_training
+from stateshape.study.protection import load_protected
 from stateshape.study.training import train_one
 from stateshape.tasks.load import load_task
 from stateshape.tasks.reading import Reading
@@ -71,8 +72,11 @@ def train_single(
         check_budget(spec)
         check_sources(plan, spec, task)
         check_training(spec, task)
+        protects = load_protected(plan, [task], data_dir)
         check_chats(plan, spec, task)
-        begun = check_same_run(folder, planned_record(plan, [task], spec, seed, partial(stands_at, model)))
+        begun = check_same_run(
+            folder, planned_record(plan, [task, *protects.values()], spec, seed, partial(stands_at, model))
+        )
         if begun is not None and begun.is_complete:
             close_run(folder)
             return warned(begun, reporter)
@@ -82,6 +86,7 @@ def train_single(
             weights=open_weights(model, model_settings),
             target=task,
             retention=[],
+            protects=protects,
             reporter=reporter,
             operators=operators,
         )

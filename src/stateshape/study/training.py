@@ -15,6 +15,7 @@ from stateshape.core.files import BadInput, read_jsonl, write_json
 from stateshape.core.method import Combination, Method, terms_of
 from stateshape.core.records import RunRecord, StepRecord
 from stateshape.core.seeds import seed_for
+from stateshape.core.study_records import BASE
 from stateshape.core.watch import Watch
 from stateshape.locality.watch import LocalityWatch
 from stateshape.policy.memory import full_memory, in_words
@@ -30,6 +31,7 @@ from stateshape.study.describe import place_of, run_record
 from stateshape.study.folders import check_same_run
 from stateshape.study.plan import RunSpec
 from stateshape.study.preflight import crosses_tokenizers
+from stateshape.study.protection import protect_term, protected
 from stateshape.study.run_queue import RunDied
 from stateshape.study.starts import start_of
 from stateshape.tasks.items import GenerationItem
@@ -91,10 +93,20 @@ def train_method(
             folder=folder,
         )
     )
+    choice = spec.train.protect
+    if choice.task is not None:
+        term = protect_term(
+            choice,
+            bench.protects[choice.task],
+            base=Policy(bench.weights, None),
+            sampler=bench.sampler,
+            batch_prompts=spec.train.batch_prompts,
+        )
+        method = protected(method, term)
     adapters += carried_adapters(method)
     learner = Policy(bench.weights, LEARNER, is_trainable=True)
     say_what_fits(bench, spec, learner, item_ids, method)
-    kinds: Kinds = {name: term.method.signal.kind for name, term in terms_of(method).items()}
+    kinds: Kinds = {name: term.method.signal.kind for name, term in terms_of(method).items() if not term.is_apart}
     progress = train(
         method,
         learner,
@@ -175,7 +187,7 @@ def say_what_fits(
     bench: StudyContext, spec: RunSpec, learner: Policy, item_ids: tuple[str, ...], method: Method | Combination
 ) -> None:
     """One line each for prompts that are cut and the like."""
-    sources = [term.method.states for term in terms_of(method).values()]
+    sources = [term.method.states for term in terms_of(method).values() if not term.is_apart]
     for note in fit_notes(learner, items_of(bench, spec, item_ids), sources):
         bench.reporter.warn(f"{bench.data_of(spec).name}: {note}")
 
@@ -216,7 +228,7 @@ def watches_of(
     if spec.train.states_mb > 0:
         by_tag = teachers_of(spec.teacher or "")
         teachers = {
-            name: by_tag.get(name, spec.teacher)
+            name: BASE if term.is_apart else by_tag.get(name, spec.teacher)
             for name, term in terms_of(method).items()
             if term.method.signal.kind.startswith("teacher")
         }
@@ -228,7 +240,8 @@ def watches_of(
         def is_right(item_id: str, text: str) -> bool | None:
             return task.is_right(text, items[item_id])
 
-        watches.append(LocalityWatch(bench.compared, grader=is_right, folder=folder, seed=seed))
+        apart = [name for name, term in terms_of(method).items() if term.is_apart]
+        watches.append(LocalityWatch(bench.compared, grader=is_right, folder=folder, seed=seed, apart=apart))
     return watches
 
 

@@ -7,7 +7,7 @@ end. Knows no method by name, and of what looks on (watch.py) only that it does.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from stateshape.core.files import append_jsonl, drop_cut_off_line, read_jsonl, w
 from stateshape.core.method import Carrying, Combination, Draw, Method, terms_of
 from stateshape.core.records import StateSample, StepRecord
 from stateshape.core.seeds import seed_for
-from stateshape.core.signals import Credit
+from stateshape.core.signals import Credit, Signal
 from stateshape.core.states import Origin, States, origin_shares
 from stateshape.core.watch import Watch
 from stateshape.policy.policy import Policy
@@ -104,13 +104,18 @@ def carried_adapters(method: Method | Combination) -> list[str]:
     return [name for signal in signals if isinstance(signal, Carrying) for name in signal.carries]
 
 
-def distinct_states(result: StepResult) -> list[States]:
-    """The step's states, each once: terms may speak of the same ones."""
-    return list({id(signal.states): signal.states for signal in result.signals.values()}.values())
+def own_signals(result: StepResult) -> list[Signal]:
+    """Without those of terms apart, which are about other prompts than the run's."""
+    return [signal for name, signal in result.signals.items() if name not in result.apart]
+
+
+def distinct_states(signals: Iterable[Signal]) -> list[States]:
+    """The signals' states, each once: terms may speak of the same ones."""
+    return list({id(signal.states): signal.states for signal in signals}.values())
 
 
 def step_record(step: int, result: StepResult, lr: float) -> StepRecord:
-    states = distinct_states(result)
+    states = distinct_states(own_signals(result))
     return StepRecord(
         step=step,
         loss=result.loss,
@@ -125,7 +130,7 @@ def step_record(step: int, result: StepResult, lr: float) -> StepRecord:
 
 
 def advanced(progress: Progress, result: StepResult) -> Progress:
-    sampled = sum(int(states.written_by(*SAMPLED).sum()) for states in distinct_states(result))
+    sampled = sum(int(states.written_by(*SAMPLED).sum()) for states in distinct_states(result.signals.values()))
     costs = dict(progress.costs)
     for phase, cost in result.costs.items():
         costs[phase] = costs[phase].plus(cost) if phase in costs else cost
@@ -138,9 +143,9 @@ def advanced(progress: Progress, result: StepResult) -> Progress:
 
 
 def samples_of(result: StepResult, learner: Policy, step: int) -> list[StateSample]:
-    """The first row of each term, readable."""
+    """The first row of each of the run's own terms, readable."""
     samples = []
-    for signal in result.signals.values():
+    for signal in own_signals(result):
         reward = signal.reward_B[0].item() if isinstance(signal, Credit) else None
         row = signal.states.trajectories()[0]
         supervised = signal.supervise_BT[0, : len(row.ids)].tolist()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from stateshape.core.files import LATER, BadInput
@@ -32,6 +32,40 @@ class Band:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Protect:
+    """A term of every step that keeps the learner close to the base on another task: KL(base || learner) at states that the
+    base writes from that task's prompts (docs/recipes.md)."""
+
+    task: str | None = None
+    """Add KL(base || learner) at states that the base writes from this task's training or validation prompts."""
+    weight: float = 0.1
+    """Weight of that term, a mean over its own tokens."""
+    share: float = 0.25
+    """Prompts of it per step, as a share of batch_prompts, on top of these."""
+    rollout_tokens: int = 16
+    """Longest text of the base behind such a prompt, in tokens."""
+
+    def __post_init__(self) -> None:
+        if self.task is None and any(getattr(self, one.name) != one.default for one in fields(self)):
+            raise BadInput(
+                "protect.task: got none, but other fields of protect; expected a task; name one, or leave all out"
+            )
+        if not 0 < self.weight < math.inf:
+            raise BadInput(
+                f"protect.weight: got {self.weight}; expected a number above 0; leave protect out for no term"
+            )
+        if not 0 < self.share <= 1:
+            raise BadInput(f"protect.share: got {self.share}; expected a number above 0, up to 1")
+        if self.rollout_tokens < 1:
+            raise BadInput(f"protect.rollout_tokens: got {self.rollout_tokens}; expected 1 or more")
+        check_most("protect.", rollout_tokens=self.rollout_tokens)
+
+    def num_prompts(self, batch_prompts: int) -> int:
+        """Per step, at least one."""
+        return max(1, round(self.share * batch_prompts))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainSettings:
     """Optimiser, batch size and length of training. Give `steps` or `epochs`."""
 
@@ -49,6 +83,8 @@ class TrainSettings:
     """Supervise at most N random tokens per step: equal budgets for methods that differ in density. Default: all."""
     band: Band = field(default_factory=Band, metadata=LATER)
     """Supervise only tokens whose probability under the learner is in this band."""
+    protect: Protect = field(default_factory=Protect, metadata=LATER)
+    """Keep close to the base on another task while training on this one."""
     warmup_share: float = 0.05
     """Share of the steps over which the learning rate rises linearly."""
     schedule: Literal["cosine", "constant"] = "cosine"

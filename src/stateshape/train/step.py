@@ -49,9 +49,10 @@ class StepResult(NamedTuple):
     signals: Mapping[str, Signal]  # by term; a method alone is one term named ""
     loss: float | None  # None where nothing was supervised
     grad_norm: float | None
-    num_supervised: int
+    num_supervised: int  # without the terms apart
     costs: dict[str, PhaseCost]  # of sampling, signal, training, and of what looked on
     stats: dict[str, float | None]
+    apart: tuple[str, ...] = ()  # names of the terms that are apart
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -74,10 +75,9 @@ def train_step(
         drawn = draw_states(terms, learner, draw)
     with meter.phase("signal", costs):
         signals = read_signals(terms, learner, drawn)
-        if not settings.band.is_everything:
-            signals = in_band(signals, learner, settings.band)
-        if settings.supervised_per_step is not None:
-            signals = thinned(signals, settings.supervised_per_step, draw)
+        signals |= chosen(
+            {name: one for name, one in signals.items() if not terms[name].is_apart}, learner, draw, settings
+        )
     states = {name: one.states for name, one in drawn.items()}
     read = StepRead(step=draw.step, num_steps=draw.num_steps, draw=draw, states=states, signals=signals)
     for watch in watches:
@@ -105,9 +105,12 @@ def train_step(
         signals=signals,
         loss=loss,
         grad_norm=grad_norm,
-        num_supervised=sum(int(signal.supervise_BT.sum()) for signal in signals.values()),
+        num_supervised=sum(
+            int(signal.supervise_BT.sum()) for name, signal in signals.items() if not terms[name].is_apart
+        ),
         costs=costs,
         stats=step_stats(signals, done),
+        apart=tuple(name for name, term in terms.items() if term.is_apart),
     )
 
 
@@ -143,6 +146,15 @@ def draw_states(terms: Mapping[str, Term], learner: Policy, draw: Draw) -> dict[
 def read_signals(terms: Mapping[str, Term], learner: Policy, drawn: Mapping[str, Drawn]) -> dict[str, Signal]:
     """What is said there, by term."""
     return {name: terms[name].method.signal.read(learner, states, draw) for name, (states, draw) in drawn.items()}
+
+
+def chosen(signals: Mapping[str, Signal], learner: Policy, draw: Draw, settings: TrainSettings) -> dict[str, Signal]:
+    """Those of the supervised tokens that the settings ask for: in the band, and within the step's budget."""
+    if not settings.band.is_everything:
+        signals = in_band(signals, learner, settings.band)
+    if settings.supervised_per_step is not None:
+        signals = thinned(signals, settings.supervised_per_step, draw)
+    return dict(signals)
 
 
 def thinned(signals: Mapping[str, Signal], supervised: int, draw: Draw) -> dict[str, Signal]:

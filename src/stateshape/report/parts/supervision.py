@@ -28,7 +28,10 @@ _FULL_SIDE = 0.94  # of a cell: the largest share's square
 
 
 class Shares(NamedTuple):
-    """A run's mean over seeds of each cell's share of the mass; the shares of a seed sum to 1."""
+    """A run's mean over seeds of each cell's share of the mass; the shares of a seed sum to 1.
+
+    apart: mass of terms about other prompts than the run's, which is in no cell, as a share of that.
+    """
 
     label: str
     name: str
@@ -36,6 +39,7 @@ class Shares(NamedTuple):
     num_depths: int
     edges_nats: list[float]
     shares: dict[Place, float]
+    apart: float = 0.0
 
     def origins(self) -> list[str]:
         return list(dict.fromkeys(origin for origin, _, _ in self.shares))
@@ -58,7 +62,8 @@ def _shares(files: RunFiles, look: Look) -> Shares | None:
             place = cell.origin, cell.depth, cell.surprisal
             sums[place] = sums.get(place, 0.0) + cell.mass / _mass(m) / len(alike)
     depths, edges = _grid(alike[0])
-    return Shares(files.run.label, files.run.name, look, depths, edges, sums)
+    apart = math.fsum(cell.mass / _mass(m) / len(alike) for m in alike for cell in m.apart)
+    return Shares(files.run.label, files.run.name, look, depths, edges, sums, apart)
 
 
 def _mass(m: SupervisionMap) -> float:
@@ -141,6 +146,8 @@ def share_table(run: Shares) -> Table:
             cells = [Cell(value=None if s is None else 100 * s) for s in [*found, _sum(found)]]
             rows.append([Cell(text=origin), Cell(text=_depth(depth, run)), *cells])
     caption = f"{run.label}: share of the training signal, %, by origin, depth and learner surprisal."
+    if run.apart > 0:
+        caption += f" The term that protects another task is not in it; its mass is {100 * run.apart:.1f}% of this."
     return Table(name=f"supervision_{run.name}", caption=caption, columns=columns, rows=rows)
 
 
