@@ -75,7 +75,7 @@ def test_trap_generation_without_kv_cache_equals_it(monkeypatch, is_bridged, bur
     of.eos_ids = (*of.eos_ids, *of.encode("b5"))  # what several of the rows write at different depths
     moves, prefills, steps = [], [], []
     spy_on(monkeypatch, Slots, "move", moves)
-    spy_on(monkeypatch, local._Run, "prefill", prefills)
+    spy_on(monkeypatch, local.Run, "prefill", prefills)
     spy_on(monkeypatch, Decoding, "run", steps)
     found = sample(
         of,

@@ -22,7 +22,14 @@ if TYPE_CHECKING:
     from stateshape.core.records import Span
     from stateshape.record.query import Answer, StatesView
 
-COLOURS = {"prompt": "dim", "dataset": "green", "learner": "cyan", "teacher": "magenta", "environment": "yellow"}
+COLOURS = {
+    "prompt": "dim",
+    "dataset": "green",
+    "learner": "cyan",
+    "teacher": "magenta",
+    "environment": "yellow",
+    "mixture": "blue",
+}
 SHOWN_CELL = 60  # characters of a table's cell; --csv and --json give all
 PIPED_WIDTH = 10_000  # a table that is not on a terminal is as wide as it needs
 VISIBLE = {c: f"\\x{c:02x}" for c in [*range(32), *range(127, 160)] if chr(c) not in "\n\t"}  # never sent to a terminal
@@ -49,7 +56,8 @@ def states(
         folder: A run folder or a study folder.
         step: Only rows of this step, counted from 0.
         item: Only rows of this item id.
-        origin: Only rows with tokens of this writer: prompt, dataset, learner, teacher, environment.
+        origin: Only rows with tokens of this writer: prompt, dataset, learner, teacher, environment,
+            mixture.
         finish: Only rows that ended in this way: eos, stop, length, dataset.
         min_reward: Only rows with at least this reward.
         term: Only rows of this method, where the run combined several.

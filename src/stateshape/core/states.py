@@ -16,13 +16,17 @@ from torch import Tensor
 
 
 class Origin(IntEnum):
-    """Who wrote a token. ENVIRONMENT: turns of a user or a tool between the assistant's, which nobody supervises."""
+    """Who wrote a token. ENVIRONMENT: turns of a user or a tool between the assistant's, which nobody supervises.
+
+    MIXTURE: drawn from a blend of learner and teacher; neither of the two wrote it.
+    """
 
     PROMPT = 0
     DATASET = 1
     LEARNER = 2
     TEACHER = 3
     ENVIRONMENT = 4
+    MIXTURE = 5
 
 
 PADDING = 255  # origin value of cells beyond a row's length

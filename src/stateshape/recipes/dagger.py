@@ -35,7 +35,8 @@ class DAgger(LearnerRollouts, Taught, TeacherText):
     schedule: Schedule = field(default_factory=lambda: Schedule(kind="first", value=1.0))
     """Beta: the share written by the teacher, by step."""
     unit: Unit = "sequence"
-    """Unit of the schedule's share: sequence (one writer per row), prefix (the teacher begins each row), or token."""
+    """Unit of the schedule's share: sequence (one writer per row), prefix (the teacher begins each row), token, or
+    geometric (every token from learner^(1 - beta) teacher^beta)."""
     aggregate: bool = False
     """Train on the states of all steps so far instead of those of the current step."""
     cut: Cut = field(default_factory=Cut)

@@ -25,7 +25,8 @@ def rows_of(
 ) -> pa.Table:
     """One row a trajectory, in batch order.
 
-    Args: drawn: the states before the signal wrote on. policy_version: of the learner that wrote the learner's tokens.
+    Args: drawn: the states before the signal wrote on. policy_version: of the learner that wrote the learner's tokens, or
+    took part in a mixture's.
     """
     states = signal.states
     num_rows = len(states)
@@ -34,7 +35,7 @@ def rows_of(
     inside_BT = np.arange(ids_BT.shape[1]) < lengths_B[:, None]
     supervise_BT = signal.supervise_BT.cpu().numpy() & inside_BT
     sizes_B = supervise_BT.sum(axis=1)
-    is_learners_B = ((origin_BT == Origin.LEARNER) & inside_BT).any(axis=1)
+    is_learners_B = (((origin_BT == Origin.LEARNER) | (origin_BT == Origin.MIXTURE)) & inside_BT).any(axis=1)
     reward_B = signal.reward_B.float().cpu().numpy() if isinstance(signal, Credit) else np.full(num_rows, np.nan)
     logp_N = states.behaviour_logp_BT.cpu().numpy()[inside_BT]
     columns = {

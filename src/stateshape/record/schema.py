@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from stateshape.core.files import sha256_text
 
-ORIGINS = ("prompt", "dataset", "learner", "teacher", "environment")  # by number, as core.states.Origin
+ORIGINS = ("prompt", "dataset", "learner", "teacher", "environment", "mixture")  # by number, as core.states.Origin
 PER_TOKEN = (
     "learner_logp",
     "mass",

@@ -34,6 +34,7 @@ ORIGINS = {
     "learner": "sampled from the model being trained",
     "teacher": "sampled from the teacher",
     "environment": "turns of a user or a tool, never supervised",
+    "mixture": "drawn from a blend of learner and teacher",
 }
 OUTCOMES = {
     "supported": ("yes", "✓"),

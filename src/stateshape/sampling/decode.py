@@ -22,7 +22,7 @@ from stateshape.core.tensors import logits_of
 from stateshape.policy.decoder import Decoder, ForwardPass
 from stateshape.sampling.draw import draw
 from stateshape.sampling.settings import SamplingSettings
-from stateshape.sampling.slots import Slots
+from stateshape.sampling.slots import RowCache
 
 ROW_STEP, PLACE_STEP = 16, 128  # what a GPU's shapes are rounded up to
 
@@ -49,7 +49,7 @@ class Decoding:
     """The buffers of one call of the sampler, and the step on them."""
 
     def __init__(
-        self, forward: ForwardPass, head: Head, slots: Slots, uniform_CS: Tensor, *, temperature: float, burst: int
+        self, forward: ForwardPass, head: Head, slots: RowCache, uniform_CS: Tensor, *, temperature: float, burst: int
     ) -> None:
         self.recorder: Recorder | None = None
         self.forward = forward

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from stateshape.core.files import BadInput
 from stateshape.policy.policy import Policy
-from stateshape.policy.tree_attention import TreeAttention, lay_out
+from stateshape.policy.tree_attention import lay_out
 from stateshape.sampling.decode import PLACE_STEP, Decoding, is_recorded, round_up
 from stateshape.sampling.general import sample_general
 from stateshape.sampling.rows import Results, Row
@@ -62,28 +62,15 @@ class LocalSampler:
         if not prompts:
             return []
         longest = max(map(len, prompts))
-        policy.check_length(longest + settings.max_new_tokens)
-        if policy.max_positions is not None and longest >= policy.max_positions:
-            raise BadInput(
-                f"{policy.weights.source}: got a prompt of {longest} tokens; expected fewer than the model's "
-                f"{policy.max_positions} positions; shorten it, or use a model with more"
-            )
+        check_prompts(policy, longest, settings)
         policy.activate()
-        num_rows = len(prompts) * settings.num_samples
-        generator = torch.Generator(device=policy.device).manual_seed(seed)
-        uniform_CS = torch.rand(
-            num_rows, settings.max_new_tokens, generator=generator, device=policy.device, dtype=torch.float64
-        )
+        uniform_CS = uniform_numbers(policy.device, len(prompts), settings, seed=seed)
         results = Results(policy, len(prompts), settings, progress)
         if policy.weights.passes.kind == "general":
             sample_general(policy, prompts, settings, uniform_CS, results)
             return results.completions
         decoding = self.decoding(policy, settings, longest=longest, uniform_CS=uniform_CS)
-        run = _Run(policy, prompts, settings, decoding, results)
-        while run.rows or run.waiting:
-            run.admit()
-            run.advance()
-            results.tell()
+        Run((policy,), prompts, settings, decoding, results).to_the_end()
         return results.completions
 
     def decoding(self, policy: Policy, settings: SamplingSettings, *, longest: int, uniform_CS: Tensor) -> Decoding:
@@ -110,23 +97,54 @@ class LocalSampler:
         return decoding
 
 
-class _Run:
-    """One call of the sampler: which rows are in use. A row's place in the list is its slot."""
+def check_prompts(policy: Policy, longest: int, settings: SamplingSettings) -> None:
+    """longest: tokens of the longest prompt. Raises BadInput."""
+    policy.check_length(longest + settings.max_new_tokens)
+    if policy.max_positions is not None and longest >= policy.max_positions:
+        raise BadInput(
+            f"{policy.weights.source}: got a prompt of {longest} tokens; expected fewer than the model's "
+            f"{policy.max_positions} positions; shorten it, or use a model with more"
+        )
+
+
+def uniform_numbers(device: torch.device, num_prompts: int, settings: SamplingSettings, *, seed: int) -> Tensor:
+    """fp64 [C, S] in [0, 1): the one by which row C of the result draws its token at step S."""
+    generator = torch.Generator(device=device).manual_seed(seed)
+    num_rows = num_prompts * settings.num_samples
+    return torch.rand(num_rows, settings.max_new_tokens, generator=generator, device=device, dtype=torch.float64)
+
+
+class Run:
+    """One call of the sampler: which rows are in use. A row's place in the list is its slot.
+
+    policies: those that compute each token; the first is whose rows these are.
+    """
 
     def __init__(
         self,
-        policy: Policy,
+        policies: Sequence[Policy],
         prompts: Sequence[Sequence[int]],
         settings: SamplingSettings,
         decoding: Decoding,
         results: Results,
     ) -> None:
-        self.policy, self.prompts, self.settings = policy, prompts, settings
+        self.policies, self.device = policies, policies[0].device
+        self.prompts, self.settings = prompts, settings
         self.decoding, self.results = decoding, results
         self.waiting = sorted(
             range(len(prompts)), key=lambda i: len(prompts[i])
         )  # the longest enters first: from the end
         self.rows: list[Row] = []
+
+    def to_the_end(self) -> None:
+        while self.rows or self.waiting:
+            self.admit()
+            self.advance()
+            self.results.tell()
+
+    def count(self, *, tokens: int, pairs: int, positions: int) -> None:
+        for policy in self.policies:
+            policy.count_work(tokens=tokens, pairs=pairs, positions=positions)
 
     def admit(self) -> None:
         """Prefills waiting prompts into free slots, if enough are free."""
@@ -143,7 +161,7 @@ class _Run:
         entered = slice(len(self.rows), len(self.rows) + len(chosen) * copies)
         self.rows += [Row(i * copies + k, len(self.prompts[i])) for i in chosen for k in range(copies)]
         numbers, lengths = (
-            torch.tensor(values, device=self.policy.device)
+            torch.tensor(values, device=self.device)
             for values in zip(*((row.number, row.prompt_length) for row in self.rows[entered]), strict=True)
         )
         token_R, logp_R = self.decoding.draw(hidden_PD.repeat_interleave(copies, 0), numbers, torch.zeros_like(numbers))
@@ -153,16 +171,16 @@ class _Run:
 
     def prefill(self, chosen: list[int]) -> Tensor:
         """Last hidden states [P, D] of the prompts; their keys and values go to their samples' slots."""
-        layout = lay_out([self.prompts[i] for i in chosen], self.policy.device)
-        attention = TreeAttention(layout, keep=True)
-        last_P = torch.tensor([path[-1] for path in layout.paths], device=self.policy.device)
+        layout = lay_out([self.prompts[i] for i in chosen], self.device)
+        attention = self.decoding.slots.prefilling(layout)
+        last_P = torch.tensor([path[-1] for path in layout.paths], device=self.device)
         hidden_PD = self.decoding.forward(layout.ids_N, layout.position_N, attention, last_P)
-        self.policy.count_work(tokens=len(layout.ids_N), pairs=layout.num_pairs, positions=len(chosen))
+        self.count(tokens=len(layout.ids_N), pairs=layout.num_pairs, positions=len(chosen))
         first, copies = len(self.rows), self.settings.num_samples
         assert attention.kept is not None
         for k, path in enumerate(layout.paths):
             slots = slice(first + k * copies, first + (k + 1) * copies)
-            self.decoding.slots.fill(attention.kept, torch.tensor(path, device=self.policy.device), slots)
+            self.decoding.slots.fill(attention.kept, torch.tensor(path, device=self.device), slots)
         return hidden_PD
 
     def advance(self) -> None:
@@ -173,7 +191,7 @@ class _Run:
         tokens_KR, logps_KR = self.decoding.run(len(self.rows), width)
         num_tokens, num_cached = len(self.rows) * len(tokens_KR), sum(row.length for row in self.rows)
         pairs = len(tokens_KR) * num_cached + len(self.rows) * sum(range(len(tokens_KR)))
-        self.policy.count_work(tokens=num_tokens, pairs=pairs, positions=num_tokens)
+        self.count(tokens=num_tokens, pairs=pairs, positions=num_tokens)
         for tokens_R, logps_R in zip(tokens_KR, logps_KR, strict=True):
             self.results.record(self.rows, tokens_R, logps_R)
         self.leave()
@@ -191,9 +209,17 @@ class _Run:
 
 def affordable_rows(policy: Policy, places: int, settings: SamplingSettings) -> int:
     """How many rows the cache has room for, at most batch_rows."""
-    bytes_a_row = sum(map(math.prod, policy.weights.cache_shapes)) * places * policy.weights.dtype.itemsize
-    room = free_bytes(policy.device) // 2 if policy.device.type == "cuda" else CACHE_BYTES
-    return min(settings.batch_rows, room // bytes_a_row)
+    return min(settings.batch_rows, room_for_rows(policy.device) // bytes_a_row(policy, places))
+
+
+def bytes_a_row(policy: Policy, places: int) -> int:
+    """Of the cache."""
+    return sum(map(math.prod, policy.weights.cache_shapes)) * places * policy.weights.dtype.itemsize
+
+
+def room_for_rows(device: torch.device) -> int:
+    """Bytes that the cache may take."""
+    return free_bytes(device) // 2 if device.type == "cuda" else CACHE_BYTES
 
 
 def free_bytes(device: torch.device) -> int:

@@ -11,13 +11,39 @@ Suffixes: R slot in use, G key-value heads, T place, E head width, H query heads
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from stateshape.policy.checks import CacheShapes
 from stateshape.policy.mixing import Mixing, Window, capped
-from stateshape.policy.tree_attention import softmax_with_sinks
+from stateshape.policy.tree_attention import Layout, TreeAttention, softmax_with_sinks
+
+
+class RowCache(Protocol):
+    """What a sampler asks of the cache of its rows. It is the `Attend` of its own forward pass."""
+
+    num_slots: int
+    num_places: int
+
+    def prefilling(self, layout: Layout) -> Prefilling: ...
+    def fill(self, tree_cache: Any, path_T: Tensor, slots: slice) -> None: ...
+    def move(self, source: int, target: int, length: int) -> None: ...
+    def begin(self, position_R: Tensor, places: int) -> None: ...
+    def __call__(
+        self, layer: int, query_RHE: Tensor, key_RGE: Tensor, value_RGE: Tensor, mixing: Mixing, /
+    ) -> Tensor: ...
+
+
+class Prefilling(Protocol):
+    """Attention of a prefill. `kept`: what `fill` of the cache that made it takes."""
+
+    @property
+    def kept(self) -> Any: ...
+    def __call__(
+        self, layer: int, query_NHE: Tensor, key_NGE: Tensor, value_NGE: Tensor, mixing: Mixing, /
+    ) -> Tensor: ...
 
 
 class Slots:
@@ -41,6 +67,10 @@ class Slots:
         self.hidden_RT = torch.empty(0, device=device)
         self.position_R = self.new_N
         self._through: dict[Window, Tensor] = {}
+
+    def prefilling(self, layout: Layout) -> TreeAttention:
+        """Attention of a prefill, which keeps what `fill` writes into slots."""
+        return TreeAttention(layout, keep=True)
 
     def fill(self, tree_cache: Sequence[tuple[Tensor, Tensor]], path_T: Tensor, slots: slice) -> None:
         """Writes a prompt's keys and values into slots. `tree_cache`: those of a tree's tokens, by layer; see TreeAttention."""

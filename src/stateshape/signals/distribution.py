@@ -34,7 +34,7 @@ class TeacherDistribution:
 
     @torch.no_grad()
     def read(self, learner: Policy, states: States, draw: Draw) -> MatchDistribution:
-        supervise_BT = states.written_by(Origin.DATASET, Origin.LEARNER, Origin.TEACHER)
+        supervise_BT = states.written_by(Origin.DATASET, Origin.LEARNER, Origin.TEACHER, Origin.MIXTURE)
         if self.positions == "last":
             position_T = torch.arange(states.ids_BT.shape[1], device=states.ids_BT.device)
             supervise_BT = supervise_BT & (position_T == states.lengths_B[:, None] - 1)

@@ -1,7 +1,8 @@
-"""Mixtures of writers: dataset and learner by row (GKD), teacher and learner by row, prefix or token (DAgger).
+"""Mixtures of writers: dataset and learner by row (GKD), teacher and learner by row, prefix or token (DAgger), or as one blend.
 
-The tokens' origins show the real mixture: a step logs their shares. Log-probs stay those of each token's writer.
-Source: arXiv:2306.13649 algorithm 1 (lambda); Ross et al. 2011 (beta_i pi* + (1 - beta_i) pi_i).
+The tokens' origins show the real mixture: a step logs their shares. Log-probs stay those of each token's writer; a blend is a
+writer of its own. Source: arXiv:2306.13649 algorithm 1 (lambda); Ross et al. 2011 (beta_i pi* + (1 - beta_i) pi_i);
+arXiv:2609.35259 (the geometric mixture).
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+from stateshape.core.files import BadInput
 from stateshape.core.method import Draw, StateKind
 from stateshape.core.seeds import seed_for
 from stateshape.core.states import Origin, States, Trajectory, pack
 from stateshape.policy.policy import Policy
+from stateshape.sampling.blended import sample_blended
 from stateshape.sampling.settings import Completion, Sampler, SamplingSettings
 from stateshape.sampling.stops import StopWatch, ended_across
 from stateshape.states.cuts import Items
@@ -22,7 +25,7 @@ from stateshape.states.dataset import solved
 from stateshape.states.sampled import PrefixCut, as_read_by, sampled
 from stateshape.states.schedules import Schedule
 
-Unit = Literal["sequence", "prefix", "token"]
+Unit = Literal["sequence", "prefix", "token", "geometric"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +60,7 @@ class TeacherOrLearner:
 
     sequence: a whole row is the teacher's with probability beta. prefix: the teacher writes the first part of each row, beta of
     the longest response's tokens, and the learner goes on. token: each token is the teacher's with probability beta.
+    geometric: each token is drawn from p ~ learner^(1 - beta) teacher^beta, and is neither's.
     """
 
     items: Items
@@ -83,9 +87,12 @@ class TeacherOrLearner:
                 group=group,
             )
             rows += [bare] * self.settings.num_samples
-        plans = [turns(chance, self.unit, self.settings.max_new_tokens, rng) for _ in rows]
-        writers = {Origin.LEARNER: learner, Origin.TEACHER: self.teacher}
-        rows = written_in_turns(rows, plans, writers, self.sampler, self.settings, draw, self.items)
+        if self.unit == "geometric":
+            rows = written_together(rows, learner, self.teacher, chance, self.settings, draw, self.items)
+        else:
+            plans = [turns(chance, self.unit, self.settings.max_new_tokens, rng) for _ in rows]
+            writers = {Origin.LEARNER: learner, Origin.TEACHER: self.teacher}
+            rows = written_in_turns(rows, plans, writers, self.sampler, self.settings, draw, self.items)
         if self.cut is not None:
             rows = self.cut.applied(learner, rows, self.items, random.Random(seed_for(draw.seed, "cut", draw.step)))
         return pack(rows, device=learner.device)
@@ -112,6 +119,31 @@ def turns(chance: float, unit: Unit, num_tokens: int, rng: random.Random) -> lis
         else:
             plan.append((who, 1))
     return plan
+
+
+def written_together(
+    rows: Sequence[Trajectory],
+    learner: Policy,
+    teacher: Policy,
+    share: float,
+    settings: SamplingSettings,
+    draw: Draw,
+    items: Items,
+) -> list[Trajectory]:
+    """Each row goes on with tokens of the geometric mixture. Raises BadInput where the two read a chat in different ways."""
+    for row in rows:
+        if as_read_by(teacher, row, items, writer=learner).ids != row.ids:
+            raise BadInput(
+                f"unit: got geometric, and a chat ({row.item_id}) that learner and teacher render by different templates; "
+                "expected the same ids for both; use a teacher with the learner's template, or sequence, prefix or token"
+            )
+    one_each = replace(settings, num_samples=1)
+    seed = seed_for(draw.seed, "blend", draw.step)
+    parts = sample_blended(learner, teacher, share, [row.ids for row in rows], one_each, seed=seed)
+    return [
+        row.extended(part.ids, Origin.MIXTURE, logps=part.logps, finish=part.finish)
+        for row, part in zip(rows, parts, strict=True)
+    ]
 
 
 def written_in_turns(

@@ -27,7 +27,7 @@ from stateshape.train.kept_adapters import forget_kept_after, keep_adapter
 from stateshape.train.settings import TrainSettings, lr_at
 from stateshape.train.step import StepResult, train_step
 
-SAMPLED = (Origin.LEARNER, Origin.TEACHER)
+SAMPLED = (Origin.LEARNER, Origin.TEACHER, Origin.MIXTURE)
 SAMPLES_A_RUN = 24  # trajectories kept as readable samples, spread evenly over the run
 OnStep = Callable[[int, int, StepRecord], None]
 
