@@ -58,6 +58,13 @@ def test_each_kept_step_is_half_of_the_next_and_the_last_is_the_end():
     assert kept_steps(1000, 3) == [250, 500, 1000]
     assert kept_steps(5, 6) == [1, 2, 3, 5]  # no more are different
     assert kept_steps(7, 1) == [7]
+
+
+def test_even_steps_are_equally_far_apart_up_to_rounding_and_end_at_the_end():
+    assert kept_steps(256, 4, "even") == [64, 128, 192, 256]
+    assert kept_steps(10, 4, "even") == [3, 5, 8, 10]
+    assert kept_steps(3, 5, "even") == [1, 2, 3]  # no more are different
+    assert kept_steps(7, 1, "even") == [7]
     assert kept_steps(1, 10_000) == [1]
 
 

@@ -18,10 +18,11 @@ from stateshape.analysis.effects import (
     over_seeds,
     secondary_study,
 )
+from stateshape.analysis.line import values_along
 from stateshape.analysis.scores import StudyScores
 from stateshape.core.study_records import EffectChoice, PlannedClaim
 
-DRIFT_PREFIX, LOCALITY_PREFIX = "drift.", "locality."
+DRIFT_PREFIX, LOCALITY_PREFIX, ALONG_PREFIX = "drift.", "locality.", "along."
 
 
 def planned_claims(study: StudyScores, *, with_bootstrap: bool = True) -> list[Claim]:
@@ -99,9 +100,11 @@ def _measured(study: StudyScores, choice: EffectChoice, measure: str, threshold:
 
 
 def measured_values(study: StudyScores, run: str, measure: str) -> Mapping[int, float]:
-    """By seed: drift.NAME from drift.json, locality.NAME from the last probe."""
+    """By seed: drift.NAME from drift.json, locality.NAME from the last probe, along.NAME from the points on the run's way."""
     if measure.startswith(DRIFT_PREFIX):
         return drift_values(study, run, measure.removeprefix(DRIFT_PREFIX))
+    if measure.startswith(ALONG_PREFIX):
+        return values_along(study, run, measure.removeprefix(ALONG_PREFIX))
     name = measure.removeprefix(LOCALITY_PREFIX)
     by_seed = {seed: record.values.get(name) for seed, record in study.locality.get(run, {}).items()}
     return {seed: value for seed, value in by_seed.items() if value is not None}

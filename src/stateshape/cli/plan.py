@@ -54,7 +54,9 @@ def print_plan(
         console().print(f"{role}: {choice.task}, items: {choice.limit or 'all'}, shots: {choice.shots}{samples}")
     if file.along is not None:
         items = f"{file.along.limit} items" if file.along.limit is not None else "all items"
-        console().print(f"along: at most {file.along.points} points per run, {items} of each task at each")
+        console().print(
+            f"along: at most {file.along.points} points per run ({file.along.spacing}), {items} of each task at each"
+        )
     console().print(
         f"drift: {file.drift.prompts} rollouts x {file.drift.cuts} prefix states per run; plan {plan.sha256[:12]}"
     )

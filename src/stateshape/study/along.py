@@ -34,7 +34,7 @@ def along_run(
     bench: StudyContext, policy: Policy, folder: Path, run: str, num_steps: int, choice: AlongChoice
 ) -> list[MeasurementStep]:
     """The parts of one run in order. policy: as it is after the last step."""
-    *earlier, last = kept_steps(num_steps, choice.points)
+    *earlier, last = kept_steps(num_steps, choice.points, choice.spacing)
     parts: list[MeasurementStep] = []
     for step in earlier:
         parts += [(PHASE, partial(rows_at, bench, folder, run, step, some_items(task, choice))) for task in bench.tasks]

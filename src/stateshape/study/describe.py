@@ -78,6 +78,8 @@ def task_record(task: Task) -> TaskRecord:
 def settings_of(spec: RunSpec, along: AlongChoice | None = None) -> dict[str, Json]:
     """along: where given, the run keeps its adapter at so many steps."""
     kept: dict[str, Json] = {} if along is None else {"along": along.points}
+    if along is not None and along.spacing != "doubling":
+        kept["along_spacing"] = along.spacing
     data: dict[str, Json] = {} if spec.data is None else {"data": spec.data}
     data |= {} if spec.read.is_default else {"read": comparable(spec.read)}
     return {"recipe": comparable(spec.recipe()), "train": comparable(spec.train), **data, **kept}

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stateshape.core.decoding import read_text
-from stateshape.core.files import BadInput, comparable, parse, plain, sha256_text
+from stateshape.core.files import LATER, BadInput, comparable, parse, plain, sha256_text
 from stateshape.core.limits import check_most
 from stateshape.core.records import Json
 from stateshape.core.study_records import BASE, ClaimChoice
@@ -40,6 +40,7 @@ from stateshape.study.earlier import as_before
 from stateshape.study.plan_claims import check_claims
 from stateshape.study.yaml_file import read_yaml
 from stateshape.tasks.reading import Reading
+from stateshape.train.kept_adapters import Spacing
 from stateshape.train.settings import TrainSettings
 
 SOURCES = ("teacher", "states", "reference")  # fields of recipes that name runs, folders or models
@@ -84,6 +85,8 @@ class AlongChoice:
 
     points: int = 6
     """Steps at most, the last one included."""
+    spacing: Spacing = field(default="doubling", metadata=LATER)
+    """doubling: each step is half of the next; even: all are equally far apart."""
     limit: int | None = None
     """Items of each task at a point: the first, of an exam some of each subject. Default: all that the task evaluates."""
     positions: int = 2048
@@ -324,6 +327,7 @@ def plan_sha256(file: StudyFile, specs: Sequence[AnySpec]) -> str:
     if meaning["along"] is None:
         del meaning["along"]
     else:
+        meaning["along"] = comparable(file.along)
         del meaning["along"]["keep"]
     return sha256_text(json.dumps(meaning, sort_keys=True))
 

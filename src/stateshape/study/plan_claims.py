@@ -15,6 +15,7 @@ from stateshape.core.study_records import BASE, ClaimChoice, EffectChoice, Plann
 from stateshape.core.wording import shown
 
 MEASURED = ("drift.", "locality.")
+ALONG = ("along.line_r2", "along.line_slope", "along.peak")  # analysis/line.py
 DOSES = ("forward_kl_new_task_nats", "k3_distance", "update_frobenius")
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 OF_THE_PACKAGE = ("P1", "P2", "P3", "P4", "C1", "C2", "C3")
@@ -60,10 +61,10 @@ def check_effect(effect: EffectChoice, where: str, *, runs: Sequence[str], tasks
 def check_measure(effect: EffectChoice, where: str) -> None:
     """Raises BadInput."""
     if effect.measure is not None:
-        if not effect.measure.startswith(MEASURED):
+        if not effect.measure.startswith(MEASURED) and effect.measure not in ALONG:
             raise BadInput(
                 f"{where}.measure: got {shown(effect.measure)}; expected drift.NAME or locality.NAME (docs/drift.md, "
-                "docs/locality.md)"
+                f"docs/locality.md), or one of {', '.join(ALONG)} (docs/dose.md)"
             )
         if effect.dose is not None or effect.score is not None or effect.equivalence is not None:
             raise BadInput(f"{where}: got a measure with dose, score or equivalence; expected these for scores only")

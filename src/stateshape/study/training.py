@@ -165,7 +165,7 @@ def high_rate(spec: RunSpec) -> list[str]:
 def steps_before_last(bench: StudyContext, num_steps: int) -> list[int]:
     """At which the adapter is kept beside the one at the end; none where the study does not ask for them."""
     along = bench.plan.file.along
-    return [] if along is None else kept_steps(num_steps, along.points)[:-1]
+    return [] if along is None else kept_steps(num_steps, along.points, along.spacing)[:-1]
 
 
 def check_items(bench: StudyContext, spec: RunSpec, item_ids: tuple[str, ...]) -> None:

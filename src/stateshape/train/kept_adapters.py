@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Literal
 
 from stateshape.core import layout
 from stateshape.policy.policy import Policy
@@ -14,8 +15,16 @@ from stateshape.policy.policy import Policy
 TEMPORARY = ".{}.tmp"
 
 
-def kept_steps(num_steps: int, points: int) -> list[int]:
-    """At most `points` different numbers of completed steps, in order: the last is num_steps, each half of the next one."""
+Spacing = Literal["doubling", "even"]
+
+
+def kept_steps(num_steps: int, points: int, spacing: Spacing = "doubling") -> list[int]:
+    """At most `points` different numbers of completed steps, in order; the last is num_steps.
+
+    doubling: each is half of the next one. even: all are equally far apart, up to rounding.
+    """
+    if spacing == "even":
+        return sorted({-(-num_steps * i // points) for i in range(1, points + 1)})
     return sorted({-(-num_steps // 2**i) for i in range(min(points, num_steps.bit_length() + 1))})
 
 
