@@ -13,10 +13,13 @@ import torch
 
 import tiny
 from stateshape.cli import main
-from stateshape.core.files import BadInput, read_json
+from stateshape.core.files import BadInput, parse, plain, read_json
 from stateshape.core.method import Draw, terms_of
 from stateshape.core.records import SupervisionMap
 from stateshape.core.states import Origin
+from stateshape.locality.counts import StepCounts, step_counts
+from stateshape.locality.recoverability import GradeCounts
+from stateshape.locality.supervision import Tally, tally_of
 from stateshape.policy.policy import Policy
 from stateshape.recipes.recipe import recipe_class
 from stateshape.sampling.local import LocalSampler
@@ -133,6 +136,21 @@ def test_a_term_pulls_the_learner_back_to_the_base():
         losses.append(accumulate(method.terms[PROTECT], learner, signal, 10**6).loss)
         optimiser.step()
     assert losses == sorted(losses, reverse=True) and losses[-1] < losses[0]
+
+
+def test_counts_apart_outlive_a_killed_run():
+    """Each step's counts are a line on the disk; what they add up to is what was counted."""
+    learner, _, method = world()
+    signals = drawn(learner, method)[1]
+    own, apart = (
+        tally_of(signals[name], accumulate(method.terms[name], learner, signals[name], 10**6).per_token)
+        for name in ("method", PROTECT)
+    )
+    for tally in (apart, Tally()):
+        counts = step_counts(0, 1, own, tally, GradeCounts())
+        read = parse(json.loads(json.dumps(plain(counts))), StepCounts, where="line")
+        assert read.tally().cells() == own.cells()
+        assert read.apart_tally().cells() == tally.cells()
 
 
 # In a study

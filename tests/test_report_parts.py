@@ -215,6 +215,17 @@ def test_shares_are_means_over_seeds_whatever_their_mass(tmp_path: Path) -> None
     assert [column.heading for column in table.columns] == ["Origin", "Depth", "0–1 nats", "≥ 1 nats", "All"]
 
 
+def test_signal_apart_is_in_no_share_and_said(tmp_path: Path) -> None:
+    own, apart = [cell(0, 1.0), cell(1, 3.0)], [cell(0, 1.0)]
+    maps = [
+        SupervisionMap(num_depths=2, surprisal_edges_nats=[0.0, 1.0], cells=own, apart=some) for some in (apart, [])
+    ]
+    (run,) = supervision_shares(with_maps(tmp_path, maps))
+    assert run.shares == {("dataset", 0, 1): 0.25, ("dataset", 1, 1): 0.75}
+    said = "The term that protects another task is not in it; its mass is 12.5% of this."  # a quarter, and nothing
+    assert said in share_table(run).caption
+
+
 def test_the_supervision_file_has_every_cell(study: Path) -> None:
     rows = [r for r in rows_of(study / "tables" / "supervision.csv") if (r["run"], r["seed"]) == ("opd_mild", "0")]
     assert len(rows) == 7 * 7  # a continuation: seven depths of ten, seven bins

@@ -276,6 +276,7 @@ CHANGED = {
     "batch_prompts": 3,
     "supervised_per_step": 5,
     "band": Band(high=0.3),
+    "protect": None,  # a term that a study adds, see test_protection.py
     "warmup_share": 0.6,
     "schedule": "constant",
     "weight_decay": 0.5,
