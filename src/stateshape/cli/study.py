@@ -39,7 +39,8 @@ def study(
 
     Args:
         preset_or_file: A YAML file, or a preset: quickstart, smoke, laptop, paper, controls, predictors,
-            same_states, same_signal, same_signal_far, matched_sources, line, two_by_two_by_two.
+            same_states, same_signal, same_signal_far, matched_sources, matched_sources_planted, line,
+            two_by_two_by_two.
         out: The study's folder. Required without --dry-run.
         seeds: Training seeds, separated by commas. Default: the study's own.
         model: Use this base model instead of the study's: a folder or a hub id.
