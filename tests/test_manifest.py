@@ -94,7 +94,7 @@ def test_a_manifest_that_can_t_be_read_is_one_line(tmp_path: Path) -> None:
 
 
 def test_everything_a_finished_study_leaves_is_listed(study: Path) -> None:
-    listed = {"plan.json", "comparison.json", "verdicts.json", "looks.json", "state_map.json"}
+    listed = {"plan.json", "comparison.json", "verdicts.json", "findings.json", "looks.json", "state_map.json"}
     assert set(read_manifest(study).files) == listed
     for folder in study.glob("runs/*/seed0"):
         files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}

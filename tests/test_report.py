@@ -384,7 +384,7 @@ def test_long_curves_are_averaged_and_gaps_stay_gaps() -> None:
         )
         for i in range(600)
     ]  # fmt: skip
-    xs, ys = curve(steps, "loss")
+    xs, ys = curve(steps, lambda record: record.loss)
     assert len(xs) == 300
     assert xs[:2] == [0.5, 2.5]
     assert math.isnan(ys[0])

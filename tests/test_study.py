@@ -207,4 +207,4 @@ def test_json_events_are_json(done: Study, tmp_path: Path, capsys: pytest.Captur
     shutil.rmtree(out / "runs" / "student")
     assert main(["study", str(done[0]), "--out", str(out), "--json-events"]) == 0
     events = [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
-    assert set(events) == {"say", "done", "run"}
+    assert set(events) == {"say", "step", "done", "run"}

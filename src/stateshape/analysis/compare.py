@@ -16,6 +16,7 @@ from pathlib import Path
 
 from stateshape.analysis.audit import audits
 from stateshape.analysis.estimates import contrast, retention, score_estimate, secondary_differences
+from stateshape.analysis.findings import findings_of
 from stateshape.analysis.looks import counts_as_look, finished_seeds, next_level
 from stateshape.analysis.power import ALPHA
 from stateshape.analysis.predictors import predictor_report, predictor_rows, too_few
@@ -45,8 +46,8 @@ def compare(study_dir: Path) -> Comparison:
 
 
 def write_comparison(study_dir: Path) -> Comparison:
-    """Writes comparison.json and verdicts.json into the study folder, audit.json if it has checkpoints, and predictors.json if
-    enough runs were trained.
+    """Writes comparison.json, verdicts.json and findings.json into the study folder, audit.json if it has checkpoints, and
+    predictors.json if enough runs were trained.
 
     Reading verdicts on more seeds than before is a look, which looks.json keeps.
     """
@@ -58,6 +59,7 @@ def write_comparison(study_dir: Path) -> Comparison:
         write_json(study_dir / layout.LOOKS, looks)
         write_json(study_dir / layout.COMPARISON, comparison)
         write_json(study_dir / layout.VERDICTS, verdicts(study, level=level))
+        write_json(study_dir / layout.FINDINGS, findings_of(study, level=level))
         if any(planned.checkpoint is not None for planned in study.plan.runs):
             write_json(study_dir / layout.AUDIT, audits(study, comparison))
         rows, path = predictor_rows(study), study_dir / layout.PREDICTORS

@@ -70,7 +70,7 @@ def verdicts(
     for claim in claims:
         if claim.is_asked():
             by_family.setdefault(claim.family, []).append(claim)
-    adjusted = {family: _adjusted(members, level) for family, members in by_family.items()}
+    adjusted = {family: adjusted_over(members, level) for family, members in by_family.items()}
     return [
         _verdict(claim, adjusted[claim.family], written.get(claim.claim_id, BY_THE_PACKAGE))
         if claim.is_asked()
@@ -79,7 +79,7 @@ def verdicts(
     ]
 
 
-def _adjusted(claims: Sequence[Claim], level: float) -> Adjusted:
+def adjusted_over(claims: Sequence[Claim], level: float) -> Adjusted:
     """Holm's correction over one family. An effect that two claims share is one test; a claim of many ways is one, too."""
     tested = {
         effect.key: effect.p
@@ -136,7 +136,7 @@ def _verdict(claim: Claim, adjusted: Adjusted, written: str) -> Verdict:
         states, decisive = _ways(claim, adjusted)
     else:
         states = [adjusted.state(effect) for effect in claim.effects]
-        decisive = [_evidence(effect, adjusted, state) for effect, state in zip(claim.effects, states)]
+        decisive = [evidence_of(effect, adjusted, state) for effect, state in zip(claim.effects, states)]
     outcome = _outcome(claim, states)
     shown = [_plain(effect, "shown") for effect in claim.shown]
     return Verdict(
@@ -192,7 +192,7 @@ def _ways(claim: Claim, adjusted: Adjusted) -> tuple[list[State], list[Evidence]
         p = adjusted.effects.get(way_key(claim, index))
         for effect in claim.ways[index]:
             state = state_of(effect, p, None, level=adjusted.level)
-            evidence.append(_evidence(effect, adjusted, state, p_holm=p))
+            evidence.append(evidence_of(effect, adjusted, state, p_holm=p))
     return states, evidence
 
 
@@ -214,7 +214,7 @@ def _plain(effect: Effect, state: Literal["holds", "fails", "equivalent", "open"
     )
 
 
-def _evidence(effect: Effect, adjusted: Adjusted, state: State, *, p_holm: float | None = None) -> Evidence:
+def evidence_of(effect: Effect, adjusted: Adjusted, state: State, *, p_holm: float | None = None) -> Evidence:
     found: Resolution = resolution(effect, adjusted.first_level, is_open=state == "open")
     return replace(
         _plain(effect, state),

@@ -10,13 +10,12 @@ import tyro
 
 from stateshape.cli.arguments import data_folder, out_folder
 from stateshape.core import layout
-from stateshape.core.files import BadInput, read_json
+from stateshape.core.files import BadInput
 from stateshape.core.locks import hold
 from stateshape.core.wording import shown
 
 if TYPE_CHECKING:
-    from stateshape.core.records import Operators, RunRecord
-    from stateshape.report.study_files import StudyFiles
+    from stateshape.core.records import Operators
     from stateshape.study.plan import Plan
 
 
@@ -57,6 +56,7 @@ def study(
     """
     from stateshape.api import plan_study
     from stateshape.api import run_study as run
+    from stateshape.cli.results import print_results
     from stateshape.cli.terminal import reporter_for
 
     chosen = None if seeds is None else parse_seeds(seeds)
@@ -78,7 +78,6 @@ def study(
         reporter.stop()
     if not quiet:
         print_results(folder)
-        print(f"report: {folder / 'report.html'}")
     if operators is not None:
         with hold(folder):
             profile_study(folder, operators, quiet=quiet)
@@ -116,38 +115,9 @@ def parse_seeds(text: str) -> list[int]:
         raise BadInput(f"seeds: got {shown(text)}; expected whole numbers separated by commas, like 0,1,2") from None
 
 
-def print_results(folder: Path) -> None:
-    from stateshape.cli.costs import time_split
-    from stateshape.cli.show import console
-    from stateshape.core.study_records import Comparison, PlanRecord
-    from stateshape.report.parts.tables import render_text, table1, table2
-    from stateshape.report.study_files import read_study_folder
-
-    plan = read_json(folder / layout.PLAN, PlanRecord)
-    comparison = read_json(folder / layout.COMPARISON, Comparison)
-    console().print(render_text(table1(plan)))
-    console().print(render_text(table2(plan, comparison)))
-    study = read_study_folder(folder)
-    for verdict in study.verdicts:
-        if verdict.outcome != "not asked":
-            console().print(f"{verdict.claim_id} {verdict.outcome:15s} {verdict.claim}", highlight=False, markup=False)
-    seconds: dict[str, float] = {}
-    supervised = sampled = 0
-    for record in records_of(study):
-        supervised += record.num_supervised_tokens
-        sampled += record.num_sampled_tokens
-        for name, value in record.seconds.items():
-            seconds[name] = seconds.get(name, 0.0) + value
-    print(time_split(seconds, supervised, sampled))
-
-
-def records_of(study: StudyFiles) -> list[RunRecord]:
-    """Of all runs and seeds that have one."""
-    return [seed.record for run in study.runs for seed in run.seeds if seed.record is not None]
-
-
 def profile_study(folder: Path, operators: Operators, *, quiet: bool) -> None:
     from stateshape.cli.costs import write_profile
+    from stateshape.cli.results import records_of
     from stateshape.report.parts.costs import phase_table
     from stateshape.report.study_files import read_study_folder
 

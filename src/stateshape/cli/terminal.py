@@ -18,7 +18,6 @@ from rich.progress import (
     ProgressColumn,
     Task,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.text import Text
@@ -27,13 +26,14 @@ from stateshape.core.meter import Meter
 from stateshape.core.progress import Reporter, Silent, Tick
 
 SHOW_AFTER_S = 2.0  # shorter work needs no bar
+BAR_WIDTH = 10
 
 
 class RateColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        rates = ["" if speed is None else f"{speed:,.1f} {task.fields['unit']}/s", task.fields["tokens"]()]
-        return Text(", ".join(filter(None, rates)), style="cyan")
+        rate = task.fields["tokens"]() or ("" if speed is None else f"{speed:,.1f} {task.fields['unit']}/s")
+        return Text(rate, style="cyan", overflow="ellipsis", no_wrap=True)
 
 
 def token_rate(meter: Meter | None) -> Callable[[], str]:
@@ -45,6 +45,11 @@ def token_rate(meter: Meter | None) -> Callable[[], str]:
         return f"{done / (time.monotonic() - began):,.0f} tokens/s" if done else ""
 
     return told
+
+
+def values_in_words(values: Mapping[str, float] | None) -> str:
+    """'loss 0.31, reward 0.22'."""
+    return ", ".join(f"{heading} {value:.3g}" for heading, value in (values or {}).items())
 
 
 class Terminal:
@@ -67,18 +72,19 @@ class Terminal:
         tokens = token_rate(meter)
         shown: list[tuple[Progress, object]] = []
 
-        def tick(done: int, total: int) -> None:
+        def tick(done: int, total: int, values: Mapping[str, float] | None = None, /) -> None:
             if not shown and self.console.is_terminal and time.monotonic() - began > SHOW_AFTER_S and done < total:
                 shown.append(self._bar(what, unit, tokens, done, total))
             if shown:
                 bar, task = shown[0]
-                bar.update(task, completed=done)  # type: ignore[arg-type]
+                bar.update(task, completed=done, values=values_in_words(values))  # type: ignore[arg-type]
             if done >= total:
                 if shown:
                     shown[0][0].stop()
                 seconds = time.monotonic() - began
                 if seconds > SHOW_AFTER_S:
-                    self.say(", ".join(filter(None, [f"  {what}: {total:,} {unit} in {seconds:.1f} s", tokens()])))
+                    said = [f"  {what}: {total:,} {unit} in {seconds:.1f} s", tokens(), values_in_words(values)]
+                    self.say(", ".join(filter(None, said)))
 
         return tick
 
@@ -86,17 +92,19 @@ class Terminal:
         self.stop()
         self.progress = Progress(
             TextColumn("  {task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=BAR_WIDTH),
             MofNCompleteColumn(),
             RateColumn(),
-            TimeElapsedColumn(),
+            TextColumn("{task.fields[values]}"),
             TextColumn("ETA"),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(compact=True),
             console=self.console,
             transient=True,
         )
         self.progress.start()
-        return self.progress, self.progress.add_task(what, total=total, completed=done, unit=unit, tokens=tokens)
+        return self.progress, self.progress.add_task(
+            what, total=total, completed=done, unit=unit, tokens=tokens, values=""
+        )
 
     def stop(self) -> None:
         """Takes a bar that was left behind (an error, Ctrl-C) off the screen."""
@@ -106,7 +114,7 @@ class Terminal:
 
 
 class JsonLines:
-    """One JSON object per line on stderr, for other programs."""
+    """One JSON object per line on stderr, for other programs: one per step, and one for whatever is done."""
 
     def say(self, text: str) -> None:
         self._write({"event": "say", "text": text})
@@ -120,7 +128,9 @@ class JsonLines:
     def track(self, what: str, unit: str, meter: Meter | None = None) -> Tick:
         began, first = time.monotonic(), meter.num_tokens if meter else 0
 
-        def tick(done: int, total: int) -> None:
+        def tick(done: int, total: int, values: Mapping[str, float] | None = None, /) -> None:
+            if values:
+                self._write({"event": "step", "what": what, "done": done, "total": total, **values})
             if done >= total:
                 seconds = round(time.monotonic() - began, 3)
                 done_record = {"event": "done", "what": what, "unit": unit, "total": total, "seconds": seconds}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from stateshape.core.meter import Meter
 
-Tick = Callable[[int, int], None]
-"""(done, total)"""
+
+class Tick(Protocol):
+    def __call__(self, done: int, total: int, values: Mapping[str, float] | None = None, /) -> None:
+        """values: the latest numbers of the work, by heading."""
+        ...
 
 
 class Reporter(Protocol):
@@ -42,8 +45,11 @@ class Silent:
     def warn(self, text: str) -> None: ...
 
     def track(self, what: str, unit: str, meter: Meter | None = None) -> Tick:
-        return lambda done, total: None
+        return _nothing
 
     def event(self, name: str, values: Mapping[str, object]) -> None: ...
 
     def stop(self) -> None: ...
+
+
+def _nothing(done: int, total: int, values: Mapping[str, float] | None = None, /) -> None: ...

@@ -15,8 +15,8 @@ A run folder:    run.json (RunRecord) metrics.jsonl (StepRecord) states.jsonl (S
   while it goes: checkpoint-*.pt (train/checkpoint.py) supervision.jsonl (locality/counts.py) .*.tmp
   if asked for:  profile.json (ProfileRecord)
 A study folder:  plan.json (PlanRecord) runs/<run>/seed<k>/ (run folders) comparison.json (Comparison)
-                 verdicts.json ([Verdict]) looks.json ([Look]) state_map.json (StateMap) predictors.json (predictor_records.py)
-                 dose.json (dose_records.py) audit.json ([Audit]) manifest.json
+                 verdicts.json ([Verdict]) findings.json (Findings) looks.json ([Look]) state_map.json (StateMap)
+                 predictors.json (predictor_records.py) dose.json (dose_records.py) audit.json ([Audit]) manifest.json
                  table1.* table2.* tables/* plots/* report.html profile.json (ProfileRecord)
 docs/studies.md describes each of them; tests/test_files_left.py holds both lists to what a study leaves.
 A missing number is None, never zero. Does not know how any number is computed.

@@ -16,7 +16,13 @@ from stateshape.core.locks import is_lock
 from stateshape.core.manifest import check_unchanged, has_manifest, seal
 from stateshape.core.records import RunRecord
 
-COMPARED = (layout.COMPARISON, layout.VERDICTS, layout.PREDICTORS, layout.AUDIT)  # made again by every report
+COMPARED = (
+    layout.COMPARISON,
+    layout.VERDICTS,
+    layout.FINDINGS,
+    layout.PREDICTORS,
+    layout.AUDIT,
+)  # made again by every report
 MADE_AGAIN = (*COMPARED, layout.DOSES, layout.STATE_MAP)  # by every study
 NOT_LISTED = (layout.MANIFEST, layout.CHECKPOINT, "*.tmp", layout.PROFILE, f"*.{layout.PROFILE}")
 

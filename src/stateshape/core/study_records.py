@@ -297,6 +297,32 @@ class Audit:
     num_tests: int
 
 
+FindingSubject = Literal["target", "retention", "drift"]
+FindingOutcome = Literal["gained", "lost", "drifted", "no difference", "cannot tell", "not measured"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """A trained run against the base, or the first of a requested pair against the second, on one subject.
+
+    subject: the target's score, the mean score of the retention tasks, or drift above base against base.
+    """
+
+    run: str
+    versus: str
+    subject: FindingSubject
+    outcome: FindingOutcome
+    evidence: Evidence
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Findings:
+    """findings.json. headline: sentences: what was compared, what changed, what cannot be told."""
+
+    headline: list[str]
+    findings: list[Finding]
+
+
 By = Literal["run", "configuration"]  # what is left out at a time: a run, or all seeds of a configuration
 
 

@@ -15,6 +15,7 @@ from stateshape.report.parts.costs import cost_table, phase_table
 from stateshape.report.parts.curves import curve_plot
 from stateshape.report.parts.dose import dose_plots, dose_tables
 from stateshape.report.parts.drift import drift_table, null_plots
+from stateshape.report.parts.findings import findings_table
 from stateshape.report.parts.forest import evidence_table, forest_plot
 from stateshape.report.parts.locality import depth_table, last_table, locality_plots, locality_table
 from stateshape.report.parts.predictors import correlation_table, gain_table, predictor_plot, score_table
@@ -54,6 +55,7 @@ class Tables:
     """`raw`: records as they are, for files only."""
 
     methods: Table
+    findings: Table
     main: Table
     versus_base: Table
     versus_teacher: Table
@@ -77,7 +79,7 @@ class Tables:
     def for_files(self) -> list[Table]:
         """Those with rows, without the two numbered ones."""
         tables = [
-            self.audit, self.kl, self.versus_base, self.versus_start, self.versus_teacher,
+            self.findings, self.audit, self.kl, self.versus_base, self.versus_start, self.versus_teacher,
             self.contrasts, self.secondary, *self.dose, self.per_seed, self.evidence,
             self.drift, self.locality_last, self.locality_depth, self.cost, self.phases, self.state_map_means, *self.predictors,
         ]  # fmt: skip
@@ -112,6 +114,7 @@ def all_tables(study: StudyFiles) -> Tables:
         raw.append(map_table(study.state_map))
     return Tables(
         methods=table1(plan),
+        findings=findings_table(study),
         main=table2(plan, comparison),
         versus_base=difference_table(plan, comparison, versus="base"),
         versus_teacher=difference_table(plan, comparison, versus="teacher"),

@@ -93,6 +93,7 @@ def render_page(study: StudyFiles, *, plots: Plots, all_tables: Tables) -> str:
         "without": study.without,
         "date": _date(study),
         "num_trained": study.num_trained,
+        "headline": study.findings.headline if study.findings else [],
         "audits": audit_views(study),
         "is_audit": bool(study.audits) and not study.num_trained,
         "tally": [(*OUTCOMES[outcome], outcome, outcomes.count(outcome)) for outcome in OUTCOMES],

@@ -27,6 +27,7 @@ from stateshape.core.records import (
 from stateshape.core.study_records import (
     Audit,
     Comparison,
+    Findings,
     PlannedRun,
     PlanRecord,
     PredictorReport,
@@ -75,6 +76,7 @@ class StudyFiles:
     unsealed: list[str] = field(default_factory=list)  # finished runs in which a change can't be noticed
     audits: list[Audit] = field(default_factory=list)  # of checkpoints
     flips: dict[str, list[FlippedItem]] = field(default_factory=dict)  # by checkpoint
+    findings: Findings | None = None  # of trained runs
 
     @property
     def num_trained(self) -> int:
@@ -105,6 +107,7 @@ def read_study_folder(study_dir: Path) -> StudyFiles:
     accepted = _accepted(study_dir, plan, problems)
     audits = _optional(study_dir, layout.AUDIT, list[Audit], problems) or []
     flips = {run.name: _flips(study_dir, run, plan.seeds, problems) for run in plan.runs if run.checkpoint is not None}
+    findings = _optional(study_dir, layout.FINDINGS, Findings, problems)
     missing = list(dict.fromkeys([*comparison.missing, *absent, *problems]))
     return StudyFiles(
         plan=plan,
@@ -118,6 +121,7 @@ def read_study_folder(study_dir: Path) -> StudyFiles:
         accepted=accepted,
         audits=audits,
         flips=flips,
+        findings=findings,
         unsealed=[
             f"{files.run.label}, seed {seed.seed}"
             for files in runs

@@ -20,7 +20,15 @@ from stateshape.report.study_files import read_study_folder
 
 # Files of the study's own folder that a report writes: a study that runs there may be writing others.
 OWN = (
-    *(layout.REPORT, layout.COMPARISON, layout.VERDICTS, layout.PREDICTORS, layout.DOSES, layout.MANIFEST),
+    *(
+        layout.REPORT,
+        layout.COMPARISON,
+        layout.VERDICTS,
+        layout.FINDINGS,
+        layout.PREDICTORS,
+        layout.DOSES,
+        layout.MANIFEST,
+    ),
     *(f"table{number}.{suffix}" for number in (1, 2) for suffix in ("csv", "md", "tex")),
 )
 

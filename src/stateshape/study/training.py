@@ -15,6 +15,7 @@ from stateshape.core.files import BadInput, read_jsonl, write_json
 from stateshape.core.method import Combination, Method, terms_of
 from stateshape.core.records import RunRecord, StepRecord
 from stateshape.core.seeds import seed_for
+from stateshape.core.step_values import telling
 from stateshape.core.study_records import BASE
 from stateshape.core.watch import Watch
 from stateshape.locality.watch import LocalityWatch
@@ -198,7 +199,7 @@ def told_early(bench: StudyContext, spec: RunSpec, seed: int, kinds: Kinds) -> O
     first_records: list[StepRecord] = []
 
     def on_step(done: int, total: int, record: StepRecord) -> None:
-        tick(done, total)
+        tick(done, total, telling(record))
         if len(first_records) == EARLY_STEPS:
             return
         first_records.append(record)

@@ -1,4 +1,4 @@
-"""Curves: loss and gradient norm of a run; the same measure of several runs against the step, or the depth.
+"""Curves: loss, what is optimised, and gradient norm of a run; the same measure of several runs against the step, or the depth.
 
 Thin lines are training seeds, the thick one is their mean. A gap is a step without a number. Does not know files, or what
 a measure means.
@@ -7,13 +7,14 @@ a measure means.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from stateshape.core.records import StepRecord
+from stateshape.core.step_values import optimised
 from stateshape.report.drawing import text
 from stateshape.report.drawing.figure import Plot, finished, short
 from stateshape.report.drawing.labels import Labelled, end_labels
@@ -23,6 +24,7 @@ from stateshape.report.study_files import RunFiles
 
 MAX_CURVE_POINTS = 300  # longer curves are averaged in bins: finer detail is below the width of a line
 MAX_END_LABEL = 26  # characters, beside a small plot
+Value = Callable[[StepRecord], float | None]
 _SEED_WIDTH, _SEED_ALPHA, _MEAN_WIDTH = 0.7, 0.45, 1.6
 
 
@@ -40,26 +42,48 @@ class Series(NamedTuple):
 
 
 def curve_plot(files: RunFiles, look: Look) -> Plot | None:
-    """Loss and gradient norm against the step."""
+    """Loss, what the method optimises, and gradient norm against the step."""
     seeds = [seed.steps for seed in files.seeds if seed.steps]
     if not seeds:
         return None
+    aims = optimised(record for steps in seeds for record in steps)
+    panels = [
+        ("loss", _loss),
+        *((heading, _stat(name)) for name, heading in aims.items()),
+        ("gradient norm", _grad_norm),
+    ]
     with plot_style():
-        figure = new_figure(3.6, 3.1)
-        upper = figure.add_subplot(2, 1, 1)
-        lower = figure.add_subplot(2, 1, 2, sharex=upper)
-        for axes, heading, field in ((upper, "loss", "loss"), (lower, "gradient norm", "grad_norm")):
-            _draw(axes, Series("", look, [curve(steps, field) for steps in seeds]), has_markers=False)
+        figure = new_figure(3.6, 0.4 + 1.35 * len(panels))
+        first = None
+        for number, (heading, value) in enumerate(panels, 1):
+            axes = figure.add_subplot(len(panels), 1, number, sharex=first)
+            first = first or axes
+            _draw(axes, Series("", look, [curve(steps, value) for steps in seeds]), has_markers=False)
             axes.set_ylabel(heading)
             axes.yaxis.set_major_locator(MaxNLocator(4))
-        upper.tick_params(labelbottom=False)
-        lower.set_xlabel("step")
-        lower.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            axes.tick_params(labelbottom=number == len(panels))
+        axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         settle(figure)
-    ends = [last for steps in seeds if (last := steps[-1].loss) is not None]
-    losses = ", ".join(text.number(value) for value in ends) or "missing"
-    described = f"seeds: {len(seeds)}, last loss {losses}"
+    described = "; ".join([f"seeds: {len(seeds)}", *(_last_words(seeds, *panel) for panel in panels[:-1])])
     return finished(f"curves_{files.run.name}", files.run.label, "", described, figure)
+
+
+def _last_words(seeds: Sequence[Sequence[StepRecord]], heading: str, value: Value) -> str:
+    ends = [last for steps in seeds if (last := value(steps[-1])) is not None]
+    return f"last {heading} {', '.join(text.number(end) for end in ends) or 'missing'}"
+
+
+def _loss(record: StepRecord) -> float | None:
+    return record.loss
+
+
+def _grad_norm(record: StepRecord) -> float | None:
+    return record.grad_norm
+
+
+def _stat(name: str) -> Value:
+    return lambda record: record.stats.get(name)
 
 
 def series_plot(name: str, title: str, caption: str, series: Sequence[Series], *, x_label: str) -> Plot | None:
@@ -112,12 +136,12 @@ def mean_curve(seeds: Sequence[Curve]) -> Curve:
     return Curve(xs, [_mean_or_gap([None if math.isnan(y) else y for y in at[x]]) for x in xs])
 
 
-def curve(steps: Sequence[StepRecord], field: str) -> Curve:
+def curve(steps: Sequence[StepRecord], value: Value) -> Curve:
     """Step and value, averaged in bins where there are very many; a bin without a number is a gap."""
     size = math.ceil(len(steps) / MAX_CURVE_POINTS)
     bins = [steps[i : i + size] for i in range(0, len(steps), size)]
     xs = [sum(step.step for step in group) / len(group) for group in bins]
-    return Curve(xs, [_mean_or_gap([getattr(step, field) for step in group]) for group in bins])
+    return Curve(xs, [_mean_or_gap([value(step) for step in group]) for group in bins])
 
 
 def _mean_or_gap(values: Sequence[float | None]) -> float:
