@@ -20,7 +20,9 @@ TEXT = "along: {points: 2}\n" + tiny.study_text(
     "further: {recipe: sft, start: tutor}",
     "theirs: {checkpoint: embedded}",
     "whole: {recipe: sft, train: {parameters: full, lr: 1.0e-5}}",
-).replace("task: arithmetic", "task: arithmetic, samples: {n: 2}")
+).replace("task: arithmetic", "task: arithmetic, samples: {n: 2}").replace(
+    "model: embedded", "model: embedded\nlocality: {share: 10}"
+)
 WHILE_IT_GOES = {"checkpoint-*.pt", "supervision.jsonl", ".*.tmp"}
 NOT_HERE = {"predictors.json"}  # of studies with 20 runs
 

@@ -13,6 +13,7 @@ from stateshape.core.head import Head
 from stateshape.core.seeds import generator_for
 from stateshape.core.signals import Imitate
 from stateshape.core.states import Origin, pack
+from stateshape.locality.budget import MOST_PROBES, interval, is_probed
 from stateshape.locality.divergence import kl, top_k_overlap
 from stateshape.locality.geometry import factors, singular_values, update_geometry
 from stateshape.locality.reachability import ess_share, reachability_gap
@@ -24,7 +25,7 @@ from stateshape.locality.recoverability import (
     prefix_fraction,
     taken_over_at,
 )
-from stateshape.locality.settings import MOST_PROBES, LocalitySettings, interval
+from stateshape.locality.settings import LocalitySettings
 from stateshape.locality.states import places, thinned, training_rows, written
 from stateshape.locality.supervision import EDGES_NATS, Tally, tally_of
 from stateshape.locality.told_apart import c2st_auc, grams
@@ -295,17 +296,28 @@ def test_settings_that_make_no_sense_are_refused(name):
         LocalitySettings(**{name: 0})
 
 
-def probes(num_steps, step_tokens, probe_tokens):
-    every = interval(num_steps=num_steps, step_tokens=step_tokens, probe_tokens=probe_tokens)
-    return len({*range(0, num_steps, every), num_steps - 1})
+def steps_probed(num_steps, probe_work, *, share=0.1):
+    every = interval(num_steps=num_steps, share=share, step_work=1000, probe_work=probe_work)
+    return [step for step in range(num_steps) if is_probed(step, num_steps=num_steps, every=every)]
 
 
 def test_the_default_cadence_keeps_its_share():
-    assert interval(num_steps=60, step_tokens=1000, probe_tokens=1500) == 20  # 4 probes: 0, 20, 40, 59
-    assert interval(num_steps=60, step_tokens=1000, probe_tokens=9000) == 59  # the first and the last, always
-    assert interval(num_steps=1, step_tokens=1, probe_tokens=1) == 1
-    assert probes(10_000, 1000, 1) == MOST_PROBES
-    for num_steps in (2, 5, 60, 61, 299, 300):
-        for probe_tokens in (100, 700, 2500):
-            made = probes(num_steps, 1000, probe_tokens)
-            assert made <= max(2, 0.1 * num_steps * 1000 / probe_tokens)
+    assert steps_probed(60, 1500) == [0, 20, 40, 59]  # a tenth of 60 x 1,000 tokens is worth four
+    assert len(steps_probed(10_000, 1)) == MOST_PROBES
+    for num_steps in (1, 2, 5, 60, 61, 299, 300):
+        for probe_work in (100, 700, 2500, 9000):
+            assert len(steps_probed(num_steps, probe_work)) <= 0.1 * num_steps * 1000 / probe_work
+
+
+def test_a_run_too_short_for_two_probes_has_one_at_its_end_or_none():
+    assert steps_probed(60, 4000) == [59]
+    assert steps_probed(60, 6001) == []
+    assert steps_probed(60, 1, share=0) == []
+    assert steps_probed(2, 1000, share=1) == [0, 1]
+    assert steps_probed(1, 1000, share=1) == [0]
+
+
+@pytest.mark.parametrize("share", [-0.1, math.nan, math.inf])
+def test_a_share_that_makes_no_sense_is_refused(share):
+    with pytest.raises(BadInput, match=r"locality.share: got .*; expected a number from 0 on"):
+        LocalitySettings(share=share)

@@ -11,6 +11,7 @@ import tiny
 from stateshape.core.files import read_json, read_jsonl
 from stateshape.core.method import Draw
 from stateshape.core.records import LocalityRecord, SupervisionMap
+from stateshape.locality.budget import probe_work
 from stateshape.locality.compared import Compared, hidden_at
 from stateshape.locality.probe import begin_probe, end_probe
 from stateshape.locality.settings import LocalitySettings
@@ -112,7 +113,7 @@ def test_a_run_is_the_same_to_the_last_bit_with_and_without_the_watch(tmp_path, 
 @pytest.mark.parametrize("every", [2, None])
 def test_trap_irreproducible_a_killed_run_looks_on_where_it_was(tmp_path, checkpoint_every, kill_after, every):
     settings = dataclasses.replace(SETTINGS, checkpoint_every=checkpoint_every)
-    watching = dataclasses.replace(CLOSE, every=every)
+    watching = dataclasses.replace(CLOSE, every=every, share=1.0)
     run(tmp_path / "whole", settings=settings, watching=watching, **CONTINUATION)
     with pytest.raises(Killed):
         run(tmp_path / "cut", settings=settings, watching=watching, kill_after=kill_after, **CONTINUATION)
@@ -123,6 +124,41 @@ def test_trap_irreproducible_a_killed_run_looks_on_where_it_was(tmp_path, checkp
     for name in ("locality.jsonl", "supervision.json"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes(), name
     assert not (tmp_path / "cut" / "supervision.jsonl").exists()
+
+
+def test_a_run_that_can_afford_no_probe_still_counts_its_supervision(tmp_path):
+    run(tmp_path, watching=dataclasses.replace(CLOSE, every=None, share=0.0))
+    assert not (tmp_path / "locality.jsonl").exists()
+    assert read_json(tmp_path / "supervision.json", SupervisionMap).cells
+
+
+@pytest.mark.parametrize("recipe", ["sft", "grpo"])
+def test_what_a_probe_costs_is_foreseen_within_a_factor_of_two(tmp_path, monkeypatch, recipe):
+    foreseen, spent = [], []
+    monkeypatch.setattr(
+        "stateshape.locality.watch.probe_work", lambda *a, **kw: foreseen.append(probe_work(*a, **kw)) or foreseen[-1]
+    )
+
+    def begin(learner, signals, compared, *rest, **named):
+        _ = compared.by_base  # made once for all probes
+        before = learner.weights.meter.num_tokens
+        pending = begin_probe(learner, signals, compared, *rest, **named)
+        spent.append(learner.weights.meter.num_tokens - before)
+        return pending
+
+    def end(learner, pending):
+        before = learner.weights.meter.num_tokens
+        values = end_probe(learner, pending)
+        spent[-1] += learner.weights.meter.num_tokens - before
+        return values
+
+    monkeypatch.setattr("stateshape.locality.watch.begin_probe", begin)
+    monkeypatch.setattr("stateshape.locality.watch.end_probe", end)
+    choices = {"group": 3, "rollout_tokens": 6} if recipe == "grpo" else {}
+    run(tmp_path, recipe=recipe, watching=dataclasses.replace(CLOSE, every=None, share=10.0), **choices)
+    assert len(foreseen) == 1
+    assert spent
+    assert all(0.5 < foreseen[0] / one < 2 for one in spent)
 
 
 def test_a_finished_run_keeps_its_files(tmp_path):

@@ -20,6 +20,7 @@ from stateshape.core.progress import Reporter, Silent
 if TYPE_CHECKING:
     from stateshape.core.records import DriftRecord, EvalRow, Operators, RunRecord
     from stateshape.core.study_records import Audit, Comparison
+    from stateshape.locality.settings import LocalitySettings
     from stateshape.policy.policy import Policy
     from stateshape.policy.settings import ModelSettings
     from stateshape.recipes.recipe import Recipe
@@ -84,6 +85,7 @@ def train_run(
     along: int | None = None,
     reading: Reading | None = None,
     start: str | None = None,
+    locality: LocalitySettings | None = None,
 ) -> RunRecord:
     """Trains one run into the folder `out`, or resumes it. Raises BadInput before the model loads.
 
@@ -100,6 +102,7 @@ def train_run(
         along: Keep the adapter at so many steps, the last one included (docs/dose.md). Default: only at the end.
         reading: How rows of your own are read: columns, kind, split, turns, grader (docs/guides/your-data.md).
         start: A run or adapter folder on the same base, whose adapter the run goes on from. Default: a fresh adapter.
+        locality: How closely the run is watched (docs/locality.md). Default: probes for at most a tenth of its tokens.
     """
     from stateshape.policy.settings import ModelSettings
     from stateshape.recipes.recipe import recipe_name
@@ -121,6 +124,7 @@ def train_run(
         along=along,
         reading=reading,
         start=start,
+        locality=locality,
     )
 
 

@@ -28,6 +28,7 @@ Args:
     settings: Optimiser, batch size and length of training.
     model_settings: Device, dtype, compilation.
     start: Go on from the adapter of this run or adapter folder, on the same base. Default: a fresh adapter.
+    locality: How closely the run is watched while it trains (docs/locality.md).
     along: Keep the adapter at N steps, each half of the next: checkpoint-<step>/ in the run folder. Default: only at the end.
     profile: Print time and memory per phase, and write profile.json; adds one step, without its update.
     quiet: No progress output.
@@ -46,6 +47,7 @@ def train_overview(recipe: tyro.conf.Positional[str]) -> None:
 
 def train_command(name: str) -> Callable[..., None]:
     """A function with the flags of one recipe. Raises BadInput if there is no such recipe."""
+    from stateshape.locality.settings import LocalitySettings
     from stateshape.policy.settings import ModelSettings
     from stateshape.recipes.recipe import recipe_class
     from stateshape.train.settings import TrainSettings
@@ -65,6 +67,7 @@ def train_command(name: str) -> Callable[..., None]:
         settings: Any = TrainSettings(),  # noqa: B008
         model_settings: Any = ModelSettings(),  # noqa: B008
         start: str | None = None,
+        locality: Any = LocalitySettings(),  # noqa: B008
         along: int | None = None,
         profile: bool = False,
         quiet: bool = False,
@@ -84,6 +87,7 @@ def train_command(name: str) -> Callable[..., None]:
                 settings=settings, model_settings=model_settings, reporter=reporter, operators=operators, along=along,
                 reading=rows.reading(),
                 start=start,
+                locality=locality,
             )  # fmt: skip
         finally:
             reporter.stop()
@@ -100,6 +104,7 @@ def train_command(name: str) -> Callable[..., None]:
         "recipe": Annotated[recipe_type, flat],
         "rows": Annotated[RowFlags, flat],
         "settings": Annotated[TrainSettings, flat],
+        "locality": LocalitySettings,
         "model_settings": Annotated[ModelSettings, flat],
     }
     return train

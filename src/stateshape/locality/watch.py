@@ -15,11 +15,11 @@ from stateshape.core.files import append_jsonl, write_json
 from stateshape.core.records import LocalityRecord
 from stateshape.core.signals import Signal
 from stateshape.core.watch import StepRead, StepUpdate
+from stateshape.locality.budget import interval, is_probed, probe_work, step_work
 from stateshape.locality.compared import Compared
 from stateshape.locality.counts import StepCounts, kept, step_counts
 from stateshape.locality.probe import Pending, begin_probe, end_probe, response_text
 from stateshape.locality.recoverability import GradeCounts, Grader, count_grades, graded_teacher
-from stateshape.locality.settings import interval
 from stateshape.locality.supervision import Tally, tally_of
 from stateshape.policy.policy import Policy
 
@@ -40,11 +40,10 @@ class LocalityWatch:
         self._begin_run()
 
     def _begin_run(self) -> None:
-        self.every = self.compared.settings.every  # None: settled by what the first step costs
+        self.every = self.compared.settings.every  # None: settled at the first step
         self.pending: Pending | None = None
         self.total, self.total_apart = Tally(), Tally()
-        self.tokens_before_step = self.meter.num_tokens
-        self.probe_tokens = 0
+        self.tokens_before = self.meter.num_tokens
         self._begin_interval()
 
     def _begin_interval(self) -> None:
@@ -70,20 +69,24 @@ class LocalityWatch:
 
     def before_update(self, learner: Policy, read: StepRead) -> None:
         self.pending = None
-        if self.every is None or read.step % self.every == 0 or read.step + 1 == read.num_steps:
-            _ = self.compared.by_base  # made once: no part of what a probe costs
-            before = self.meter.num_tokens
+        if self.every is None:
+            self.every = self._affordable_interval(read)
+        if is_probed(read.step, num_steps=read.num_steps, every=self.every):
             self.pending = begin_probe(
                 learner, self._own(read), self.compared, self.grader, seed=self.seed, step=read.step
             )
-            self.probe_tokens = self.meter.num_tokens - before
+
+    def _affordable_interval(self, read: StepRead) -> int:
+        return interval(
+            num_steps=read.num_steps,
+            share=self.compared.settings.share,
+            step_work=step_work(read.signals.values(), read_tokens=self.meter.num_tokens - self.tokens_before),
+            probe_work=probe_work(self.compared, self._own(read).values(), is_graded=self.grader is not None),
+        )
 
     def after_update(self, learner: Policy, read: StepRead, update: StepUpdate) -> None:
-        step_tokens = self.meter.num_tokens - self.tokens_before_step - self.probe_tokens
+        assert self.every is not None
         values = None if self.pending is None else end_probe(learner, self.pending)
-        if self.every is None:
-            probe_tokens = self.meter.num_tokens - self.tokens_before_step - step_tokens
-            self.every = interval(num_steps=read.num_steps, step_tokens=step_tokens, probe_tokens=probe_tokens)
         own, apart = self._tallies(read, update)
         counts = step_counts(read.step, self.every, own, apart, self._teacher_grades(learner, read))
         append_jsonl(self.folder / layout.SUPERVISION_STEPS, [counts])

@@ -324,6 +324,8 @@ def plan_sha256(file: StudyFile, specs: Sequence[AnySpec]) -> str:
                 del choice[name]
         if choice["read"] == plain(Reading()):
             del choice["read"]
+    if file.locality is not None:
+        meaning["locality"] = comparable(file.locality)
     if meaning["along"] is None:
         del meaning["along"]
     else:

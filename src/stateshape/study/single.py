@@ -16,6 +16,7 @@ from stateshape.core.sealed import check_source
 from stateshape.core.seeds import seed_for
 from stateshape.core.study_records import BASE
 from stateshape.drift.measure import measure
+from stateshape.locality.settings import LocalitySettings
 from stateshape.policy.open import check_teacher, open_beside, open_weights, policy_on, resolve, resolve_base
 from stateshape.policy.policy import Policy
 from stateshape.policy.settings import ModelSettings
@@ -51,6 +52,7 @@ def train_single(
     along: int | None = None,
     reading: Reading | None = None,
     start: str | None = None,
+    locality: LocalitySettings | None = None,
 ) -> RunRecord:
     """Trains one run into `folder`; resumes or refuses what is there. Raises BadInput before the model loads.
 
@@ -58,6 +60,7 @@ def train_single(
         operators: where given, filled with what a step spends its time on.
         along: keep the adapter at so many steps, the last one included.
         start: a run or adapter folder whose adapter it goes on from.
+        locality: how closely it is watched; None: as by default.
     """
     check_most(seed=seed)
     with claimed_run(folder):
@@ -67,7 +70,7 @@ def train_single(
             )
         check_unchanged([folder])
         task = generation_task(task_name, data_dir, reading=reading)
-        plan = single_plan(name, recipe, model, task_name, settings, model_settings, along, start)
+        plan = single_plan(name, recipe, model, task_name, settings, model_settings, along, start, locality)
         spec = plan.trained[0]
         check_budget(spec)
         check_sources(plan, spec, task)
@@ -108,6 +111,7 @@ def single_plan(
     model_settings: ModelSettings,
     along: int | None = None,
     start: str | None = None,
+    locality: LocalitySettings | None = None,
 ) -> Plan:
     """A plan of one run."""
     fields = plain(recipe)
@@ -125,6 +129,7 @@ def single_plan(
         runs={},
         model_settings=model_settings,
         along=None if along is None else AlongChoice(points=along),
+        locality=parse(plain(locality or LocalitySettings()), LocalitySettings, where="command line"),
     )
     start = str(Path(start).absolute()) if start == name else start
     spec = RunSpec(name, name, name, fields, sources, settings, type(recipe), start=start)

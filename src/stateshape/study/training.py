@@ -44,6 +44,7 @@ from stateshape.train.operators import step_operators
 from stateshape.train.step import TrainingDiverged
 
 HIGH_FULL_LR = 1e-4
+NO_PROBES = "{}: no locality probe fits into locality.share of so short a run (docs/locality.md)"
 LEARNER, TEACHER = "learner", "teacher"
 # torch and safetensors do not report a write that failed as OSError
 FULL_DISK = ("PytorchStreamWriter", "unexpected pos", "No space left on device")
@@ -69,6 +70,8 @@ def train_one(bench: StudyContext, spec: RunSpec, seed: int, folder: Path) -> Ru
         if spec.start is not None:
             bench.weights.fill_adapter(LEARNER, start_of(spec, place_of(bench, seed, spec.start)))
         progress, kinds = train_method(bench, spec, seed, folder, item_ids, adapters)
+        if bench.compared is not None and bench.compared.settings.share > 0 and not (folder / layout.LOCALITY).exists():
+            bench.reporter.say(NO_PROBES.format(spec.label))
     trained = replace(
         record,
         num_steps=progress.step,
