@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -373,3 +374,20 @@ def test_a_folder_that_can_t_be_made_is_one_line_before_any_work(
     told_at = "argument" if out == "\udcff" else "out: got"  # no text at all is refused before it is read as a flag
     assert err.startswith(f"stateshape: {told_at}")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "is_terminal", "is_said"),
+    [
+        ("study smok --out NEW", True, True),
+        ("study smok --out NEW", False, False),
+        ("study smok --out NEW --quiet", True, False),
+        ("study --help", True, False),
+        ("nosuch", True, False),
+    ],
+)
+def test_a_slow_command_says_at_once_that_it_began(capsys, monkeypatch, command, is_terminal, is_said):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal, raising=False)
+    with contextlib.suppress(SystemExit):
+        main(command.split())
+    assert capsys.readouterr().err.startswith("Loading ...") == is_said

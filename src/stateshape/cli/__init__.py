@@ -22,6 +22,16 @@ EXIT_BAD_INPUT = 2
 # share two cores then hold each other up by a factor of 60; at this value neither that nor a lone process loses speed.
 GOMP_SPINCOUNT = "5000"
 EXIT_INTERRUPTED = 130
+SLOW_TO_BEGIN = (
+    "audit",
+    "doctor",
+    "drift",
+    "embedded",
+    "eval",
+    "gate",
+    "study",
+    "train",
+)  # they load torch, data and a model
 OF_THE_DISK = (
     errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
     errno.ENAMETOOLONG, errno.EFBIG, errno.ELOOP,
@@ -37,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     try:
         check_arguments(args)
+        say_it_begins(args)
         with sigterm_as_interrupt():
             from stateshape.cli.parser import run
 
@@ -59,6 +70,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"stateshape: {line}", file=sys.stderr)
         return EXIT_BAD_INPUT
     return 0
+
+
+def say_it_begins(args: Sequence[str]) -> None:
+    """A word on a terminal at once: the libraries alone take seconds."""
+    is_quiet = {"--quiet", "--json-events", "--json", "--help", "-h"} & set(args)
+    if args[:1] and args[0] in SLOW_TO_BEGIN and not is_quiet and sys.stderr.isatty():
+        print("Loading ...", file=sys.stderr, flush=True)
 
 
 def check_arguments(args: Sequence[str]) -> None:
