@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stateshape.api import load_task as load_task
     from stateshape.api import measure_drift as measure_drift
     from stateshape.api import open_policy as open_policy
+    from stateshape.api import publish as publish
     from stateshape.api import run_study as run_study
     from stateshape.api import train_run as train_run
     from stateshape.core.files import BadInput as BadInput
@@ -58,6 +59,7 @@ _HOME = {
     "matched": "analysis.dose",
     "measure_drift": "api",
     "open_policy": "api",
+    "publish": "api",
     "run_study": "api",
     "scores_at_dose": "analysis.dose",
     "summarise": "evals.evaluate",

@@ -7,6 +7,7 @@ report needs no tensor library.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from stateshape.core import layout
 from stateshape.core.files import BadInput, check_output, read_json
 from stateshape.core.locks import REPORT_LOCK, hold
 from stateshape.core.progress import Reporter, Silent
+from stateshape.core.wording import shown
 
 if TYPE_CHECKING:
     from stateshape.core.records import DriftRecord, EvalRow, Operators, RunRecord
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from stateshape.policy.policy import Policy
     from stateshape.policy.settings import ModelSettings
     from stateshape.recipes.recipe import Recipe
+    from stateshape.report.cards import Published
     from stateshape.study.plan import DriftChoice, Plan, StudyFile
     from stateshape.tasks.reading import Reading
     from stateshape.tasks.task import Task
@@ -280,6 +283,84 @@ def audit(
     file = audit_file(base, tuned, task=task, retention=retention, limit=limit, drift=drift, settings=model_settings)
     run_study(file, out=out, data_dir=data_dir, reporter=reporter, accept_changes=accept_changes)
     return read_json(Path(out) / layout.AUDIT, list[Audit])
+
+
+def publish(
+    source: PathLike,
+    *,
+    to: PathLike | None = None,
+    hub_model_id: str | None = None,
+    hub_dataset_id: str | None = None,
+    states: bool = False,
+    base_model: str | None = None,
+    is_private: bool = False,
+) -> str:
+    """A finished run as a model with its card, or its states, or a study as a dataset (docs/guides/publish.md).
+
+    Args:
+        source: A run's folder, or a study's.
+        to: A new folder to write the files to. Give this, or one of the two ids on the hub.
+        states: Publish the run's recorded states instead of its weights.
+        base_model: The base as others find it. Default: as in the run's record.
+
+    Returns: the folder, or the repository's address.
+    """
+    from stateshape.study import publish as files
+
+    folder, is_study = Path(source), (Path(source) / layout.PLAN).exists()
+    repository, is_dataset = hub_model_id or hub_dataset_id, states or is_study
+    if (hub_model_id if is_dataset else hub_dataset_id) is not None:
+        wanted = (
+            "--hub-dataset-id: states and studies are datasets" if is_dataset else "--hub-model-id: a run is a model"
+        )
+        raise BadInput(f"hub: got {shown(repository)} for {folder}; expected {wanted}")
+    if is_study and states:
+        raise BadInput(f"states: {folder} is a study; expected the folder of one of its runs")
+    about = _published(folder, repository, base_model, is_study=is_study)
+    if repository is not None and not is_dataset and Path(about.base).exists():
+        raise BadInput(
+            f"base_model: got {about.base}, a folder of this machine; expected a name by which others find the base; give "
+            "--base-model OWNER/NAME"
+        )
+    with tempfile.TemporaryDirectory() as temporary:
+        target = Path(to) if to is not None else Path(temporary) / "published"
+        files.check_target(target)
+        _write_published(about, target, states=states)
+        if repository is None:
+            return str(target)
+        return files.upload(target, repository, "dataset" if is_dataset else "model", is_private=is_private)
+
+
+def _published(folder: Path, repository: str | None, base_model: str | None, *, is_study: bool) -> Published:
+    """What a card needs. Raises BadInput for a run that is not finished, and a study that was not compared."""
+    from stateshape.report.cards import Published
+    from stateshape.report.study_files import read_study_folder
+    from stateshape.study.publish import check_run
+
+    record = None if is_study else check_run(folder)
+    study_folder = folder if is_study else layout.study_of(folder)
+    is_compared = (study_folder / layout.COMPARISON).exists()
+    if is_study and not is_compared:
+        raise BadInput(f"source: {folder} has no {layout.COMPARISON}; expected a study that was compared; run it first")
+    study = read_study_folder(study_folder) if is_compared else None
+    own = record.name if record is not None else study.plan.study if study is not None else ""
+    base = record.model if record is not None else study.plan.model if study is not None else ""
+    name = (repository or own).split("/")[-1]
+    return Published(
+        folder=folder, record=record, study=study, name=name, base=base_model or base, repository=repository
+    )
+
+
+def _write_published(about: Published, target: Path, *, states: bool) -> None:
+    from stateshape.report.cards import model_card, states_card, study_card
+    from stateshape.study import publish as files
+
+    if about.record is None:
+        files.write_study(about.folder, target, card=study_card(about))
+    elif states:
+        files.write_states(about.folder, target, card=states_card(about))
+    else:
+        files.write_model(about.folder, about.record, target, base=about.base, card=model_card(about))
 
 
 def _write_results(folder: Path) -> Path:

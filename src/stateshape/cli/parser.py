@@ -21,6 +21,7 @@ from stateshape.cli.evaluate import evaluate
 from stateshape.cli.gate import gate
 from stateshape.cli.methods import methods
 from stateshape.cli.power import power
+from stateshape.cli.publish import publish
 from stateshape.cli.states import states
 from stateshape.cli.study import report, study
 from stateshape.cli.train import train_command, train_overview
@@ -37,6 +38,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "drift": drift,
     "gate": gate,
     "report": report,
+    "publish": publish,
     "power": power,
     "states": states,
     "data": data,

@@ -54,6 +54,11 @@ def run_folder(study: Path, run: str, seed: int) -> Path:
     return study / RUNS / run / f"seed{seed}"
 
 
+def study_of(run: Path) -> Path:
+    """The study's folder that a run's folder would be in, whether it is there or not."""
+    return run.absolute().parents[2] if len(run.absolute().parts) > 3 else run.absolute()
+
+
 def seed_folders(study: Path, run: str) -> list[Path]:
     """The folders of a run, whatever its seeds; empty where it has not begun."""
     return sorted((study / RUNS / run).glob("seed*"))

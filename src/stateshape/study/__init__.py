@@ -3,6 +3,6 @@ report do).
 
 plan, yaml_file: the study file. preflight, folders, origin: may it start here? execute, run_queue, parallel, single:
 runs in order. training, measuring, drift_rollouts, evaluation, state_map: one run's parts. protection: the
-term that keeps a run close to the base elsewhere. context, describe,
-provenance: their common parts and records. Imported by api and the command line.
+term that keeps a run close to the base elsewhere. publish: what others get of a run or a study. context,
+describe, provenance: their common parts and records. Imported by api and the command line.
 """
