@@ -3,21 +3,25 @@
 import io
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from stateshape.analysis.compare import write_comparison
 from stateshape.analysis.findings import findings_of
 from stateshape.analysis.reading import load_scores
+from stateshape.analysis.scores import StudyScores
 from stateshape.analysis.statistics import holm
+from stateshape.analysis.subjects import by_subject, subject_sizes
 from stateshape.cli.results import findings_lines
 from stateshape.core.files import read_json, write_json
-from stateshape.core.study_records import Findings, PlanRecord
+from stateshape.core.study_records import Findings, PlanRecord, TaskRecord
 from stateshape.report.parts.findings import findings_table
 from stateshape.report.study_files import read_study_folder
 from stateshape.report.write import write_report
 from synthetic_study import write_synthetic_study
 
+TASK = TaskRecord(name="exam", label="Exam", metric="acc", chance=0.25, num_items=None)
 BIG = {"num_items": 450, "drift_noise": 0.0001, "seeds": [0, 1, 2, 3, 4]}
 
 
@@ -107,3 +111,18 @@ def test_the_terminal_fits_eighty_columns_and_cuts_nothing(folder):
     assert max(map(len, lines)) <= 80
     assert any(line.startswith("SFT, stress ") and "▼" in line for line in lines)
     assert "…" not in out.export_text()
+
+
+def test_scores_by_subject_are_means_over_their_items():
+    scores = {
+        "base": {"exam": {0: np.array([1.0, 0.0, 1.0])}},
+        "a": {"exam": {0: np.array([0.0, 0.0, 1.0]), 1: np.array([1.0, 0.0, 1.0])}},
+    }
+    plan = PlanRecord(
+        study="", model="", seeds=[0, 1], target=TASK, retention=[], runs=[], plan_sha256="", provenance={}
+    )
+    study = StudyScores(plan=plan, scores=scores, drift={}, missing=[], subjects={"exam": ["law", "law", "art"]})
+    assert subject_sizes(study) == {"exam": {"art": 1, "law": 2}}
+    assert by_subject(study, "base") == {"exam": {"art": 1.0, "law": 0.5}}
+    assert by_subject(study, "a") == {"exam": {"art": 1.0, "law": 0.25}}
+    assert by_subject(study, "gone") == {}

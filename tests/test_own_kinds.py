@@ -120,9 +120,26 @@ def test_rows_of_two_kinds_are_refused_and_a_flag_decides(tmp_path, row, fitting
     assert load(tmp_path, row, kind=kind).train
 
 
+def test_other_columns_are_kept_for_rewards_in_every_kind(tmp_path):
+    rows = (
+        {"prompt": "x", "answer": "1", "solution": "x 1", "split": "train", "difficulty": 3, "source": {"url": "u"}},
+        {"prompt": "x", "completion": "y", "difficulty": 3, "source": {"url": "u"}},
+        {"messages": [USER, REPLY], "difficulty": 3, "source": {"url": "u"}},
+    )
+    for row in rows:
+        (item,) = load(tmp_path, row).train
+        assert item.columns == {"difficulty": 3, "source": {"url": "u"}}
+
+
+def test_a_mistyped_column_of_our_own_shape_is_refused(tmp_path):
+    message = refusal(tmp_path, {"prompt": "x", "answer": "1", "solutoin": "x 1", "split": "train"})
+    assert "unknown field 'solutoin'" in message
+    assert "did you mean solution?" in message
+
+
 def test_other_columns_are_left_alone_and_named(tmp_path, caplog):
     (item,) = load(tmp_path, {"messages": [USER, REPLY], "source": "web", "score": 3}).train
-    assert "columns not read: source, score" in caplog.text
+    assert "other columns, for rewards: source, score" in caplog.text
     assert item.item_id == "mine/1"
 
 

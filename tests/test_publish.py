@@ -103,7 +103,13 @@ def test_a_study_is_a_dataset_without_weights_and_rollouts(study, tmp_path):
     ],
 )
 def test_what_cannot_be_published_is_refused_in_one_line(study, run, tmp_path, capsys, arguments, message):
-    places = {"SOURCE": run, "STUDY": study, "OUT": tmp_path / "out", "NONE": tmp_path / "none", "OUTSIDE": base_folder()}
+    places = {
+        "SOURCE": run,
+        "STUDY": study,
+        "OUT": tmp_path / "out",
+        "NONE": tmp_path / "none",
+        "OUTSIDE": base_folder(),
+    }
     given = [str(places.get(word, word)) for word in arguments.split()]
     assert main(["publish", *given]) == 2
     told = capsys.readouterr().err

@@ -14,6 +14,8 @@ import pytest
 
 import tiny
 from stateshape.cli import main
+from stateshape.core.files import read_jsonl
+from stateshape.core.records import EvalRow, FlippedItem
 from stateshape.train.checkpoint import newest_checkpoint
 
 TEXT = tiny.study_text(
@@ -208,3 +210,20 @@ def test_json_events_are_json(done: Study, tmp_path: Path, capsys: pytest.Captur
     assert main(["study", str(done[0]), "--out", str(out), "--json-events"]) == 0
     events = [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
     assert set(events) == {"say", "step", "done", "run"}
+
+
+def test_the_report_shows_items_that_a_trained_run_lost_or_won(done: Study) -> None:
+    _, out = done
+    flips = read_jsonl(out / "runs" / "student" / "seed0" / "flips.jsonl", FlippedItem)
+    rows = {
+        run: {
+            row.item_id: row.is_correct
+            for row in read_jsonl(out / "runs" / run / "seed0" / "evals" / "arithmetic.jsonl", EvalRow)
+        }
+        for run in ("base", "student")
+    }
+    differ = {item for item, right in rows["student"].items() if right != rows["base"][item]}
+    assert {flip.item_id for flip in flips if flip.task == "arithmetic"} == differ
+    assert ('id="items"' in (out / "report.html").read_text(encoding="utf-8")) == any(
+        read_jsonl(path, FlippedItem) for path in out.glob("runs/*/seed0/flips.jsonl")
+    )

@@ -22,6 +22,7 @@ from stateshape.analysis.power import ALPHA
 from stateshape.analysis.predictors import predictor_report, predictor_rows, too_few
 from stateshape.analysis.reading import load_scores
 from stateshape.analysis.scores import StudyScores
+from stateshape.analysis.subjects import by_subject, subject_sizes
 from stateshape.analysis.verdicts import verdicts
 from stateshape.core import layout
 from stateshape.core.files import read_json, write_json
@@ -97,6 +98,7 @@ def compare_scores(study: StudyScores) -> Comparison:
         rows=[_row(study, planned) for planned in study.plan.runs],
         missing=study.missing,
         warnings=study.warnings,
+        subjects=subject_sizes(study),
         contrasts=[_contrast(study, first, second) for first, second in study.plan.contrasts],
     )
 
@@ -134,6 +136,7 @@ def _row(study: StudyScores, planned: PlannedRun) -> RunComparison:
         drift_per_seed=drift_per_seed,
         drift_since_start=_drift(study.drift_since_start, run)[0],
         kl=study.kl.get(run),
+        by_subject=by_subject(study, run),
         checkpoint=planned.checkpoint,
     )
 

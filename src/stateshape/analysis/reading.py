@@ -83,6 +83,8 @@ def _read_run(folder: Path, run: str, seed: int, study: StudyScores, known: _Kno
             study.missing.append(f"{run}, seed {seed}: no rows for {task.name} ({path.name})")
             continue
         rows = _aligned(path, task, known.tasks)
+        if len({row.subject for row in rows}) > 1:
+            study.subjects.setdefault(task.name, [row.subject or "" for row in rows])
         study.scores[run].setdefault(task.name, {})[seed] = np.array([row.scores[task.metric] for row in rows])
         beside = _secondary(rows, task.metric) | _sampled(folder, task, known)
         for name, values in beside.items():

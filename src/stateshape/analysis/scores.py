@@ -42,6 +42,8 @@ class StudyScores:
     """By run and seed, the points measured on its way in the order of its steps; the base, at dose 0, is not among them."""
     along_items: dict[str, np.ndarray] = field(default_factory=dict)
     """By task, which of its items were measured along runs; a task that is not there: all of them."""
+    subjects: dict[str, list[str]] = field(default_factory=dict)
+    """By task, the subject of each item; of tasks whose items have several."""
 
     def tasks(self) -> list[TaskRecord]:
         return [self.plan.target, *self.plan.retention]

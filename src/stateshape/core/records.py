@@ -127,7 +127,7 @@ class KlRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FlippedItem:
-    """A line of flips.jsonl of a checkpoint: an item that one of base and run answers right, and the other does not.
+    """A line of flips.jsonl: an item that one of base and run answers right, and the other does not.
 
     is_gained: right now, wrong before. before, after: the whole answer, or the option chosen. change_nats: of the log-prob of
     the right options, where there are options.

@@ -191,6 +191,9 @@ class RunComparison:
     drift_since_start: dict[str, DriftValue] = field(default_factory=dict)  # by distance, mean over seeds
     kl: KlRecord | None = None  # of a checkpoint
     checkpoint: str | None = None
+    by_subject: dict[str, dict[str, float]] = field(
+        default_factory=dict
+    )  # task -> subject -> mean over items and seeds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -225,6 +228,9 @@ class Comparison:
     contrasts: list[RunContrast] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)  # the runs' own, each with its run and seed
     looks: list[Look] = field(default_factory=list)  # at the verdicts, so far
+    subjects: dict[str, dict[str, int]] = field(
+        default_factory=dict
+    )  # task -> subject -> items; of tasks that have several
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

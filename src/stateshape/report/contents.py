@@ -21,6 +21,7 @@ from stateshape.report.parts.locality import depth_table, last_table, locality_p
 from stateshape.report.parts.predictors import correlation_table, gain_table, predictor_plot, score_table
 from stateshape.report.parts.scatter import DRIFT_PLOTS, drift_plot, gain_plot
 from stateshape.report.parts.state_map import map_plot, map_summary, map_table
+from stateshape.report.parts.subjects import subject_tables
 from stateshape.report.parts.supervision import supervision_plots, supervision_shares, supervision_table
 from stateshape.report.parts.tables import (
     contrast_table,
@@ -64,6 +65,7 @@ class Tables:
     kl: Table
     contrasts: Table
     secondary: Table
+    subjects: list[Table]
     dose: list[Table]
     per_seed: Table
     evidence: Table
@@ -80,7 +82,7 @@ class Tables:
         """Those with rows, without the two numbered ones."""
         tables = [
             self.findings, self.audit, self.kl, self.versus_base, self.versus_start, self.versus_teacher,
-            self.contrasts, self.secondary, *self.dose, self.per_seed, self.evidence,
+            self.contrasts, self.secondary, *self.subjects, *self.dose, self.per_seed, self.evidence,
             self.drift, self.locality_last, self.locality_depth, self.cost, self.phases, self.state_map_means, *self.predictors,
         ]  # fmt: skip
         return [table for table in tables if table is not None and table.rows]
@@ -123,6 +125,7 @@ def all_tables(study: StudyFiles) -> Tables:
         kl=kl_table(study),
         contrasts=contrast_table(plan, comparison),
         secondary=secondary_table(plan, comparison),
+        subjects=subject_tables(study),
         dose=dose_tables(study.dose, plan) if study.dose else [],
         per_seed=per_seed_table(plan, comparison),
         evidence=evidence_table(study.verdicts, caption="Evidence for the verdicts."),

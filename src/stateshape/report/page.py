@@ -20,7 +20,7 @@ from stateshape.report.drawing import table as grid
 from stateshape.report.drawing import text
 from stateshape.report.drawing.palette import looks
 from stateshape.report.parts import tables
-from stateshape.report.parts.audit import audit_views
+from stateshape.report.parts.audit import audit_views, changed_items
 from stateshape.report.parts.costs import key_value_table, settings_tables
 from stateshape.report.parts.forest import evidence_table
 from stateshape.report.parts.state_map import KINDS, map_views
@@ -107,6 +107,7 @@ def render_page(study: StudyFiles, *, plots: Plots, all_tables: Tables) -> str:
         "kinds": KINDS,
         "planes": map_views(study.state_map, plan) if study.state_map else [],
         "origins": ORIGINS,
+        "changed_items": changed_items(study),
         "samples": _samples(study),
         "settings": [(files.run.label, tables) for files in study.runs if (tables := settings_tables(files))],
         "plan_values": key_value_table("The plan.", {"": _plan_values(study)}),

@@ -75,7 +75,7 @@ class StudyFiles:
     accepted: list[str] = field(default_factory=list)  # changes of finished files, in words
     unsealed: list[str] = field(default_factory=list)  # finished runs in which a change can't be noticed
     audits: list[Audit] = field(default_factory=list)  # of checkpoints
-    flips: dict[str, list[FlippedItem]] = field(default_factory=dict)  # by checkpoint
+    flips: dict[str, list[FlippedItem]] = field(default_factory=dict)  # by run, of its first seed that has any
     findings: Findings | None = None  # of trained runs
 
     @property
@@ -106,7 +106,7 @@ def read_study_folder(study_dir: Path) -> StudyFiles:
         absent = [f"{run.label}: not in comparison.json" for run in plan.runs if run.name not in compared]
     accepted = _accepted(study_dir, plan, problems)
     audits = _optional(study_dir, layout.AUDIT, list[Audit], problems) or []
-    flips = {run.name: _flips(study_dir, run, plan.seeds, problems) for run in plan.runs if run.checkpoint is not None}
+    flips = {run.name: _flips(study_dir, run, plan.seeds, problems) for run in plan.runs}
     findings = _optional(study_dir, layout.FINDINGS, Findings, problems)
     missing = list(dict.fromkeys([*comparison.missing, *absent, *problems]))
     return StudyFiles(
@@ -247,7 +247,7 @@ def _rows(study_dir: Path, name: str, kind: type[T], problems: list[str]) -> lis
 
 
 def _flips(study_dir: Path, run: PlannedRun, seeds: list[int], problems: list[str]) -> list[FlippedItem]:
-    """Of a checkpoint, which has one folder."""
+    """Of the first seed that has any."""
     for seed in seeds:
         if found := _rows(study_dir, f"runs/{run.name}/seed{seed}/{layout.FLIPS}", FlippedItem, problems):
             return found

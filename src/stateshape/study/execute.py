@@ -35,6 +35,7 @@ from stateshape.study.along import along_run
 from stateshape.study.checkpoints import CheckpointSpec
 from stateshape.study.context import StudyContext, data_of, load_data, load_tasks
 from stateshape.study.describe import plan_record, run_record
+from stateshape.study.flips import write_flips
 from stateshape.study.folders import (
     check_data,
     check_plan,
@@ -221,6 +222,7 @@ def run_one(bench: StudyContext, spec: AnySpec, seed: int) -> list[str]:
                 folder,
                 [
                     *evaluations(bench, policy, folder, spec.name, seed, source),
+                    ("evaluation", lambda: write_flips(bench, folder)),
                     ("drift", lambda: roll(bench, policy, folder, "rollouts", seed_for(seed, spec.name), spec.name)),
                     ("drift", lambda: measure_drift(bench, folder)),
                     ("drift", lambda: measure_drift_from_start(bench, spec, folder, seed)),

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from stateshape.analysis.reading import GOLD_LOGP, secondary_scores
 from stateshape.core import layout
-from stateshape.core.files import read_json, read_jsonl, write_json, write_jsonl
-from stateshape.core.records import EvalRow, FlippedItem, KlRecord, KlValue, RunRecord
+from stateshape.core.files import read_json, write_json
+from stateshape.core.records import KlRecord, KlValue, RunRecord
 from stateshape.core.sealed import is_finished
 from stateshape.core.seeds import seed_for
-from stateshape.core.study_records import BASE
 from stateshape.locality.apart import OwnStates, kl_at, own_states
 from stateshape.policy.open import open_beside, resolve, token_difference
 from stateshape.policy.policy import Policy
@@ -27,9 +25,9 @@ from stateshape.sampling.settings import SamplingSettings
 from stateshape.study.checkpoints import CheckpointSpec
 from stateshape.study.context import StudyContext, spread_over
 from stateshape.study.describe import checkpoint_record
+from stateshape.study.flips import items_of, write_flips
 from stateshape.study.folders import check_same_run, claimed_run, close_run, complete_run
 from stateshape.study.measuring import evaluations, measure_drift, measured, roll
-from stateshape.tasks.items import ChoiceItem, GenerationItem
 from stateshape.tasks.task import GenerationTask, Task
 
 ADAPTER_NAME = "checkpoint"
@@ -120,53 +118,3 @@ def states_on(bench: StudyContext, policy: Policy, task: Task) -> OwnStates:
     states = own_states(policy, prompts, bench.sampler, settings, limit=KL_STATES, seed=0)
     tick(len(prompts), len(prompts))
     return states
-
-
-# Items that flipped
-
-
-def write_flips(bench: StudyContext, folder: Path) -> None:
-    """Every item on which the checkpoint and the base differ in being right, with both answers."""
-    path = folder / layout.FLIPS
-    if path.exists():
-        return
-    base = bench.fixed_folder(BASE)
-    write_jsonl(path, [flip for task in bench.tasks for flip in flips_of(task, base, folder)])
-
-
-def flips_of(task: Task, base: Path, folder: Path) -> list[FlippedItem]:
-    prompts = {item.item_id: item.prompt for item in items_of(task)}
-    before, after = (rows_of(place, task) for place in (base, folder))
-    return [
-        flipped(task.name, prompts[item_id], before[item_id], row)
-        for item_id, row in after.items()
-        if before[item_id].is_correct != row.is_correct
-    ]
-
-
-def items_of(task: Task) -> Sequence[GenerationItem | ChoiceItem]:
-    """The evaluated ones."""
-    return task.test if isinstance(task, GenerationTask) else task.items
-
-
-def rows_of(folder: Path, task: Task) -> Mapping[str, EvalRow]:
-    return {row.item_id: row for row in read_jsonl(layout.evaluation(folder, task.name), EvalRow)}
-
-
-def flipped(task: str, prompt: str, before: EvalRow, after: EvalRow) -> FlippedItem:
-    gold_before, gold_after = (secondary_scores(row).get(GOLD_LOGP) for row in (before, after))
-    return FlippedItem(
-        task=task,
-        item_id=after.item_id,
-        is_gained=after.is_correct,
-        prompt=prompt,
-        gold=after.gold,
-        before=answer(before),
-        after=answer(after),
-        change_nats=None if gold_before is None or gold_after is None else gold_after - gold_before,
-    )
-
-
-def answer(row: EvalRow) -> str:
-    """The whole text of an answer in free text, or the option chosen."""
-    return row.completion if row.completion is not None else row.prediction or ""

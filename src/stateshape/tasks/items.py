@@ -6,7 +6,9 @@ option start with the delimiter (most often one space) that joins them to the pr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from stateshape.core.chat import Chat
 
@@ -17,7 +19,7 @@ class GenerationItem:
 
     gold None: no answer is known, so nothing can be graded.
     rejected: a worse solution, for preferences. preferred: the text it is compared with, where that is not the completion.
-    tag: what kind of problem it is, where teachers are chosen by kind.
+    tag: what kind of problem it is, where teachers are chosen by kind. columns: the row's other columns, for rewards.
 
     Of a chat, `prompt` is a transcript for readers, and models read `chat`, rendered by their own template; `solved` is the
     chat with the turns that are learned, `refused` the one with the worse reply.
@@ -33,6 +35,7 @@ class GenerationItem:
     chat: Chat | None = None
     solved: Chat | None = None
     refused: Chat | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def asked(self) -> str | Chat:

@@ -6,11 +6,15 @@ be left out. Knows no model or tokenizer: a chat is rendered where a policy read
 
 from __future__ import annotations
 
+import difflib
 import json
+from collections.abc import Collection
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from stateshape.core.chat import END_OF_TURN
 from stateshape.core.files import BadInput, comparable, sha256_text
+from stateshape.core.wording import shown as shown_text
 from stateshape.tasks import gsm8k
 from stateshape.tasks.graders import Grader, grader_of
 from stateshape.tasks.own_checks import Read, check_ids, generation_notes
@@ -36,12 +40,12 @@ DECODED = (
 
 
 class Recognised(NamedTuple):
-    """Rows under our column names. is_native: of this project's own shape, as texts. ignored: columns that are not read."""
+    """Rows under our column names. is_native: of this project's own shape, as texts. others: columns that are no part of it."""
 
     kind: Kind
     rows: Rows
     is_native: bool
-    ignored: list[str]
+    others: list[str]
 
 
 def read_own_task(name: str, *, limit: int | None = None, reading: Reading | None = None) -> Task:
@@ -75,22 +79,41 @@ def _settings(source: Source, name: str) -> tuple[Rows, FileSettings]:
 
 
 def _recognised(rows: Rows, reading: Reading, *, is_strict: bool) -> Recognised:
-    """is_strict: other columns of our own shape are mistakes."""
+    """is_strict: a column of our own shape that looks like a mistyped one is refused."""
     where, first = rows[0]
     check_columns(first, reading.columns, where=where)
     ours = [(place, _decoded(renamed(row, reading.columns))) for place, row in rows]
     kind = reading.kind or kind_of([row for _, row in ours], where=where)
     is_text = not isinstance(ours[0][1].get("prompt"), list) and not reading.as_chat
     is_native = kind == "choice" or (kind == "task" and is_text)
-    left_out = ignored(ours[0][1], kind)
-    if is_native and not is_strict:
-        keys = CHOICE_KEYS if kind == "choice" else GENERATION_KEYS
-        left_out = [key for key in ours[0][1] if key not in keys]
-        ours = [(place, {key: value for key, value in row.items() if key in keys}) for place, row in ours]
+    keys = CHOICE_KEYS if kind == "choice" else GENERATION_KEYS
+    others = list(
+        dict.fromkeys(key for _, row in ours for key in (set_aside(row, keys) if is_native else ignored(row, kind)))
+    )
     if is_native:
         for place, row in ours:
             check_shape(row, kind == "choice", where=place)
-    return Recognised(kind, ours, is_native, [] if is_native and is_strict else left_out)
+            if is_strict:
+                check_not_mistyped(row, keys, where=place)
+    if kind == "choice" and not is_strict:  # which has no rewards to hand them to
+        ours = [(place, {key: value for key, value in row.items() if key in keys}) for place, row in ours]
+    return Recognised(kind, ours, is_native, others)
+
+
+def set_aside(row: dict[str, Any], keys: Collection[str]) -> dict[str, Any]:
+    """A row's columns that are not among `keys`."""
+    return {key: value for key, value in row.items() if key not in keys}
+
+
+def check_not_mistyped(row: dict[str, Any], keys: Collection[str], *, where: str) -> None:
+    """Raises BadInput for a column whose name is nearly one of `keys`."""
+    for key in set_aside(row, keys):
+        near = difflib.get_close_matches(str(key), keys, n=1, cutoff=0.75)
+        if near:
+            raise BadInput(
+                f"{where}: unknown field {shown_text(key)}; expected {', '.join(keys)}, or other columns with names "
+                f"unlike these; did you mean {near[0]}?"
+            )
 
 
 def _decoded(row: dict[str, Any]) -> dict[str, Any]:
@@ -145,13 +168,16 @@ def _read(
     split: str,
     stops: tuple[str, ...],
 ) -> Read:
+    columns = {key: row[key] for key in found.others if key in row}
     if found.is_native:
+        own = {key: value for key, value in row.items() if key not in columns}
         is_exact = reading.grader in (None, "exact")
-        return generation_item(
-            row, settings.delimiter, stops, name=name, where=where, is_exact=is_exact, otherwise=split
+        read = generation_item(
+            own, settings.delimiter, stops, name=name, where=where, is_exact=is_exact, otherwise=split
         )
+        return read._replace(item=replace(read.item, columns=columns))
     made = item_of(row, found.kind, reading, name=name, where=where, split=split, delimiter=settings.delimiter)
-    return Read(where, made.split, made.item)
+    return Read(where, made.split, replace(made.item, columns=columns))
 
 
 def _check_golds(rows: list[Read], grader: Grader, reading: Reading) -> None:
@@ -168,10 +194,10 @@ def _check_golds(rows: list[Read], grader: Grader, reading: Reading) -> None:
 
 def _told(found: Recognised, rows: list[Read]) -> list[str]:
     """What the rows were taken for, in one line; nothing for our own shape."""
-    if found.is_native and not found.ignored:
+    if found.is_native and not found.others:
         return []
     num_turns = sum(len(row.item.solved.turns()) for row in rows if row.item.solved is not None)
     turns = f", {num_turns:,} assistant turns to learn" if num_turns else ""
     splits = ", ".join(f"{sum(row.split == split for row in rows):,} {split}" for split in ("train", "test"))
-    left = f"; columns not read: {', '.join(map(str, found.ignored[:6]))}" if found.ignored else ""
+    left = f"; other columns, for rewards: {', '.join(map(str, found.others[:6]))}" if found.others else ""
     return [f"{len(rows):,} rows of kind {found.kind} ({splits}{turns}){left}"]

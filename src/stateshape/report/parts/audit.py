@@ -1,4 +1,4 @@
-"""Checkpoints on the page: their findings and KL as tables, and items that flipped, side by side with the base's answer.
+"""Checkpoints on the page: their findings and KL as tables; and of any run, items that flipped, beside the base's answer.
 
 Shows what audit.json, comparison.json and flips.jsonl hold. Does not know how an item is graded.
 """
@@ -56,6 +56,25 @@ def audit_views(study: StudyFiles) -> list[AuditView]:
         )
         for audit in study.audits
     ]
+
+
+class ChangedItems(NamedTuple):
+    """Of a trained run's first seed."""
+
+    label: str
+    colour: str
+    groups: list[FlipGroup]
+
+
+def changed_items(study: StudyFiles) -> list[ChangedItems]:
+    """Of every trained run whose answers differ from the base's somewhere."""
+    marks = looks(study.plan, [])
+    found = [
+        ChangedItems(files.run.label, marks[files.run.name].colour, flip_groups(study, study.flips[files.run.name]))
+        for files in study.runs
+        if files.is_trained and study.flips.get(files.run.name)
+    ]
+    return [one for one in found if one.groups]
 
 
 def flip_groups(study: StudyFiles, flips: Sequence[FlippedItem]) -> list[FlipGroup]:
