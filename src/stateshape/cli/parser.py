@@ -20,6 +20,7 @@ from stateshape.cli.embedded import embedded
 from stateshape.cli.evaluate import evaluate
 from stateshape.cli.gate import gate
 from stateshape.cli.methods import methods
+from stateshape.cli.new import new
 from stateshape.cli.power import power
 from stateshape.cli.publish import publish
 from stateshape.cli.states import states
@@ -42,6 +43,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "power": power,
     "states": states,
     "data": data,
+    "new": new,
     "doctor": doctor,
     "embedded": embedded,
 }
