@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from stateshape.policy.settings import ModelSettings
     from stateshape.recipes.recipe import Recipe
     from stateshape.report.cards import Published
+    from stateshape.sampling.served.check import SamplerName
     from stateshape.study.plan import DriftChoice, Plan, StudyFile
     from stateshape.tasks.reading import Reading
     from stateshape.tasks.task import Task
@@ -89,6 +90,8 @@ def train_run(
     reading: Reading | None = None,
     start: str | None = None,
     locality: LocalitySettings | None = None,
+    sampler: SamplerName = "local",
+    servers: Sequence[str] = (),
 ) -> RunRecord:
     """Trains one run into the folder `out`, or resumes it. Raises BadInput before the model loads.
 
@@ -106,6 +109,8 @@ def train_run(
         reading: How rows of your own are read: columns, kind, split, turns, grader (docs/guides/your-data.md).
         start: A run or adapter folder on the same base, whose adapter the run goes on from. Default: a fresh adapter.
         locality: How closely the run is watched (docs/locality.md). Default: probes for at most a tenth of its tokens.
+        sampler: What samples: this machine, or vLLM servers (docs/guides/servers.md).
+        servers: Addresses of the vLLM servers.
     """
     from stateshape.policy.settings import ModelSettings
     from stateshape.recipes.recipe import recipe_name
@@ -128,6 +133,8 @@ def train_run(
         reading=reading,
         start=start,
         locality=locality,
+        sampler=sampler,
+        servers=servers,
     )
 
 

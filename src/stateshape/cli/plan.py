@@ -90,7 +90,7 @@ def plan_sizes(plan: Plan, target: TaskRecord, retention: list[TaskRecord]) -> P
     from stateshape.study.plan_claims import recorded_claims
 
     base = PlannedRun(name="base", label="base", method=None, teacher=None, settings={})
-    runs = [replace(planned_run(spec, None), label=spec.name, method=None, settings={}) for spec in plan.runs]
+    runs = [replace(planned_run(spec, plan.file), label=spec.name, method=None, settings={}) for spec in plan.runs]
     file = plan.file
     return PlanRecord(
         study=file.study, model=file.model, seeds=file.seeds, target=target, retention=retention, runs=[base, *runs],

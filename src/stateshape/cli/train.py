@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import tyro
 
@@ -29,6 +29,8 @@ Args:
     model_settings: Device, dtype, compilation.
     start: Go on from the adapter of this run or adapter folder, on the same base. Default: a fresh adapter.
     locality: How closely the run is watched while it trains (docs/locality.md).
+    sampler: What samples: local, this machine; vllm, the servers (docs/guides/servers.md).
+    servers: Addresses of vLLM servers, separated by commas.
     along: Keep the adapter at N steps, each half of the next: checkpoint-<step>/ in the run folder. Default: only at the end.
     profile: Print time and memory per phase, and write profile.json; adds one step, without its update.
     quiet: No progress output.
@@ -68,6 +70,8 @@ def train_command(name: str) -> Callable[..., None]:
         model_settings: Any = ModelSettings(),  # noqa: B008
         start: str | None = None,
         locality: Any = LocalitySettings(),  # noqa: B008
+        sampler: Literal["local", "vllm"] = "local",
+        servers: str | None = None,
         along: int | None = None,
         profile: bool = False,
         quiet: bool = False,
@@ -88,6 +92,7 @@ def train_command(name: str) -> Callable[..., None]:
                 reading=rows.reading(),
                 start=start,
                 locality=locality,
+                sampler=sampler, servers=[] if servers is None else servers.split(","),
             )  # fmt: skip
         finally:
             reporter.stop()

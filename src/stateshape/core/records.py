@@ -12,8 +12,8 @@ A run folder:    run.json (RunRecord) metrics.jsonl (StepRecord) states.jsonl (S
                  adapter/adapter_config.json adapter/adapter_model.safetensors (peft), or model/* (transformers)
                  manifest.json (manifest.py)
   of the base:   rollouts_again.jsonl rollouts_again_pieces.jsonl rollouts_ids.jsonl (study/drift_rollouts.py)
-  while it goes: checkpoint-*.pt (train/checkpoint.py) supervision.jsonl (locality/counts.py) .*.tmp
-  if asked for:  profile.json (ProfileRecord)
+  while it goes: checkpoint-*.pt (train/checkpoint.py) supervision.jsonl (locality/counts.py) .*.tmp served/*
+  if asked for:  profile.json (ProfileRecord) served.jsonl (ServedRecord)
 A study folder:  plan.json (PlanRecord) runs/<run>/seed<k>/ (run folders) comparison.json (Comparison)
                  verdicts.json ([Verdict]) findings.json (Findings) looks.json ([Look]) state_map.json (StateMap)
                  predictors.json (predictor_records.py) dose.json (dose_records.py) audit.json ([Audit]) manifest.json
@@ -103,6 +103,25 @@ class DoseRecord:
     step: int
     doses: dict[str, float]
     num_states: int  # of the base's rollouts, on which they were measured
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServedRecord:
+    """A line of served.jsonl: rows of one server and adapter version, rescored by our own pass (docs/guides/servers.md).
+
+    version: adapters published before by the process; None: the base. median_nats: of |log p - log p_served| over tokens.
+    mean_ratio: of p / p_served. share: of the adapter's effect that the server shows, about 1; None: can't be told.
+    """
+
+    date: str
+    server: str
+    adapter: str | None
+    version: int | None
+    temperature: float
+    num_tokens: int
+    median_nats: float
+    mean_ratio: float
+    share: float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

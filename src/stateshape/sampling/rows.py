@@ -42,15 +42,24 @@ class Results:
         for row, token, logp in zip(rows, tokens_R, logps_R, strict=True):
             if row.ending is not None:
                 continue
-            row.ids.append(token)
-            row.logps.append(logp)
-            row.ending = self.watch.ending(row.ids)
-            is_full = len(row.ids) == self.settings.max_new_tokens or row.length == self.max_positions
-            if row.ending is None and is_full:
-                row.ending = "length"
+            self.append(row, token, logp)
             if row.ending is not None:
-                self.completions[row.number] = Completion(row.ids, row.logps, row.ending)
-                self.num_done += 1
+                self.keep(row)
+
+    def append(self, row: Row, token: int, logp: float) -> None:
+        """One token more, which may be the row's last."""
+        row.ids.append(token)
+        row.logps.append(logp)
+        row.ending = self.watch.ending(row.ids)
+        is_full = len(row.ids) == self.settings.max_new_tokens or row.length == self.max_positions
+        if row.ending is None and is_full:
+            row.ending = "length"
+
+    def keep(self, row: Row) -> None:
+        """A row that has ended."""
+        assert row.ending is not None
+        self.completions[row.number] = Completion(row.ids, row.logps, row.ending)
+        self.num_done += 1
 
     def tell(self) -> None:
         """Reports progress: prompts done, of all."""

@@ -14,8 +14,9 @@ from stateshape.policy.open import read_template
 from stateshape.policy.settings import ModelSettings
 from stateshape.study.checkpoints import CheckpointSpec
 from stateshape.study.context import StudyContext
+from stateshape.study.opened import engine_of
 from stateshape.study.origin import Stands, origin
-from stateshape.study.plan import AlongChoice, AnySpec, Plan, RunSpec, outside
+from stateshape.study.plan import AlongChoice, AnySpec, Plan, RunSpec, StudyFile, outside
 from stateshape.study.plan_claims import recorded_claims
 from stateshape.study.protection import method_of
 from stateshape.study.provenance import now, provenance
@@ -41,12 +42,13 @@ def plan_record(bench: StudyContext) -> PlanRecord:
         retention=[task_record(task) for task in bench.retention],
         runs=[
             PlannedRun(name=BASE, label="base", method=None, teacher=None, settings={}),
-            *(planned_run(spec, file.along) for spec in bench.plan.runs),
+            *(planned_run(spec, file) for spec in bench.plan.runs),
         ],
         plan_sha256=bench.plan.sha256,
         provenance=provenance(bench.weights, bench.tasks)
         | origin(file.model, [*bench.tasks, *bench.data.values(), *bench.protects.values()], outside(bench.plan))
-        | template_of(file.model_settings),
+        | template_of(file.model_settings)
+        | engine_of(bench.sampler),
         notes=file.notes,
         roles=file.roles,
         contrasts=file.contrasts,
@@ -55,7 +57,7 @@ def plan_record(bench: StudyContext) -> PlanRecord:
     )
 
 
-def planned_run(spec: AnySpec, along: AlongChoice | None) -> PlannedRun:
+def planned_run(spec: AnySpec, file: StudyFile) -> PlannedRun:
     if isinstance(spec, CheckpointSpec):
         return PlannedRun(
             name=spec.name, label=spec.label, method=None, teacher=None, settings={}, checkpoint=spec.checkpoint
@@ -65,7 +67,7 @@ def planned_run(spec: AnySpec, along: AlongChoice | None) -> PlannedRun:
         label=spec.label,
         method=method_of(spec),
         teacher=spec.teacher,
-        settings=settings_of(spec, along),
+        settings=settings_of(spec, file.along, file.sampler),
         start=spec.start,
     )
 
@@ -75,14 +77,15 @@ def task_record(task: Task) -> TaskRecord:
     return TaskRecord(name=task.name, label=task.label, metric=task.metric, chance=task.chance, num_items=len(items))
 
 
-def settings_of(spec: RunSpec, along: AlongChoice | None = None) -> dict[str, Json]:
+def settings_of(spec: RunSpec, along: AlongChoice | None = None, sampler: str = "local") -> dict[str, Json]:
     """along: where given, the run keeps its adapter at so many steps."""
     kept: dict[str, Json] = {} if along is None else {"along": along.points}
     if along is not None and along.spacing != "doubling":
         kept["along_spacing"] = along.spacing
     data: dict[str, Json] = {} if spec.data is None else {"data": spec.data}
     data |= {} if spec.read.is_default else {"read": comparable(spec.read)}
-    return {"recipe": comparable(spec.recipe()), "train": comparable(spec.train), **data, **kept}
+    served: dict[str, Json] = {} if sampler == "local" else {"sampler": sampler}
+    return {"recipe": comparable(spec.recipe()), "train": comparable(spec.train), **data, **kept, **served}
 
 
 def planned_record(
@@ -97,7 +100,7 @@ def planned_record(
         model=plan.file.model,
         task=tasks[0].name,
         teacher=None if spec is None else spec.teacher,
-        settings={} if spec is None else settings_of(spec, plan.file.along),
+        settings={} if spec is None else settings_of(spec, plan.file.along, plan.file.sampler),
         provenance=origin(plan.file.model, tasks, [] if spec is None else [spec], stands)
         | template_of(plan.file.model_settings),
         is_complete=False,
@@ -114,7 +117,7 @@ def checkpoint_record(bench: StudyContext, spec: CheckpointSpec, seed: int) -> R
         name=spec.name,
         label=spec.label,
         checkpoint=spec.checkpoint,
-        provenance=provenance(bench.weights, bench.tasks) | content,
+        provenance=provenance(bench.weights, bench.tasks) | content | engine_of(bench.sampler),
     )
 
 
@@ -130,7 +133,9 @@ def run_record(bench: StudyContext, spec: RunSpec | None, seed: int) -> RunRecor
     if spec is not None and spec.train.protect.task is not None:
         rests_on = [*rests_on, bench.protects[spec.train.protect.task]]
     planned = planned_record(bench.plan, rests_on, spec, seed, partial(place_of, bench, seed))
-    return replace(planned, provenance=provenance(bench.weights, bench.tasks) | planned.provenance)
+    return replace(
+        planned, provenance=provenance(bench.weights, bench.tasks) | planned.provenance | engine_of(bench.sampler)
+    )
 
 
 def place_of(bench: StudyContext, seed: int, source: str) -> str:

@@ -5,8 +5,9 @@ A finished part is a file that exists; every file appears whole. Compares nothin
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -47,6 +48,7 @@ from stateshape.study.folders import (
 )
 from stateshape.study.loaded import measure_checkpoint
 from stateshape.study.measuring import evaluations, measure_drift, measure_drift_from_start, measured, roll
+from stateshape.study.opened import open_sampler, opened_sampler
 from stateshape.study.parallel import run_parallel
 from stateshape.study.plan import AnySpec, Plan
 from stateshape.study.preflight import check_chats, check_checkpoint, check_sources, check_training
@@ -79,13 +81,13 @@ def execute(
         raise BadInput(f"jobs: got {jobs}; expected 1 or more")
     check_most(jobs=jobs)
     check_output(folder)
-    with hold(folder):
-        bench = prepare(plan, folder, data_dir, reporter, operators, accept_changes=accept_changes)
+    with hold(folder), prepared(plan, folder, data_dir, reporter, operators, accept_changes=accept_changes) as bench:
         run_base(bench)
         run_all(bench, data_dir, jobs)
 
 
-def prepare(
+@contextlib.contextmanager
+def prepared(
     plan: Plan,
     folder: Path,
     data_dir: Path | None,
@@ -93,7 +95,7 @@ def prepare(
     operators: Operators | None,
     *,
     accept_changes: bool,
-) -> StudyContext:
+) -> Iterator[StudyContext]:
     """All checks, then the model; the plan is written down. Raises BadInput."""
     check_plan(folder, plan)
     remove_leftovers(folder, names=(layout.PLAN, layout.PROFILE, layout.STATE_MAP))
@@ -113,20 +115,23 @@ def prepare(
         check_training(spec, data_of(spec, target, data))
         check_chats(plan, spec, data_of(spec, target, data))
         check_sources(plan, spec, target, data)
-    bench = StudyContext(
-        plan=plan,
-        folder=folder,
-        weights=open_weights(plan.file.model, plan.file.model_settings),
-        target=target,
-        retention=retention,
-        data=data,
-        protects=protects,
-        reporter=reporter,
-        operators=operators,
-    )
-    with hold(folder, name=REPORT_LOCK, wait_s=REPORT_S), rewriting(folder, [layout.PLAN]):
-        write_json(folder / layout.PLAN, plan_record(bench))
-    return bench
+    with opened_sampler(plan.file, folder, partial(open_weights, plan.file.model, plan.file.model_settings)) as opened:
+        weights, sampler = opened
+        bench = StudyContext(
+            plan=plan,
+            folder=folder,
+            weights=weights,
+            target=target,
+            retention=retention,
+            data=data,
+            protects=protects,
+            reporter=reporter,
+            operators=operators,
+            sampler=sampler,
+        )
+        with hold(folder, name=REPORT_LOCK, wait_s=REPORT_S), rewriting(folder, [layout.PLAN]):
+            write_json(folder / layout.PLAN, plan_record(bench))
+        yield bench
 
 
 def run_all(bench: StudyContext, data_dir: Path | None, jobs: int | None) -> None:
@@ -163,15 +168,18 @@ def open_worker(plan: Plan, folder: Path, data_dir: Path | None) -> Callable[[An
     )  # the study's process has said what is odd about the data
     target, retention = load_tasks(plan.file, data_dir)
     data = load_data(plan.file, [target, *retention], data_dir)
+    load = partial(open_weights, plan.file.model, plan.file.model_settings)
+    weights, sampler = open_sampler(plan.file, folder, load)  # the study's process withdraws what it publishes
     bench = StudyContext(
         plan=plan,
         folder=folder,
-        weights=open_weights(plan.file.model, plan.file.model_settings),
+        weights=weights,
         target=target,
         retention=retention,
         data=data,
         protects=load_protected(plan, [target, *retention], data_dir),
         reporter=Silent(),
+        sampler=sampler,
     )
     return partial(run_one, bench)
 

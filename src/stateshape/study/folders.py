@@ -78,7 +78,19 @@ def check_same_run(folder: Path, record: RunRecord) -> RunRecord | None:
                 "folder, or delete this one to start again"
             )
     check_same_origin(folder, begun.provenance, record.provenance)
+    if not begun.is_complete:
+        check_same_engine(folder, begun, record)
     return begun
+
+
+def check_same_engine(folder: Path, begun: RunRecord, record: RunRecord) -> None:
+    """The steps of a run are sampled by one version of an engine. Raises BadInput."""
+    there, now = begun.provenance.get("sampler"), record.provenance.get("sampler")
+    if isinstance(there, dict) and isinstance(now, dict) and there.get("version") != now.get("version"):
+        raise BadInput(
+            f"servers: got vLLM {now.get('version')}; expected {there.get('version')}, with which {folder} was begun; start "
+            "that version, or give --out another folder"
+        )
 
 
 def check_same_base(folder: Path, record: RunRecord) -> RunRecord | None:

@@ -35,6 +35,7 @@ from stateshape.core.wording import MAX_PATH, MAX_SHOWN, shown
 from stateshape.locality.settings import LocalitySettings
 from stateshape.policy.settings import ModelSettings
 from stateshape.recipes.recipe import Recipe, fields_of, made_of_by, recipe_class, teachers_of
+from stateshape.sampling.served.check import SamplerName, check_servers
 from stateshape.study.checkpoints import CheckpointSpec, checkpoint_spec
 from stateshape.study.earlier import as_before
 from stateshape.study.plan_claims import check_claims
@@ -163,6 +164,10 @@ class StudyFile:
     along: AlongChoice | None = None
     """Measure each run also on its way (docs/dose.md). Default: only at its end."""
     model_settings: ModelSettings = field(default_factory=ModelSettings)
+    sampler: SamplerName = "local"
+    """What samples: this machine, or vLLM servers (docs/guides/servers.md)."""
+    servers: list[str] = field(default_factory=list)
+    """Addresses of the vLLM servers, e.g. http://localhost:8000. May change in a folder that the plan has begun."""
     notes: str = ""
     roles: dict[str, str] = field(default_factory=dict)
     """Which run plays which role of the claims, e.g. sft_stress: my_run. A run named like a role plays it."""
@@ -285,6 +290,7 @@ def make_plan(file: StudyFile) -> Plan:
         raise BadInput(f"retention: got task {twice[0]} twice; expected each task once, as target or for retention")
     specs = {name: any_spec(name, choice, file.train) for name, choice in file.runs.items()}
     check_runs_named(file)
+    check_servers(file.sampler, file.servers)
     check_claims(file.claims, runs=[BASE, *file.runs], tasks=[choice.task for choice in (file.target, *file.retention)])
     return Plan(file=file, runs=in_order(specs), sha256=plan_sha256(file, list(specs.values())))
 
@@ -305,15 +311,19 @@ def check_runs_named(file: StudyFile) -> None:
 def plan_sha256(file: StudyFile, specs: Sequence[AnySpec]) -> str:
     """Of what is done, not of how it is written (5e-4 and 0.0005 are one plan) or how its results are read and called.
 
-    Left out: seeds, labels, notes, roles, contrasts, claims, and whether layers are compiled. They may change in a folder
-    that the plan has begun; so may whether adapters are kept once they are measured. Left out where they are not chosen, so
-    that plans of before there was a choice stay the same: lengths of completions, samples, how rows are read, chat templates,
-    four bits, measurements along a run, and fields of recipes and of training that are declared LATER.
+    Left out: seeds, labels, notes, roles, contrasts, claims, servers' addresses, and whether layers are compiled. They may
+    change in a folder that the plan has begun; so may whether adapters are kept once they are measured. Left out where they
+    are not chosen, so that plans of before there was a choice stay the same: lengths of completions, samples, how rows are
+    read, chat templates, four bits, what samples, measurements along a run, and fields of recipes and of training that are
+    declared LATER.
     """
     runs = {spec.name: meaning_of(spec) for spec in specs}
     done = replace(file, seeds=[], train={}, runs={}, notes="", roles={}, contrasts=[], claims={})
     meaning = {**plain(done), "runs": runs}
     del meaning["claims"]
+    del meaning["servers"]
+    if meaning["sampler"] == "local":
+        del meaning["sampler"]
     del meaning["model_settings"]["compile"]
     for name in ("chat_template", "quantize"):
         if meaning["model_settings"][name] is None:

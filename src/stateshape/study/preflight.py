@@ -105,6 +105,7 @@ def check_sources(
     inside = {other.name: other for other in plan.trained}
     loaded = {other.name: other.checkpoint for other in plan.checkpoints}
     check_quantize(plan.file.model_settings, is_full=spec.train.is_full)
+    check_served(plan, spec)
     check_start(plan, spec)
     for key, sources in spec.named().items():
         for source in sources:
@@ -119,6 +120,21 @@ def check_sources(
                 check_tokenizer(location, plan.file.model_settings)
             else:
                 check_teacher(plan.file.model, location, plan.file.model_settings)
+
+
+def check_served(plan: Plan, spec: RunSpec) -> None:
+    """Whether servers can sample what the run trains: adapters on the base as it is. Raises BadInput."""
+    if plan.file.sampler == "local":
+        return
+    if spec.train.is_full:
+        raise BadInput(
+            "parameters: got full with sampler vllm; expected lora: servers are given adapters, not models; leave one out"
+        )
+    if plan.file.model_settings.quantize is not None:
+        raise BadInput(
+            f"quantize: got {plan.file.model_settings.quantize} with sampler vllm; expected none: the servers' base would be "
+            "another; leave one of them out"
+        )
 
 
 def crosses_tokenizers(spec: RunSpec) -> bool:

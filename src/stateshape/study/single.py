@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,10 +24,12 @@ from stateshape.policy.policy import Policy
 from stateshape.policy.settings import ModelSettings
 from stateshape.recipes.recipe import Recipe
 from stateshape.sampling.local import LocalSampler
+from stateshape.sampling.served.check import SamplerName, check_servers
 from stateshape.study.context import StudyContext
 from stateshape.study.describe import planned_record
 from stateshape.study.drift_rollouts import as_rollouts, encoders_of, sample_rollouts
 from stateshape.study.folders import check_same_run, claimed_run, close_run, complete_run
+from stateshape.study.opened import opened_sampler
 from stateshape.study.plan import SOURCES, AlongChoice, DriftChoice, Plan, RunSpec, StudyFile, TaskChoice, check_budget
 from stateshape.study.preflight import check_chats, check_sources, check_training
 from stateshape.study.protection import load_protected
@@ -53,6 +57,8 @@ def train_single(
     reading: Reading | None = None,
     start: str | None = None,
     locality: LocalitySettings | None = None,
+    sampler: SamplerName = "local",
+    servers: Sequence[str] = (),
 ) -> RunRecord:
     """Trains one run into `folder`; resumes or refuses what is there. Raises BadInput before the model loads.
 
@@ -61,8 +67,10 @@ def train_single(
         along: keep the adapter at so many steps, the last one included.
         start: a run or adapter folder whose adapter it goes on from.
         locality: how closely it is watched; None: as by default.
+        sampler, servers: what samples, and the addresses of vLLM servers.
     """
     check_most(seed=seed)
+    check_servers(sampler, servers)
     with claimed_run(folder):
         if holds_files(folder) and not (folder / layout.RUN).exists():
             raise BadInput(
@@ -71,6 +79,7 @@ def train_single(
         check_unchanged([folder])
         task = generation_task(task_name, data_dir, reading=reading)
         plan = single_plan(name, recipe, model, task_name, settings, model_settings, along, start, locality)
+        plan = plan._replace(file=replace(plan.file, sampler=sampler, servers=list(servers)))
         spec = plan.trained[0]
         check_budget(spec)
         check_sources(plan, spec, task)
@@ -83,17 +92,20 @@ def train_single(
         if begun is not None and begun.is_complete:
             close_run(folder)
             return warned(begun, reporter)
-        bench = StudyContext(
-            plan=plan,
-            folder=folder,
-            weights=open_weights(model, model_settings),
-            target=task,
-            retention=[],
-            protects=protects,
-            reporter=reporter,
-            operators=operators,
-        )
-        return warned(complete_run(folder, train_one(bench, spec, seed, folder)), reporter)
+        with opened_sampler(plan.file, folder, lambda: open_weights(model, model_settings)) as (weights, opened):
+            bench = StudyContext(
+                plan=plan,
+                folder=folder,
+                weights=weights,
+                target=task,
+                retention=[],
+                protects=protects,
+                reporter=reporter,
+                operators=operators,
+                sampler=opened,
+            )
+            record = train_one(bench, spec, seed, folder)
+        return warned(complete_run(folder, record), reporter)
 
 
 def warned(record: RunRecord, reporter: Reporter) -> RunRecord:
