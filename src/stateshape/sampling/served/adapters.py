@@ -26,6 +26,7 @@ from stateshape.policy.weights import SharedWeights
 from stateshape.sampling.served.protocol import load, served_models, unload
 from stateshape.sampling.served.wire import SHOWN, Patience, Refused, Server
 
+SPELLED_ANEW = {"base_model_name_or_path", "target_modules"}  # by each save; the tensors' names say which modules
 QUICK = Patience(answer_s=10.0, connect_s=2.0, waits_s=())  # to clean up: a server that is gone has nothing loaded
 
 
@@ -143,7 +144,8 @@ def remove_published(servers: Sequence[Server], folder: Path) -> None:
 
 def content(weights: SharedWeights, adapter: str) -> str:
     """sha256 of the adapter's tensors and configuration, within this process."""
-    digest = hashlib.sha256(repr(sorted(weights.adapters[adapter].to_dict().items())).encode())
+    config = weights.adapters[adapter].to_dict()
+    digest = hashlib.sha256(repr(sorted((key, config[key]) for key in config.keys() - SPELLED_ANEW)).encode())
     for key, value in sorted(weights.adapter_state(adapter).items()):
         digest.update(key.encode())
         digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
