@@ -35,6 +35,7 @@ class FakeServer:
         self.wrong_by = 0.0  # nats that every log-prob is off
         self.short_by = 0  # tokens that every row lacks at its end
         self.breaks_texts = False  # ends a row with stop texts one token early
+        self.lasts: int | None = None  # completions until the engine dies
         self.failures: dict[str, list[Answer]] = {}  # what a path answers next
         self.is_stuck = threading.Event()  # while set, completions get no answer
         self.questions: list[tuple[str, dict[str, Any]]] = []  # path and body of all that was asked
@@ -100,6 +101,8 @@ class FakeServer:
     def answered(self, path: str, body: dict[str, Any]) -> Answer:
         with self._lock:
             self.questions.append((path, body))
+            if path == "/v1/completions" and self.lasts is not None and len(self.completions()) > self.lasts:
+                return error(500, "EngineDeadError")
             if self.failures.get(path):
                 return self.failures[path].pop(0)
         if path == "/v1/completions" and self.is_stuck.is_set():

@@ -23,6 +23,7 @@ from stateshape.cli.methods import methods
 from stateshape.cli.new import new
 from stateshape.cli.power import power
 from stateshape.cli.publish import publish
+from stateshape.cli.serve import serve
 from stateshape.cli.states import states
 from stateshape.cli.study import report, study
 from stateshape.cli.train import train_command, train_overview
@@ -45,6 +46,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "data": data,
     "new": new,
     "doctor": doctor,
+    "serve": serve,
     "embedded": embedded,
 }
 DESCRIPTION = (

@@ -104,8 +104,8 @@ def check_sources(
     """The policies and states that a run names must be there, fit the model, and last as long as it. Raises BadInput."""
     inside = {other.name: other for other in plan.trained}
     loaded = {other.name: other.checkpoint for other in plan.checkpoints}
-    check_quantize(plan.file.model_settings, is_full=spec.train.is_full)
     check_served(plan, spec)
+    check_quantize(plan.file.model_settings, is_full=spec.train.is_full)
     check_start(plan, spec)
     for key, sources in spec.named().items():
         for source in sources:
