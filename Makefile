@@ -14,7 +14,7 @@ export GOMP_SPINCOUNT ?= 5000
 INSTALL := PYTHON="$(PYTHON)" TORCH="$(TORCH)" scripts/install.sh .venv
 DEPENDENCIES := pyproject.toml constraints.txt scripts/install.sh
 
-.PHONY: study test test-old-processor check docs results bench gpu clean
+.PHONY: study test test-vllm test-old-processor check docs results bench gpu clean
 
 study: .venv/.installed  ## the embedded study: seven rows, three seeds (SEEDS=0 for one)
 	$(BIN)/stateshape study quickstart --out $(OUT) --seeds $(SEEDS)
@@ -29,6 +29,11 @@ test-old-processor: export ONEDNN_MAX_CPU_ISA := SSE41
 test-old-processor: export MKL_CBWR := COMPATIBLE
 test-old-processor: .venv/.installed-dev  ## golden, agreement and resume tests once more, with other instructions
 	$(BIN)/python -m pytest -n 2 -m numerics
+
+# VLLM names another environment's python with vLLM, VLLM_MODEL another model than the embedded.
+test-vllm: .venv/.installed-dev $(if $(VLLM),,build/vllm/.installed)  ## tests with a real vLLM server on the CPU, about three minutes
+	STATESHAPE_VLLM="$(or $(VLLM),$(CURDIR)/build/vllm/bin/python)" STATESHAPE_VLLM_MODEL="$(or $(VLLM_MODEL),embedded)" \
+	  $(BIN)/python -m pytest -m vllm tests/test_vllm.py
 
 check: .venv/.installed-dev  ## format, lint, types, import rules
 	$(BIN)/ruff format --check -q src tests benchmarks
@@ -59,6 +64,10 @@ gpu:  ## all measurements on a GPU, under nine minutes (OUT=FOLDER, ARGS="--stag
 .venv/.installed-dev: $(DEPENDENCIES)
 	@$(INSTALL) dev,gguf
 	@touch $@ .venv/.installed
+
+build/vllm/.installed: scripts/install_vllm.sh
+	@PYTHON="$(PYTHON)" scripts/install_vllm.sh build/vllm
+	@touch $@
 
 .venv/.installed-docs: $(DEPENDENCIES)
 	@$(INSTALL) docs

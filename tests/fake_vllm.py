@@ -148,6 +148,8 @@ class FakeServer:
         name = body["model"]
         if name != "base" and name not in self.adapters:
             return error(404, f"The model `{name}` does not exist.")
+        if body["temperature"] == 0 and body["n"] > 1:
+            return error(400, f"n must be 1 when using greedy sampling, got {body['n']}.")
         with self.policy(None if self.ignores_adapters else self.adapters.get(name)) as policy:
             settings = SamplingSettings(
                 max_new_tokens=body["max_tokens"],

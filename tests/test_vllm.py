@@ -161,8 +161,8 @@ def test_a_run_trains_through_the_server(url, tmp_path, recipe):
         shared.save_adapter("t", tmp_path / "teacher")
     assert main([
         "train", recipe, "--model", MODEL, "--task", "arithmetic", "--out", str(tmp_path / "run"), "--sampler", "vllm",
-        "--servers", url, "--steps", "3", "--batch-prompts", "2", "--rollout-tokens", "8", "--lora.rank", "8", "--device", "cpu",
-        "--dtype", "float32", "--quiet", *own,
+        "--servers", url, "--steps", "3", "--batch-prompts", "2", "--rollout-tokens", "8", "--lora.rank", "8",
+        "--device", "cpu", "--dtype", "float32", "--quiet", *own,
     ]) == 0  # fmt: skip
     record = read_json(tmp_path / "run" / layout.RUN, RunRecord)
     assert record.is_complete

@@ -58,10 +58,13 @@ class OddAnswer(Exception):
 
 def complete(server: Server, model: str, question: Question) -> list[Choice]:
     """The rows of one prompt. Raises OddAnswer, Refused (404: no such model there) and BadInput."""
+    num_asked = (
+        1 if question.temperature == 0 else question.num_samples
+    )  # vLLM refuses several greedy rows: all are one
     body: dict[str, Any] = {
         "model": model,
         "prompt": list(question.prompt),
-        "n": question.num_samples,
+        "n": num_asked,
         "max_tokens": question.max_tokens,
         "temperature": question.temperature,
         "seed": question.seed,
@@ -78,9 +81,9 @@ def complete(server: Server, model: str, question: Question) -> list[Choice]:
         found = [choice_of(choice) for choice in choices]
     except (KeyError, TypeError, ValueError) as error:
         raise OddAnswer(f"a completion without {error}; expected vLLM 0.10.2 or later") from None
-    if len(found) != question.num_samples:
-        raise OddAnswer(f"{len(found)} rows; expected {question.num_samples}")
-    return found
+    if len(found) != num_asked:
+        raise OddAnswer(f"{len(found)} rows; expected {num_asked}")
+    return found * (question.num_samples // num_asked)
 
 
 def choice_of(choice: Any) -> Choice:
