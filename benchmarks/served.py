@@ -1,0 +1,153 @@
+"""Sampling on a vLLM server through our protocol, beside vLLM driven directly (its LLM class) with the same adapter.
+
+    python -m benchmarks.served --vllm PYTHON --model FOLDER [--repeats 5] [--prompts 16] [--group 8] [--tokens 64]
+
+Both engines run at the same time on the same machine and are asked in turn, so that other work disturbs them alike. Ours is timed
+with an adapter that the server has (`same`), and with a new version in each call (`new`), as in training: it is published,
+and some rows are rescored by the gate. A row's tokens are counted up to and with its end. Prints a JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from benchmarks.common import train_task
+from stateshape.core.seeds import generator_for
+from stateshape.policy.open import open_weights
+from stateshape.policy.policy import Policy
+from stateshape.policy.settings import LoraSettings, ModelSettings
+from stateshape.policy.weights import SharedWeights
+from stateshape.sampling.served.check import reach
+from stateshape.sampling.served.command import server_command
+from stateshape.sampling.served.sampler import ServedSampler
+from stateshape.sampling.served.wire import Patience
+from stateshape.sampling.settings import SamplingSettings
+from stateshape.study.provenance import package_version
+
+ROWS = 1024  # the longest row of both engines
+SIZE = 0.02  # of the B matrices
+
+
+class Timed(NamedTuple):
+    seconds: float
+    tokens: int
+
+    @property
+    def rate(self) -> float:
+        return self.tokens / self.seconds
+
+
+def fill(weights: SharedWeights, name: str, *, seed: int) -> None:
+    """Gives the adapter B matrices that change what it says."""
+    generator = generator_for(seed, "fill")
+    state = weights.adapter_state(name)
+    for key, value in state.items():
+        if "lora_B" in key:
+            state[key] = SIZE * torch.randn(value.shape, generator=generator).to(value)
+    weights.set_adapter_state(name, state)
+
+
+def ask(peer: subprocess.Popen[str], task: dict[str, Any] | None = None) -> dict[str, Any]:
+    assert peer.stdin is not None and peer.stdout is not None
+    if task is not None:
+        peer.stdin.write(json.dumps(task) + "\n")
+        peer.stdin.flush()
+    line = peer.stdout.readline()
+    assert line, "vLLM ended; see its output above"
+    return dict(json.loads(line))
+
+
+def ours(
+    sampler: ServedSampler, policy: Policy, prompts: list[list[int]], settings: SamplingSettings, seed: int
+) -> Timed:
+    begun = time.perf_counter()
+    rows = sampler.sample(policy, prompts, settings, seed=seed)
+    return Timed(time.perf_counter() - begun, sum(len(row.ids) for row in rows))
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vllm", required=True, help="the interpreter of an environment with vLLM")
+    parser.add_argument("--model", required=True, help="a folder")
+    for name, default in (("repeats", 5), ("prompts", 16), ("group", 8), ("tokens", 64)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    chosen = parser.parse_args()
+    weights = open_weights(chosen.model, ModelSettings())
+    dtype = str(weights.dtype).removeprefix("torch.")
+    weights.add_adapter("learner", LoraSettings(rank=32, alpha=64), seed=1)
+    fill(weights, "learner", seed=1)
+    policy = Policy(weights, "learner")
+    prompts = [
+        policy.encode_prompt(item.asked) for item in train_task(chosen.model, chosen.prompts).train[: chosen.prompts]
+    ]
+    settings = SamplingSettings(max_new_tokens=chosen.tokens, num_samples=chosen.group)
+    task = {"prompts": prompts, "group": chosen.group, "tokens": chosen.tokens, "ends": list(policy.eos_ids)}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        weights.save_adapter("learner", folder / "direct")
+        port = free_port()
+        command = server_command(
+            chosen.model, python=chosen.vllm, port=port, rank=32, adapters=4, dtype=dtype, max_model_len=ROWS
+        )
+        server = subprocess.Popen(command.words, env=os.environ | command.environment, stdout=subprocess.DEVNULL)
+        words = [
+            chosen.vllm,
+            str(Path(__file__).with_name("vllm_peer.py")),
+            chosen.model,
+            str(folder / "direct"),
+            dtype,
+            str(ROWS),
+        ]
+        peer = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        try:
+            ask(peer)
+            reached = reach([f"http://127.0.0.1:{port}"], chosen.model, weights.tokenizer, Patience())
+            sampler = ServedSampler(reached, weights, folder=folder / "served", log=folder / "served.jsonl")
+            found: dict[str, list[Timed]] = {"direct": [], "same": [], "new": []}
+            for repeat in range(-1, chosen.repeats):  # the first warms up
+                answer = ask(peer, task | {"seed": 10 + repeat})
+                timed = {"direct": Timed(answer["seconds"], answer["tokens"])}
+                fill(weights, "learner", seed=2 + max(repeat, 0))
+                timed["new"] = ours(sampler, policy, prompts, settings, 10 + repeat)
+                timed["same"] = ours(sampler, policy, prompts, settings, 10 + repeat)
+                for kind, one in timed.items():
+                    if repeat >= 0:
+                        found[kind].append(one)
+            sampler.close()
+        finally:
+            peer.kill()
+            server.terminate()
+            server.wait()
+    rates = {kind: statistics.median(one.rate for one in each) for kind, each in found.items()}
+    ratios = {
+        kind: statistics.median(one.rate / other.rate for one, other in zip(found[kind], found["direct"], strict=True))
+        for kind in ("same", "new")
+    }
+    print(json.dumps({
+        "model": chosen.model, "dtype": dtype, "vllm": reached.version, "torch": package_version("torch"),
+        "prompts": chosen.prompts, "group": chosen.group, "tokens": chosen.tokens, "repeats": chosen.repeats,
+        "tokens_per_s": {kind: round(rate, 1) for kind, rate in rates.items()},
+        "ratio_to_direct": {kind: round(ratio, 3) for kind, ratio in ratios.items()},
+        "all": {kind: [[round(one.seconds, 2), one.tokens] for one in each] for kind, each in found.items()},
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
