@@ -2,9 +2,9 @@
 
     python -m benchmarks.served --vllm PYTHON --model FOLDER [--repeats 5] [--prompts 16] [--group 8] [--tokens 64]
 
-Both engines run at the same time on the same machine and are asked in turn, so that other work disturbs them alike. Ours is timed
-with an adapter that the server has (`same`), and with a new version in each call (`new`), as in training: it is published,
-and some rows are rescored by the gate. A row's tokens are counted up to and with its end. Prints a JSON line.
+Both engines run at the same time on the same machine and are asked in turn, so that other work disturbs them alike. Ours is
+timed with an adapter that the server has (`same`), and with a new version in each call (`new`), as in training: it is
+published, and some rows are rescored by the gate. Prompts: arithmetic's. Tokens: up to and with a row's end. Prints a JSON line.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.common import train_task
 from stateshape.core.seeds import generator_for
 from stateshape.policy.open import open_weights
 from stateshape.policy.policy import Policy
@@ -34,6 +33,7 @@ from stateshape.sampling.served.sampler import ServedSampler
 from stateshape.sampling.served.wire import Patience
 from stateshape.sampling.settings import SamplingSettings
 from stateshape.study.provenance import package_version
+from stateshape.tasks.load import load_task
 
 ROWS = 1024  # the longest row of both engines
 SIZE = 0.02  # of the B matrices
@@ -94,9 +94,7 @@ def main() -> None:
     weights.add_adapter("learner", LoraSettings(rank=32, alpha=64), seed=1)
     fill(weights, "learner", seed=1)
     policy = Policy(weights, "learner")
-    prompts = [
-        policy.encode_prompt(item.asked) for item in train_task(chosen.model, chosen.prompts).train[: chosen.prompts]
-    ]
+    prompts = [policy.encode_prompt(item.asked) for item in load_task("arithmetic").train[: chosen.prompts]]
     settings = SamplingSettings(max_new_tokens=chosen.tokens, num_samples=chosen.group)
     task = {"prompts": prompts, "group": chosen.group, "tokens": chosen.tokens, "ends": list(policy.eos_ids)}
     with tempfile.TemporaryDirectory() as name:
