@@ -4,7 +4,7 @@
 
 Both engines run at the same time on the same machine and are asked in turn, so that other work disturbs them alike. Ours is
 timed with an adapter that the server has (`same`), and with a new version in each call (`new`), as in training: it is
-published, and some rows are rescored by the gate. Prompts: arithmetic's. Tokens: up to and with a row's end. Prints a JSON line.
+published, and some rows are rescored by the gate. Prompts: arithmetic's. Tokens: up to and with a row's end. Prints JSON.
 """
 
 from __future__ import annotations

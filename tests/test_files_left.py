@@ -23,8 +23,8 @@ TEXT = "along: {points: 2}\n" + tiny.study_text(
 ).replace("task: arithmetic", "task: arithmetic, samples: {n: 2}").replace(
     "model: embedded", "model: embedded\nlocality: {share: 10}"
 )
-WHILE_IT_GOES = {"checkpoint-*.pt", "supervision.jsonl", ".*.tmp"}
-NOT_HERE = {"predictors.json"}  # of studies with 20 runs
+WHILE_IT_GOES = {"checkpoint-*.pt", "supervision.jsonl", ".*.tmp", "served/*"}
+NOT_HERE = {"predictors.json", "served.jsonl"}  # of studies with 20 runs, of studies on servers
 
 
 def documented(heading: str) -> set[str]:
@@ -66,7 +66,7 @@ def test_what_a_study_leaves_is_what_the_documentation_lists(out):
     assert unused(of_study, files) <= NOT_HERE
     in_runs = {name.split("/", 3)[3] for name in of_runs}
     assert unmatched(in_runs, RUN) == set()
-    assert unused(in_runs, RUN) <= {"profile.json"}  # of a run outside a study
+    assert unused(in_runs, RUN) <= {"profile.json", "served.jsonl"}  # of a run outside a study
     assert not any(fnmatchcase(name, pattern) for name in in_runs for pattern in WHILE_IT_GOES)
 
 
