@@ -92,5 +92,5 @@ def test_what_there_is_while_a_run_goes_is_documented(tmp_path, monkeypatch):
     (folder,) = [path for path in (tmp_path / "out/runs").glob("*/seed0") if path.parent.name != "base"]
     there = left(folder)
     assert unmatched(there, RUN | WHILE_IT_GOES) == set()
-    assert unused(there, WHILE_IT_GOES) <= {".*.tmp"}
+    assert unused(there, WHILE_IT_GOES) <= {".*.tmp", "served/*"}  # for a moment; on servers
     assert all(f"`{name}`" in DOCS for name in WHILE_IT_GOES)
