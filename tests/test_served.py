@@ -181,6 +181,17 @@ def test_an_adapter_that_one_server_does_not_take_is_left_on_none(tmp_path):
         assert good.adapters.keys() == full.adapters.keys() and len(set(good.loaded)) == 2
 
 
+def test_an_adapter_whose_folder_a_server_sees_late_is_loaded_then(tmp_path):
+    with served(tmp_path) as (learner, sampler, (fake,)):
+        fake.failures["/v1/load_lora_adapter"] = [error(404, "No adapter found")] * (TRIES - 1)
+        sampler.sample(learner, prompts(learner), settings(), seed=5)
+        tiny.fill(learner.weights, "learner", seed=2, size=0.1)
+        fake.failures["/v1/load_lora_adapter"] = [error(404, "No adapter found")] * TRIES
+        with pytest.raises(BadInput, match="did not load the adapter") as failure:
+            sampler.sample(learner, prompts(learner), settings(), seed=5)
+    in_one_line(failure)
+
+
 def test_a_server_that_was_started_anew_is_given_its_adapters_again(tmp_path):
     with served(tmp_path) as (learner, sampler, (fake,)):
         before = sampler.sample(learner, prompts(learner), settings(), seed=5)
@@ -469,6 +480,10 @@ def test_policies_that_are_not_on_the_served_base_are_refused(tmp_path):
         ("vllm", [""], "expected an address"),
         ("vllm", ["http://a:99999"], "expected an address"),
         ("vllm", ["http://a:1/v1"], "expected an address"),
+        ("vllm", ["http://a b:1"], "expected an address"),
+        ("vllm", ["http://a..b:1"], "expected an address"),
+        ("vllm", ["http://a:0"], "expected an address"),
+        ("vllm", ["http://\u0661:1"], "expected an address"),
         ("vllm", ["ftp://a:1"], "expected an address"),
         ("vllm", ["http://a:1", "http://a:1/"], "each address once"),
     ],
@@ -477,5 +492,5 @@ def test_a_choice_of_servers_that_makes_no_sense_is_refused(sampler, servers, to
     with pytest.raises(BadInput) as failure:
         check_servers(sampler, servers)
     assert told in in_one_line(failure)
-    check_servers("vllm", ["http://a:1", "https://b.example:8000/"])
+    check_servers("vllm", ["http://a:1", "https://b.example:8000/", "http://127.0.0.1", "http://[::1]:8000"])
     check_servers("local", [])

@@ -74,7 +74,7 @@ class Adapters:
         return Published(name, folder, sha256, version)
 
     def load_everywhere(self, new: Published) -> None:
-        failures = self.on_all(lambda server: load(server, new.name, str(new.folder)))
+        failures = self.on_all(lambda server: load_when_seen(server, new))
         if not failures:
             return
         self.withdraw(new)
@@ -101,7 +101,7 @@ class Adapters:
             if adapter.name in served_models(server)[1]:
                 return  # another thread was faster
             try:
-                load(server, adapter.name, str(adapter.folder))
+                load_when_seen(server, adapter)
             except Refused as error:
                 raise BadInput(
                     f"servers: {server.url} forgot the adapter {adapter.name} and does not load it again "
@@ -120,6 +120,18 @@ class Adapters:
         self.published.clear()
         with contextlib.suppress(OSError):  # not empty: another process's, or of a server that did not answer
             self.folder.rmdir()
+
+
+def load_when_seen(server: Server, adapter: Published) -> None:
+    """A folder on a file system that is shared may appear there later than here. Raises Refused and BadInput."""
+    for wait_s in server.patience.waits_s:
+        try:
+            return load(server, adapter.name, str(adapter.folder))
+        except Refused as error:
+            if error.status != 404:
+                raise
+            server.wait(wait_s)
+    return load(server, adapter.name, str(adapter.folder))
 
 
 def forget(server: Server, name: str) -> None:

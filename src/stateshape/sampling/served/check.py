@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
-from urllib.parse import urlsplit
 
 from stateshape.core.files import BadInput
 from stateshape.core.wording import MAX_PATH, shown
@@ -29,6 +28,7 @@ T = TypeVar("T")
 SamplerName = Literal["local", "vllm"]
 OLDEST = (0, 10, 2)  # the first version whose completions can hold token ids
 MOST_SERVERS = 1024
+ADDRESS = re.compile(r"https?://(([A-Za-z0-9_-]+\.)*[A-Za-z0-9_-]+|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?/?")
 PROBE = "Q: 12 + 7 = ?\n\nA: She said, “naïve café”; 東京 → x_i² {}\t0.5"  # cut differently by most vocabularies
 
 
@@ -49,12 +49,8 @@ def check_servers(sampler: str, servers: Sequence[str]) -> None:
     if len(servers) > MOST_SERVERS:
         raise BadInput(f"servers: got {len(servers)}; expected at most {MOST_SERVERS}")
     for url in servers:
-        try:
-            parts = urlsplit(url)
-            is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            is_address = False
-        if not is_address or parts.query or parts.fragment or parts.path.rstrip("/"):
+        found = ADDRESS.fullmatch(url)
+        if found is None or not 0 < int(found["port"] or 80) < 2**16:
             raise BadInput(
                 f"servers: got {shown(url, limit=MAX_PATH)}; expected an address such as http://localhost:8000"
             )

@@ -43,7 +43,9 @@ class Server:
         self._client = httpx.Client(
             base_url=url,
             timeout=httpx.Timeout(patience.answer_s, connect=patience.connect_s, pool=None),
-            limits=httpx.Limits(max_connections=None),  # how many questions are open is the sampler's to say
+            limits=httpx.Limits(
+                max_connections=None, max_keepalive_connections=None
+            ),  # how many questions are open is the sampler's to say
             trust_env=False,  # a proxy of the environment is for the world outside
         )
 
@@ -58,6 +60,10 @@ class Server:
     def tell(self, path: str, body: dict[str, Any]) -> None:
         """As `post`, where the answer says no more than that it is done."""
         self._asked("POST", path, body)
+
+    def wait(self, seconds: float) -> None:
+        """Or until the server is closed."""
+        self._is_closed.wait(seconds)
 
     def close(self) -> None:
         """Ends waiting tries, and open questions with an error."""
@@ -95,7 +101,7 @@ class Server:
                     f"servers: {self.url}{path}: {why}, {tries} {'try' if tries == 1 else 'tries'}; expected a running vLLM "
                     "server (stateshape serve MODEL prints its command); once it runs, the same command resumes"
                 ) from None
-            self._is_closed.wait(waits.pop(0))
+            self.wait(waits.pop(0))
 
 
 def words_of(answer: httpx.Response) -> str:
