@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import socket
 import statistics
 import subprocess
@@ -104,7 +105,9 @@ def main() -> None:
         command = server_command(
             chosen.model, python=chosen.vllm, port=port, rank=32, adapters=4, dtype=dtype, max_model_len=ROWS
         )
-        server = subprocess.Popen(command.words, env=os.environ | command.environment, stdout=subprocess.DEVNULL)
+        server = subprocess.Popen(
+            command.words, env=os.environ | command.environment, stdout=subprocess.DEVNULL, start_new_session=True
+        )
         words = [
             chosen.vllm,
             str(Path(__file__).with_name("vllm_peer.py")),
@@ -113,7 +116,7 @@ def main() -> None:
             dtype,
             str(ROWS),
         ]
-        peer = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        peer = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
         try:
             ask(peer)
             reached = reach([f"http://127.0.0.1:{port}"], chosen.model, weights.tokenizer, Patience())
@@ -130,9 +133,9 @@ def main() -> None:
                         found[kind].append(one)
             sampler.close()
         finally:
-            peer.kill()
-            server.terminate()
-            server.wait()
+            for process in (peer, server):  # each has processes of its own
+                os.killpg(process.pid, signal.SIGTERM)
+                process.wait()
     rates = {kind: statistics.median(one.rate for one in each) for kind, each in found.items()}
     ratios = {
         kind: statistics.median(one.rate / other.rate for one, other in zip(found[kind], found["direct"], strict=True))

@@ -151,7 +151,7 @@ def study_file(folder: Path, *fields: str) -> Path:
         "tutor: {recipe: sft}", "student: {recipe: opd_continuation, teacher: tutor, with: {max_new_tokens: 4}}"
     )
     path = folder / f"study{len(fields)}.yaml"
-    path.write_text("".join(f"{line}\n" for line in fields) + runs, encoding="utf-8")
+    path.write_text("".join(f"{line}\n" for line in ("locality: null", *fields)) + runs, encoding="utf-8")
     return path
 
 
