@@ -20,6 +20,7 @@ from stateshape.evals import multiple_choice
 from stateshape.evals.evaluate import evaluate, read_summaries, summarise, write_evaluation
 from stateshape.evals.generation import generate_and_grade
 from stateshape.evals.multiple_choice import score_choices, split_tokens, true_mass
+from stateshape.evals.scoring import Likelihood
 from stateshape.policy.policy import Policy
 from stateshape.policy.weights import SharedWeights
 from stateshape.sampling.settings import Completion, Finish
@@ -257,7 +258,8 @@ def row_of(
     monkeypatch: pytest.MonkeyPatch, policy: Policy, item: ChoiceItem, metric: str, logps: list[float]
 ) -> EvalRow:
     """The row that these log-probs give; each option is one token."""
-    monkeypatch.setattr(multiple_choice, "_logps", lambda policy, batch: torch.tensor(logps))
+    found = [Likelihood(logp, False) for logp in logps]
+    monkeypatch.setattr(multiple_choice, "score_rows", lambda *_, **__: found)
     return score_choices(policy, choice_task([item], metric))[0]
 
 

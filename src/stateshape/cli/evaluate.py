@@ -49,7 +49,8 @@ def evaluate(
 
     Args:
         source: 'embedded', a model folder, a hub id, a run folder or an adapter folder.
-        task: gsm8k, truthfulqa, mmlu, arithmetic, facts, exam, or rows of your own (docs/guides/your-data.md).
+        task: gsm8k, truthfulqa, mmlu, mmlu_cloze, arithmetic, facts, exam, rows of your own (docs/guides/your-data.md), or
+            lm_eval:NAME (docs/guides/lm-eval.md).
         out: Output folder; evals/<task>.jsonl and evals/summary.json are written there.
         data: Folder with the official data files; default: $STATESHAPE_DATA, else the hub.
         rows: How rows of your own are read.
@@ -156,11 +157,11 @@ def evaluate_into(
 def sampling_of(samples: int | None, temperature: float, task: Task) -> SampleChoice | None:
     """The flags as a study file has them. Raises BadInput for a task that is not answered in free text."""
     from stateshape.study.plan import SampleChoice
-    from stateshape.tasks.task import GenerationTask
+    from stateshape.tasks.harness import is_answered_in_text
 
     if samples is None:
         return None
-    if not isinstance(task, GenerationTask):
+    if not is_answered_in_text(task):
         raise BadInput(
             f"samples: got {samples} for {task.name}, which is multiple choice; expected none, since its options are scored "
             "and nothing is sampled; leave --samples out"

@@ -24,6 +24,7 @@ from stateshape.study.context import data_of
 from stateshape.study.plan import Plan, RunSpec
 from stateshape.study.protection import check_names
 from stateshape.study.starts import check_start
+from stateshape.tasks.harness import HarnessTask
 from stateshape.tasks.items import GenerationItem
 from stateshape.tasks.task import GenerationTask
 
@@ -35,6 +36,11 @@ LACKS: dict[Need, tuple[str, str]] = {
 
 def check_training(spec: RunSpec, target: GenerationTask) -> None:
     """Whether the task has what the run trains on. Raises BadInput."""
+    if not target.train and isinstance(target, HarnessTask):
+        raise BadInput(
+            f"{target.name}: got a task of lm-evaluation-harness without training documents; expected some; train on another "
+            "task, with this one for retention"
+        )
     if not target.train:
         raise BadInput(f'{target.name}: got no training rows; expected some; add rows with "split": "train"')
     items = target.train[: spec.train.num_items(len(target.train))]
