@@ -71,6 +71,7 @@ def evaluate(
     from stateshape.cli.terminal import reporter_for
     from stateshape.policy.open import resolve
     from stateshape.study.evaluation import claim_evaluation, planned_evaluation, sampled_evaluation
+    from stateshape.study.preflight import check_templates
     from stateshape.tasks.load import check_evaluable, load_task
 
     folder = out_folder(out)
@@ -86,6 +87,7 @@ def evaluate(
     check_evaluable(chosen)
     several = sampling_of(samples, temperature, chosen)
     settings = model_settings_from(device, dtype, chat_template)
+    check_templates([chosen], resolve(source).model, settings)
     reporter = reporter_for(quiet=quiet, json_events=json_events)
     with hold(folder):
         about = planned_evaluation(resolve(source), chosen, named=task, limit=limit, shots=shots)

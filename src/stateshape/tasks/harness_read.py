@@ -50,6 +50,7 @@ CHOSEN_TOKENS = 32  # of an answer where options are scored, should it be writte
 BEGINNING = 200  # characters of a whole text that stand for a prompt
 LOGP = "logp_nats"  # of what is scored behind a prompt, in place of a perplexity
 BYTE_METRICS = ("byte_perplexity", "bits_per_byte")  # theirs, of which an item is (log-prob, bytes)
+PLACES = ("dataset_path", "dataset_name", "dataset_kwargs")  # of a definition: the documents themselves are compared
 NO_FILTER = "none"
 LOUD = ("lm_eval", "datasets", "huggingface_hub")
 
@@ -118,8 +119,9 @@ def told(task: str) -> Iterator[None]:
 
 
 @cache
-def _manager(folder: str | None, *, has_theirs: bool) -> TaskManager:
-    return TaskManager(include_path=folder, include_defaults=has_theirs)
+def _manager() -> TaskManager:
+    """Of the harness's own tasks; reading their definitions takes seconds."""
+    return TaskManager()
 
 
 def _load(name: str) -> tuple[str, dict[str, Any]]:
@@ -133,11 +135,13 @@ def _load(name: str) -> tuple[str, dict[str, Any]]:
             raise BadInput(
                 f"task: got {shown(name, limit=MAX_PATH)}, which is not a file; expected a YAML file of a task"
             )
-        is_group = re.search(r"^group\s*:", Path(name).read_text(encoding="utf-8"), re.MULTILINE) is not None
-        folder = str(Path(name).resolve().parent) if is_group else None
-        loaded = _manager(folder, has_theirs=is_group).load([name])
+        group = re.search(r"^group\s*:\s*[\"']?([\w.:-]+)", Path(name).read_text(encoding="utf-8"), re.MULTILINE)
+        if group:
+            loaded = _beside(Path(name).resolve().parent, group[1]).load([group[1]])
+        else:
+            loaded = TaskManager(include_defaults=False).load([name])
     else:
-        manager = _manager(None, has_theirs=True)
+        manager = _manager()
         if name not in manager.task_index:
             near = difflib.get_close_matches(name.lower(), manager.all_tasks, n=3)
             hint = f"; did you mean {', '.join(near)}?" if near else ""
@@ -149,6 +153,14 @@ def _load(name: str) -> tuple[str, dict[str, Any]]:
     objects = dict(loaded["tasks"])
     title = next(iter(objects)) if len(objects) == 1 else next(iter(loaded.get("groups") or ()), Path(name).stem)
     return title, objects
+
+
+def _beside(folder: Path, group: str) -> TaskManager:
+    """Of the definitions in a folder, with the harness's own where a group there names others."""
+    near = TaskManager(include_path=folder, include_defaults=False)
+    members = (near.task_index[group].cfg or {}).get("task") or []
+    names = [one if isinstance(one, str) else one.get("task", one.get("group")) for one in members]
+    return near if set(names) <= near.task_index.keys() else TaskManager(include_path=folder)
 
 
 def _check(task: Any, title: str) -> None:
@@ -483,7 +495,8 @@ def _digest(found: Sequence[Found], options: HarnessOptions) -> str:
     """Of the definitions, of all documents that are evaluated, shown or trained on, and of how prompts are written."""
     parts: list[Any] = [dataclasses.asdict(dataclasses.replace(options, metric=None))]
     for one in found:
-        config = {**vars(one.task.config), "metadata": {"version": str(one.task.VERSION)}}
+        config = {key: value for key, value in vars(one.task.config).items() if key not in PLACES}
+        config["metadata"] = {"version": str(one.task.VERSION)}
         splits = {"test": one.documents}
         if one.task.has_training_docs():
             splits["training"] = one.task.training_docs()
