@@ -1,6 +1,6 @@
 """Tasks of lm-evaluation-harness: answered as its own Hugging Face model answers them, on record as any task here.
 
-Without lm_eval everything here is skipped, with a word. No network: YAML files over local JSON.
+Without lm_eval everything here is skipped, with a word: `make test-lm-eval` installs it. No network: YAML over local JSON.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import pytest
 from stateshape.cli import main
 from stateshape.core.files import BadInput
 from stateshape.study.plan import make_plan, read_study_file
-from stateshape.tasks.harness import HarnessOptions, named, parse_harness_name
+from stateshape.tasks.harness import HarnessOptions, named, names_of, parse_harness_name
 from stateshape.tasks.load import load_task
 
 STUDY = """
@@ -57,6 +57,14 @@ def test_options_that_can_not_be_meant(text, message):
     with pytest.raises(BadInput, match=message) as caught:
         parse_harness_name(text)
     assert "\n" not in str(caught.value)
+
+
+def test_options_stay_with_their_task_in_a_list_of_names():
+    assert names_of("facts, lm_eval:a,num_fewshot=0,apply_chat_template=true,exam,") == [
+        "facts",
+        "lm_eval:a,num_fewshot=0,apply_chat_template=true",
+        "exam",
+    ]
 
 
 def test_a_study_file_names_a_task_in_the_harness_s_words(tmp_path):

@@ -52,7 +52,7 @@ def load_task(
     shots: int = 0,
     reading: Reading | None = None,
 ) -> Task:
-    """A task by name: arithmetic, facts, exam, gsm8k, truthfulqa, mmlu, or rows of your own.
+    """A task by name: arithmetic, facts, exam, gsm8k, truthfulqa, mmlu, mmlu_cloze, rows of your own, or lm_eval:NAME.
 
     Args:
         data_dir: Folder with the official files of gsm8k, truthfulqa and mmlu. Default: they are read from the hub.

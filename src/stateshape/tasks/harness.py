@@ -84,6 +84,11 @@ def parse_harness_name(name: str) -> tuple[str, HarnessOptions]:
     return task.strip(), parse(given, HarnessOptions, where=f"task: {shown(name)}")
 
 
+def names_of(text: str) -> list[str]:
+    """Tasks separated by commas; the options of one stay with its name."""
+    return [name.strip() for name in re.split(r",(?!\w+=)", text) if name.strip()]
+
+
 def named(entry: dict[str, Any]) -> dict[str, Any]:
     """A study file's `{lm_eval: arc_easy, limit: 500, num_fewshot: 0}` with a `task` as the command line has it."""
     if HARNESS not in entry:
