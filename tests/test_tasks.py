@@ -198,7 +198,7 @@ def test_every_worked_solution_is_graded_right_and_every_other_answer_wrong() ->
     ("name", "options", "message"),
     [
         ("gsm8kk", {}, r"task: got 'gsm8kk'; expected one of .*did you mean gsm8k\?"),
-        ("wikipedia", {}, r"a file of your own \(\.jsonl, .*\), or hub:owner/name$"),
+        ("wikipedia", {}, r"a file of your own \(\.jsonl, .*\), hub:owner/name, or lm_eval:NAME$"),
         ("facts", {"limit": 0}, "limit: got 0"),
         ("arithmetic", {"shots": -1}, "shots: got -1 for arithmetic; expected 0 or more"),
         ("facts", {"shots": 3}, "shots: got 3 for facts; expected 0 for this task"),

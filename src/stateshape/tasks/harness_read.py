@@ -23,7 +23,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+import datasets
 import lm_eval.api.task as harness_task
+from huggingface_hub import constants as hub
 from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import mean
 from lm_eval.tasks import TaskManager
@@ -127,8 +129,9 @@ def _manager() -> TaskManager:
 def _load(name: str) -> tuple[str, dict[str, Any]]:
     """The title, and the task objects by name."""
     stay_offline_without_network()
-    import datasets
-
+    datasets.config.HF_HUB_OFFLINE = (
+        datasets.config.HF_HUB_OFFLINE or hub.HF_HUB_OFFLINE
+    )  # it has a copy, made when imported
     datasets.disable_progress_bars()
     if name.endswith((".yaml", ".yml")):
         if not os.path.isfile(name):
@@ -146,8 +149,8 @@ def _load(name: str) -> tuple[str, dict[str, Any]]:
             near = difflib.get_close_matches(name.lower(), manager.all_tasks, n=3)
             hint = f"; did you mean {', '.join(near)}?" if near else ""
             raise BadInput(
-                f"task: got {shown(PREFIX + name)}; expected a task or group of lm-evaluation-harness "
-                f"({len(manager.all_tasks):,} are known; lm_eval ls tasks), or a YAML file{hint}"
+                f"task: got {shown(PREFIX + name)}; expected a task or group of lm-evaluation-harness, "
+                f"of which there are {len(manager.all_tasks):,} (lm_eval ls tasks), or a YAML file{hint}"
             )
         loaded = manager.load([name])
     objects = dict(loaded["tasks"])
