@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -205,10 +206,12 @@ def test_perplexities_become_log_probs_of_items(policy, tmp_path) -> None:
     task = load(text_task(tmp_path))
     rows = evaluate(policy, task)
     theirs = by_harness(their_model(policy), [tmp_path / "stories.yaml"])["samples"]["stories"]
-    assert task.metrics == ("logp_per_byte_nats",)
+    assert (task.metric, task.metrics) == ("byte_probability", ("byte_probability", "logp_per_byte_nats"))
     for row, sample in zip(rows, theirs, strict=True):
         num_bytes = len(sample["doc"]["text"].encode())
-        assert row.scores["logp_per_byte_nats"] == pytest.approx(sample["resps"][0][0] / num_bytes, rel=1e-4)
+        each = sample["resps"][0][0] / num_bytes
+        assert row.scores["logp_per_byte_nats"] == pytest.approx(each, rel=1e-4)
+        assert row.scores["byte_probability"] == pytest.approx(math.exp(each), rel=1e-3)
     words = load(last_word_task(tmp_path))
     assert (words.metric, words.metrics) == ("acc", ("acc", "logp_nats"))
 

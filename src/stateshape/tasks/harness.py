@@ -21,9 +21,11 @@ from stateshape.tasks.task import GenerationTask, Task
 HARNESS = "lm_eval"
 PREFIX = f"{HARNESS}:"
 FEWSHOT_SEED = 1234  # lm-evaluation-harness's own default, so that its examples are drawn here too
-LOGP_PER_BYTE = (
-    "logp_per_byte_nats"  # of a whole text, in place of the harness's perplexities, which are of all texts together
-)
+# In place of the harness's perplexities, which are of all texts together. The first is one over a text's own byte perplexity:
+# as a share between 0 and 1 it can stand beside other tasks' scores, which a log-prob can't.
+BYTE_PROBABILITY = "byte_probability"
+LOGP_PER_BYTE = "logp_per_byte_nats"
+LOGP = "logp_nats"  # of what is scored behind a prompt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -35,7 +35,9 @@ from stateshape.core.files import BadInput, sha256_text
 from stateshape.core.wording import MAX_PATH, one_line, shown
 from stateshape.policy.open import stay_offline_without_network
 from stateshape.tasks.harness import (
+    BYTE_PROBABILITY,
     FEWSHOT_SEED,
+    LOGP,
     LOGP_PER_BYTE,
     PREFIX,
     HarnessOptions,
@@ -50,7 +52,6 @@ from stateshape.tasks.task import Grades
 PAGE = "see docs/guides/lm-eval.md"
 CHOSEN_TOKENS = 32  # of an answer where options are scored, should it be written
 BEGINNING = 200  # characters of a whole text that stand for a prompt
-LOGP = "logp_nats"  # of what is scored behind a prompt, in place of a perplexity
 BYTE_METRICS = ("byte_perplexity", "bits_per_byte")  # theirs, of which an item is (log-prob, bytes)
 PLACES = ("dataset_path", "dataset_name", "dataset_kwargs")  # of a definition: the documents themselves are compared
 NO_FILTER = "none"
@@ -58,12 +59,13 @@ LOUD = ("lm_eval", "datasets", "huggingface_hub")
 
 
 class Found(NamedTuple):
-    """One task object, and what is evaluated of it. prefix: of its items' ids."""
+    """One task object, its evaluated documents with those that are chosen, and those for training; prefix: of items' ids."""
 
     task: Any
     prefix: str
-    documents: Any  # a sequence
+    documents: Any  # a sequence, as is training
     chosen: list[int]
+    training: Any
 
 
 class Turns(str):
@@ -191,7 +193,7 @@ def _choose(title: str, objects: Mapping[str, Any], limit: int | None) -> list[F
         ((_, task),) = objects.items()
         documents = task.eval_docs
         number = len(documents) if limit is None else min(limit, len(documents))
-        return [Found(task, title, documents, list(range(number)))]
+        return [Found(task, title, documents, list(range(number)), _training(task))]
     sizes = {name: task.eval_docs for name, task in objects.items()}
     places = [(name, at) for name, documents in sizes.items() for at in range(len(documents))]
     kept = stratified_ids([(f"{title}/{name}/{at}", name) for name, at in places], limit)
@@ -201,10 +203,17 @@ def _choose(title: str, objects: Mapping[str, Any], limit: int | None) -> list[F
             f"{title}/{name}",
             sizes[name],
             [at for at in range(len(sizes[name])) if f"{title}/{name}/{at}" in kept],
+            _training(task),
         )
         for name, task in objects.items()
         if any(f"{title}/{name}/{at}" in kept for at in range(len(sizes[name])))
     ]
+
+
+def _training(task: Any) -> Any:
+    """Documents that may be trained on; none of whole texts, which have no prompt."""
+    is_usable = isinstance(task, harness_task.ConfigurableTask) and task.OUTPUT_TYPE != "loglikelihood_rolling"
+    return task.training_docs() if is_usable and task.has_training_docs() else ()
 
 
 # From task objects to items
@@ -334,19 +343,13 @@ def _golds(task: Any, document: Any) -> list[str]:
 
 
 def _training_items(one: Found, options: HarnessOptions) -> Sequence[GenerationItem]:
-    """A zero-shot prompt and the first right answer behind it, of each training document; none of whole texts."""
-    task = one.task
-    if not task.has_training_docs() or not isinstance(task, harness_task.ConfigurableTask):
-        return ()
-    if task.OUTPUT_TYPE == "loglikelihood_rolling":
-        return ()
-    documents = task.training_docs()
+    """A zero-shot prompt and the first right answer behind it, of each training document."""
 
     def make() -> tuple[GenerationItem, ...]:
         with quiet(), told(one.prefix):
-            return tuple(_training_item(one, at, document, options) for at, document in enumerate(documents))
+            return tuple(_training_item(one, at, document, options) for at, document in enumerate(one.training))
 
-    return MadeOnce(len(documents), make)
+    return MadeOnce(len(one.training), make)
 
 
 def _training_item(one: Found, at: int, document: Any, options: HarnessOptions) -> GenerationItem:
@@ -389,7 +392,8 @@ def scores_of(task: Any, by_filter: Mapping[str, Mapping[str, Any]]) -> dict[str
         ending = "" if filter_name == NO_FILTER else f",{filter_name}"
         for metric, value in metrics.items():
             if metric in BYTE_METRICS:
-                derived[LOGP_PER_BYTE] = float(value[0]) / max(1, value[1])
+                each = float(value[0]) / max(1, value[1])
+                derived |= {BYTE_PROBABILITY: math.exp(each), LOGP_PER_BYTE: each}
             elif metric == "perplexity":
                 derived[LOGP] = float(value)
             elif _is_number(value) and kinds.get(metric, mean) is mean:
@@ -417,13 +421,13 @@ def outcome(task: Any, document: Any, asked: Sequence[Any], responses: Sequence[
 
 
 def _metrics(one: Found, asked: Sequence[Any]) -> dict[str, bool]:
-    """Metrics with a value per item, in the task's order: is more of it better? Found by grading a made-up response."""
+    """Metrics with a value per item, in the task's order: can runs be compared by it? Found by grading a made-up response."""
     kind = asked[0].request_type
     made_up = {"loglikelihood": (-1.0, False), "loglikelihood_rolling": -1.0}.get(kind, "")
     document = one.documents[one.chosen[0]]
     scores = scores_of(one.task, outcome(one.task, document, asked, [made_up] * len(asked)))
     ups = one.task.higher_is_better()
-    return {name: bool(ups.get(name.partition(",")[0], True)) for name in scores}
+    return {name: bool(ups.get(name.partition(",")[0], True)) and name not in (LOGP, LOGP_PER_BYTE) for name in scores}
 
 
 def _headline(title: str, metrics: Sequence[dict[str, bool]], asked: str | None) -> tuple[str, list[str]]:
@@ -432,7 +436,7 @@ def _headline(title: str, metrics: Sequence[dict[str, bool]], asked: str | None)
     rising = [name for name in names if all(one[name] for one in metrics)]
     if asked is not None and asked not in rising:
         raise BadInput(
-            f"metric: got {shown(asked)} for {PREFIX}{title}; expected one that has a value per item, of which more is better: "
+            f"metric: got {shown(asked)} for {PREFIX}{title}; expected one with a value per item, of which more is better: "
             f"{', '.join(rising) or 'there is none'}"
         )
     if not rising:
@@ -459,8 +463,7 @@ def _grade(
         return Grades(strict=grade, flexible=grade, text=text)
     prefix, _, number = item.item_id.rpartition("/")
     one = found[prefix.removesuffix("/train")]
-    documents = one.task.training_docs() if prefix.endswith("/train") else one.documents
-    document = documents[int(number)]
+    document = (one.training if prefix.endswith("/train") else one.documents)[int(number)]
     said = cut(text, one.task)
     asked = Instance(
         "generate_until", document, (item.prompt, {}), 0, (one.task.config.task, 0, one.task.config.repeats)
@@ -500,9 +503,7 @@ def _digest(found: Sequence[Found], options: HarnessOptions) -> str:
     for one in found:
         config = {key: value for key, value in vars(one.task.config).items() if key not in PLACES}
         config["metadata"] = {"version": str(one.task.VERSION)}
-        splits = {"test": one.documents}
-        if one.task.has_training_docs():
-            splits["training"] = one.task.training_docs()
+        splits = {"test": one.documents, "training": one.training}
         splits["examples"] = getattr(getattr(one.task, "sampler", None), "df", None) or []
         digests = {split: sha256_text(json.dumps([plain(row) for row in rows])) for split, rows in splits.items()}
         parts.append([plain(config), digests])
