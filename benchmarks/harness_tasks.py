@@ -3,13 +3,15 @@
 Both sides get the same task objects from the same YAML files, over the official files as local JSON: TruthfulQA with its
 primer (MC2), and MMLU with five shots, by letter and cloze, of the first questions of each of 8 subjects. Timed: all of
 simple_evaluate, with the harness's own work on prompts and metrics, which both sides pay. Ours does not know the tasks: it sees
-requests. The peer's batch size: of a few, the fastest on a part of the task. One repeat, since the peer takes minutes.
+requests. The peer's batch size: of a few, the fastest on a part of the task. One repeat, since the peer takes
+minutes. Beside the seconds, those of the processor, which other work on the machine does not lengthen.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -99,8 +101,9 @@ class Side:
         self.found: dict[str, list[Any]] = {}
 
     def __call__(self, repeat: int) -> Measured:
+        began = time.process_time()
         seconds, self.found = timed(partial(evaluated, self.model, self.paths))
-        return Measured(seconds, len(logps(self.found)))
+        return Measured(seconds, len(logps(self.found)), {"cpu_seconds": time.process_time() - began})
 
 
 def run(model: str, options: Options = Options()) -> list[Row]:  # noqa: B008
