@@ -19,7 +19,8 @@ from stateshape.evals.multiple_choice import length_of
 from stateshape.policy.policy import Policy
 from stateshape.sampling.settings import Completion
 from stateshape.tasks.harness import FEWSHOT_SEED, HarnessTask
-from stateshape.tasks.harness_read import quiet, scores_of, told
+from stateshape.tasks.harness_items import quiet, told
+from stateshape.tasks.harness_scores import scores_of
 from stateshape.tasks.items import GenerationItem
 from stateshape.tasks.task import Progress
 
