@@ -53,6 +53,9 @@ BARS = {
     "sft": 1.3,
     "truthfulqa": 10.0,
     "mmlu": 3.0,
+    "lm_eval truthfulqa": 3.0,
+    "lm_eval mmlu": 3.0,
+    "lm_eval mmlu cloze": 3.0,
 }
 REAL_MODEL_BARS = {"grpo": 2.5, "sampling": 1.8}
 

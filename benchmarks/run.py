@@ -16,8 +16,12 @@ import torch
 
 from benchmarks.common import Options, Row, quiet_peers, show, write_result
 
-NAMES = ("grpo", "opd", "sampling", "sft", "truthfulqa", "mmlu", "drift")
-REAL_MODEL_ONLY = ("truthfulqa", "mmlu")  # long official prompts, which the embedded base was not made for
+NAMES = ("grpo", "opd", "sampling", "sft", "truthfulqa", "mmlu", "harness_tasks", "drift")
+REAL_MODEL_ONLY = (
+    "truthfulqa",
+    "mmlu",
+    "harness_tasks",
+)  # long official prompts, which the embedded base was not made for
 
 
 def run_one(name: str, model: str, options: Options) -> list[Row]:
@@ -32,7 +36,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; default: all")
     parser.add_argument("--model", default="embedded", help="embedded, or a folder")
     parser.add_argument("--repeats", type=int, help="timed repeats of each side; default: the benchmark's own")
-    parser.add_argument("--limit", type=int, help="items of truthfulqa, items a subject of mmlu")
+    parser.add_argument("--limit", type=int, help="items of truthfulqa, items a subject of mmlu, both of harness_tasks")
     parser.add_argument("--small", action="store_true", help="tiny sizes, to try the code")
     parser.add_argument("--threads", type=int, help="default: what torch takes by itself")
     chosen = parser.parse_args()

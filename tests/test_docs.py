@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -69,9 +71,7 @@ def test_blocks_of_a_page_run_from_top_to_bottom(name, tmp_path, monkeypatch, ca
     names: dict[str, object] = {"__name__": "page"}
     for block in blocks:
         if file := block.note("file"):
-            Path(file).write_text(
-                small_study(block) if file.endswith(".yaml") else block.executed_text, encoding="utf-8"
-            )
+            Path(file).write_text(small_study(block) if is_study(block) else block.executed_text, encoding="utf-8")
         elif block.language == "python":
             exec(compile(block.executed_text, block.where, "exec", dont_inherit=True), names)
         else:
@@ -86,7 +86,17 @@ def is_executed(block: Block) -> bool:
         and not block.note("parse:")
         and not block.note("skip:")
         and not block.note("same as")
+        and is_possible(block)
     )
+
+
+def is_possible(block: Block) -> bool:
+    """Whether the package that a block needs is installed."""
+    needed = block.note("needs")
+    if needed is None or importlib.util.find_spec(needed) is not None:
+        return True
+    warnings.warn(f"{block.where}: not executed, since {needed} is not installed", stacklevel=2)
+    return False
 
 
 def run_small(words: list[str], *, where: str) -> None:
@@ -102,6 +112,10 @@ def run_small(words: list[str], *, where: str) -> None:
         if not isinstance(error, SystemExit) or error.code:
             error.add_note(f"{where}: stateshape {' '.join([*words, *small])}")
             raise
+
+
+def is_study(block: Block) -> bool:
+    return (block.note("file") or "").endswith(".yaml") and "study" in yaml.safe_load(block.executed_text)
 
 
 def small_study(block: Block) -> str:

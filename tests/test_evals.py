@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from stateshape.evals import multiple_choice
 from stateshape.evals.evaluate import evaluate, read_summaries, summarise, write_evaluation
 from stateshape.evals.generation import generate_and_grade
 from stateshape.evals.multiple_choice import score_choices, split_tokens, true_mass
+from stateshape.evals.scoring import Likelihood
 from stateshape.policy.policy import Policy
 from stateshape.policy.weights import SharedWeights
 from stateshape.sampling.settings import Completion, Finish
@@ -257,8 +259,20 @@ def row_of(
     monkeypatch: pytest.MonkeyPatch, policy: Policy, item: ChoiceItem, metric: str, logps: list[float]
 ) -> EvalRow:
     """The row that these log-probs give; each option is one token."""
-    monkeypatch.setattr(multiple_choice, "_logps", lambda policy, batch: torch.tensor(logps))
+    found = [Likelihood(logp, False) for logp in logps]
+    monkeypatch.setattr(multiple_choice, "score_rows", lambda *_, **__: found)
     return score_choices(policy, choice_task([item], metric))[0]
+
+
+def test_acc_norm_by_hand(monkeypatch: pytest.MonkeyPatch, policy: Policy) -> None:
+    """-2 nats for two characters, -3 for six without the delimiter, -9 for three: -1, -0.5 and -3 each."""
+    item = ChoiceItem(item_id="x", prompt="Q:", options=(" ab", " abcdef", " abc"), is_true=(False, True, False))
+    found = [Likelihood(logp, False) for logp in (-2.0, -3.0, -9.0)]
+    monkeypatch.setattr(multiple_choice, "score_rows", lambda *_, **__: found)
+    task = replace(choice_task([item], "acc"), metric="acc_norm", metrics=("acc_norm", "acc"))
+    [row] = score_choices(policy, task)
+    assert (row.scores["acc"], row.scores["acc_norm"]) == (0.0, 1.0)
+    assert (row.prediction, row.is_correct) == ("abcdef", True)
 
 
 def test_mc1_mc2_by_hand(monkeypatch: pytest.MonkeyPatch, policy: Policy) -> None:

@@ -134,6 +134,26 @@ def exam_items(sizes: dict[str, int]) -> list[ChoiceItem]:
     return [mmlu.exam_item(raw, (), subject=s, item_id=f"mmlu/{s}/{i}") for s, n in sizes.items() for i in range(n)]
 
 
+def test_mmlu_cloze_asks_for_the_texts_which_it_does_not_show() -> None:
+    raw = mmlu.RawExam(" Two and two? ", ("3", "4", "5 ", "6"), 1)
+    item = mmlu.cloze_item(raw, (raw,), subject="small_sums", item_id="mmlu/small_sums/0")
+    assert item.prompt == (
+        "The following are questions (with answers) about small sums.\n\n"
+        "Question: Two and two?\nAnswer: 4\n\nQuestion: Two and two?\nAnswer:"
+    )
+    assert (item.options, item.is_true) == ((" 3", " 4", " 5 ", " 6"), (False, True, False, False))
+
+
+def test_mmlu_cloze_keeps_the_items_that_mmlu_keeps() -> None:
+    raws = {"sums": [mmlu.RawExam(f"{n}?", ("1", "2", "3", "4"), n % 4) for n in range(9)]}
+    tasks = [mmlu.mmlu_task(raws, {}, shots=0, limit=4, data_sha256="", is_cloze=form) for form in (False, True)]
+    assert [item.item_id for item in tasks[0].items] == [item.item_id for item in tasks[1].items]
+    assert [(task.name, task.metric, task.metrics) for task in tasks] == [
+        ("mmlu", "acc", ("acc",)),
+        ("mmlu_cloze", "acc_norm", ("acc_norm", "acc")),
+    ]
+
+
 def test_mmlu_prompt_strips_the_question_and_not_the_choices() -> None:
     item = exam_items({"high_school_maths": 1})[0]
     assert item.prompt == (
@@ -198,7 +218,7 @@ def test_every_worked_solution_is_graded_right_and_every_other_answer_wrong() ->
     ("name", "options", "message"),
     [
         ("gsm8kk", {}, r"task: got 'gsm8kk'; expected one of .*did you mean gsm8k\?"),
-        ("wikipedia", {}, r"a file of your own \(\.jsonl, .*\), or hub:owner/name$"),
+        ("wikipedia", {}, r"a file of your own \(\.jsonl, .*\), hub:owner/name, or lm_eval:NAME$"),
         ("facts", {"limit": 0}, "limit: got 0"),
         ("arithmetic", {"shots": -1}, "shots: got -1 for arithmetic; expected 0 or more"),
         ("facts", {"shots": 3}, "shots: got 3 for facts; expected 0 for this task"),

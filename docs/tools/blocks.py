@@ -7,6 +7,7 @@ compiled. An invisible comment above a block changes that:
     <!-- test: replace steps=50 -> steps=2 -->      execute it with this text in place of that
     <!-- test: same as examples/my_parts.py -->     the block has to equal this file
     <!-- test: parse: takes an hour -->             check commands and flags only; the reason is required
+    <!-- test: needs lm_eval -->                    execute it where this package is installed, else check commands and flags
     <!-- test: skip: installs packages -->          neither; only for blocks without stateshape commands
 
 Knows nothing of the command line's flags.
@@ -22,7 +23,7 @@ from pathlib import Path
 COMMENT = re.compile(r"\s*<!-- test: (.+?) -->\s*")
 FENCE = re.compile(r"\s*(`{3,}|~{3,})\s*(.*)")
 SHELLS = ("sh", "bash", "console")
-ACTIONS = ("file", "replace", "same as", "parse:", "skip:")
+ACTIONS = ("file", "replace", "same as", "needs", "parse:", "skip:")
 
 
 @dataclass

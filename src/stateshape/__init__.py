@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from stateshape.analysis.reading import load_scores as load_scores
     from stateshape.api import audit as audit
     from stateshape.api import evaluate as evaluate
+    from stateshape.api import lm_eval_model as lm_eval_model
     from stateshape.api import load_task as load_task
     from stateshape.api import measure_drift as measure_drift
     from stateshape.api import open_policy as open_policy
@@ -54,6 +55,7 @@ _HOME = {
     "audit": "api",
     "common_dose": "analysis.dose",
     "evaluate": "api",
+    "lm_eval_model": "api",
     "load_scores": "analysis.reading",
     "load_task": "api",
     "matched": "analysis.dose",

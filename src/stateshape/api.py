@@ -22,6 +22,7 @@ from stateshape.core.wording import shown
 if TYPE_CHECKING:
     from stateshape.core.records import DriftRecord, EvalRow, Operators, RunRecord
     from stateshape.core.study_records import Audit, Comparison
+    from stateshape.evals.harness_lm import PolicyLM
     from stateshape.locality.settings import LocalitySettings
     from stateshape.policy.policy import Policy
     from stateshape.policy.settings import ModelSettings
@@ -52,7 +53,7 @@ def load_task(
     shots: int = 0,
     reading: Reading | None = None,
 ) -> Task:
-    """A task by name: arithmetic, facts, exam, gsm8k, truthfulqa, mmlu, or rows of your own.
+    """A task by name: arithmetic, facts, exam, gsm8k, truthfulqa, mmlu, mmlu_cloze, rows of your own, or lm_eval:NAME.
 
     Args:
         data_dir: Folder with the official files of gsm8k, truthfulqa and mmlu. Default: they are read from the hub.
@@ -71,6 +72,19 @@ def evaluate(policy: Policy, task: Task) -> list[EvalRow]:
     from stateshape.evals.evaluate import evaluate as evaluate_policy
 
     return evaluate_policy(policy, task)
+
+
+def lm_eval_model(policy: Policy) -> PolicyLM:
+    """The policy as a model of lm-evaluation-harness: `lm_eval.simple_evaluate(model=lm_eval_model(policy), tasks=[...])`.
+
+    Needs stateshape[lm-eval].
+    """
+    from stateshape.tasks.harness import check_installed
+
+    check_installed()
+    from stateshape.evals.harness_lm import PolicyLM
+
+    return PolicyLM(policy)
 
 
 def train_run(

@@ -45,7 +45,8 @@ def audit(
         tuned: One or more models, adapters or runs: folders or hub ids.
         task: What they were tuned for: gsm8k, arithmetic, or a .jsonl file; answered in free text.
         out: The audit's folder; report.html is written there.
-        retention: Tasks that should not have suffered, separated by commas: facts, exam, truthfulqa, mmlu, or .jsonl files.
+        retention: Tasks that should not have suffered, separated by commas: facts, exam, truthfulqa, mmlu, .jsonl files,
+            or lm_eval:NAME.
         data: Folder with the official data files; default: $STATESHAPE_DATA, else the hub.
         limit: Evaluate N items of each task: the first N; for exams, N stratified by subject. Default: all.
         prompts: Prompts for drift, and at most as many of each task for the KL.
@@ -61,13 +62,14 @@ def audit(
     from stateshape.api import audit as run_audit
     from stateshape.cli.terminal import reporter_for
     from stateshape.study.plan import DriftChoice
+    from stateshape.tasks.harness import names_of
 
     folder = out_folder(out)
     reporter = reporter_for(quiet=quiet, json_events=json_events)
     try:
         audits = run_audit(
             base, tuned, task=task, out=folder, limit=limit, data_dir=data_folder(data),
-            retention=[name.strip() for name in retention.split(",") if name.strip()],
+            retention=names_of(retention),
             drift=DriftChoice(prompts=prompts, cuts=cuts, max_new_tokens=max_new_tokens, hidden=hidden),
             model_settings=model_settings_from(device, dtype), reporter=reporter, accept_changes=accept_changes,
         )  # fmt: skip

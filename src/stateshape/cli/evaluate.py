@@ -49,7 +49,8 @@ def evaluate(
 
     Args:
         source: 'embedded', a model folder, a hub id, a run folder or an adapter folder.
-        task: gsm8k, truthfulqa, mmlu, arithmetic, facts, exam, or rows of your own (docs/guides/your-data.md).
+        task: gsm8k, truthfulqa, mmlu, mmlu_cloze, arithmetic, facts, exam, rows of your own (docs/guides/your-data.md), or
+            lm_eval:NAME (docs/guides/lm-eval.md).
         out: Output folder; evals/<task>.jsonl and evals/summary.json are written there.
         data: Folder with the official data files; default: $STATESHAPE_DATA, else the hub.
         rows: How rows of your own are read.
@@ -70,6 +71,7 @@ def evaluate(
     from stateshape.cli.terminal import reporter_for
     from stateshape.policy.open import resolve
     from stateshape.study.evaluation import claim_evaluation, planned_evaluation, sampled_evaluation
+    from stateshape.study.preflight import check_templates
     from stateshape.tasks.load import check_evaluable, load_task
 
     folder = out_folder(out)
@@ -85,6 +87,7 @@ def evaluate(
     check_evaluable(chosen)
     several = sampling_of(samples, temperature, chosen)
     settings = model_settings_from(device, dtype, chat_template)
+    check_templates([chosen], resolve(source).model, settings)
     reporter = reporter_for(quiet=quiet, json_events=json_events)
     with hold(folder):
         about = planned_evaluation(resolve(source), chosen, named=task, limit=limit, shots=shots)
@@ -156,11 +159,11 @@ def evaluate_into(
 def sampling_of(samples: int | None, temperature: float, task: Task) -> SampleChoice | None:
     """The flags as a study file has them. Raises BadInput for a task that is not answered in free text."""
     from stateshape.study.plan import SampleChoice
-    from stateshape.tasks.task import GenerationTask
+    from stateshape.tasks.harness import is_answered_in_text
 
     if samples is None:
         return None
-    if not isinstance(task, GenerationTask):
+    if not is_answered_in_text(task):
         raise BadInput(
             f"samples: got {samples} for {task.name}, which is multiple choice; expected none, since its options are scored "
             "and nothing is sampled; leave --samples out"

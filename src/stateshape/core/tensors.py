@@ -185,6 +185,19 @@ def token_logp(
     return by_chunk(chunk, hidden_ND, head, targets_N)[0]
 
 
+def token_logp_and_lead(
+    hidden_ND: Float[Tensor, "N D"], head: Head, targets_N: Int[Tensor, " N"]
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
+    """token_logp, and the target's logit less the largest of all: 0 where the target is the likeliest token, else negative."""
+
+    def chunk(logits_nV: Tensor, targets_n: Tensor) -> Rows:
+        lead_n = logits_nV.gather(1, targets_n[:, None])[:, 0] - logits_nV.amax(-1)
+        return -F.cross_entropy(logits_nV, targets_n, reduction="none"), lead_n
+
+    logp_N, lead_N = by_chunk(chunk, hidden_ND, head, targets_N)
+    return logp_N, lead_N
+
+
 def mass_of(logp_N: Tensor, upstream_N: Tensor, temperature: float = 1.0) -> Tensor:
     """Half the L1 norm, at each position's logits z, of the gradient of a sum of token log-probs times `upstream_N`.
 

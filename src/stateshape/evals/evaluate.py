@@ -21,6 +21,7 @@ from stateshape.core.records import EvalRow, EvaluationRecord, Metric, SampledRo
 from stateshape.evals.generation import generate_and_grade
 from stateshape.evals.multiple_choice import score_choices
 from stateshape.policy.policy import Policy
+from stateshape.tasks.harness import HarnessTask
 from stateshape.tasks.task import GenerationTask, Progress, Task
 
 Summary = dict[str, Metric]
@@ -29,6 +30,10 @@ ABOUT = "evaluation"
 
 def evaluate(policy: Policy, task: Task, *, progress: Progress | None = None) -> list[EvalRow]:
     """One row per evaluated item, in the task's order."""
+    if isinstance(task, HarnessTask):
+        from stateshape.evals.harness import evaluate_harness  # lm_eval need not be installed
+
+        return evaluate_harness(policy, task, progress=progress)
     if isinstance(task, GenerationTask):
         return generate_and_grade(policy, task, progress=progress)
     return score_choices(policy, task, progress=progress)

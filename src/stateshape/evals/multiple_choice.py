@@ -5,14 +5,14 @@ encoded together, and the option's tokens are those after as many as the prompt 
 the prompt (a chat template's last token), where the harness scores it with every option. A sequence longer than the
 model's positions loses tokens on the left; the row's score "left_truncated" is then 1.
 
-An option is a row of its own; rows that begin alike share their beginning in one forward pass (core/prefix_tree.py): a
-primer or the shots of a subject are computed once a batch, a question once, and the letters of an exam come from the one
-position before them. Floor: 2 FLOPs a weight for each distinct token.
+An option is a row of its own (scoring.py): a primer or the shots of a subject are computed once a batch, a question once, and
+the letters of an exam come from the one position before them.
 
 Ties: in MC1 the true option must beat every false one strictly, because TruthfulQA always lists it first. In "acc" the
-first best option is chosen, as the harness does: positions there are balanced, and bf16 letters do tie.
+first best option is chosen, as the harness does: positions there are balanced, and bf16 letters do tie. "acc_norm" divides
+by the option's length in characters, as the harness does.
 
-Knows nothing of files or of how items were made. N: scored token.
+Knows nothing of files or of how items were made.
 """
 
 from __future__ import annotations
@@ -22,31 +22,24 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from stateshape.core.files import BadInput, sha256_text
-from stateshape.core.prefix_tree import common_length
 from stateshape.core.records import EvalRow
-from stateshape.core.tensors import token_logp
 from stateshape.evals.finite import check_finite
+from stateshape.evals.scoring import ScoredRow, score_rows, scored_row
 from stateshape.policy.policy import Policy
 from stateshape.tasks.items import ChoiceItem
 from stateshape.tasks.task import ChoiceTask, Progress
 
-BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}  # distinct tokens in one forward pass; only hidden states are held
 LOGGER = logging.getLogger(__name__)
 
 
 class _Scored(NamedTuple):
-    """A row and what is read from it: targets[j] is predicted behind its token start + j, and counts for (item, option)."""
+    """An option's row, and whose it is."""
 
     item: int
-    option: int
-    ids: list[int]  # without the last target, behind which nothing is read
-    start: int
-    targets: list[int]
+    row: ScoredRow
     is_truncated: bool
 
 
@@ -59,16 +52,10 @@ def score_choices(
     Raises: BadInput if an option has no tokens of its own, or more than the model has positions.
     """
     sequences = [sequence for i, item in enumerate(task.items) for sequence in _sequences(policy, item, index=i)]
-    logps = [[0.0] * len(item.options) for item in task.items]
-    num_done = 0
-    for batch in _batches(sequences, batch_tokens or BATCH_TOKENS.get(policy.device.type, 4096)):
-        values = iter(_logps(policy, batch).tolist())
-        for sequence in batch:
-            for _ in sequence.targets:
-                logps[sequence.item][sequence.option] += next(values)  # Python floats: the sum is in fp64
-        num_done += len(batch)
-        if progress:
-            progress(num_done, len(sequences))
+    found = score_rows(policy, [one.row for one in sequences], batch_tokens=batch_tokens, progress=progress)
+    logps: list[list[float]] = [[] for _ in task.items]
+    for sequence, likelihood in zip(sequences, found, strict=True):
+        logps[sequence.item].append(likelihood.logp)
     for item, scored in zip(task.items, logps):
         check_finite(policy, task.name, item.item_id, scored)
     truncated = {sequence.item for sequence in sequences if sequence.is_truncated}
@@ -89,7 +76,7 @@ def split_tokens(policy: Policy, prompt: str, option: str) -> tuple[list[int], l
 
 
 def _sequences(policy: Policy, item: ChoiceItem, *, index: int) -> Iterator[_Scored]:
-    for option, text in enumerate(item.options):
+    for text in item.options:
         context, targets = split_tokens(policy, item.prompt, text)
         if not context or not targets:
             raise BadInput(f"{item.item_id}: option {text!r} or its prompt has no tokens of its own; expected some")
@@ -98,33 +85,8 @@ def _sequences(policy: Policy, item: ChoiceItem, *, index: int) -> Iterator[_Sco
                 f"{item.item_id}: got an option of {len(targets)} tokens; expected at most the model's "
                 f"{policy.max_positions} positions; use a model with more"
             )
-        room = len(context) if policy.max_positions is None else policy.max_positions - len(targets) + 1
-        shortened = context[-room:]
-        yield _Scored(
-            index, option, [*shortened, *targets[:-1]], len(shortened) - 1, targets, len(shortened) < len(context)
-        )
-
-
-def _batches(sequences: Sequence[_Scored], batch_tokens: int) -> Iterator[list[_Scored]]:
-    """Rows in order, by the tokens each adds to the one before it: a row follows its question, a question its subject."""
-    batch: list[_Scored] = []
-    num_tokens = 0
-    for sequence in sequences:
-        num_new = len(sequence.ids) - (common_length(batch[-1].ids, sequence.ids) if batch else 0)
-        if batch and num_tokens + num_new > batch_tokens:
-            yield batch
-            batch, num_tokens, num_new = [], 0, len(sequence.ids)
-        batch.append(sequence)
-        num_tokens += num_new
-    yield batch
-
-
-def _logps(policy: Policy, batch: Sequence[_Scored]) -> Tensor:
-    """fp32 log-probs [N] of all targets, row by row. The head sees scored positions only."""
-    places = [np.arange(sequence.start, len(sequence.ids)) for sequence in batch]
-    hidden_ND = policy.hidden_at([sequence.ids for sequence in batch], places)
-    targets = [target for sequence in batch for target in sequence.targets]
-    return token_logp(hidden_ND, policy.head, torch.tensor(targets, dtype=torch.int64, device=policy.device))
+        row = scored_row(context, targets, max_positions=policy.max_positions)
+        yield _Scored(index, row, row.start + 1 < len(context))
 
 
 # Scores
@@ -134,6 +96,10 @@ def _row(task: ChoiceTask, item: ChoiceItem, logps: list[float], *, is_truncated
     best = logps.index(max(logps))
     if "acc" in task.metrics:
         scores = {"acc": float(item.is_true[best])}
+        if task.metric == "acc_norm":
+            shares = [logp / length_of(text) for logp, text in zip(logps, item.options)]
+            best = shares.index(max(shares))
+            scores["acc_norm"] = float(item.is_true[best])
     else:
         in_mc1 = item.in_mc1 or (True,) * len(item.options)
         chosen = [i for i, is_in in enumerate(in_mc1) if is_in]
@@ -156,6 +122,11 @@ def _true_options(item: ChoiceItem) -> list[str]:
     """What counts as right for the headline metric: the one true MC1 option, or every true one."""
     in_mc1 = item.in_mc1 or (True,) * len(item.options)
     return [text.strip() for text, is_true, is_in in zip(item.options, item.is_true, in_mc1) if is_true and is_in]
+
+
+def length_of(option: str) -> int:
+    """Characters without the delimiter before them; an empty option counts as one character, since it can't be divided by."""
+    return max(1, len(option.removeprefix(" ")))
 
 
 def true_mass(logps: Sequence[float], is_true: Sequence[bool]) -> float:

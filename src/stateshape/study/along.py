@@ -22,7 +22,8 @@ from stateshape.policy.policy import Policy
 from stateshape.study.context import StudyContext
 from stateshape.study.measuring import MeasurementStep
 from stateshape.study.plan import AlongChoice
-from stateshape.tasks.mmlu import stratified
+from stateshape.tasks.harness import HarnessTask
+from stateshape.tasks.mmlu import stratified, stratified_ids
 from stateshape.tasks.task import GenerationTask, Task
 from stateshape.train.kept_adapters import kept_steps
 
@@ -46,6 +47,9 @@ def along_run(
 
 def some_items(task: Task, choice: AlongChoice) -> Task:
     """The task with fewer items, those that a limit of its own would give: the first, of an exam some of each subject."""
+    if isinstance(task, HarnessTask) and len(task.tasks) > 1:
+        kept = stratified_ids([(item.item_id, item.tag or "") for item in task.test], choice.limit)
+        return replace(task, test=tuple(item for item in task.test if item.item_id in kept))
     if isinstance(task, GenerationTask):
         return replace(task, test=task.test[: choice.limit])
     return replace(task, items=stratified(task.items, choice.limit) if task.is_lettered else task.items[: choice.limit])

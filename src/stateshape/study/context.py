@@ -13,6 +13,7 @@ from stateshape.core.files import BadInput, read_jsonl
 from stateshape.core.progress import Reporter
 from stateshape.core.records import Operators
 from stateshape.core.study_records import BASE
+from stateshape.core.wording import shown
 from stateshape.drift.rulers import Encoder
 from stateshape.locality.compared import Compared
 from stateshape.locality.doses import DoseStates, dose_states
@@ -22,6 +23,8 @@ from stateshape.sampling.local import LocalSampler
 from stateshape.sampling.settings import Sampler
 from stateshape.study.drift_rollouts import TokensRecord, encoders_of
 from stateshape.study.plan import Plan, RunSpec, StudyFile, TaskChoice
+from stateshape.tasks.harness import is_answered_in_text
+from stateshape.tasks.items import ChoiceItem, GenerationItem
 from stateshape.tasks.load import check_evaluable, load_task
 from stateshape.tasks.reading import Reading
 from stateshape.tasks.task import GenerationTask, Task
@@ -70,9 +73,8 @@ class StudyContext:
         if settings is None:
             return None
         base = Policy(self.weights, None)
-        questions = [
-            item.prompt for task in self.retention if not isinstance(task, GenerationTask) for item in task.items
-        ]
+        scored = [task for task in self.retention if not is_answered_in_text(task)]
+        questions = [item.prompt for task in scored for item in evaluated_items(task)]
         return Compared(
             base=base,
             new_task=[
@@ -121,6 +123,10 @@ class StudyContext:
         return [self.plan.file.target, *self.plan.file.retention][self.tasks.index(task)]
 
 
+def evaluated_items(task: Task) -> Sequence[GenerationItem | ChoiceItem]:
+    return task.test if isinstance(task, GenerationTask) else task.items
+
+
 def spread_over(texts: list[str], num: int) -> list[str]:
     """`num` of them at even distances, so that all tasks and subjects are represented."""
     return texts[:: max(1, len(texts) // num)][:num]
@@ -139,7 +145,7 @@ def load_tasks(file: StudyFile, data_dir: Path | None) -> tuple[GenerationTask, 
             reading=choice.read,
         )
         check_evaluable(task)
-        if choice.samples is not None and not isinstance(task, GenerationTask):
+        if choice.samples is not None and not is_answered_in_text(task):
             raise BadInput(
                 f"samples: got some for {choice.task}, a multiple-choice task; expected none, since its options are "
                 "scored and "
@@ -152,7 +158,14 @@ def load_tasks(file: StudyFile, data_dir: Path | None) -> tuple[GenerationTask, 
         raise BadInput(
             f"target.task: got {file.target.task}, a multiple-choice task; expected one answered in free text"
         )
-    return target, [load(choice) for choice in file.retention]
+    tasks = [target, *(load(choice) for choice in file.retention)]
+    names = [task.name for task in tasks]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise BadInput(
+            f"retention: got two tasks named {shown(twice[0])}, which names their files; expected different names; leave one "
+            "out, or rename it"
+        )
+    return target, tasks[1:]
 
 
 def load_data(file: StudyFile, tasks: Sequence[Task], data_dir: Path | None) -> dict[str, GenerationTask]:

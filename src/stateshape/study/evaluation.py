@@ -21,7 +21,8 @@ from stateshape.evals.evaluate import read_about
 from stateshape.policy.fingerprint import weights_sha256
 from stateshape.policy.open import Resolved, is_same_model, resolve
 from stateshape.policy.weights import SharedWeights
-from stateshape.study.provenance import command, git_revision, now, versions
+from stateshape.study.provenance import command, git_revision, harness_versions, now, versions
+from stateshape.tasks.harness import is_answered_in_text
 from stateshape.tasks.task import GenerationTask, Task
 
 SETTINGS = ("data_sha256", "shots", "limit", "max_new_tokens", "stops", "dtype", "num_samples", "temperature")
@@ -33,6 +34,7 @@ def planned_evaluation(
     resolved: Resolved, task: Task, *, named: str, limit: int | None, shots: int
 ) -> EvaluationRecord:
     """The record as far as it is known before the model is loaded."""
+    text = task if isinstance(task, GenerationTask) and is_answered_in_text(task) else None
     return EvaluationRecord(
         model=resolved.model,
         weights_sha256=weights_sha256(resolved.model),
@@ -43,13 +45,13 @@ def planned_evaluation(
         shots=shots,
         limit=limit,
         num_items=len(task.test) if isinstance(task, GenerationTask) else len(task.items),
-        max_new_tokens=task.max_new_tokens if isinstance(task, GenerationTask) else None,
-        stops=list(task.stops) if isinstance(task, GenerationTask) else None,
+        max_new_tokens=None if text is None else text.max_new_tokens,
+        stops=None if text is None else list(text.stops),
         dtype=None,
         device=None,
         date=now(),
         command=command(),
-        packages=versions(),
+        packages={**versions(), **harness_versions([task])},
         git_revision=git_revision(),
     )
 

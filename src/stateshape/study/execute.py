@@ -51,7 +51,7 @@ from stateshape.study.measuring import evaluations, measure_drift, measure_drift
 from stateshape.study.opened import open_sampler, opened_sampler
 from stateshape.study.parallel import run_parallel
 from stateshape.study.plan import AnySpec, Plan
-from stateshape.study.preflight import check_chats, check_checkpoint, check_sources, check_training
+from stateshape.study.preflight import check_chats, check_checkpoint, check_sources, check_templates, check_training
 from stateshape.study.protection import load_protected
 from stateshape.study.run_queue import Queue, RunDied
 from stateshape.study.training import LEARNER, train_one
@@ -109,6 +109,7 @@ def prepared(
     protects = load_protected(plan, [target, *retention], data_dir)
     check_data(plan, folder, [target, *retention], {**protects, **data})
     resolve_base(plan.file.model)
+    check_templates([target, *retention], plan.file.model, plan.file.model_settings)
     for checkpoint in plan.checkpoints:
         check_checkpoint(plan, checkpoint)
     for spec in plan.trained:

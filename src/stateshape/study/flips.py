@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from stateshape.analysis.reading import GOLD_LOGP, secondary_scores
@@ -10,9 +10,8 @@ from stateshape.core import layout
 from stateshape.core.files import read_jsonl, write_jsonl
 from stateshape.core.records import EvalRow, FlippedItem
 from stateshape.core.study_records import BASE
-from stateshape.study.context import StudyContext
-from stateshape.tasks.items import ChoiceItem, GenerationItem
-from stateshape.tasks.task import GenerationTask, Task
+from stateshape.study.context import StudyContext, evaluated_items
+from stateshape.tasks.task import Task
 
 
 def write_flips(bench: StudyContext, folder: Path) -> None:
@@ -25,18 +24,13 @@ def write_flips(bench: StudyContext, folder: Path) -> None:
 
 
 def flips_of(task: Task, base: Path, folder: Path) -> list[FlippedItem]:
-    prompts = {item.item_id: item.prompt for item in items_of(task)}
+    prompts = {item.item_id: item.prompt for item in evaluated_items(task)}
     before, after = (rows_of(place, task) for place in (base, folder))
     return [
         flipped(task.name, prompts[item_id], before[item_id], row)
         for item_id, row in after.items()
         if before[item_id].is_correct != row.is_correct
     ]
-
-
-def items_of(task: Task) -> Sequence[GenerationItem | ChoiceItem]:
-    """The evaluated ones."""
-    return task.test if isinstance(task, GenerationTask) else task.items
 
 
 def rows_of(folder: Path, task: Task) -> Mapping[str, EvalRow]:

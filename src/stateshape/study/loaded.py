@@ -23,11 +23,12 @@ from stateshape.policy.policy import Policy
 from stateshape.sampling.local import LocalSampler
 from stateshape.sampling.settings import SamplingSettings
 from stateshape.study.checkpoints import CheckpointSpec
-from stateshape.study.context import StudyContext, spread_over
+from stateshape.study.context import StudyContext, evaluated_items, spread_over
 from stateshape.study.describe import checkpoint_record
-from stateshape.study.flips import items_of, write_flips
+from stateshape.study.flips import write_flips
 from stateshape.study.folders import check_same_run, claimed_run, close_run, complete_run
 from stateshape.study.measuring import evaluations, measure_drift, measured, roll
+from stateshape.tasks.harness import is_answered_in_text
 from stateshape.tasks.task import GenerationTask, Task
 
 ADAPTER_NAME = "checkpoint"
@@ -108,11 +109,11 @@ def measure_kl(bench: StudyContext, policy: Policy, folder: Path, difference: st
 def states_on(bench: StudyContext, policy: Policy, task: Task) -> OwnStates:
     """What a policy writes on some of a task's test prompts, at temperature 1."""
     drift = bench.plan.file.drift
-    if isinstance(task, GenerationTask):
+    if isinstance(task, GenerationTask) and is_answered_in_text(task):
         settings = SamplingSettings(max_new_tokens=drift.max_new_tokens, stops=task.stops)
     else:
         settings = SamplingSettings(max_new_tokens=KL_SHORT_TOKENS)
-    texts = spread_over([item.prompt for item in items_of(task)], drift.prompts)
+    texts = spread_over([item.prompt for item in evaluated_items(task)], drift.prompts)
     prompts = [policy.fitted(policy.encode_prompt(text), behind=settings.max_new_tokens) for text in texts]
     tick = bench.reporter.track(f"KL on {task.name}", "prompts", policy.weights.meter)
     states = own_states(policy, prompts, bench.sampler, settings, limit=KL_STATES, seed=0)

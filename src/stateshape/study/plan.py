@@ -40,6 +40,7 @@ from stateshape.study.checkpoints import CheckpointSpec, checkpoint_spec
 from stateshape.study.earlier import as_before
 from stateshape.study.plan_claims import check_claims
 from stateshape.study.yaml_file import read_yaml
+from stateshape.tasks.harness import named
 from stateshape.tasks.reading import Reading
 from stateshape.train.kept_adapters import Spacing
 from stateshape.train.settings import TrainSettings
@@ -267,6 +268,10 @@ def read_study_file(preset_or_file: str) -> StudyFile:
         raise BadInput(
             f"{preset_or_file}: got {type(value).__name__}; expected a mapping with study, model, target, runs"
         )
+    if isinstance(target := value.get("target"), dict):
+        value["target"] = named(target)
+    if isinstance(kept := value.get("retention"), list):
+        value["retention"] = [named(entry) if isinstance(entry, dict) else entry for entry in kept]
     runs = value.get("runs")
     for run in runs.values() if isinstance(runs, dict) else ():
         if isinstance(run, dict) and "with" in run:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from stateshape.core.files import BadInput
@@ -11,7 +11,7 @@ from stateshape.core.sealed import check_source
 from stateshape.core.study_records import BASE
 from stateshape.policy.open import check_teacher, check_tokenizer, open_reader, open_tokenizer, resolve, shares_base
 from stateshape.policy.policy import Policy
-from stateshape.policy.settings import check_quantize
+from stateshape.policy.settings import ModelSettings, check_quantize
 from stateshape.recipes.names import built_in_path
 from stateshape.recipes.recipe import Need, Parts, made_of_by, teachers_of
 from stateshape.recipes.replay import Replay
@@ -24,8 +24,9 @@ from stateshape.study.context import data_of
 from stateshape.study.plan import Plan, RunSpec
 from stateshape.study.protection import check_names
 from stateshape.study.starts import check_start
+from stateshape.tasks.harness import HarnessTask
 from stateshape.tasks.items import GenerationItem
-from stateshape.tasks.task import GenerationTask
+from stateshape.tasks.task import GenerationTask, Task
 
 LACKS: dict[Need, tuple[str, str]] = {
     "solutions": ("completion", "add 'solution' to them, or use a recipe that needs none"),
@@ -35,6 +36,11 @@ LACKS: dict[Need, tuple[str, str]] = {
 
 def check_training(spec: RunSpec, target: GenerationTask) -> None:
     """Whether the task has what the run trains on. Raises BadInput."""
+    if not target.train and isinstance(target, HarnessTask):
+        raise BadInput(
+            f"{target.name}: got a task of lm-evaluation-harness without training documents; expected some; train on another "
+            "task, with this one for retention"
+        )
     if not target.train:
         raise BadInput(f'{target.name}: got no training rows; expected some; add rows with "split": "train"')
     items = target.train[: spec.train.num_items(len(target.train))]
@@ -59,6 +65,17 @@ def check_chats(plan: Plan, spec: RunSpec, target: GenerationTask) -> None:
             check_texts(reader, chats)
         except BadInput as error:
             raise BadInput(f"{target.name}: {error}") from None
+
+
+def check_templates(tasks: Sequence[Task], model: str, settings: ModelSettings) -> None:
+    """Whether the model's chat template can render a chat of each task that evaluates some. Raises BadInput."""
+    tests = [task.test for task in tasks if isinstance(task, GenerationTask)]
+    chats = [chat for items in tests if (chat := next((item.chat for item in items if item.chat), None))]
+    if not chats or open_tokenizer(model, settings) is None:
+        return
+    reader = open_reader(model, settings)
+    for chat in chats:
+        reader.encode_prompt(chat)
 
 
 def check_build(spec: RunSpec, target: GenerationTask) -> None:

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from stateshape.core.meter import synchronise
 from stateshape.core.records import Json
 from stateshape.policy.weights import SharedWeights
 from stateshape.record.schema import vocabulary_sha256
+from stateshape.tasks.harness import HarnessTask
 from stateshape.tasks.task import Task
 
 PACKAGES = ("stateshape", "torch", "transformers", "peft", "tokenizers", "numpy", "scipy", "scikit-learn")
@@ -31,7 +33,7 @@ def provenance(weights: SharedWeights, tasks: list[Task]) -> dict[str, Json]:
         "command": command(),
         "git_revision": git_revision(),
         "python": platform.python_version(),
-        "packages": dict(versions()),
+        "packages": {**versions(), **harness_versions(tasks)},
         "device": str(device),
         "accelerator": accelerator,
         "dtype": str(weights.dtype).removeprefix("torch."),
@@ -53,6 +55,11 @@ def command() -> str:
 
 def versions() -> dict[str, str | None]:
     return {name: package_version(name) for name in PACKAGES}
+
+
+def harness_versions(tasks: Sequence[Task]) -> dict[str, str]:
+    """Of lm-evaluation-harness and its tasks; empty where there are none."""
+    return {name: text for task in tasks if isinstance(task, HarnessTask) for name, text in task.versions.items()}
 
 
 def package_version(name: str) -> str | None:

@@ -18,12 +18,18 @@ REPOSITORIES = {
     "gsm8k": ("openai/gsm8k", "main"),
     "truthfulqa": ("truthfulqa/truthful_qa", "multiple_choice"),
     "mmlu": ("cais/mmlu", "all"),
+    mmlu.CLOZE: ("cais/mmlu", "all"),
 }
 
 
 def hub_task(name: str, *, shots: int, limit: int | None) -> Task:
     """Fetches one of REPOSITORIES. Raises BadInput with the fix if `datasets` or the network is missing."""
-    splits = {"gsm8k": ("train", "test"), "truthfulqa": ("validation",), "mmlu": ("test", "dev")}[name]
+    splits = {
+        "gsm8k": ("train", "test"),
+        "truthfulqa": ("validation",),
+        "mmlu": ("test", "dev"),
+        mmlu.CLOZE: ("test", "dev"),
+    }[name]
     rows = {split: _rows(name, split) for split in splits}
     digest = sha256_text(json.dumps(rows, ensure_ascii=False, sort_keys=True))
     if name == "gsm8k":
@@ -35,7 +41,8 @@ def hub_task(name: str, *, shots: int, limit: int | None) -> Task:
         questions = [truthful_question(row) for row in rows["validation"]]
         return truthfulqa.truthfulqa_task(questions, limit=limit, data_sha256=digest)
     exams = [exams_by_subject(rows[split]) for split in splits]
-    return mmlu.mmlu_task(*exams, shots=shots, limit=limit, data_sha256=digest)
+    is_cloze = name == mmlu.CLOZE
+    return mmlu.mmlu_task(*exams, shots=shots, limit=limit, data_sha256=digest, is_cloze=is_cloze)
 
 
 def truthful_question(row: dict[str, Any]) -> truthfulqa.RawQuestion:

@@ -1,6 +1,6 @@
 """One name -> one task. The names: gsm8k, truthfulqa, mmlu (files or the hub), arithmetic, facts, exam (embedded; with
 _validation: other items; arithmetic_natural, arithmetic_planted: other solutions), or rows of your own: a .jsonl, .json, .csv,
-.tsv or .parquet file, or hub:owner/name[:config][:split].
+.tsv or .parquet file, or hub:owner/name[:config][:split]; or a task of lm-evaluation-harness (harness.py).
 
 Knows where tasks come from; knows nothing of models.
 """
@@ -19,8 +19,9 @@ from stateshape.core.wording import shown
 from stateshape.embedded.retold import TELLINGS
 from stateshape.tasks.embedded import arithmetic_task, exam_task, facts_task
 from stateshape.tasks.gsm8k import read_gsm8k
+from stateshape.tasks.harness import PREFIX, check_installed, is_answered_in_text, is_harness_task
 from stateshape.tasks.hub import hub_task
-from stateshape.tasks.mmlu import read_mmlu
+from stateshape.tasks.mmlu import CLOZE, read_mmlu
 from stateshape.tasks.own_data import read_own_task
 from stateshape.tasks.reading import Reading
 from stateshape.tasks.sources import HUB, is_source
@@ -28,7 +29,7 @@ from stateshape.tasks.task import GenerationTask, Task
 from stateshape.tasks.truthfulqa import read_truthfulqa
 
 LOGGER = logging.getLogger(__name__)
-OFFICIAL = ("gsm8k", "truthfulqa", "mmlu")
+OFFICIAL = ("gsm8k", "truthfulqa", "mmlu", CLOZE)
 RETOLD = {f"arithmetic_{told.name}": told for told in TELLINGS}
 VALIDATION = ("arithmetic_validation", "facts_validation", "exam_validation")
 EMBEDDED = ("arithmetic", "facts", "exam", *RETOLD, *VALIDATION)
@@ -54,8 +55,8 @@ def load_task(
     Warns about oddities in the data.
     Raises: BadInput for an unknown name, bad numbers, or data that is missing or malformed.
     """
-    is_own = is_source(name)
-    if not is_own and name not in OFFICIAL + EMBEDDED:
+    is_own, is_theirs = is_source(name), is_harness_task(name)
+    if not is_own and not is_theirs and name not in OFFICIAL + EMBEDDED:
         raise BadInput(_unknown(name))
     if limit is not None and limit < 1:
         raise BadInput(f"limit: got {limit}; expected at least 1, or none for all items")
@@ -69,16 +70,21 @@ def load_task(
         raise BadInput(
             f"task: got {name} with columns, a kind, a split or a grader; expected them for rows of your own; drop them"
         )
-    task = (
-        read_own_task(name, limit=limit, reading=reading)
-        if is_own
-        else _known(name, data_dir, shots=shots, limit=limit)
-    )
+    task: Task
+    if is_theirs:
+        check_installed()
+        from stateshape.tasks.harness_read import read_harness_task
+
+        task = read_harness_task(name, limit=limit, shots=shots)
+    elif is_own:
+        task = read_own_task(name, limit=limit, reading=reading)
+    else:
+        task = _known(name, data_dir, shots=shots, limit=limit)
     for note in task.notes:
         LOGGER.warning("%s: %s", name, note)
     if max_new_tokens is None:
         return task
-    if not isinstance(task, GenerationTask):
+    if not isinstance(task, GenerationTask) or not is_answered_in_text(task):
         raise BadInput(
             f"max_new_tokens: got {max_new_tokens} for {name}, which is multiple choice; expected none; drop it"
         )
@@ -112,7 +118,7 @@ def _unknown(name: str) -> str:
     return (
         f"task: got {shown(name)}; expected one of {', '.join(names)}, a file of your own (.jsonl, .json, .csv, .tsv, "
         ".parquet), "
-        f"or {HUB}owner/name{hint}"
+        f"{HUB}owner/name, or {PREFIX}NAME{hint}"
     )
 
 
@@ -135,6 +141,6 @@ def _files(name: str, data_dir: Path, shots: int, limit: int | None) -> Task:
         raise BadInput(f"data_dir: got {data_dir}, which is not a folder; expected one that holds {name}/")
     if name == "gsm8k":
         return read_gsm8k(data_dir, shots=shots, limit=limit)
-    if name == "mmlu":
-        return read_mmlu(data_dir, shots=shots, limit=limit)
+    if name in ("mmlu", CLOZE):
+        return read_mmlu(data_dir, shots=shots, limit=limit, is_cloze=name == CLOZE)
     return read_truthfulqa(data_dir, limit=limit)

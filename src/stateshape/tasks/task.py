@@ -5,7 +5,7 @@ Knows nothing of models. The grader of a generation task is a pure function of t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,13 +29,13 @@ class GenerationTask:
 
     name: str
     label: str
-    train: tuple[GenerationItem, ...]
+    train: Sequence[GenerationItem]
     test: tuple[GenerationItem, ...]
     grade: Callable[[str, GenerationItem], Grades]
     data_sha256: str
     stops: tuple[str, ...]
     max_new_tokens: int = 256
-    metric: Literal["strict", "flexible"] = "strict"
+    metric: str = "strict"  # strict or flexible; of lm-evaluation-harness's tasks (harness.py), one of theirs
     metrics: tuple[str, ...] = ("strict", "flexible", "truncated")
     chance: float = 0.0  # free text cannot be guessed blindly
     notes: tuple[str, ...] = ()  # oddities in the data, one sentence each
@@ -54,7 +54,7 @@ class ChoiceTask:
 
     name: str
     label: str
-    metric: Literal["mc1", "acc"]
+    metric: Literal["mc1", "acc", "acc_norm"]
     items: tuple[ChoiceItem, ...]
     metrics: tuple[str, ...]
     chance: float

@@ -1,0 +1,96 @@
+"""Log-probs of texts behind their contexts, as token ids: what multiple choice and lm-eval's requests both need.
+
+A text is a row of its own; rows that begin alike share their beginning in one forward pass (core/prefix_tree.py), so that rows
+in an order in which like ones are neighbours cost least. Floor: 2 FLOPs a weight for each distinct token.
+
+Knows no text, tokenizer or task. N: scored token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stateshape.core.prefix_tree import common_length
+from stateshape.core.tensors import token_logp_and_lead
+from stateshape.policy.policy import Policy
+from stateshape.tasks.task import Progress
+
+BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}  # distinct tokens in one forward pass; only hidden states are held
+
+
+class ScoredRow(NamedTuple):
+    """What is read from one row: targets[j] is predicted behind its token start + j."""
+
+    ids: list[int]  # without the last target, behind which nothing is read
+    start: int
+    targets: list[int]
+
+
+class Likelihood(NamedTuple):
+    """logp: of all targets together, in nats. is_greedy: each of them is the likeliest token of its place."""
+
+    logp: float
+    is_greedy: bool
+
+
+def scored_row(context: Sequence[int], targets: Sequence[int], *, max_positions: int | None) -> ScoredRow:
+    """The row of a context and what follows it; a context that is too long loses tokens on the left.
+
+    Needs a token in each, and no more targets than positions.
+    """
+    assert context and targets and (max_positions is None or len(targets) <= max_positions)
+    room = len(context) if max_positions is None else max_positions - len(targets) + 1
+    kept = list(context[-room:])
+    return ScoredRow([*kept, *targets[:-1]], len(kept) - 1, list(targets))
+
+
+@torch.no_grad()
+def score_rows(
+    policy: Policy, rows: Sequence[ScoredRow], *, batch_tokens: int | None = None, progress: Progress | None = None
+) -> list[Likelihood]:
+    """One per row, in order. progress counts rows."""
+    found: list[Likelihood] = []
+    for batch in batches(rows, batch_tokens or BATCH_TOKENS.get(policy.device.type, 4096)):
+        found += _likelihoods(policy, batch)
+        if progress:
+            progress(len(found), len(rows))
+    return found
+
+
+def batches(rows: Sequence[ScoredRow], batch_tokens: int) -> Iterator[list[ScoredRow]]:
+    """Rows in order, by the tokens each adds to the one before it: a row follows its question, a question its subject."""
+    batch: list[ScoredRow] = []
+    num_tokens = 0
+    for row in rows:
+        num_new = len(row.ids) - (common_length(batch[-1].ids, row.ids) if batch else 0)
+        if batch and num_tokens + num_new > batch_tokens:
+            yield batch
+            batch, num_tokens, num_new = [], 0, len(row.ids)
+        batch.append(row)
+        num_tokens += num_new
+    if batch:
+        yield batch
+
+
+def _likelihoods(policy: Policy, batch: Sequence[ScoredRow]) -> list[Likelihood]:
+    logp_N, lead_N = (values.tolist() for values in _of_targets(policy, batch))
+    found, done = [], 0
+    for row in batch:
+        piece = slice(done, done + len(row.targets))
+        # Python floats: the sum is in fp64
+        found.append(Likelihood(sum(logp_N[piece]), all(lead >= 0 for lead in lead_N[piece])))
+        done += len(row.targets)
+    return found
+
+
+def _of_targets(policy: Policy, batch: Sequence[ScoredRow]) -> tuple[Tensor, Tensor]:
+    """fp32 log-probs [N] of all targets, row by row, and their leads [N]. The head sees scored positions only."""
+    places = [np.arange(row.start, len(row.ids)) for row in batch]
+    hidden_ND = policy.hidden_at([row.ids for row in batch], places)
+    targets = [target for row in batch for target in row.targets]
+    return token_logp_and_lead(hidden_ND, policy.head, torch.tensor(targets, dtype=torch.int64, device=policy.device))
