@@ -28,6 +28,7 @@ from torch import Tensor
 
 from stateshape.core.files import BadInput, sha256_text
 from stateshape.core.prefix_tree import common_length
+from stateshape.core.ranks import current
 from stateshape.core.records import EvalRow
 from stateshape.core.tensors import token_logp
 from stateshape.evals.finite import check_finite
@@ -60,15 +61,22 @@ def score_choices(
     """
     sequences = [sequence for i, item in enumerate(task.items) for sequence in _sequences(policy, item, index=i)]
     logps = [[0.0] * len(item.options) for item in task.items]
-    num_done = 0
-    for batch in _batches(sequences, batch_tokens or BATCH_TOKENS.get(policy.device.type, 4096)):
-        values = iter(_logps(policy, batch).tolist())
+    batches = list(_batches(sequences, batch_tokens or BATCH_TOKENS.get(policy.device.type, 4096)))
+
+    def of_batches(mine: list[int]) -> Iterator[list[float]]:
+        num_done, total = 0, sum(len(batches[i]) for i in mine)
+        for i in mine:
+            yield _logps(policy, batches[i]).tolist()
+            num_done += len(batches[i])
+            if progress:
+                progress(num_done, total)
+
+    costs = [sum(len(sequence.ids) for sequence in batch) for batch in batches]
+    for batch, told in zip(batches, current().shared(costs, of_batches), strict=True):
+        values = iter(told)
         for sequence in batch:
             for _ in sequence.targets:
                 logps[sequence.item][sequence.option] += next(values)  # Python floats: the sum is in fp64
-        num_done += len(batch)
-        if progress:
-            progress(num_done, len(sequences))
     for item, scored in zip(task.items, logps):
         check_finite(policy, task.name, item.item_id, scored)
     truncated = {sequence.item for sequence in sequences if sequence.is_truncated}

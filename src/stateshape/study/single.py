@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from stateshape.core.limits import check_most
 from stateshape.core.locks import holds_files
 from stateshape.core.manifest import check_unchanged
 from stateshape.core.progress import Reporter
+from stateshape.core.ranks import current
 from stateshape.core.records import DriftRecord, Operators, RunRecord
 from stateshape.core.sealed import check_source
 from stateshape.core.seeds import seed_for
@@ -63,12 +65,9 @@ def train_single(
         locality: how closely it is watched; None: as by default.
     """
     check_most(seed=seed)
-    with claimed_run(folder):
-        if holds_files(folder) and not (folder / layout.RUN).exists():
-            raise BadInput(
-                f"out: {folder} is not empty and contains no run; expected a new or empty folder, or this run's"
-            )
-        check_unchanged([folder])
+    ranks = current()
+    with contextlib.ExitStack() as claims:
+        ranks.by_first(lambda: claim(folder, claims))
         task = generation_task(task_name, data_dir, reading=reading)
         plan = single_plan(name, recipe, model, task_name, settings, model_settings, along, start, locality)
         spec = plan.trained[0]
@@ -77,11 +76,10 @@ def train_single(
         check_training(spec, task)
         protects = load_protected(plan, [task], data_dir)
         check_chats(plan, spec, task)
-        begun = check_same_run(
-            folder, planned_record(plan, [task, *protects.values()], spec, seed, partial(stands_at, model))
-        )
+        planned = planned_record(plan, [task, *protects.values()], spec, seed, partial(stands_at, model))
+        begun = ranks.by_first(lambda: check_same_run(folder, planned))
         if begun is not None and begun.is_complete:
-            close_run(folder)
+            ranks.by_first(lambda: close_run(folder))
             return warned(begun, reporter)
         bench = StudyContext(
             plan=plan,
@@ -93,7 +91,16 @@ def train_single(
             reporter=reporter,
             operators=operators,
         )
-        return warned(complete_run(folder, train_one(bench, spec, seed, folder)), reporter)
+        trained = train_one(bench, spec, seed, folder)
+        return warned(ranks.by_first(lambda: complete_run(folder, trained)), reporter)
+
+
+def claim(folder: Path, claims: contextlib.ExitStack) -> None:
+    """The folder for this run alone, until `claims` is closed. Raises BadInput."""
+    claims.enter_context(claimed_run(folder))
+    if holds_files(folder) and not (folder / layout.RUN).exists():
+        raise BadInput(f"out: {folder} is not empty and contains no run; expected a new or empty folder, or this run's")
+    check_unchanged([folder])
 
 
 def warned(record: RunRecord, reporter: Reporter) -> RunRecord:
@@ -168,14 +175,16 @@ def drift_between(
         tick = reporter.track(f"sample {purpose}", "prompts", policy.weights.meter)
         rolled = sample_rollouts(policy, task, choice, LocalSampler(), seed=seed_for(seed, purpose), tick=tick)
         sides.append(as_rollouts(rolled.pieces))
-    return measure(
-        sides[0],
-        sides[1],
-        sides[2],
-        task=task.name,
-        seed=seed,
-        num_cuts=choice.cuts,
-        encoders=encoders_of(choice, Policy(weights, None)),
+    return current().by_first(
+        lambda: measure(
+            sides[0],
+            sides[1],
+            sides[2],
+            task=task.name,
+            seed=seed,
+            num_cuts=choice.cuts,
+            encoders=encoders_of(choice, Policy(weights, None)),
+        )
     )
 
 
