@@ -1,0 +1,105 @@
+"""`--processes N` from outside: what a user sees when the input is bad, when a rank dies, and when all goes well."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from stateshape.cli import main
+from stateshape.cli.processes import environment
+from stateshape.core.ranks import num_started
+from stateshape.core.wording import BadInput
+
+FLAGS = ["--model", "embedded", "--task", "arithmetic", "--train-items", "8", "--batch-prompts", "4", "--device", "cpu"]
+
+
+def command(*args):
+    return [sys.executable, "-m", "stateshape", *map(str, args)]
+
+
+def test_bad_input_is_one_line_and_code_2(tmp_path):
+    done = subprocess.run(
+        command("train", "sft", "--model", tmp_path / "none", *FLAGS[2:], "--out", tmp_path / "run", "--processes", 2),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("stateshape: model: got ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the ranks in /proc")
+def test_a_rank_that_dies_takes_the_run_down_and_the_same_command_resumes(tmp_path):
+    folder = tmp_path / "run"
+    args = ["train", "grpo", *FLAGS, "--out", folder, "--group", 4, "--rollout-tokens", 8, "--processes", 2, "--quiet"]
+    process = subprocess.Popen(command(*args, "--steps", 200), stderr=subprocess.PIPE, text=True)
+    while not (folder / "metrics.jsonl").exists():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[1]), signal.SIGKILL)
+    said = process.communicate()[1]
+    assert process.returncode == 1
+    assert said == (
+        f"stateshape: rank 1 of 2 (process {children[1]}) was ended by signal 9 (SIGKILL); out of memory?; the others were "
+        "stopped; run the same command again to resume\n"
+    )
+    assert not Path(f"/proc/{children[0]}/task").exists()
+    num_done = max(int(path.name[len("checkpoint-") : -3]) for path in folder.glob("checkpoint-*.pt"))
+    assert num_done < 200
+    args[args.index("--processes") + 1] = 1  # by another number of processes, too
+    resumed = ["--steps", "200"]
+    process = subprocess.Popen(command(*args, *resumed), stderr=subprocess.PIPE, text=True)
+    while count_steps(folder) <= num_done + 1:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    steps = [
+        json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines(True) if "\n" in line
+    ]
+    assert steps == list(range(len(steps)))
+
+
+def count_steps(folder):
+    return (folder / "metrics.jsonl").read_text().count("\n")
+
+
+def test_evaluation_is_the_same_in_two_processes(tmp_path):
+    flags = ["--task", "arithmetic", "--limit", "12", "--device", "cpu", "--quiet"]
+    assert main(["eval", "embedded", *flags, "--out", str(tmp_path / "one")]) == 0
+    subprocess.run(command("eval", "embedded", *flags, "--out", tmp_path / "two", "--processes", 2), check=True)
+    rows = [(tmp_path / name / "evals" / "arithmetic.jsonl").read_text() for name in ("one", "two")]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("processes", ["0", "2000"])
+def test_a_number_of_processes_that_makes_no_sense_is_refused(processes, tmp_path, capsys):
+    assert main(["train", "sft", *FLAGS, "--out", str(tmp_path / "run"), "--processes", processes]) == 2
+    assert capsys.readouterr().err.startswith(f"stateshape: processes: got {int(processes)}")
+
+
+def test_another_number_than_torchruns_is_refused(tmp_path, monkeypatch, capsys):
+    from stateshape.cli.processes import check_processes
+
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    check_processes(3)
+    with pytest.raises(BadInput, match="processes: got 2, but torchrun has started 3"):
+        check_processes(2)
+    with pytest.raises(BadInput, match="WORLD_SIZE: got 'many'"):
+        num_started({"WORLD_SIZE": "many"})
+
+
+def test_ranks_share_the_cores_unless_told_otherwise(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    made = environment(1, 10_000, 29500)
+    assert (made["RANK"], made["WORLD_SIZE"], made["OMP_NUM_THREADS"]) == ("1", "10000", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert environment(0, 2, 29500)["OMP_NUM_THREADS"] == "7"
