@@ -49,36 +49,40 @@ def do(job, folder, recorded, on_step=None):
     torch.save(tiny.snapshot(made.shared, "learner"), folder / f"learner{ranks.current().number}.pt")
 
 
-def start(work, count, *args):
-    """Starts `count` processes, of which each joins the others and calls a function of this module with the arguments."""
-    port = free_port()
-    code = f"import sys; sys.path.insert(0, {str(HERE)!r}); import ranks_work; ranks_work.joined({work!r}, sys.argv[1])"
-    given = pickle.dumps(args).hex()
+def start(work, counts, *args):
+    """Starts as many processes as the largest of `counts`, and has each group of the first so many do the work, one by one.
+
+    work: a function of this module; it gets the number of ranks, and the arguments.
+    """
+    code = f"import sys; sys.path.insert(0, {str(HERE)!r}); import ranks_work; ranks_work.joined(*sys.argv[1:])"
+    given = pickle.dumps([(count, free_port()) for count in counts]).hex(), pickle.dumps(args).hex()
     return [
         subprocess.Popen(
-            [sys.executable, "-c", code, given],
+            [sys.executable, "-c", code, work, *given],
             env=os.environ
-            | {"RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+            | {"RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(count)
+        for rank in range(max(counts))
     ]
 
 
-def joined(work, given):
+def joined(work, groups, given):
     torch.set_num_threads(1)
-    with ranks.joined():
-        globals()[work](*pickle.loads(bytes.fromhex(given)))
+    for count, port in pickle.loads(bytes.fromhex(groups)):
+        if int(os.environ["RANK"]) < count:
+            os.environ |= {"WORLD_SIZE": str(count), "MASTER_PORT": str(port)}
+            with ranks.joined():
+                globals()[work](count, *pickle.loads(bytes.fromhex(given)))
 
 
-def do_all(jobs, folder, recorded):
+def do_all(count, jobs, folder, recorded):
     for job in jobs:
-        do(job, folder / job.name, recorded)
+        do(job, folder / str(count) / job.name, recorded)
 
 
-def do_until_killed(job, folder, recorded):
+def do_until_killed(count, job, folder, recorded):
     """The first rank ends at once after two steps, as a kill would end it."""
 
     def end(done, total, record):

@@ -3,6 +3,7 @@
 In fp64, so that a difference is a mistake and not rounding. The ranks of one number do all recipes one after another.
 """
 
+import dataclasses
 import json
 
 import pytest
@@ -10,6 +11,9 @@ import torch
 
 import tiny
 from ranks_work import Job, do, do_all, start
+from stateshape.core import ranks
+from stateshape.core.dealt import DealtRows
+from stateshape.core.states import Origin, groups_of, pack
 from stateshape.recipes.names import BUILT_IN
 from stateshape.record.reading import Recording
 from stateshape.states.cuts import Cut
@@ -41,18 +45,31 @@ ALL_ROWS = [
 JOBS = [*(Job(name.rsplit(":")[-1], name) for name in [*BUILT_IN, EXAMPLE]), *ALL_ROWS]
 
 
+KILLED_ALONE = dataclasses.replace(next(job for job in JOBS if job.name == "aggregate"), name="killed alone")
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Folders by number of ranks, each with a folder for every job."""
+    """Folders by number of ranks, each with a folder for every job; of "killed alone" one process did the first steps."""
     folder = tmp_path_factory.mktemp("ranks")
     recorded = record(folder / "recorded", dtype=torch.float64)
     for count in (2, 3):
-        processes = start("do_all", count, JOBS, folder / str(count), recorded)
-        if count == 2:
-            do_all(JOBS, folder / "1", recorded)
-        said = [process.communicate()[1] for process in processes]
-        assert [process.returncode for process in processes] == [0] * count, said
+        with pytest.raises(Killed):
+            do(KILLED_ALONE, folder / str(count) / KILLED_ALONE.name, recorded, on_step=raise_killed)
+    processes = start("do_all", (2, 3), [*JOBS, KILLED_ALONE], folder, recorded)
+    do_all(1, JOBS, folder, recorded)
+    said = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], said
     return {count: folder / str(count) for count in (1, 2, 3)}
+
+
+class Killed(Exception):
+    pass
+
+
+def raise_killed(done, total, record):
+    if done == 2:
+        raise Killed
 
 
 def steps(folder):
@@ -99,31 +116,17 @@ def test_all_ranks_hold_the_same_bits(trained):
 
 
 def test_a_run_that_lost_a_rank_goes_on_with_another_number_of_ranks(trained, tmp_path):
-    """Killed in two processes and resumed in one, killed in one and resumed in two: as if nothing had happened."""
-    job = Job("aggregate", "dagger", {"aggregate": True, "schedule": Schedule(value=0.5)})
-    recorded = trained[1].parent / "recorded"
-    processes = start("do_until_killed", 2, job, tmp_path / "two first", recorded)
+    """Killed in two processes and resumed in one, killed in one and resumed in two or three: as if nothing had happened."""
+    job = next(job for job in JOBS if job.name == "aggregate")
+    processes = start("do_until_killed", [2], job, tmp_path / "run", trained[1].parent / "recorded")
     said = [process.communicate()[1] for process in processes]
     assert [process.returncode != 0 for process in processes] == [True, True]
     assert f"rank 0 (process {processes[0].pid} on " in said[1]
-    do(job, tmp_path / "two first", recorded)
-    with pytest.raises(Killed):
-        do(job, tmp_path / "one first", recorded, on_step=raise_killed)
-    processes = start("do", 2, job, tmp_path / "one first", recorded)
-    assert [(process.communicate()[1], process.returncode)[1] for process in processes] == [0, 0]
-    for folder in (tmp_path / "two first", tmp_path / "one first"):
-        whole = torch.load(trained[1] / job.name / "learner0.pt")
+    do(job, tmp_path / "run", trained[1].parent / "recorded")
+    whole = torch.load(trained[1] / job.name / "learner0.pt")
+    for folder in (tmp_path / "run", *(trained[count] / KILLED_ALONE.name for count in (2, 3))):
         for key, value in torch.load(folder / "learner0.pt").items():
             torch.testing.assert_close(value, whole[key], rtol=1e-7, atol=1e-9)
-
-
-class Killed(Exception):
-    pass
-
-
-def raise_killed(done, total, record):
-    if done == 2:
-        raise Killed
 
 
 # How work is dealt
@@ -156,7 +159,7 @@ def dealt(states, count, together=1):
 
 def test_whole_groups_are_dealt_longest_first():
     states = rows([9, 9], [1, 1], [3, 3], [4, 4])
-    assert dealt(states, 2) == [[0, 1], [2, 3, 4, 5, 6, 7]]
+    assert dealt(states, 2) == [[0, 1, 2, 3], [4, 5, 6, 7]]  # 22 and 6 tokens, 12 and 10
     assert dealt(states, 1) == [list(range(8))]
     assert dealt(rows([2, 2, 2]), 2) == [[0, 1, 2], []]
 

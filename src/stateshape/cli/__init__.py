@@ -48,13 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     try:
         check_arguments(args)
-        say_it_begins(args)
-        processes.ARGUMENTS[:] = args
         with sigterm_as_interrupt():
             if processes.is_rank():
                 from stateshape.cli.rank import run_as_rank
 
                 return run_as_rank(args, bad_input=EXIT_BAD_INPUT, interrupted=EXIT_INTERRUPTED)
+            say_it_begins(args)
+            if (num := processes.asked_for(args)) > 1:
+                return processes.Ranked(args, num).to_the_end()
             from stateshape.cli.parser import run
 
             run(args)

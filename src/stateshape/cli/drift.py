@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from stateshape.cli.arguments import RowFlags, data_folder, model_settings_from
-from stateshape.cli.processes import is_first, starts_ranks
+from stateshape.cli.processes import check_processes, is_first
 from stateshape.core.files import plain
 
 if TYPE_CHECKING:
@@ -62,8 +62,7 @@ def drift(
     from stateshape.study.plan import DriftChoice
     from stateshape.study.single import drift_between
 
-    if starts_ranks(processes):
-        return
+    check_processes(processes)
     choice = DriftChoice(
         prompts=prompts,
         cuts=cuts,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from stateshape.cli.arguments import RowFlags, data_folder, model_settings_from, out_folder
-from stateshape.cli.processes import starts_ranks
+from stateshape.cli.processes import check_processes
 from stateshape.core import layout
 from stateshape.core.files import BadInput, check_output
 from stateshape.core.locks import hold
@@ -78,8 +78,7 @@ def evaluate(
     from stateshape.study.evaluation import claim_evaluation, planned_evaluation, sampled_evaluation
     from stateshape.tasks.load import check_evaluable, load_task
 
-    if starts_ranks(processes):
-        return
+    check_processes(processes)
     ranks = current()
     if profile and ranks.count > 1:
         raise BadInput(f"profile: got --profile in {ranks.count} processes; expected one; leave one of the two out")

@@ -14,17 +14,18 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 
 from stateshape.core.files import BadInput
-from stateshape.core.limits import check_most
+from stateshape.core.limits import MOST, check_most
 from stateshape.core.locks import release_all
 
+COMMANDS = ("train", "eval", "drift")  # that are made for several ranks
 PARENT = (
     "STATESHAPE_PARENT"  # in a rank's environment: the process that has started it, and tells what became of the ranks
 )
 EXIT_LOST = 3  # of a rank that can't go on because another has ended
 LOOK_S = 0.05
-ARGUMENTS: list[str] = []  # of this command
 GRACE_S = 5.0  # for the others to end by themselves, then once more after they have been asked to
 
 
@@ -38,30 +39,28 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0" or not is_rank()
 
 
+def asked_for(args: Sequence[str]) -> int:
+    """The number behind --processes, read before the command is imported: this process needs no tensor library.
+
+    1 where there is none, or none that makes sense: the command itself will say so.
+    """
+    given = [one.partition("=")[2] for one in args if one.startswith("--processes=")]
+    given += [after for one, after in pairwise(args) if one == "--processes"]
+    is_number = len(given) == 1 and given[0].isdecimal() and len(given[0]) < 10
+    return int(given[0]) if is_number and args[0] in COMMANDS and 0 < int(given[0]) <= MOST["processes"] else 1
+
+
 def check_processes(processes: int) -> None:
-    """Raises BadInput."""
+    """What a command is given as --processes, against what has been started. Raises BadInput."""
     if processes < 1:
         raise BadInput(f"processes: got {processes}; expected 1 or more")
     check_most(processes=processes)
-    if is_rank() and processes > 1 and str(processes) != os.environ["WORLD_SIZE"]:
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes not in (1, started):
         raise BadInput(
-            f"processes: got {processes}, but torchrun has started {os.environ['WORLD_SIZE']}; expected the same; leave "
-            "--processes out under torchrun"
+            f"processes: got {processes}, and {started} have been started; expected the same number; leave --processes out "
+            "under torchrun, and write it once, as --processes N"
         )
-
-
-def starts_ranks(processes: int) -> bool:
-    """Runs the command in so many processes, if there are to be several and this is not one of them.
-
-    Raises SystemExit where they did not all succeed.
-    """
-    check_processes(processes)
-    if processes == 1 or is_rank():
-        return False
-    code = Ranked(ARGUMENTS, processes).to_the_end()
-    if code:
-        raise SystemExit(code)
-    return True
 
 
 class Ranked:

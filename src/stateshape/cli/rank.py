@@ -7,11 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from stateshape.cli.parser import run
-from stateshape.cli.processes import EXIT_LOST, PARENT, end_with_parent
+from stateshape.cli.processes import COMMANDS, EXIT_LOST, PARENT, end_with_parent
 from stateshape.core.ranks import Group, RankLost, joined
 from stateshape.core.wording import BadInput, shown
-
-COMMANDS = ("train", "eval", "drift")
 
 
 def run_as_rank(args: Sequence[str], *, bad_input: int, interrupted: int) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import tyro
 
 from stateshape.cli.arguments import RowFlags, out_folder, task_and_folder
-from stateshape.cli.processes import is_first, starts_ranks
+from stateshape.cli.processes import check_processes, is_first
 from stateshape.core import layout
 from stateshape.core.files import BadInput
 from stateshape.core.locks import hold
@@ -80,8 +80,7 @@ def train_command(name: str) -> Callable[..., None]:
         from stateshape.cli.costs import time_split, write_profile
         from stateshape.cli.terminal import reporter_for
 
-        if starts_ranks(processes):
-            return
+        check_processes(processes)
         folder = out_folder(out)
         task_name, data_dir = task_and_folder(task, data)
         operators: Operators | None = {} if profile else None
