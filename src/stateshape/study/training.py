@@ -84,6 +84,7 @@ def recorded(record: RunRecord, spec: RunSpec, progress: Progress, kinds: Kinds,
         num_steps=progress.step,
         num_supervised_tokens=progress.num_supervised,
         num_sampled_tokens=progress.num_sampled,
+        provenance=record.provenance | {"processes": current().count},  # it may have begun in another number
         warnings=[*high_rate(spec), *warnings_of(read_jsonl(folder / layout.METRICS, StepRecord), kinds)],
     ).measured(progress.costs)
     write_json(folder / layout.RUN, trained)
