@@ -8,38 +8,40 @@ from collections.abc import Sequence
 
 from stateshape.cli.parser import run
 from stateshape.cli.processes import COMMANDS, EXIT_LOST, PARENT, end_with_parent
-from stateshape.core.ranks import Group, RankLost, joined
+from stateshape.core.ranks import RankLost, Ranks, joined
 from stateshape.core.wording import BadInput, shown
 
 
 def run_as_rank(args: Sequence[str], *, bad_input: int, interrupted: int) -> int:
     """The exit code: `bad_input` for a user's mistake, `interrupted` for Ctrl-C, EXIT_LOST where another rank has ended."""
     end_with_parent()
+    ranks: list[Ranks] = []
     try:
-        with joined() as ranks:
-            assert isinstance(ranks, Group)
-            try:
-                check_command(args)
-                run(args)
-            except BadInput as error:
-                if ranks.speaks():
-                    print(f"stateshape: {error}", file=sys.stderr)
-                return bad_input
-            except RankLost as error:
-                if PARENT not in os.environ and ranks.speaks():
-                    print(
-                        f"stateshape: {error}; the run has stopped; run the same command again to resume",
-                        file=sys.stderr,
-                    )
-                return EXIT_LOST
+        with joined() as joined_ranks:
+            ranks.append(joined_ranks)
+            check_command(args)
+            run(args)
+    except BadInput as error:
+        if speaks(ranks):
+            print(f"stateshape: {error}", file=sys.stderr)
+        return bad_input
+    except RankLost as error:
+        if PARENT not in os.environ and speaks(ranks):
+            print(f"stateshape: {error}; the run has stopped; run the same command again to resume", file=sys.stderr)
+        return EXIT_LOST
     except KeyboardInterrupt:
-        if ranks_are_told_by_nobody():
+        if is_told_by_nobody():
             print("Stopped. Run the same command to resume.", file=sys.stderr)
         return interrupted
     return 0
 
 
-def ranks_are_told_by_nobody() -> bool:
+def speaks(ranks: Sequence[Ranks]) -> bool:
+    """Whether this rank is the one that says it; before it has joined the others it is."""
+    return all(one.speaks() for one in ranks)
+
+
+def is_told_by_nobody() -> bool:
     """Under torchrun the first rank speaks; with --processes the parent does."""
     return PARENT not in os.environ and os.environ.get("RANK") == "0"
 

@@ -55,6 +55,10 @@ class Ranks:
     def sum_(self, tensor: Tensor) -> None:
         """Adds up the ranks' tensors in place; all get the same bits."""
 
+    def speaks(self) -> bool:
+        """Whether it is this rank that says what went wrong: one does, for all."""
+        return True
+
     def deal(self, costs: Sequence[float]) -> list[int]:
         """Which of the units of work are this rank's, in order: the most expensive is dealt first, to whoever has least."""
         loads = [0.0] * self.count
@@ -151,7 +155,7 @@ class Group(Ranks):
         return [n for n, peer in enumerate(self.peers) if peer.host == here and has_ended(peer.pid, peer.started)]
 
     def speaks(self) -> bool:
-        """Whether it is this rank that says what went wrong: whoever asks first; where nobody can tell, the first alive."""
+        """Whoever asks first; where nobody can tell who that was, the first alive."""
         try:
             return self.store is not None and self.store.add("said", 1) == 1
         except RuntimeError:  # the process that kept the store is gone
@@ -211,15 +215,11 @@ def joined() -> Iterator[Ranks]:
         yield ALONE
         return
     store = None if dist.is_initialized() else join()
-    try:
-        with using(Group(store)) as ranks:
-            yield ranks
-            ranks.gather(None)  # nobody leaves while another still needs it
-    except RankLost:
-        raise  # to leave a group in good order takes all its members
-    else:
-        if store is not None:
-            dist.destroy_process_group()
+    with using(Group(store)) as ranks:
+        yield ranks
+        ranks.gather(None)  # nobody leaves while another still needs it
+    if store is not None:  # not after an error: to leave a group in good order takes all its members
+        dist.destroy_process_group()
 
 
 def join() -> dist.Store:

@@ -108,7 +108,7 @@ def rewards_of(reward: Reward, policy: Policy, states: States) -> Float[Tensor, 
 
     def graded(mine: list[int]) -> list[float]:
         told = (reward(rows[b].item_id, policy.decode(rows[b].response), rows[b].finish) for b in mine)
-        return [float("nan") if value is None else value for value in told]
+        return [float("nan") if value is None else float(value) for value in told]
 
     rewards = current().shared([1.0] * len(rows), graded)
     return torch.tensor(rewards, dtype=torch.float32, device=states.ids_BT.device)
