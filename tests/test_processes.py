@@ -78,6 +78,17 @@ def test_another_number_than_torchruns_is_refused(monkeypatch):
         num_started({"WORLD_SIZE": "many"})
 
 
+def test_a_study_is_not_done_in_ranks(monkeypatch):
+    from stateshape.cli.rank import check_command
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    check_command(["train", "sft"])
+    with pytest.raises(
+        BadInput, match="command: got 'study' in 2 processes; expected one of train, eval, drift; .*--jobs"
+    ):
+        check_command(["study", "smoke"])
+
+
 def test_processes_are_asked_for_by_commands_that_know_them():
     assert asked_for(["train", "sft", "--processes", "4"]) == 4
     assert asked_for(["eval", "embedded", "--processes=2"]) == 2
