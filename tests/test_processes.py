@@ -84,7 +84,7 @@ def test_a_study_is_not_done_in_ranks(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     check_command(["train", "sft"])
     with pytest.raises(
-        BadInput, match="command: got 'study' in 2 processes; expected one of train, eval, drift; .*--jobs"
+        BadInput, match=r"command: got 'study' in 2 processes; expected one of train, eval, drift; .*--jobs"
     ):
         check_command(["study", "smoke"])
 
