@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
+from stateshape.cli import processes
 from stateshape.core.wording import BadInput, one_line, shown
 
 EXIT_BAD_INPUT = 2
@@ -47,8 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     try:
         check_arguments(args)
-        say_it_begins(args)
         with sigterm_as_interrupt():
+            if processes.is_rank():
+                from stateshape.cli.rank import run_as_rank
+
+                return run_as_rank(args, bad_input=EXIT_BAD_INPUT, interrupted=EXIT_INTERRUPTED)
+            say_it_begins(args)
+            if (num := processes.asked_for(args)) > 1:
+                return processes.Ranked(args, num).to_the_end()
             from stateshape.cli.parser import run
 
             run(args)

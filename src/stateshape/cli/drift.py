@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from stateshape.cli.arguments import RowFlags, data_folder, model_settings_from
+from stateshape.cli.processes import check_processes, is_first
 from stateshape.core.files import plain
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def drift(
     device: str = "auto",
     dtype: str = "auto",
     chat_template: str | None = None,
+    processes: int = 1,
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = False,
     quiet: bool = False,
 ) -> None:
@@ -52,6 +54,7 @@ def drift(
         device: auto, cpu, cuda, cuda:N.
         dtype: auto, float32, bfloat16, float16.
         chat_template: File with a chat template (Jinja), for a model that has none, or in place of its own.
+        processes: Sample in N processes on this machine (docs/guides/data_parallel.md).
         json_output: Print JSON instead of a table.
         quiet: No progress output.
     """
@@ -59,6 +62,7 @@ def drift(
     from stateshape.study.plan import DriftChoice
     from stateshape.study.single import drift_between
 
+    check_processes(processes)
     choice = DriftChoice(
         prompts=prompts,
         cuts=cuts,
@@ -72,6 +76,8 @@ def drift(
         model_settings=model_settings_from(device, dtype, chat_template), reading=rows.reading(),
         reporter=reporter_for(quiet=quiet or json_output, json_events=False),
     )  # fmt: skip
+    if not is_first():
+        return
     if json_output:
         print(json.dumps(plain(record), indent=1))
         return

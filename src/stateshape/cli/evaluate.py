@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from stateshape.cli.arguments import RowFlags, data_folder, model_settings_from, out_folder
+from stateshape.cli.processes import check_processes
 from stateshape.core import layout
 from stateshape.core.files import BadInput, check_output
 from stateshape.core.locks import hold
@@ -41,6 +44,7 @@ def evaluate(
     chat_template: str | None = None,
     overwrite: bool = False,
     accept_changes: bool = False,
+    processes: int = 1,
     profile: bool = False,
     quiet: bool = False,
     json_events: bool = False,
@@ -64,16 +68,22 @@ def evaluate(
         chat_template: File with a chat template (Jinja), for a model that has none, or in place of its own.
         overwrite: Replace an evaluation of a different model, data or settings; without this flag, that is refused.
         accept_changes: Continue although files of a finished run were changed; this is recorded.
+        processes: Evaluate in N processes on this machine (docs/guides/data_parallel.md).
         profile: Print time and memory per phase, and write evals/<task>.profile.json; evaluates a few items again.
         quiet: No progress output.
         json_events: Report progress as JSON lines on stderr.
     """
     from stateshape.cli.terminal import reporter_for
+    from stateshape.core.ranks import current
     from stateshape.policy.open import resolve
     from stateshape.study.evaluation import claim_evaluation, planned_evaluation, sampled_evaluation
     from stateshape.study.preflight import check_templates
     from stateshape.tasks.load import check_evaluable, load_task
 
+    check_processes(processes)
+    ranks = current()
+    if profile and ranks.count > 1:
+        raise BadInput(f"profile: got --profile in {ranks.count} processes; expected one; leave one of the two out")
     folder = out_folder(out)
     check_output(folder / layout.EVALS)
     chosen = load_task(
@@ -89,15 +99,18 @@ def evaluate(
     settings = model_settings_from(device, dtype, chat_template)
     check_templates([chosen], resolve(source).model, settings)
     reporter = reporter_for(quiet=quiet, json_events=json_events)
-    with hold(folder):
-        about = planned_evaluation(resolve(source), chosen, named=task, limit=limit, shots=shots)
-        for planned in (
-            about,
-            *([] if several is None else [sampled_evaluation(about, several.n, several.temperature)]),
-        ):
-            claim_evaluation(
-                folder, source, planned, chosen.name, overwrite=overwrite, accept=accept_changes, say=reporter.say
-            )
+    about = planned_evaluation(resolve(source), chosen, named=task, limit=limit, shots=shots)
+    abouts = [about, *([] if several is None else [sampled_evaluation(about, several.n, several.temperature)])]
+    with contextlib.ExitStack() as claims:
+
+        def claim() -> None:
+            claims.enter_context(hold(folder))
+            for planned in abouts:
+                claim_evaluation(
+                    folder, source, planned, chosen.name, overwrite=overwrite, accept=accept_changes, say=reporter.say
+                )
+
+        ranks.by_first(claim)
         evaluate_into(
             folder,
             source,
@@ -107,7 +120,7 @@ def evaluate(
             several,
             overwrite=overwrite,
             profile=profile,
-            quiet=quiet,
+            quiet=quiet or not ranks.is_first,
             reporter=reporter,
         )
 
@@ -126,6 +139,7 @@ def evaluate_into(
     reporter: Reporter,
 ) -> None:
     """The evaluation itself: rows, summary, printed output and profile."""
+    from stateshape.core.ranks import current
     from stateshape.evals.evaluate import evaluate as evaluate_task
     from stateshape.evals.evaluate import summarise, write_evaluation
     from stateshape.policy.open import open_policy
@@ -134,16 +148,17 @@ def evaluate_into(
     policy = open_policy(source, settings)
     about = on_machine(about, policy.weights)
     sampled_about = None if several is None else sampled_evaluation(about, several.n, several.temperature)
+    ranks = current()
     if not overwrite:
         for planned in (about, *([] if sampled_about is None else [sampled_about])):
-            check_same_evaluation(folder, task.name, planned)
+            ranks.by_first(partial(check_same_evaluation, folder, task.name, planned))
     costs: dict[str, PhaseCost] = {}
     with policy.weights.meter.phase("evaluation", costs):
         rows = evaluate_task(
             policy, task, progress=reporter.track(f"evaluate on {task.name}", "items", policy.weights.meter)
         )
     summary = summarise(rows, task.metrics)
-    write_evaluation(folder, task.name, rows, summary, about)
+    ranks.by_first(lambda: write_evaluation(folder, task.name, rows, summary, about))
     if not quiet:
         print_summary(task.name, summary)
         print(f"rows: {layout.evaluation(folder, task.name)}")
@@ -175,6 +190,7 @@ def sample_into(
     folder: Path, policy: Policy, task: Task, about: EvaluationRecord, *, quiet: bool, reporter: Reporter
 ) -> None:
     """The second evaluation, on several samples per item."""
+    from stateshape.core.ranks import current
     from stateshape.evals.evaluate import write_evaluation
     from stateshape.evals.sampled import sample_and_grade, summarise_sampled
     from stateshape.tasks.task import GenerationTask
@@ -185,7 +201,7 @@ def sample_into(
         policy, task, num_samples=about.num_samples, temperature=about.temperature, seed=SEED, progress=tick
     )
     summary = summarise_sampled(rows, task.metric)
-    write_evaluation(folder, task.name, rows, summary, about, kind=layout.SAMPLED)
+    current().by_first(lambda: write_evaluation(folder, task.name, rows, summary, about, kind=layout.SAMPLED))
     if not quiet:
         print_summary(task.name, summary)
         print(f"rows: {layout.evaluation(folder, task.name, layout.SAMPLED)}")

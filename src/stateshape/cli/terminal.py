@@ -22,6 +22,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from stateshape.cli.processes import is_first
 from stateshape.core.meter import Meter
 from stateshape.core.progress import Reporter, Silent, Tick
 
@@ -152,6 +153,8 @@ class Quiet(Silent):
 
 
 def reporter_for(*, quiet: bool, json_events: bool) -> Reporter:
+    if not is_first():
+        return Silent()
     if json_events:
         return JsonLines()
     return Quiet() if quiet else Terminal()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import tyro
 
 from stateshape.cli.arguments import RowFlags, out_folder, task_and_folder
+from stateshape.cli.processes import check_processes, is_first
 from stateshape.core import layout
 from stateshape.core.files import BadInput
 from stateshape.core.locks import hold
@@ -32,6 +33,7 @@ Args:
     sampler: What samples: local, this machine; vllm, the servers (docs/guides/servers.md).
     servers: Addresses of vLLM servers, separated by commas.
     along: Keep the adapter at N steps, each half of the next: checkpoint-<step>/ in the run folder. Default: only at the end.
+    processes: Train in N processes on this machine, one per GPU, or sharing the cores (docs/guides/data_parallel.md).
     profile: Print time and memory per phase, and write profile.json; adds one step, without its update.
     quiet: No progress output.
     json_events: Report progress as JSON lines on stderr.
@@ -73,6 +75,7 @@ def train_command(name: str) -> Callable[..., None]:
         sampler: Literal["local", "vllm"] = "local",
         servers: str | None = None,
         along: int | None = None,
+        processes: int = 1,
         profile: bool = False,
         quiet: bool = False,
         json_events: bool = False,
@@ -81,6 +84,7 @@ def train_command(name: str) -> Callable[..., None]:
         from stateshape.cli.costs import time_split, write_profile
         from stateshape.cli.terminal import reporter_for
 
+        check_processes(processes)
         folder = out_folder(out)
         task_name, data_dir = task_and_folder(task, data)
         operators: Operators | None = {} if profile else None
@@ -96,6 +100,8 @@ def train_command(name: str) -> Callable[..., None]:
             )  # fmt: skip
         finally:
             reporter.stop()
+        if not is_first():
+            return
         if not quiet:
             print(time_split(record.seconds, record.num_supervised_tokens, record.num_sampled_tokens))
             print(f"run folder: {out}")

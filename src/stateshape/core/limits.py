@@ -33,6 +33,7 @@ MOST = {
     "points": 10_000,
     # of the machine
     "jobs": 1_024,
+    "processes": 1_024,
     "threads": 1_024,
     "seed": 2**31 - 1,  # recorded states keep it in 32 bits
 }

@@ -302,6 +302,16 @@ def _silent_s(path: Path, private: Path) -> float:
     return 0.0
 
 
+def start_of(pid: int) -> str | None:
+    """When a process of this machine began, in words of the system, which tells it from a later one of the same number."""
+    return _started(pid)
+
+
+def has_ended(pid: int, started: str | None) -> bool:
+    """Whether a process of this machine, which began then, is no more."""
+    return not _runs(pid, started)
+
+
 def _runs(pid: int, started: str | None) -> bool:
     if pid <= 0:
         return False

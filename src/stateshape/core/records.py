@@ -24,6 +24,7 @@ A missing number is None, never zero. Does not know how any number is computed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
@@ -308,6 +309,18 @@ class PhaseCost:
             tokens=self.tokens + other.tokens,
             flops=None if self.flops is None or other.flops is None else self.flops + other.flops,
             peak_memory_gb=max(known, default=None),
+        )
+
+    @staticmethod
+    def side_by_side(costs: Sequence[PhaseCost]) -> PhaseCost:
+        """Of processes that did the phase together: all their work; time and memory of the one that took most."""
+        return PhaseCost(
+            seconds=max(cost.seconds for cost in costs),
+            tokens=sum(cost.tokens for cost in costs),
+            flops=None if any(cost.flops is None for cost in costs) else sum(cost.flops or 0 for cost in costs),
+            peak_memory_gb=max(
+                (cost.peak_memory_gb for cost in costs if cost.peak_memory_gb is not None), default=None
+            ),
         )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -190,11 +191,7 @@ def chunks(states: States, tokens: int, *, together: int = 1) -> Iterator[Tensor
     What a row has in common with the one before it is not counted again: rows of one group follow one another, and a
     forward pass computes their prompt once. `together`: so many adjacent rows, counted from the first, are never parted.
     """
-    same_BT = states.ids_BT[1:] == states.ids_BT[:-1]
-    shared_B = torch.minimum(
-        same_BT.long().cumprod(1).sum(1), torch.minimum(states.lengths_B[1:], states.lengths_B[:-1])
-    )
-    lengths, shared = states.lengths_B.tolist(), [0, *shared_B.tolist()]
+    lengths, shared = states.lengths_B.tolist(), shared_with_last(states)
     chunk: list[int] = []
     num_tokens = 0
     for first in range(0, len(lengths), together):
@@ -206,3 +203,29 @@ def chunks(states: States, tokens: int, *, together: int = 1) -> Iterator[Tensor
         num_tokens += added if chunk else added + shared[first]
         chunk.extend(unit)
     yield torch.tensor(chunk, device=states.ids_BT.device)
+
+
+def shared_with_last(states: States) -> list[int]:
+    """How many tokens at its beginning each row has in common with the one before it."""
+    same_BT = states.ids_BT[1:] == states.ids_BT[:-1]
+    shared_B = torch.minimum(
+        same_BT.long().cumprod(1).sum(1), torch.minimum(states.lengths_B[1:], states.lengths_B[:-1])
+    )
+    return [0, *shared_B.tolist()]
+
+
+class RowGroup(NamedTuple):
+    """Adjacent rows of one prompt. num_tokens: distinct ones, as a forward pass computes them."""
+
+    rows: range
+    num_tokens: int
+
+
+def groups_of(states: States, *, together: int = 1) -> list[RowGroup]:
+    """The batch's rows in groups. `together`: as for `chunks`."""
+    lengths, shared, groups = states.lengths_B.tolist(), shared_with_last(states), states.group_B.tolist()
+    firsts = [b for b in range(0, len(lengths), together) if b == 0 or groups[b] != groups[b - 1]]
+    return [
+        RowGroup(range(first, last), lengths[first] + sum(lengths[b] - shared[b] for b in range(first + 1, last)))
+        for first, last in zip(firsts, [*firsts[1:], len(lengths)], strict=True)
+    ]

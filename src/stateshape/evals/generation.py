@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 
 from stateshape.core.files import BadInput, sha256_text
+from stateshape.core.ranks import current
 from stateshape.core.records import EvalRow
 from stateshape.evals.finite import check_finite
 from stateshape.policy.policy import Policy
@@ -38,7 +39,9 @@ def generate_and_grade(
     completions = (sampler or LocalSampler()).sample(policy, prompts, settings, seed=GREEDY_SEED, progress=progress)
     for item, completion in zip(task.test, completions, strict=True):
         check_finite(policy, task.name, item.item_id, completion.logps)
-    return [_row(policy, task, item, completion) for item, completion in zip(task.test, completions, strict=True)]
+    return current().shared(
+        [1.0] * len(completions), lambda mine: [_row(policy, task, task.test[i], completions[i]) for i in mine]
+    )
 
 
 def prompts_of(policy: Policy, task: GenerationTask) -> list[list[int]]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from stateshape.core.prefix_tree import common_length
+from stateshape.core.ranks import current
 from stateshape.core.tensors import token_logp_and_lead
 from stateshape.policy.policy import Policy
 from stateshape.tasks.task import Progress
@@ -54,12 +55,18 @@ def score_rows(
     policy: Policy, rows: Sequence[ScoredRow], *, batch_tokens: int | None = None, progress: Progress | None = None
 ) -> list[Likelihood]:
     """One per row, in order. progress counts rows."""
-    found: list[Likelihood] = []
-    for batch in batches(rows, batch_tokens or BATCH_TOKENS.get(policy.device.type, 4096)):
-        found += _likelihoods(policy, batch)
-        if progress:
-            progress(len(found), len(rows))
-    return found
+    chosen = list(batches(rows, batch_tokens or BATCH_TOKENS.get(policy.device.type, 4096)))
+
+    def of_batches(mine: list[int]) -> Iterator[list[Likelihood]]:
+        num_done, total = 0, sum(len(chosen[i]) for i in mine)
+        for i in mine:
+            yield _likelihoods(policy, chosen[i])
+            num_done += len(chosen[i])
+            if progress:
+                progress(num_done, total)
+
+    costs = [sum(len(row.ids) for row in batch) for batch in chosen]
+    return [one for found in current().shared(costs, of_batches) for one in found]
 
 
 def batches(rows: Sequence[ScoredRow], batch_tokens: int) -> Iterator[list[ScoredRow]]:

@@ -24,7 +24,15 @@ from stateshape.policy.policy import Policy
 from stateshape.policy.tree_attention import Layout, TreeAttention
 from stateshape.sampling.decode import Decoding
 from stateshape.sampling.draw import draw
-from stateshape.sampling.local import BURST, Run, bytes_a_row, check_prompts, room_for_rows, uniform_numbers
+from stateshape.sampling.local import (
+    BURST,
+    Run,
+    bytes_a_row,
+    check_prompts,
+    dealt_prompts,
+    room_for_rows,
+    uniform_numbers,
+)
 from stateshape.sampling.rows import Results
 from stateshape.sampling.settings import Completion, SamplingSettings
 from stateshape.sampling.slots import Slots
@@ -51,23 +59,29 @@ def sample_blended(
         check_prompts(policy, max(map(len, prompts)), settings)
     places = max(map(len, prompts)) + settings.max_new_tokens
     uniform_CS = uniform_numbers(a.device, len(prompts), settings, seed=seed)
-    affordable = room_for_rows(a.device) // (bytes_a_row(a, places) + bytes_a_row(b, places))
-    num_slots = max(settings.num_samples, min(len(uniform_CS), settings.batch_rows, affordable))
-    both = [
-        Slots(p.weights.cache_shapes, num_slots=num_slots, num_places=places, dtype=p.weights.dtype, device=p.device)
-        for p in (a, b)
-    ]
-    decoding = BlendedDecoding(
-        PairedPass(a, b, places),
-        Blend(a.head, b.head, share),
-        PairedSlots(*both),
-        uniform_CS,
-        temperature=settings.temperature,
-        burst=BURST.get(a.device.type, 1),
-    )
-    results = Results(a, len(prompts), settings)
-    Run((a, b), prompts, settings, decoding, results).to_the_end()
-    return results.completions
+
+    def own(mine: list[int], uniform_CS: Tensor) -> list[Completion]:
+        affordable = room_for_rows(a.device) // (bytes_a_row(a, places) + bytes_a_row(b, places))
+        num_slots = max(settings.num_samples, min(len(uniform_CS), settings.batch_rows, affordable))
+        both = [
+            Slots(
+                p.weights.cache_shapes, num_slots=num_slots, num_places=places, dtype=p.weights.dtype, device=p.device
+            )
+            for p in (a, b)
+        ]
+        decoding = BlendedDecoding(
+            PairedPass(a, b, places),
+            Blend(a.head, b.head, share),
+            PairedSlots(*both),
+            uniform_CS,
+            temperature=settings.temperature,
+            burst=BURST.get(a.device.type, 1),
+        )
+        results = Results(a, len(mine), settings)
+        Run((a, b), [prompts[i] for i in mine], settings, decoding, results).to_the_end()
+        return results.completions
+
+    return dealt_prompts(prompts, settings, uniform_CS, own)
 
 
 def blended(logits_a_RV: Tensor, logits_b_RV: Tensor, share: float) -> Tensor:

@@ -12,12 +12,13 @@ Exact log-probs of the sampling distribution come out of the same pass. Knows no
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from stateshape.core.files import BadInput
+from stateshape.core.ranks import current
 from stateshape.policy.policy import Policy
 from stateshape.policy.tree_attention import lay_out
 from stateshape.sampling.decode import PLACE_STEP, Decoding, is_recorded, round_up
@@ -63,15 +64,20 @@ class LocalSampler:
             return []
         longest = max(map(len, prompts))
         check_prompts(policy, longest, settings)
-        policy.activate()
         uniform_CS = uniform_numbers(policy.device, len(prompts), settings, seed=seed)
-        results = Results(policy, len(prompts), settings, progress)
-        if policy.weights.passes.kind == "general":
-            sample_general(policy, prompts, settings, uniform_CS, results)
+
+        def own(mine: list[int], uniform_CS: Tensor) -> list[Completion]:
+            results = Results(policy, len(mine), settings, progress)
+            chosen = [prompts[i] for i in mine]
+            policy.activate()
+            if policy.weights.passes.kind == "general":
+                sample_general(policy, chosen, settings, uniform_CS, results)
+            else:
+                decoding = self.decoding(policy, settings, longest=longest, uniform_CS=uniform_CS)
+                Run((policy,), chosen, settings, decoding, results).to_the_end()
             return results.completions
-        decoding = self.decoding(policy, settings, longest=longest, uniform_CS=uniform_CS)
-        Run((policy,), prompts, settings, decoding, results).to_the_end()
-        return results.completions
+
+        return dealt_prompts(prompts, settings, uniform_CS, own)
 
     def decoding(self, policy: Policy, settings: SamplingSettings, *, longest: int, uniform_CS: Tensor) -> Decoding:
         """Buffers with room for the call: those of the last call if they were kept and fit, otherwise new ones."""
@@ -95,6 +101,25 @@ class LocalSampler:
         if decoding.recorder is not None:
             self._kept = decoding
         return decoding
+
+
+def dealt_prompts(
+    prompts: Sequence[Sequence[int]],
+    settings: SamplingSettings,
+    uniform_CS: Tensor,
+    own: Callable[[list[int], Tensor], list[Completion]],
+) -> list[Completion]:
+    """The completions of all prompts, each prompt's by one of the ranks. own: for some of them, with their rows' numbers."""
+    copies = settings.num_samples
+
+    def of_prompts(mine: list[int]) -> list[list[Completion]]:
+        is_all = len(mine) == len(prompts)
+        rows = torch.tensor([i * copies + k for i in mine for k in range(copies)], device=uniform_CS.device)
+        made = own(mine, uniform_CS if is_all else uniform_CS[rows])
+        return [made[k : k + copies] for k in range(0, len(made), copies)]
+
+    costs = [len(prompt) + copies * settings.max_new_tokens for prompt in prompts]
+    return [one for of_prompt in current().shared(costs, of_prompts) for one in of_prompt]
 
 
 def check_prompts(policy: Policy, longest: int, settings: SamplingSettings) -> None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
 
 from stateshape.core.method import Draw, SignalKind
+from stateshape.core.ranks import current
 from stateshape.core.seeds import seed_for
 from stateshape.core.signals import Imitate
 from stateshape.core.states import Origin, States, Trajectory, pack
@@ -107,10 +109,15 @@ def imitating(reader: Policy, states: States, extended: list[Trajectory], accept
     position_T = torch.arange(joined.ids_BT.shape[1], device=joined.ids_BT.device)
     is_new_BT = (position_T >= states.lengths_B[:, None]) & (position_T < joined.lengths_B[:, None])
     if accept is not None:
-        texts = [reader.decode(row.response) for row in extended]
-        is_right = [accept(row.item_id, text) for row, text in zip(extended, texts, strict=True)]
+        graded = partial(accepted, accept, reader, extended)
+        is_right = current().shared([1.0] * len(extended), graded)
         is_new_BT &= torch.tensor(is_right, device=is_new_BT.device)[:, None]
     return Imitate(states=joined, supervise_BT=is_new_BT)
+
+
+def accepted(accept: Accept, reader: Policy, rows: list[Trajectory], mine: list[int]) -> list[bool]:
+    """Of the chosen rows."""
+    return [accept(rows[b].item_id, reader.decode(rows[b].response)) for b in mine]
 
 
 def continued_across(

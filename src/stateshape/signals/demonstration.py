@@ -15,10 +15,12 @@ from typing import ClassVar
 import torch
 
 from stateshape.core.chat import Chat
+from stateshape.core.dealt import DealtRows
 from stateshape.core.method import Draw, SignalKind
 from stateshape.core.signals import MatchDistribution
 from stateshape.core.states import Origin, States
 from stateshape.policy.policy import Policy
+from stateshape.signals.reference import no_states
 from stateshape.tasks.items import GenerationItem
 
 ADAPTER = "ema"
@@ -37,18 +39,21 @@ class Demonstrated:
     def read(self, learner: Policy, states: States, draw: Draw) -> MatchDistribution:
         teacher = self.slow_copy(learner)
         supervise_BT = states.written_by(Origin.LEARNER)
+        dealt = DealtRows(states, supervise_BT)
+        written, marks_BT = states.trajectories(), supervise_BT.tolist()
         rows, places = [], []
-        for row, marks in zip(states.trajectories(), supervise_BT.tolist(), strict=True):
+        for row, marks in ((written[b], marks_BT[b]) for b in dealt.rows):
             item = self.items[row.item_id]
             prompt, response = learner.encode_prompt(self.shown(item)), row.response
             shift = len(prompt) - row.prompt_length
             rows.append([*prompt, *response])
             places.append([t + shift - 1 for t, is_supervised in enumerate(marks) if is_supervised])
         speaking = [row for row, at in zip(rows, places, strict=True) if at]
+        hidden_nD = teacher.hidden_at(speaking, [at for at in places if at]) if speaking else no_states(teacher)
         return MatchDistribution(
             states=states,
             supervise_BT=supervise_BT,
-            teacher_hidden_ND=teacher.hidden_at(speaking, places),
+            teacher_hidden_ND=dealt.spread(hidden_nD),
             teacher_head=teacher.head,
         )
 

@@ -12,12 +12,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from stateshape.core.dealt import DealtRows
 from stateshape.core.method import Draw, SignalKind
 from stateshape.core.signals import MatchDistribution
 from stateshape.core.states import Origin, States
 from stateshape.policy.policy import Policy
 from stateshape.signals.crossing import aligned, shared_tokens
-from stateshape.signals.reference import FORWARD_TOKENS, predicting
+from stateshape.signals.reference import FORWARD_TOKENS, no_states, predicting
 from stateshape.signals.rendering import Items
 
 Positions = Literal["all", "last"]
@@ -51,8 +52,8 @@ class TeacherDistribution:
 def matched_across(teacher: Policy, learner: Policy, states: States, supervise_BT: Tensor) -> MatchDistribution:
     """Of the supervised tokens those that are one token in both. Logs their share of the supervised ones: share_aligned."""
     keep_BT = torch.zeros_like(supervise_BT)
-    rows: list[list[int]] = []
-    places: list[list[int]] = []
+    rows: dict[int, list[int]] = {}
+    places: dict[int, list[int]] = {}
     for b, (row, marks) in enumerate(zip(states.trajectories(), supervise_BT.tolist(), strict=True)):
         read = aligned(learner, teacher, row) if any(marks) else None
         if read is None:
@@ -60,13 +61,15 @@ def matched_across(teacher: Policy, learner: Policy, states: States, supervise_B
         chosen = [t for t, at in enumerate(read.at) if at is not None and marks[t]]
         if chosen:
             keep_BT[b, chosen] = True
-            rows.append(read.ids)
-            places.append([at for t in chosen if (at := read.at[t]) is not None])
+            rows[b] = read.ids
+            places[b] = [at for t in chosen if (at := read.at[t]) is not None]
+    dealt = DealtRows(states, keep_BT)
+    mine = [b for b in dealt.rows if b in rows]
     num_asked = int(supervise_BT.sum())
     return MatchDistribution(
         states=states,
         supervise_BT=keep_BT,
-        teacher_hidden_ND=hidden_in_parts(teacher, rows, places),
+        teacher_hidden_ND=dealt.spread(hidden_in_parts(teacher, [rows[b] for b in mine], [places[b] for b in mine])),
         teacher_head=teacher.head,
         shared=shared_tokens(learner, teacher),
         logged={"share_aligned": int(keep_BT.sum()) / num_asked} if num_asked else {},
@@ -81,4 +84,4 @@ def hidden_in_parts(policy: Policy, rows: list[list[int]], places: list[list[int
         if num_tokens >= FORWARD_TOKENS or b + 1 == len(rows):
             parts.append(policy.hidden_at(rows[first : b + 1], places[first : b + 1]))
             first, num_tokens = b + 1, 0
-    return torch.cat(parts) if parts else policy.head.weight_VD.new_zeros(0, policy.head.width)
+    return torch.cat(parts) if parts else no_states(policy)

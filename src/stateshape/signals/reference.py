@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from stateshape.core.dealt import DealtRows
 from stateshape.core.signals import Credit, Reference
 from stateshape.core.states import States, chunks
 from stateshape.core.tensors import before, spread, token_logp
@@ -26,22 +27,42 @@ def base_of(learner: Policy) -> Policy:
 def predicting(
     policy: Policy, states: States, supervise_BT: Tensor, *, learner: Policy | None = None, items: Items | None = None
 ) -> Tensor:
-    """Hidden states [N, D] that predict the supervised tokens, row by row.
+    """Hidden states [N, D] that predict the supervised tokens, row by row; 0 in rows that another rank trains on.
 
     items: of chats. Where the policy's own template renders them otherwise than `learner`'s, it reads its own rendering.
     """
-    if learner is not None and items and (own := own_rows(policy, learner, states, supervise_BT, items)) is not None:
-        return torch.cat([policy.hidden_at([row], [at]) for row, at in own if len(at)])
-    chosen_BT = before(supervise_BT)
-    parts = [policy.hidden(states.ids_BT[b], states.lengths_B[b], chosen_BT[b]) for b in chunks(states, FORWARD_TOKENS)]
-    return torch.cat(parts)
+    dealt = DealtRows(states, supervise_BT)
+    return dealt.spread(read_here(policy, dealt, learner=learner, items=items))
+
+
+def read_here(policy: Policy, dealt: DealtRows, *, learner: Policy | None = None, items: Items | None = None) -> Tensor:
+    """As `predicting`, of this rank's rows alone."""
+
+    def of_rows(states: States, supervise_BT: Tensor) -> Tensor:
+        own = None
+        if learner is not None and items:
+            own = own_rows(policy, learner, states, supervise_BT, items)
+        if own is not None:
+            return torch.cat([nothing, *(policy.hidden_at([row], [at]) for row, at in own if len(at))])
+        chosen_BT = before(supervise_BT)
+        return torch.cat(
+            [policy.hidden(states.ids_BT[b], states.lengths_B[b], chosen_BT[b]) for b in chunks(states, FORWARD_TOKENS)]
+        )
+
+    nothing = no_states(policy)
+    return dealt.read(of_rows, nothing=nothing)
+
+
+def no_states(policy: Policy) -> Tensor:
+    """Hidden states [0, D]."""
+    return policy.head.weight_VD.new_zeros(0, policy.head.width)
 
 
 class Scored(NamedTuple):
     """At each supervised position, row by row."""
 
     logp_N: Tensor  # of the token that stands there, in nats
-    hidden_ND: Tensor  # the state that predicts it
+    hidden_ND: Tensor  # the state that predicts it; 0 in rows that another rank trains on
 
 
 @torch.no_grad()
@@ -55,8 +76,10 @@ def score(
     items: Items | None = None,
 ) -> Scored:
     """Log-probs of the supervised tokens at `temperature`. learner, items: as for `predicting`."""
-    hidden_ND = predicting(policy, states, supervise_BT, learner=learner, items=items)
-    return Scored(token_logp(hidden_ND, policy.head, states.ids_BT[supervise_BT], temperature), hidden_ND)
+    dealt = DealtRows(states, supervise_BT)
+    hidden_nD = read_here(policy, dealt, learner=learner, items=items)
+    logp_n = token_logp(hidden_nD, policy.head, dealt.own(states.ids_BT[supervise_BT]), temperature)
+    return Scored(dealt.of_all(logp_n), dealt.spread(hidden_nD))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

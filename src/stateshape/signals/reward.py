@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from stateshape.core.method import Draw, SignalKind
+from stateshape.core.ranks import current
 from stateshape.core.signals import Credit
 from stateshape.core.states import Origin, States
 from stateshape.policy.policy import Policy
@@ -103,8 +104,11 @@ class GroupReward:
 
 def rewards_of(reward: Reward, policy: Policy, states: States) -> Float[Tensor, " B"]:
     """The reward of each row's completion, fp32; NaN where it is unknown."""
-    rewards = []
-    for row in states.trajectories():
-        value = reward(row.item_id, policy.decode(row.response), row.finish)
-        rewards.append(float("nan") if value is None else value)
+    rows = states.trajectories()
+
+    def graded(mine: list[int]) -> list[float]:
+        told = (reward(rows[b].item_id, policy.decode(rows[b].response), rows[b].finish) for b in mine)
+        return [float("nan") if value is None else float(value) for value in told]
+
+    rewards = current().shared([1.0] * len(rows), graded)
     return torch.tensor(rewards, dtype=torch.float32, device=states.ids_BT.device)

@@ -19,6 +19,7 @@ import torch
 
 from stateshape.core.dotted import load_object
 from stateshape.core.files import BadInput
+from stateshape.core.ranks import current
 from stateshape.core.states import Trajectory, pack
 from stateshape.core.tensors import entropy
 from stateshape.core.wording import shown
@@ -115,6 +116,11 @@ class OneState:
 @torch.no_grad()
 def response_entropies(policy: Policy, rows: Sequence[Trajectory]) -> list[list[float]]:
     """Next-token entropy in nats at every state of each response, the state before its first token first."""
+    return current().shared([len(row.ids) for row in rows], lambda mine: entropies_of(policy, [rows[k] for k in mine]))
+
+
+def entropies_of(policy: Policy, rows: Sequence[Trajectory]) -> list[list[float]]:
+    """As response_entropies, in this process."""
     states = pack(rows, device=policy.device)
     position_T = torch.arange(states.ids_BT.shape[1], device=policy.device)
     first_B = states.prompt_lengths_B - 1

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from stateshape.core import layout
 from stateshape.core.files import read_jsonl, write_jsonl
 from stateshape.core.method import Draw, StateKind, StateSource
+from stateshape.core.ranks import current
 from stateshape.core.seeds import seed_for
 from stateshape.core.states import States, Trajectory, pack
 from stateshape.policy.policy import Policy
@@ -29,11 +30,11 @@ class EveryEpoch:
 
     def draw(self, learner: Policy, draw: Draw) -> States:
         path = self.folder / layout.KEPT / f"epoch-{draw.epoch}.jsonl"
-        if not path.exists():
+        if not is_kept(path):
             whole = draw._replace(item_ids=self.item_ids)
             keep(path, self.source.draw(learner, whole).trajectories())
         rows: dict[str, list[Trajectory]] = {}
-        for row in read_jsonl(path, Trajectory):
+        for row in kept_rows(path):
             rows.setdefault(row.item_id, []).append(row)
         chosen = [replace(row, group=g) for g, item_id in enumerate(draw.item_ids) for row in rows[item_id]]
         return pack(chosen, device=learner.device)
@@ -49,16 +50,27 @@ class Aggregated:
 
     def draw(self, learner: Policy, draw: Draw) -> States:
         path = self.folder / layout.KEPT / f"step-{draw.step}.jsonl"
-        if not path.exists():
+        if not is_kept(path):
             keep(path, self.source.draw(learner, draw).trajectories())
-        num_rows = len(read_jsonl(path, Trajectory))
+        num_rows = len(kept_rows(path))
         rng = random.Random(seed_for(draw.seed, "aggregated", draw.step))
         places = [(rng.randint(0, draw.step), k) for k in range(num_rows)]
-        rows = {step: read_jsonl(self.folder / layout.KEPT / f"step-{step}.jsonl", Trajectory) for step, _ in places}
+        rows = {step: kept_rows(self.folder / layout.KEPT / f"step-{step}.jsonl") for step, _ in places}
         chosen = [rng.choice(rows[step]) for step, _ in places]
         return pack([replace(row, group=k) for k, row in enumerate(chosen)], device=learner.device)
 
 
+def is_kept(path: Path) -> bool:
+    return current().by_first(path.exists)
+
+
+def kept_rows(path: Path) -> list[Trajectory]:
+    return current().by_first(lambda: read_jsonl(path, Trajectory))
+
+
 def keep(path: Path, rows: list[Trajectory]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_jsonl(path, rows)
+    def written() -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_jsonl(path, rows)
+
+    current().by_first(written)

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from stateshape.core.meter import synchronise
+from stateshape.core.ranks import current
 from stateshape.core.records import Json
 from stateshape.policy.weights import SharedWeights
 from stateshape.record.schema import vocabulary_sha256
@@ -38,6 +39,7 @@ def provenance(weights: SharedWeights, tasks: list[Task]) -> dict[str, Json]:
         "accelerator": accelerator,
         "dtype": str(weights.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
+        "processes": current().count,
         "peak_gflops": round(peak_gflops(weights.dtype, device), 3),
         "tokenizer_sha256": vocabulary_sha256(weights.tokenizer.get_vocab()),
         "weights_sha256": weights.sha256,

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from stateshape.core import layout
 from stateshape.core.files import BadInput, parse, plain
 from stateshape.core.limits import check_most
-from stateshape.core.locks import holds_files
-from stateshape.core.manifest import check_unchanged
 from stateshape.core.progress import Reporter
+from stateshape.core.ranks import current
 from stateshape.core.records import DriftRecord, Operators, RunRecord
 from stateshape.core.sealed import check_source
 from stateshape.core.seeds import seed_for
@@ -28,7 +27,7 @@ from stateshape.sampling.served.check import SamplerName, check_servers
 from stateshape.study.context import StudyContext
 from stateshape.study.describe import planned_record
 from stateshape.study.drift_rollouts import as_rollouts, encoders_of, sample_rollouts
-from stateshape.study.folders import check_same_run, claimed_run, close_run, complete_run
+from stateshape.study.folders import check_same_run, close_run, complete_run
 from stateshape.study.opened import opened_sampler
 from stateshape.study.plan import SOURCES, AlongChoice, DriftChoice, Plan, RunSpec, StudyFile, TaskChoice, check_budget
 from stateshape.study.preflight import check_chats, check_sources, check_training
@@ -71,12 +70,14 @@ def train_single(
     """
     check_most(seed=seed)
     check_servers(sampler, servers)
-    with claimed_run(folder):
-        if holds_files(folder) and not (folder / layout.RUN).exists():
-            raise BadInput(
-                f"out: {folder} is not empty and contains no run; expected a new or empty folder, or this run's"
-            )
-        check_unchanged([folder])
+    ranks = current()
+    if sampler != "local" and ranks.count > 1:
+        raise BadInput(
+            f"sampler: got {sampler} with {ranks.count} processes; expected local: what servers sample is not equal to the bit, "
+            "and ranks must agree; sample locally, or train in one process"
+        )
+    with contextlib.ExitStack() as claims:
+        ranks.by_first(lambda: claim(folder, claims))
         task = generation_task(task_name, data_dir, reading=reading)
         plan = single_plan(name, recipe, model, task_name, settings, model_settings, along, start, locality)
         plan = plan._replace(file=replace(plan.file, sampler=sampler, servers=list(servers)))
@@ -86,11 +87,10 @@ def train_single(
         check_training(spec, task)
         protects = load_protected(plan, [task], data_dir)
         check_chats(plan, spec, task)
-        begun = check_same_run(
-            folder, planned_record(plan, [task, *protects.values()], spec, seed, partial(stands_at, model))
-        )
+        planned = planned_record(plan, [task, *protects.values()], spec, seed, partial(stands_at, model))
+        begun = ranks.by_first(lambda: check_same_run(folder, planned))
         if begun is not None and begun.is_complete:
-            close_run(folder)
+            ranks.by_first(lambda: close_run(folder))
             return warned(begun, reporter)
         with opened_sampler(plan.file, folder, lambda: open_weights(model, model_settings)) as (weights, opened):
             bench = StudyContext(
@@ -104,8 +104,8 @@ def train_single(
                 operators=operators,
                 sampler=opened,
             )
-            record = train_one(bench, spec, seed, folder)
-        return warned(complete_run(folder, record), reporter)
+            trained = train_one(bench, spec, seed, folder)
+        return warned(ranks.by_first(lambda: complete_run(folder, trained)), reporter)
 
 
 def warned(record: RunRecord, reporter: Reporter) -> RunRecord:
@@ -180,14 +180,16 @@ def drift_between(
         tick = reporter.track(f"sample {purpose}", "prompts", policy.weights.meter)
         rolled = sample_rollouts(policy, task, choice, LocalSampler(), seed=seed_for(seed, purpose), tick=tick)
         sides.append(as_rollouts(rolled.pieces))
-    return measure(
-        sides[0],
-        sides[1],
-        sides[2],
-        task=task.name,
-        seed=seed,
-        num_cuts=choice.cuts,
-        encoders=encoders_of(choice, Policy(weights, None)),
+    return current().by_first(
+        lambda: measure(
+            sides[0],
+            sides[1],
+            sides[2],
+            task=task.name,
+            seed=seed,
+            num_cuts=choice.cuts,
+            encoders=encoders_of(choice, Policy(weights, None)),
+        )
     )
 
 

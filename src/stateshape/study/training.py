@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from stateshape.core import layout
 from stateshape.core.files import BadInput, read_jsonl, write_json
 from stateshape.core.method import Combination, Method, terms_of
+from stateshape.core.ranks import current
 from stateshape.core.records import RunRecord, StepRecord
 from stateshape.core.seeds import seed_for
 from stateshape.core.step_values import telling
@@ -56,7 +57,8 @@ def train_one(bench: StudyContext, spec: RunSpec, seed: int, folder: Path) -> Ru
     item_ids = all_ids[: spec.train.num_items(len(all_ids))]
     if not layout.trained(folder).exists():
         check_items(bench, spec, item_ids)
-    record = begin(bench, spec, seed, folder)
+    ranks = current()
+    record = ranks.by_first(lambda: begin(bench, spec, seed, folder))
     if record.num_steps > 0:
         return record
     with adapters_of_a_run(bench.weights) as adapters, failures_named(folder):
@@ -72,11 +74,17 @@ def train_one(bench: StudyContext, spec: RunSpec, seed: int, folder: Path) -> Ru
         progress, kinds = train_method(bench, spec, seed, folder, item_ids, adapters)
         if bench.compared is not None and bench.compared.settings.share > 0 and not (folder / layout.LOCALITY).exists():
             bench.reporter.say(NO_PROBES.format(spec.label))
+    return ranks.by_first(lambda: recorded(record, spec, progress, kinds, folder))
+
+
+def recorded(record: RunRecord, spec: RunSpec, progress: Progress, kinds: Kinds, folder: Path) -> RunRecord:
+    """Writes down what a run that is trained has cost, and what is to be said of it."""
     trained = replace(
         record,
         num_steps=progress.step,
         num_supervised_tokens=progress.num_supervised,
         num_sampled_tokens=progress.num_sampled,
+        provenance=record.provenance | {"processes": current().count},  # it may have begun in another number
         warnings=[*high_rate(spec), *warnings_of(read_jsonl(folder / layout.METRICS, StepRecord), kinds)],
     ).measured(progress.costs)
     write_json(folder / layout.RUN, trained)

@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 
 from stateshape.core import layout
-from stateshape.core.files import append_jsonl, drop_cut_off_line, read_jsonl, write_jsonl
+from stateshape.core.files import BadInput, append_jsonl, drop_cut_off_line, read_jsonl, write_jsonl
 from stateshape.core.method import Carrying, Combination, Draw, Method, terms_of
+from stateshape.core.ranks import ALONE, current, using
 from stateshape.core.records import StateSample, StepRecord
 from stateshape.core.seeds import seed_for
 from stateshape.core.signals import Credit, Signal
@@ -46,13 +47,18 @@ def train(
 ) -> Progress:
     """Trains `learner` in place. Resumes from `folder` if it holds a checkpoint. Raises TrainingDiverged.
 
+    Of several ranks the first writes and is watched; all read the checkpoint.
+
     keep_at: numbers of completed steps after which the adapter is kept in a folder of its own.
     """
     num_steps = settings.num_steps(len(item_ids))
     item_ids = item_ids[: settings.num_items(len(item_ids))]
     optimiser = torch.optim.AdamW(learner.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     progress = load_checkpoint(folder, learner, optimiser) or Progress(0, 0, 0, {})
-    forget_after(folder, progress.step)
+    ranks = current()
+    check_together(ranks.gather(progress.step), folder)
+    watches = watches if ranks.is_first else ()
+    ranks.by_first(lambda: forget_after(folder, progress.step))
     for watch in watches:
         watch.resume(progress.step)
     carried = carried_adapters(method)
@@ -62,22 +68,39 @@ def train(
         draw = draw_for(item_ids, batch=settings.batch_prompts, step=step, seed=seed, num_steps=num_steps)
         result = train_step(method, learner, optimiser, draw, settings, watches)
         record = step_record(step, result, optimiser.param_groups[0]["lr"])
+        progress = advanced(progress, result)
+        if not ranks.is_first:
+            continue
         append_jsonl(folder / layout.METRICS, [record])
         if step % max(1, num_steps // SAMPLES_A_RUN) == 0:
             append_jsonl(folder / layout.SAMPLES, samples_of(result, learner, step))
-        progress = advanced(progress, result)
         if progress.step in keep_at:  # before the checkpoint: a run that resumes behind it finds it there
             keep_adapter(folder, learner, progress.step)
         if (step + 1) % settings.checkpoint_every == 0 or step + 1 == num_steps:
             save_checkpoint(folder, learner, optimiser, progress, carried)
         if on_step:
             on_step(step + 1, num_steps, record)
-    for watch in watches:
-        watch.finish(learner)
+    with using(ALONE):
+        for watch in watches:
+            watch.finish(learner)
+    ranks.by_first(lambda: save_trained(learner, folder))
+    return progress
+
+
+def save_trained(learner: Policy, folder: Path) -> None:
+    """What the run leaves: its adapter, or its model."""
     assert learner.adapter is not None
     name = layout.MODEL if learner.weights.is_full(learner.adapter) else layout.ADAPTER
     learner.weights.save_adapter(learner.adapter, folder / name)
-    return progress
+
+
+def check_together(steps: Sequence[int], folder: Path) -> None:
+    """Whether all ranks have read the same checkpoint. Raises BadInput."""
+    if len(set(steps)) > 1:
+        raise BadInput(
+            f"out: {folder}: the ranks read checkpoints of different steps ({', '.join(map(str, steps))}); expected one folder "
+            "that all of them see as it is; put it on a file system that all machines share, and run the same command again"
+        )
 
 
 def finish(folder: Path) -> None:

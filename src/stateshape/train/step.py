@@ -3,7 +3,8 @@
     states = method.states.draw(...)       signal = method.signal.read(...)       loss sum / count over the whole batch
 
 A combination does this for each of its terms and adds the gradients with their weights. Knows no method by name.
-Gradients are the same for any chunking and any padding.
+Gradients are the same for any chunking and any padding, and for any number of ranks: each rank draws the same states, takes
+the gradient of its own groups of rows, divided by the count of all, and the ranks' gradients are added up once.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from stateshape.core.dealt import DealtRows
 from stateshape.core.method import Combination, Draw, Method, Term, terms_of
+from stateshape.core.ranks import ALONE, current, using
 from stateshape.core.records import PhaseCost
 from stateshape.core.seeds import generator_for, seed_for
 from stateshape.core.signals import Credit, Imitate, MatchDistribution, Signal
@@ -69,7 +72,7 @@ def train_step(
 ) -> StepResult:
     """Draws states, reads the signal, accumulates the gradient by chunk, steps once."""
     costs: dict[str, PhaseCost] = {}
-    meter = learner.weights.meter
+    meter, ranks = learner.weights.meter, current()
     terms = terms_of(method)
     with meter.phase("sampling", costs):
         drawn = draw_states(terms, learner, draw)
@@ -81,7 +84,7 @@ def train_step(
     states = {name: one.states for name, one in drawn.items()}
     read = StepRead(step=draw.step, num_steps=draw.num_steps, draw=draw, states=states, signals=signals)
     for watch in watches:
-        with meter.phase(watch.phase, costs):
+        with meter.phase(watch.phase, costs), using(ALONE):
             watch.before_update(learner, read)
     grad_norm = None
     with meter.phase("training", costs):
@@ -93,13 +96,14 @@ def train_step(
         done = {name: sum_ for name, sum_ in sum_by_term.items() if sum_ is not None}
         loss = sum(terms[name].weight * sum_.loss for name, sum_ in done.items()) if done else None
         if loss is not None:
+            ranks.sum_gradients(learner.parameters())
             norm = torch.nn.utils.clip_grad_norm_(learner.parameters(), settings.max_grad_norm)
             grad_norm = float(norm)
             check_finite(loss, grad_norm, draw)
             optimiser.step()
     update = StepUpdate(per_token={name: sum_.per_token for name, sum_ in done.items()})
     for watch in watches:
-        with meter.phase(watch.phase, costs):
+        with meter.phase(watch.phase, costs), using(ALONE):
             watch.after_update(learner, read, update)
     return StepResult(
         signals=signals,
@@ -108,7 +112,7 @@ def train_step(
         num_supervised=sum(
             int(signal.supervise_BT.sum()) for name, signal in signals.items() if not terms[name].is_apart
         ),
-        costs=costs,
+        costs=costs_of_all(ranks.gather(costs)),
         stats=step_stats(signals, done),
         apart=tuple(name for name, term in terms.items() if term.is_apart),
     )
@@ -180,11 +184,21 @@ def chunk_tokens(learner: Policy, settings: TrainSettings) -> int:
 
 
 def accumulate(term: Term, learner: Policy, signal: Signal, tokens: int) -> TermSum | None:
-    """Adds the whole batch's weighted gradient chunk by chunk. None where nothing is supervised."""
-    loss = term.method.loss
-    count = loss.count(signal)
+    """Adds the weighted gradient of this rank's rows chunk by chunk. Its sums are the whole batch's; None where nothing is
+    supervised."""
+    count = term.method.loss.count(signal)
     if count == 0:
         return None
+    dealt = DealtRows(signal.states, signal.supervise_BT, together=signal.rows_together)
+    if dealt.is_all:
+        return own_sum(term, learner, signal, count, tokens)
+    own = own_sum(term, learner, signal.rows(dealt.index_B), count, tokens) if dealt.rows else TermSum(0.0, {}, {})
+    on_host = own._replace(per_token={name: value_n.cpu() for name, value_n in own.per_token.items()})
+    return added(dealt.ranks.gather((dealt.rows, on_host)), signal)
+
+
+def own_sum(term: Term, learner: Policy, signal: Signal, count: float, tokens: int) -> TermSum:
+    """Adds the gradient of rows of the batch, divided by the whole batch's count."""
     total = 0.0
     sums: dict[str, float | None] = {}
     per_token: dict[str, list[Tensor]] = {}
@@ -192,7 +206,7 @@ def accumulate(term: Term, learner: Policy, signal: Signal, tokens: int) -> Term
         part = signal.rows(index)
         if not bool(part.supervise_BT.any()):
             continue
-        value = loss.total(learner, part)
+        value = term.method.loss.total(learner, part)
         (term.weight * value.total / count).backward()
         total += float(value.total.detach()) / count
         for name, sum_ in value.sums.items():
@@ -200,6 +214,29 @@ def accumulate(term: Term, learner: Policy, signal: Signal, tokens: int) -> Term
         for name, value_N in value.per_token.items():
             per_token.setdefault(name, []).append(value_N)
     return TermSum(total, sums, {name: torch.cat(pieces) for name, pieces in per_token.items()})
+
+
+def added(parts: Sequence[tuple[list[int], TermSum]], signal: Signal) -> TermSum:
+    """The ranks' sums together, each with the rows it is about; what is said of tokens in the order of the batch."""
+    supervise_BT = signal.supervise_BT
+    sums: dict[str, float | None] = {}
+    per_token: dict[str, Tensor] = {}
+    for rows, part in parts:
+        is_its_B = torch.zeros(len(supervise_BT), dtype=torch.bool, device=supervise_BT.device)
+        is_its_B[rows] = True
+        is_its_N = is_its_B[:, None].expand(supervise_BT.shape)[supervise_BT]
+        for name, sum_ in part.sums.items():
+            sums[name] = (sums.get(name) or 0.0) + (sum_ or 0.0)
+        for name, value_n in part.per_token.items():
+            value_N = per_token.setdefault(name, value_n.new_zeros(len(is_its_N)).to(supervise_BT.device))
+            value_N[is_its_N] = value_n.to(value_N.device)
+    return TermSum(sum(part.loss for _, part in parts), sums, per_token)
+
+
+def costs_of_all(parts: Sequence[Mapping[str, PhaseCost]]) -> dict[str, PhaseCost]:
+    """By phase: tokens and FLOPs of all ranks; seconds and memory of the one that took most."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: PhaseCost.side_by_side([part[name] for part in parts if name in part]) for name in names}
 
 
 def check_finite(loss: float, grad_norm: float, draw: Draw) -> None:
