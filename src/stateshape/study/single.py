@@ -8,8 +8,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from stateshape.core import layout
 from stateshape.core.files import BadInput, parse, plain
 from stateshape.core.limits import check_most
+from stateshape.core.locks import holds_files
+from stateshape.core.manifest import check_unchanged
 from stateshape.core.progress import Reporter
 from stateshape.core.ranks import current
 from stateshape.core.records import DriftRecord, Operators, RunRecord
@@ -73,8 +76,8 @@ def train_single(
     ranks = current()
     if sampler != "local" and ranks.count > 1:
         raise BadInput(
-            f"sampler: got {sampler} with {ranks.count} processes; expected local: what servers sample is not equal to the bit, "
-            "and ranks must agree; sample locally, or train in one process"
+            f"sampler: got {sampler} with {ranks.count} processes; expected local: servers sample not to the same bits, and "
+            "ranks must agree; sample locally, or train in one process"
         )
     with contextlib.ExitStack() as claims:
         ranks.by_first(lambda: claim(folder, claims))
@@ -106,6 +109,14 @@ def train_single(
             )
             trained = train_one(bench, spec, seed, folder)
         return warned(ranks.by_first(lambda: complete_run(folder, trained)), reporter)
+
+
+def claim(folder: Path, claims: contextlib.ExitStack) -> None:
+    """The folder for this run alone, until `claims` is closed. Raises BadInput."""
+    claims.enter_context(claimed_run(folder))
+    if holds_files(folder) and not (folder / layout.RUN).exists():
+        raise BadInput(f"out: {folder} is not empty and contains no run; expected a new or empty folder, or this run's")
+    check_unchanged([folder])
 
 
 def warned(record: RunRecord, reporter: Reporter) -> RunRecord:
