@@ -38,6 +38,8 @@ def study(
 ) -> None:
     """Run a whole study: train, evaluate, measure drift, compare, report. Running it again resumes.
 
+    `stateshape study status DIR` says how far one is, from any machine that sees its folder.
+
     Args:
         preset_or_file: A YAML file, or a preset: quickstart, smoke, laptop, paper, controls, predictors,
             same_states, same_signal, same_signal_far, matched_sources, matched_sources_planted, line,

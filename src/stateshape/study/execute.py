@@ -147,8 +147,9 @@ def run_all(bench: StudyContext, data_dir: Path | None, jobs: int | None) -> Non
     plan, folder, reporter = bench.plan, bench.folder, bench.reporter
     failed = folder / layout.FAILED
     failed.unlink(missing_ok=True)
-    queue = Queue(plan.runs, plan.file.seeds, reporter, partial(write_json, failed))
     executor = executor_for(bench, data_dir, jobs)
+    is_cluster = plan.file.execute.executor != "processes"
+    queue = Queue(plan.runs, plan.file.seeds, reporter, partial(write_json, failed), chains_first=is_cluster)
     if executor is not None:
         drive(queue, executor, f"runs, {executor.num_slots} at a time", reporter)
         return

@@ -25,6 +25,8 @@ class RunDied(BadInput):
 class Queue:
     """Every run for every seed, seeds first; a checkpoint once. Needs are the study's own runs of the same seed.
 
+    chains_first: those with the longest chain of runs behind them first, whatever their seed: with many workers, all teachers
+    come before any student, so that the study does not end with a chain on which all wait.
     Each event costs what the run's own needs and followers do, so that ten thousand runs are no burden.
     """
 
@@ -34,6 +36,8 @@ class Queue:
         seeds: Sequence[int],
         reporter: Reporter,
         on_failed: Callable[[list[FailedRun]], None] = lambda failed: None,
+        *,
+        chains_first: bool = False,
     ) -> None:
         self._items: list[Item] = [
             (spec, seed) for seed in seeds for spec in runs if not isinstance(spec, CheckpointSpec) or seed == seeds[0]
@@ -52,10 +56,18 @@ class Queue:
             self._missing.append({other for other in needed if other is not None})
             for other in self._missing[place]:
                 self._followers[other].append(place)
-        self._ready = [place for place in range(self.num_runs) if not self._missing[place]]
+        self._rank = self._ranks() if chains_first else [(0, place) for place in range(self.num_runs)]
+        self._ready = sorted(self._rank[place] for place in range(self.num_runs) if not self._missing[place])
         self._reporter = reporter
         self._failed: list[FailedRun] = []
         self._on_failed = on_failed
+
+    def _ranks(self) -> list[tuple[int, int]]:
+        """Minus the longest chain behind each run, and its place. Followers have later places: teachers come first."""
+        behind = [0] * self.num_runs
+        for place in reversed(range(self.num_runs)):
+            behind[place] = max((1 + behind[follower] for follower in self._followers[place]), default=0)
+        return [(-chain, place) for place, chain in enumerate(behind)]
 
     @property
     def waiting(self) -> int:
@@ -64,13 +76,13 @@ class Queue:
 
     def ready(self, limit: int) -> list[Item]:
         """The first ones that can begin, `limit` at most."""
-        return [self._items[place] for place in self._ready[:limit]]
+        return [self._items[place] for _, place in self._ready[:limit]]
 
     def begin(self, spec: AnySpec, seed: int) -> None:
         place = self._place[spec.name, seed]
         self._waiting.discard(place)
-        if place in self._ready:
-            self._ready.remove(place)
+        if not self._missing[place]:
+            self._ready.remove(self._rank[place])
 
     def done(self, spec: AnySpec, seed: int, warnings: Sequence[str] = ()) -> None:
         """Repeats the run's warnings."""
@@ -79,7 +91,7 @@ class Queue:
         for follower in self._followers[place]:
             self._missing[follower].discard(place)
             if not self._missing[follower] and follower in self._waiting:
-                insort(self._ready, follower)
+                insort(self._ready, self._rank[follower])
         for warning in warnings:
             self._reporter.warn(f"{spec.label}, seed {seed}: {warning}")
 
