@@ -17,7 +17,7 @@ import pytest
 
 from stateshape.core import locks
 from stateshape.core.files import BadInput
-from stateshape.core.locks import hold, hold_beside, holds_files, remove_leftovers
+from stateshape.core.locks import claim_on, hold, hold_beside, holds_files, remove_leftovers
 
 # Ctrl-C is ignored where the tests were started in the background of a shell; here it must not be.
 HOLDS = """
@@ -112,15 +112,46 @@ def test_a_process_number_that_was_given_to_another_process_is_not_the_holder(tm
         assert json.loads((tmp_path / ".lock").read_text())["started"] != "1"
 
 
-def test_another_hosts_lock_is_refused_with_the_way_to_remove_it(tmp_path: Path) -> None:
+def test_another_hosts_lock_is_refused_while_it_gives_signs_of_life(tmp_path: Path) -> None:
+    left_by_a_killed_process(tmp_path)
+    path = change(tmp_path, host="elsewhere")
+    os.utime(path, (time.time() - 60, time.time() - 60))
+    with pytest.raises(BadInput, match=r"on elsewhere .*takes over after 120 s of silence"), hold(tmp_path):
+        pass
+
+
+def test_another_hosts_silent_lock_is_taken_over(tmp_path: Path) -> None:
     left_by_a_killed_process(tmp_path)
     path = change(tmp_path, host="elsewhere")
     os.utime(path, (time.time() - 7200, time.time() - 7200))
-    with (
-        pytest.raises(BadInput, match=rf"on elsewhere .*last sign of life 2\.0 h ago\), delete {path}"),
-        hold(tmp_path),
-    ):
-        pass
+    with hold(tmp_path):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+
+
+def test_who_finds_that_another_has_taken_over_ends(tmp_path: Path) -> None:
+    waits = "import sys, time; from pathlib import Path; from stateshape.core import locks; locks.BEAT_S = 0.05\n"
+    waits += "with locks.hold(Path(sys.argv[1])):\n print('held', flush=True)\n time.sleep(60)"
+    with subprocess.Popen(
+        [sys.executable, "-c", waits, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        other = tmp_path / "other"
+        other.write_text((tmp_path / ".lock").read_text().replace('"token": "', '"token": "0'))
+        other.replace(tmp_path / ".lock")
+        _, told = process.communicate(timeout=50)
+    assert process.returncode == 1
+    assert told.endswith("taken over by another process after a silence; this one ends\n")
+    assert (tmp_path / ".lock").exists()
+
+
+def test_a_claim_is_seen_without_touching_it(tmp_path: Path) -> None:
+    assert claim_on(tmp_path) is None
+    with hold(tmp_path):
+        claim = claim_on(tmp_path)
+        assert claim is not None and claim.is_alive and claim.pid == os.getpid()
+    left_by_a_killed_process(tmp_path)
+    claim = claim_on(tmp_path)
+    assert claim is not None and not claim.is_alive
 
 
 @pytest.mark.parametrize(("age_s", "is_dead"), [(0, False), (600, True)])

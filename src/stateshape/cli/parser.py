@@ -26,6 +26,7 @@ from stateshape.cli.publish import publish
 from stateshape.cli.serve import serve
 from stateshape.cli.states import states
 from stateshape.cli.study import report, study
+from stateshape.cli.study_status import status
 from stateshape.cli.train import train_command, train_overview
 from stateshape.core.files import BadInput
 from stateshape.core.wording import one_line as bounded
@@ -73,6 +74,10 @@ def run(args: Sequence[str]) -> None:
         train = deferred(train_command(args[1]))
         prog = f"stateshape train {args[1]}"
         parsed(lambda: tyro.cli(train, prog=prog, args=spelled(args[2:]), config=MARKERS), prog=prog)()
+        return
+    if list(args[:2]) == ["study", "status"]:
+        prog = "stateshape study status"
+        parsed(lambda: tyro.cli(deferred(status), prog=prog, args=list(args[2:]), config=MARKERS), prog=prog)()
         return
     commands_later = {name: deferred(command) for name, command in COMMANDS.items()}
     parsed(

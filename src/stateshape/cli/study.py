@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
@@ -29,12 +30,15 @@ def study(
     full: bool = False,
     dry_run: bool = False,
     jobs: int | None = None,
+    executor: Literal["processes", "slurm", "ray"] | None = None,
     accept_changes: bool = False,
     profile: bool = False,
     quiet: bool = False,
     json_events: bool = False,
 ) -> None:
     """Run a whole study: train, evaluate, measure drift, compare, report. Running it again resumes.
+
+    `stateshape study status DIR` says how far one is, from any machine that sees its folder.
 
     Args:
         preset_or_file: A YAML file, or a preset: quickstart, smoke, laptop, paper, controls, predictors,
@@ -47,7 +51,9 @@ def study(
         full: Evaluate all items; ignore the study's limits.
         dry_run: Print the plan (runs, teachers, steps, tokens) and stop.
         jobs: Runs at the same time, each in its own process with a share of the threads. Default: one per thread for a
-            small model with several seeds on a CPU, else 1.
+            small model with several seeds on a CPU, else 1. With slurm and ray: the most at a time, by default 1,000.
+        executor: Where runs are done: processes of this machine, jobs of slurm, or tasks of ray. Default: the study's
+            own, else processes.
         accept_changes: Continue although finished files were changed; this is recorded and shown in the report.
         profile: Print time and memory per phase, and write profile.json; adds one step to each run it trains, and trains one
             run at a time.
@@ -67,11 +73,14 @@ def study(
     if out is None:
         raise BadInput("out: got nothing; expected --out DIR, the folder the study is written to")
     folder = out_folder(out)
+    file = plan.file
+    if executor is not None:
+        file = replace(file, execute=replace(file.execute, executor=executor))
     reporter = reporter_for(quiet=quiet, json_events=json_events)
     operators: Operators | None = {} if profile else None
     try:
         run(
-            plan.file, out=folder, data_dir=data_folder(data), jobs=jobs, reporter=reporter, operators=operators,
+            file, out=folder, data_dir=data_folder(data), jobs=jobs, reporter=reporter, operators=operators,
             accept_changes=accept_changes,
         )  # fmt: skip
     finally:

@@ -47,6 +47,8 @@ DOSES = "dose.json"
 TABLES = "tables"
 PLOTS = "plots"
 REPORT = "report.html"
+FAILED = "failed.json"  # runs that could not be done, and why; gone once the study is run again
+JOBS = "jobs"  # what a cluster's jobs are given and say
 # both
 MANIFEST = "manifest.json"
 PROFILE = "profile.json"

@@ -34,6 +34,9 @@ MOST = {
     # of the machine
     "jobs": 1_024,
     "processes": 1_024,
+    "cpus": 1_024,
+    "minutes": 100_000_000,
+    "retries": 1_000,
     "threads": 1_024,
     "seed": 2**31 - 1,  # recorded states keep it in 32 bits
 }

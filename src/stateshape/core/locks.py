@@ -4,7 +4,9 @@ A lock is the file `.lock` in the folder: host, process, since when and the comm
 as a hard link to a file that is written already (where there are no hard links: created exclusively, then filled), which holds
 on network file systems as well. A killed process leaves its lock behind. On the same machine that is seen from the process and
 its start time, and the next command takes over. A machine or container that was restarted under the same name is known by
-the lock's time stamp, which its holder renews. The lock of another host is never taken over: the message says how to remove it.
+the lock's time stamp, which its holder renews every 10 s, and so is another host's: after 120 s without a sign of life the
+next command takes over. Time stamps come from the file system; where they come from the hosts, their clocks must agree to a
+minute. A holder that finds that another has taken over ends its process, so that two never write for longer than a renewal.
 
 Taking over is safe against others who try the same: each lock has a token, whoever follows it must first own the file
 `.lock.<token>`, which only one can create, and only its owner may replace the lock. Should that owner die too, it is followed
@@ -31,13 +33,14 @@ import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from stateshape.core.files import BadInput
 
 LOCK = ".lock"
 REPORT_LOCK = ".report.lock"  # of what is made from a study's records, which may be read while a study runs
 BEAT_S = 10.0  # between two renewals of a lock's time stamp
-SILENT_S = 120.0  # after which a holder whose process can't be looked at counts as dead
+SILENT_S = 120.0  # after which a holder whose process can't be looked at counts as dead: above twice what NFS caches
 TAKES = 200  # attempts while others come and go
 WAIT_S = 0.2  # between two looks at a lock that is waited for
 LEFTOVER = re.compile(r"\.(.+)\.\d+\.tmp")  # core.files.whole: .<name>.<process>.tmp
@@ -91,6 +94,31 @@ def hold_beside(folder: Path) -> Iterator[None]:
         yield
 
 
+class Claim(NamedTuple):
+    """Who holds a folder, as a reader sees it. silent_s: since the last sign of life, by this machine's clock."""
+
+    host: str
+    pid: int
+    since: str
+    silent_s: float
+    is_alive: bool
+
+
+def claim_on(folder: Path) -> Claim | None:
+    """Reads only. None where nobody holds the folder."""
+    path = folder / LOCK
+    holder = _read(path)
+    if holder is None:
+        return None
+    try:
+        silent_s = max(0.0, time.time() - path.stat().st_mtime)
+    except OSError:
+        return None
+    is_here = holder.host == socket.gethostname() and holder.space == _space()
+    is_alive = _runs(holder.pid, holder.started) if is_here else silent_s < SILENT_S
+    return Claim(holder.host, holder.pid, holder.since, silent_s, is_alive)
+
+
 def release_all() -> None:
     """For a process that is about to end without cleaning up."""
     for lock in list(_HELD.values()):
@@ -129,10 +157,13 @@ class _Held:
 
     def _renew(self) -> None:
         while not self._over.wait(BEAT_S):
-            try:
-                os.utime(self.path)
-            except OSError:
+            current = _read(self.path)
+            if current is None:
                 return
+            if current.token != self.holder.token and not self._over.is_set():
+                _end_as_lost(self.path)
+            with contextlib.suppress(OSError):
+                os.utime(self.path)
 
     def release(self) -> None:
         self._over.set()
@@ -142,6 +173,13 @@ class _Held:
 
 
 _HELD: dict[Path, _Held] = {}  # of this process
+
+
+def _end_as_lost(path: Path) -> None:
+    """For a process that was suspended or cut off from the disk for so long that another writes in its place."""
+    print(f"stateshape: {path.parent}: taken over by another process after a silence; this one ends", file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _owner() -> tuple[int, int]:
@@ -289,8 +327,6 @@ def _is_alive(holder: Holder, path: Path, private: Path) -> bool:
     """Whether the holder still writes, as far as can be known from here."""
     if holder.host == socket.gethostname() and holder.space == _space():
         return _runs(holder.pid, holder.started)
-    if holder.host not in ("", socket.gethostname()):
-        return True  # nothing is known of another host's processes
     return _silent_s(path, private) < SILENT_S
 
 
@@ -373,7 +409,10 @@ def _refusal(path: Path, holder: Holder) -> str:
     if holder.host == socket.gethostname():
         fix = "wait until it has ended, or give another folder"
     else:
-        fix = f"wait until it has ended; if it is dead (last sign of life {_ago(path)}), delete {path}"
+        fix = (
+            f"wait until it has ended; if it is dead (last sign of life {_ago(path)}), the same command takes over after "
+            f"{SILENT_S:.0f} s of silence"
+        )
     return f"out: {folder} is being written by {who}; expected a folder that nobody else writes to; {fix}"
 
 

@@ -122,6 +122,15 @@ class PlannedClaim:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FailedRun:
+    """A run that could not be done in the last attempt at the study."""
+
+    run: str
+    seed: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PlanRecord:
     study: str
     model: str

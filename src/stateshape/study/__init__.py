@@ -5,4 +5,9 @@ plan, yaml_file: the study file. preflight, folders, origin: may it start here? 
 runs in order. training, measuring, drift_rollouts, evaluation, state_map: one run's parts. protection: the
 term that keeps a run close to the base elsewhere. publish: what others get of a run or a study. context,
 describe, provenance: their common parts and records. Imported by api and the command line.
+plan, yaml_file: the study file. preflight, folders, origin: may it start here? execute, run_queue, single: runs in order.
+executor, execute_choice, parallel, slurm_jobs, ray_workers: who does them.
+training, measuring, drift_rollouts, evaluation, state_map: one run's parts. protection: the
+term that keeps a run close to the base elsewhere. context, describe,
+provenance: their common parts and records. Imported by api and the command line.
 """

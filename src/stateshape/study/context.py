@@ -46,6 +46,7 @@ class StudyContext:
     reporter: Reporter
     sampler: Sampler = field(default_factory=LocalSampler)
     operators: Operators | None = None  # filled where it is given
+    claim_wait_s: float = 0.0  # for a run's folder that another process holds
 
     _remembered: dict[str, Any] = field(default_factory=dict)  # by what it is of, see remembered
 

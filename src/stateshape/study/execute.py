@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import socket
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,7 +18,7 @@ import torch
 from stateshape.core import layout
 from stateshape.core.files import BadInput, check_output, write_json
 from stateshape.core.limits import check_most
-from stateshape.core.locks import REPORT_LOCK, hold, remove_leftovers
+from stateshape.core.locks import REPORT_LOCK, SILENT_S, hold, remove_leftovers
 from stateshape.core.manifest import rewriting
 from stateshape.core.progress import Reporter, Silent
 from stateshape.core.records import Operators
@@ -37,6 +39,8 @@ from stateshape.study.checkpoints import CheckpointSpec
 from stateshape.study.context import StudyContext, data_of, load_data, load_tasks
 from stateshape.study.describe import plan_record, run_record
 from stateshape.study.flips import write_flips
+from stateshape.study.execute_choice import check_executor
+from stateshape.study.executor import Executor, drive
 from stateshape.study.folders import (
     check_data,
     check_plan,
@@ -49,13 +53,14 @@ from stateshape.study.folders import (
 from stateshape.study.loaded import measure_checkpoint
 from stateshape.study.measuring import evaluations, measure_drift, measure_drift_from_start, measured, roll
 from stateshape.study.opened import open_sampler, opened_sampler
-from stateshape.study.parallel import run_parallel
+from stateshape.study.parallel import Processes
 from stateshape.study.plan import AnySpec, Plan
 from stateshape.study.preflight import check_chats, check_checkpoint, check_sources, check_templates, check_training
 from stateshape.study.protection import load_protected
 from stateshape.study.run_queue import Queue, RunDied
 from stateshape.study.training import LEARNER, train_one
 
+CLAIM_WAIT_S = 2 * SILENT_S  # a worker of a cluster waits for its dead predecessor's claim to run out
 REPORT_S = 60.0  # a report takes seconds; a study waits for one in progress
 SMALL_MODEL = 20_000_000  # parameters
 
@@ -80,6 +85,9 @@ def execute(
     if jobs is not None and jobs < 1:
         raise BadInput(f"jobs: got {jobs}; expected 1 or more")
     check_most(jobs=jobs)
+    check_executor(plan.file.execute)
+    if operators is not None and plan.file.execute.executor != "processes":
+        raise BadInput(f"profile: got executor {plan.file.execute.executor}; expected processes, one run at a time")
     check_output(folder)
     with hold(folder), prepared(plan, folder, data_dir, reporter, operators, accept_changes=accept_changes) as bench:
         run_base(bench)
@@ -137,14 +145,16 @@ def prepared(
 
 def run_all(bench: StudyContext, data_dir: Path | None, jobs: int | None) -> None:
     plan, folder, reporter = bench.plan, bench.folder, bench.reporter
-    jobs = jobs or fitting_jobs(plan, bench.weights)
-    if jobs > 1 and bench.operators is None:
-        worker = partial(open_worker, plan, folder, data_dir)
-        run_parallel(worker, plan.runs, plan.file.seeds, jobs, reporter)
+    failed = folder / layout.FAILED
+    failed.unlink(missing_ok=True)
+    executor = executor_for(bench, data_dir, jobs)
+    is_cluster = plan.file.execute.executor != "processes"
+    queue = Queue(plan.runs, plan.file.seeds, reporter, partial(write_json, failed), chains_first=is_cluster)
+    if executor is not None:
+        drive(queue, executor, f"runs, {executor.num_slots} at a time", reporter)
         return
-    queue = Queue(plan.runs, plan.file.seeds, reporter)
     while queue.waiting:
-        spec, seed = queue.ready()[0]
+        spec, seed = queue.ready(1)[0]
         queue.begin(spec, seed)
         try:
             warnings = run_one(bench, spec, seed)
@@ -152,6 +162,24 @@ def run_all(bench: StudyContext, data_dir: Path | None, jobs: int | None) -> Non
             queue.died(spec, seed, error)
         else:
             queue.done(spec, seed, warnings)
+
+
+def executor_for(bench: StudyContext, data_dir: Path | None, jobs: int | None) -> Executor | None:
+    """None: one run after another in this process."""
+    plan, choice = bench.plan, bench.plan.file.execute
+    if choice.executor == "processes":
+        jobs = jobs or fitting_jobs(plan, bench.weights)
+        if jobs == 1 or bench.operators is not None:
+            return None
+        return Processes(partial(open_worker, plan, bench.folder, data_dir), jobs)
+    worker = partial(open_cluster_worker, Path.cwd(), plan, bench.folder, data_dir)
+    if choice.executor == "ray":
+        from stateshape.study.ray_workers import RayWorkers
+
+        return RayWorkers(worker, choice, jobs)
+    from stateshape.study.slurm_jobs import SlurmJobs
+
+    return SlurmJobs(worker, choice, jobs, bench.folder.absolute(), plan.file.study)
 
 
 def fitting_jobs(plan: Plan, weights: SharedWeights) -> int:
@@ -162,7 +190,9 @@ def fitting_jobs(plan: Plan, weights: SharedWeights) -> int:
     return torch.get_num_threads()
 
 
-def open_worker(plan: Plan, folder: Path, data_dir: Path | None) -> Callable[[AnySpec, int], list[str]]:
+def open_worker(
+    plan: Plan, folder: Path, data_dir: Path | None, claim_wait_s: float = 0.0
+) -> Callable[[AnySpec, int], list[str]]:
     """Sets up a separate process for runs of the study."""
     logging.getLogger("stateshape.tasks").setLevel(
         logging.ERROR
@@ -181,8 +211,22 @@ def open_worker(plan: Plan, folder: Path, data_dir: Path | None) -> Callable[[An
         protects=load_protected(plan, [target, *retention], data_dir),
         reporter=Silent(),
         sampler=sampler,
+        claim_wait_s=claim_wait_s,
     )
     return partial(run_one, bench)
+
+
+def open_cluster_worker(
+    cwd: Path, plan: Plan, folder: Path, data_dir: Path | None
+) -> Callable[[AnySpec, int], list[str]]:
+    """As open_worker, on a machine that shares the file system. cwd: what the study's relative paths start from."""
+    try:
+        os.chdir(cwd)
+    except OSError:
+        raise BadInput(
+            f"executor: {cwd} is not on {socket.gethostname()}; expected a file system that the workers share"
+        ) from None
+    return open_worker(plan, folder, data_dir, CLAIM_WAIT_S)
 
 
 def run_base(bench: StudyContext) -> None:
@@ -213,7 +257,7 @@ def run_one(bench: StudyContext, spec: AnySpec, seed: int) -> list[str]:
     if isinstance(spec, CheckpointSpec):
         return measure_checkpoint(bench, spec)
     folder = bench.run_folder(spec.name, seed)
-    with claimed_run(folder):
+    with claimed_run(folder, wait_s=bench.claim_wait_s):
         if is_finished(folder):
             check_same_run(folder, run_record(bench, spec, seed))
             close_run(folder)

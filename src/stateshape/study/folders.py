@@ -25,10 +25,13 @@ from stateshape.train.loop import finish
 
 
 @contextlib.contextmanager
-def claimed_run(folder: Path) -> Iterator[None]:
-    """A run's folder for this process alone; it holds nothing, or a run. Raises BadInput."""
+def claimed_run(folder: Path, *, wait_s: float = 0.0) -> Iterator[None]:
+    """A run's folder for this process alone; it holds nothing, or a run. Raises BadInput.
+
+    wait_s: for a worker of a cluster, whose predecessor on another machine counts as dead only after a silence.
+    """
     check_output(folder)
-    with hold(folder):
+    with hold(folder, wait_s=wait_s):
         check_record_is_there(folder)
         yield
 

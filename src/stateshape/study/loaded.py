@@ -39,7 +39,7 @@ KL_SHORT_TOKENS = 8  # behind a multiple-choice question, whose answers are shor
 def measure_checkpoint(bench: StudyContext, spec: CheckpointSpec) -> list[str]:
     """Loads and measures one checkpoint, and gives its warnings; does nothing if it is complete, resumes if it was begun."""
     folder = bench.fixed_folder(spec.name)
-    with claimed_run(folder):
+    with claimed_run(folder, wait_s=bench.claim_wait_s):
         seed = read_json(folder / layout.RUN, RunRecord).seed if (folder / layout.RUN).exists() else bench.first_seed
         planned = checkpoint_record(bench, spec, seed)
         begun = check_same_run(folder, planned)

@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 
@@ -20,55 +20,61 @@ import torch
 from stateshape.core.files import BadInput
 from stateshape.core.locks import release_all
 from stateshape.core.progress import Reporter
+from stateshape.study.executor import OpenWorker, drive
 from stateshape.study.plan import AnySpec
-from stateshape.study.run_queue import Queue, RunDied
-
-OpenWorker = Callable[[], Callable[[AnySpec, int], list[str]]]
-"""Called once in each process: loads what runs share, and gives what does one of them and returns its warnings. Must be
-picklable."""
+from stateshape.study.run_queue import Item, Queue
 
 _run: Callable[[AnySpec, int], list[str]]
 
 
 def run_parallel(open_worker: OpenWorker, runs: list[AnySpec], seeds: list[int], jobs: int, reporter: Reporter) -> None:
-    """Does every run for every seed, those that others name first.
+    """Does every run for every seed in `jobs` processes. Raises as executor.drive, and BadInput where a process died."""
+    drive(Queue(runs, seeds, reporter), Processes(open_worker, jobs), f"runs, {jobs} at a time", reporter)
 
-    The others go on without a run that died. Raises whatever else a run raised; the others are stopped then.
-    """
-    queue = Queue(runs, seeds, reporter)
-    running: dict[Future[list[str]], tuple[AnySpec, int]] = {}
-    tick = reporter.track(f"runs, {jobs} at a time", "runs")
-    pool = ProcessPoolExecutor(
-        jobs,
-        mp_context=multiprocessing.get_context("spawn"),  # a fork would inherit torch's threads as they stand
-        initializer=_start,
-        initargs=(open_worker, max(1, torch.get_num_threads() // jobs), os.getpid()),
-    )
-    try:
-        while queue.waiting or running:
-            for spec, seed in queue.ready()[: jobs - len(running)]:
-                queue.begin(spec, seed)
-                running[pool.submit(_work, spec, seed)] = spec, seed
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                spec, seed = running.pop(future)
-                try:
-                    warnings = future.result()
-                except RunDied as error:
-                    queue.died(spec, seed, error)
-                else:
-                    queue.done(spec, seed, warnings)
-                    reporter.say(f"{spec.label}, seed {seed}: done, {queue.num_over} of {queue.num_runs}")
-                tick(queue.num_over, queue.num_runs)
-    except BrokenProcessPool:
-        raise BadInput(
-            f"jobs: got {jobs} runs at a time, and one of the processes died (out of memory?); expected memory for "
-            "all; use a smaller --jobs and run the same command again"
-        ) from None
-    finally:
-        if queue.waiting or running:
+
+class Processes:
+    """An Executor. A process that dies ends the study: on one machine the next one would find as little memory."""
+
+    retries = 0
+
+    def __init__(self, open_worker: OpenWorker, jobs: int) -> None:
+        self.num_slots = jobs
+        self._pool = ProcessPoolExecutor(
+            jobs,
+            mp_context=multiprocessing.get_context("spawn"),  # a fork would inherit torch's threads as they stand
+            initializer=_start,
+            initargs=(open_worker, max(1, torch.get_num_threads() // jobs), os.getpid()),
+        )
+
+    def submit(self, items: Sequence[Item]) -> list[Future[list[str]]]:
+        try:
+            return [self._pool.submit(_work, spec, seed) for spec, seed in items]
+        except BrokenProcessPool:
+            raise self._died() from None
+
+    def wait(self, handles: Collection[Future[list[str]]]) -> Collection[Future[list[str]]]:
+        return wait(handles, return_when=FIRST_COMPLETED).done
+
+    def result(self, handle: Future[list[str]]) -> list[str]:
+        try:
+            return handle.result()
+        except BrokenProcessPool:
+            raise self._died() from None
+
+    def close(self, running: Collection[Future[list[str]]]) -> None:
+        if not all(handle.done() for handle in running) or self._is_broken:
             for child in multiprocessing.active_children():
                 child.terminate()  # every file is whole at any time, so a run can be cut off anywhere
-        pool.shutdown(cancel_futures=True)
+        self._pool.shutdown(cancel_futures=True)
+
+    _is_broken = False
+
+    def _died(self) -> BadInput:
+        self._is_broken = True
+        return BadInput(
+            f"jobs: got {self.num_slots} runs at a time, and one of the processes died (out of memory?); expected memory "
+            "for all; use a smaller --jobs and run the same command again"
+        )
 
 
 def _start(open_worker: OpenWorker, num_threads: int, parent: int) -> None:

@@ -38,6 +38,7 @@ from stateshape.recipes.recipe import Recipe, fields_of, made_of_by, recipe_clas
 from stateshape.sampling.served.check import SamplerName, check_servers
 from stateshape.study.checkpoints import CheckpointSpec, checkpoint_spec
 from stateshape.study.earlier import as_before
+from stateshape.study.execute_choice import ExecuteChoice
 from stateshape.study.plan_claims import check_claims
 from stateshape.study.yaml_file import read_yaml
 from stateshape.tasks.harness import named
@@ -176,6 +177,8 @@ class StudyFile:
     """Further pairs of runs to compare, as [first, second]. Each run is always compared with the base and with its teacher."""
     claims: dict[str, ClaimChoice] = field(default_factory=dict)
     """What the study is to decide, by name, written before its first run (docs/verdicts.md)."""
+    execute: ExecuteChoice = field(default_factory=ExecuteChoice)
+    """Where its runs are done and what each is given there (docs/guides/cluster.md)."""
 
 
 class RunSpec(NamedTuple):
@@ -316,8 +319,8 @@ def check_runs_named(file: StudyFile) -> None:
 def plan_sha256(file: StudyFile, specs: Sequence[AnySpec]) -> str:
     """Of what is done, not of how it is written (5e-4 and 0.0005 are one plan) or how its results are read and called.
 
-    Left out: seeds, labels, notes, roles, contrasts, claims, servers' addresses, and whether layers are compiled. They may
-    change in a folder that the plan has begun; so may whether adapters are kept once they are measured. Left out where they
+    Left out: seeds, labels, notes, roles, contrasts, claims, servers' addresses, where runs are done, and whether layers
+    are compiled. They may change in a folder that the plan has begun; so may whether adapters are kept once they are measured. Left out where they
     are not chosen, so that plans of before there was a choice stay the same: lengths of completions, samples, how rows are
     read, chat templates, four bits, what samples, measurements along a run, and fields of recipes and of training that are
     declared LATER.
@@ -329,6 +332,7 @@ def plan_sha256(file: StudyFile, specs: Sequence[AnySpec]) -> str:
     del meaning["servers"]
     if meaning["sampler"] == "local":
         del meaning["sampler"]
+    del meaning["execute"]
     del meaning["model_settings"]["compile"]
     for name in ("chat_template", "quantize"):
         if meaning["model_settings"][name] is None:

@@ -1,13 +1,21 @@
-"""Which runs of a study can begin: those whose teachers and states are there. One that died takes those that need it along."""
+"""Which runs of a study can begin: those whose teachers and states are there. One that died takes those that need it along.
+
+Knows neither processes nor machines; see executor.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import insort
+from collections.abc import Callable, Sequence
 
 from stateshape.core.files import BadInput
 from stateshape.core.progress import Reporter
+from stateshape.core.study_records import FailedRun
 from stateshape.study.checkpoints import CheckpointSpec
 from stateshape.study.plan import AnySpec
+
+Item = tuple[AnySpec, int]
+"""A run and its seed."""
 
 
 class RunDied(BadInput):
@@ -15,42 +23,88 @@ class RunDied(BadInput):
 
 
 class Queue:
-    """Every run for every seed, seeds first; a checkpoint once. Needs are the study's own runs of the same seed."""
+    """Every run for every seed, seeds first; a checkpoint once. Needs are the study's own runs of the same seed.
 
-    def __init__(self, runs: Sequence[AnySpec], seeds: Sequence[int], reporter: Reporter) -> None:
-        self.waiting = [
+    chains_first: those with the longest chain of runs behind them first, whatever their seed: with many workers, all teachers
+    come before any student, so that the study does not end with a chain on which all wait.
+    Each event costs what the run's own needs and followers do, so that ten thousand runs are no burden.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[AnySpec],
+        seeds: Sequence[int],
+        reporter: Reporter,
+        on_failed: Callable[[list[FailedRun]], None] = lambda failed: None,
+        *,
+        chains_first: bool = False,
+    ) -> None:
+        self._items: list[Item] = [
             (spec, seed) for seed in seeds for spec in runs if not isinstance(spec, CheckpointSpec) or seed == seeds[0]
         ]
-        self.num_runs = len(self.waiting)
+        self.num_runs = len(self._items)
         self.num_over = 0  # done, failed or skipped
-        self._names = {spec.name for spec in runs}
-        self._once = {
+        self._place = {(spec.name, seed): place for place, (spec, seed) in enumerate(self._items)}
+        self._waiting = set(range(self.num_runs))
+        self._missing: list[set[int]] = []
+        self._followers: list[list[int]] = [[] for _ in self._items]
+        once = {
             spec.name: seeds[0] for spec in runs if isinstance(spec, CheckpointSpec)
         }  # for which seed they are done
-        self._done: set[tuple[str, int]] = set()
+        for place, (spec, seed) in enumerate(self._items):
+            needed = (self._place.get((name, once.get(name, seed))) for name in spec.needs())
+            self._missing.append({other for other in needed if other is not None})
+            for other in self._missing[place]:
+                self._followers[other].append(place)
+        self._rank = self._ranks() if chains_first else [(0, place) for place in range(self.num_runs)]
+        self._ready = sorted(self._rank[place] for place in range(self.num_runs) if not self._missing[place])
         self._reporter = reporter
+        self._failed: list[FailedRun] = []
+        self._on_failed = on_failed
 
-    def ready(self) -> list[tuple[AnySpec, int]]:
-        return [
-            (spec, seed)
-            for spec, seed in self.waiting
-            if all((name, self._once.get(name, seed)) in self._done for name in spec.needs() if name in self._names)
-        ]
+    def _ranks(self) -> list[tuple[int, int]]:
+        """Minus the longest chain behind each run, and its place. Followers have later places: teachers come first."""
+        behind = [0] * self.num_runs
+        for place in reversed(range(self.num_runs)):
+            behind[place] = max((1 + behind[follower] for follower in self._followers[place]), default=0)
+        return [(-chain, place) for place, chain in enumerate(behind)]
+
+    @property
+    def waiting(self) -> int:
+        """How many have not begun."""
+        return len(self._waiting)
+
+    def ready(self, limit: int) -> list[Item]:
+        """The first ones that can begin, `limit` at most."""
+        return [self._items[place] for _, place in self._ready[:limit]]
 
     def begin(self, spec: AnySpec, seed: int) -> None:
-        self.waiting.remove((spec, seed))
+        place = self._place[spec.name, seed]
+        self._waiting.discard(place)
+        if not self._missing[place]:
+            self._ready.remove(self._rank[place])
 
     def done(self, spec: AnySpec, seed: int, warnings: Sequence[str] = ()) -> None:
         """Repeats the run's warnings."""
-        self._done.add((spec.name, seed))
+        place = self._place[spec.name, seed]
         self.num_over += 1
+        for follower in self._followers[place]:
+            self._missing[follower].discard(place)
+            if not self._missing[follower] and follower in self._waiting:
+                insort(self._ready, self._rank[follower])
         for warning in warnings:
             self._reporter.warn(f"{spec.label}, seed {seed}: {warning}")
 
     def died(self, spec: AnySpec, seed: int, error: RunDied) -> None:
         """Says so, and leaves out the runs that need it."""
+        self._leave_out(spec, seed, error)
+        self._on_failed(self._failed)
+
+    def _leave_out(self, spec: AnySpec, seed: int, error: RunDied) -> None:
         self.num_over += 1
+        self._failed.append(FailedRun(run=spec.name, seed=seed, reason=str(error)))
         self._reporter.say(f"{spec.label}, seed {seed}: failed; {error}")
-        for other in [run for run, at in self.waiting if at == seed and spec.name in run.needs()]:
-            self.begin(other, seed)
-            self.died(other, seed, RunDied(f"it needs {spec.name}"))
+        for place in self._followers[self._place[spec.name, seed]]:
+            if place in self._waiting:
+                self.begin(*self._items[place])
+                self._leave_out(*self._items[place], RunDied(f"it needs {spec.name}"))
