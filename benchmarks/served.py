@@ -2,9 +2,10 @@
 
     python -m benchmarks.served --vllm PYTHON --model FOLDER [--repeats 5] [--prompts 16] [--group 8] [--tokens 64]
 
-Both engines run at the same time on the same machine and are asked in turn, so that other work disturbs them alike. Ours is
-timed with an adapter that the server has (`same`), and with a new version in each call (`new`), as in training: it is
-published, and some rows are rescored by the gate. Prompts: arithmetic's. Tokens: up to and with a row's end. Prints JSON.
+Both engines are loaded on the same machine and are asked in turn, so that other work disturbs them alike; the one that is not
+asked is stopped. Ours is timed with an adapter that the server has (`same`), and with a new version in each call (`new`), as in
+training: it is published, and some rows are rescored by the gate. Prompts: arithmetic's. Tokens: up to and with a row's end.
+Prints a JSON line.
 """
 
 from __future__ import annotations
@@ -77,6 +78,12 @@ def ours(
     return Timed(time.perf_counter() - begun, sum(len(row.ids) for row in rows))
 
 
+def only(runs: subprocess.Popen[Any], waits: subprocess.Popen[Any]) -> None:
+    """Stops the other engine while one is timed: on a CPU an idle vLLM looks for work without a pause."""
+    os.killpg(waits.pid, signal.SIGSTOP)
+    os.killpg(runs.pid, signal.SIGCONT)
+
+
 def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -123,8 +130,10 @@ def main() -> None:
             sampler = ServedSampler(reached, weights, folder=folder / "served", log=folder / "served.jsonl")
             found: dict[str, list[Timed]] = {"direct": [], "same": [], "new": []}
             for repeat in range(-1, chosen.repeats):  # the first warms up
+                only(peer, server)
                 answer = ask(peer, task | {"seed": 10 + repeat})
                 timed = {"direct": Timed(answer["seconds"], answer["tokens"])}
+                only(server, peer)
                 fill(weights, "learner", seed=2 + max(repeat, 0))
                 timed["new"] = ours(sampler, policy, prompts, settings, 10 + repeat)
                 timed["same"] = ours(sampler, policy, prompts, settings, 10 + repeat)
@@ -134,6 +143,7 @@ def main() -> None:
             sampler.close()
         finally:
             for process in (peer, server):  # each has processes of its own
+                os.killpg(process.pid, signal.SIGCONT)
                 os.killpg(process.pid, signal.SIGTERM)
                 process.wait()
     rates = {kind: statistics.median(one.rate for one in each) for kind, each in found.items()}
