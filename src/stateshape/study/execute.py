@@ -38,9 +38,9 @@ from stateshape.study.along import along_run
 from stateshape.study.checkpoints import CheckpointSpec
 from stateshape.study.context import StudyContext, data_of, load_data, load_tasks
 from stateshape.study.describe import plan_record, run_record
-from stateshape.study.flips import write_flips
 from stateshape.study.execute_choice import check_executor
 from stateshape.study.executor import Executor, drive
+from stateshape.study.flips import write_flips
 from stateshape.study.folders import (
     check_data,
     check_plan,
