@@ -30,7 +30,7 @@ from stateshape.sampling.served.check import SamplerName, check_servers
 from stateshape.study.context import StudyContext
 from stateshape.study.describe import planned_record
 from stateshape.study.drift_rollouts import as_rollouts, encoders_of, sample_rollouts
-from stateshape.study.folders import check_same_run, close_run, complete_run
+from stateshape.study.folders import check_same_run, claimed_run, close_run, complete_run
 from stateshape.study.opened import opened_sampler
 from stateshape.study.plan import SOURCES, AlongChoice, DriftChoice, Plan, RunSpec, StudyFile, TaskChoice, check_budget
 from stateshape.study.preflight import check_chats, check_sources, check_training
