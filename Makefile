@@ -20,7 +20,7 @@ study: .venv/.installed  ## the embedded study: seven rows, three seeds (SEEDS=0
 	$(BIN)/stateshape study quickstart --out $(OUT) --seeds $(SEEDS)
 
 test: .venv/.installed-dev check  ## checks and tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 	$(MAKE) test-old-processor
 
 test-lm-eval: .venv/.installed-lm-eval  ## lm-evaluation-harness's tasks; installs it: 37 packages, 270 MB, about a minute

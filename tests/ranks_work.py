@@ -77,8 +77,8 @@ def joined(work, groups, given):
                 globals()[work](count, *pickle.loads(bytes.fromhex(given)))
 
 
-def do_all(count, jobs, folder, recorded):
-    for job in jobs:
+def do_all(count, jobs_by_count, folder, recorded):
+    for job in jobs_by_count[count]:
         do(job, folder / str(count) / job.name, recorded)
 
 

@@ -42,7 +42,10 @@ ALL_ROWS = [
     Job("two teachers", "opd", {"teacher": "odd=t,even=t"}),
     Job("all parameters of one prompt", "sft", {}, {"batch_prompts": 1}),
 ]
-JOBS = [*(Job(name.rsplit(":")[-1], name) for name in [*BUILT_IN, EXAMPLE]), *ALL_ROWS]
+RECIPES = [Job(name.rsplit(":")[-1], name) for name in [*BUILT_IN, EXAMPLE]]
+JOBS = [*RECIPES, *ALL_ROWS]
+BY_COUNT = {2: JOBS, 3: RECIPES}
+pytestmark = pytest.mark.xdist_group("ranks")  # one worker trains them all, once
 
 
 KILLED_ALONE = dataclasses.replace(next(job for job in JOBS if job.name == "aggregate"), name="killed alone")
@@ -56,8 +59,10 @@ def trained(tmp_path_factory):
     for count in (2, 3):
         with pytest.raises(Killed):
             do(KILLED_ALONE, folder / str(count) / KILLED_ALONE.name, recorded, on_step=raise_killed)
-    processes = start("do_all", (2, 3), [*JOBS, KILLED_ALONE], folder, recorded)
-    do_all(1, JOBS, folder, recorded)
+    processes = start(
+        "do_all", (2, 3), {count: [*jobs, KILLED_ALONE] for count, jobs in BY_COUNT.items()}, folder, recorded
+    )
+    do_all(1, {1: JOBS}, folder, recorded)
     said = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], said
     return {count: folder / str(count) for count in (1, 2, 3)}
@@ -76,8 +81,9 @@ def steps(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("count", [2, 3])
-@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
+@pytest.mark.parametrize(
+    ("job", "count"), [pytest.param(job, n, id=f"{job.name}-{n}") for n, jobs in BY_COUNT.items() for job in jobs]
+)
 def test_ranks_train_as_one_process_does(job, count, trained):
     alone, together = trained[1] / job.name, trained[count] / job.name
     for one, other in zip(steps(alone), steps(together), strict=True):
@@ -93,8 +99,9 @@ def test_ranks_train_as_one_process_does(job, count, trained):
             torch.testing.assert_close(value, adapter[key], rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("count", [2, 3])
-@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
+@pytest.mark.parametrize(
+    ("job", "count"), [pytest.param(job, n, id=f"{job.name}-{n}") for n, jobs in BY_COUNT.items() for job in jobs]
+)
 def test_the_first_rank_records_all_rows_with_the_same_tokens(job, count, trained):
     alone, together = (Recording(trained[n] / job.name) for n in (1, count))
     assert alone.terms == together.terms
