@@ -14,14 +14,17 @@ export GOMP_SPINCOUNT ?= 5000
 INSTALL := PYTHON="$(PYTHON)" TORCH="$(TORCH)" scripts/install.sh .venv
 DEPENDENCIES := pyproject.toml constraints.txt scripts/install.sh
 
-.PHONY: study test test-vllm test-lm-eval test-old-processor check docs results bench gpu clean
+.PHONY: study test test-slow test-vllm test-lm-eval test-old-processor check docs results bench gpu clean
 
 study: .venv/.installed  ## the embedded study: seven rows, three seeds (SEEDS=0 for one)
 	$(BIN)/stateshape study quickstart --out $(OUT) --seeds $(SEEDS)
 
 test: .venv/.installed-dev check  ## checks and tests
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2
 	$(MAKE) test-old-processor
+
+test-slow: .venv/.installed-dev  ## what `make test` leaves out because it is more of the same: every recipe on two and three ranks, ...
+	$(BIN)/python -m pytest -n 2 -m slow
 
 test-lm-eval: .venv/.installed-lm-eval  ## lm-evaluation-harness's tasks; installs it: 37 packages, 270 MB, about a minute
 	$(BIN)/python -m pytest tests/test_harness.py tests/test_harness_names.py tests/test_docs.py -k "harness or lm-eval"

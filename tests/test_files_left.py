@@ -24,7 +24,12 @@ TEXT = "along: {points: 2}\n" + tiny.study_text(
     "model: embedded", "model: embedded\nlocality: {share: 10}"
 )
 WHILE_IT_GOES = {"checkpoint-*.pt", "supervision.jsonl", ".*.tmp", "served/*"}
-NOT_HERE = {"predictors.json", "served.jsonl"}  # of studies with 20 runs, of studies on servers
+NOT_HERE = {
+    "predictors.json",
+    "served.jsonl",
+    "failed.json",
+    "jobs/*",
+}  # with 20 runs, on servers, with failures, on SLURM
 
 
 def documented(heading: str) -> set[str]:

@@ -22,7 +22,7 @@ from stateshape.report.write import write_report
 from synthetic_study import write_synthetic_study
 
 TASK = TaskRecord(name="exam", label="Exam", metric="acc", chance=0.25, num_items=None)
-BIG = {"num_items": 450, "drift_noise": 0.0001, "seeds": [0, 1, 2, 3, 4]}
+BIG = {"num_items": 250, "drift_noise": 0.0001, "seeds": [0, 1, 2, 3, 4]}
 
 
 @pytest.fixture(scope="module")

@@ -54,6 +54,7 @@ def test_a_rank_that_dies_takes_the_run_down_in_one_line_and_leaves_a_checkpoint
     assert list(folder.glob("checkpoint-*.pt"))  # from which tests/test_ranks.py resumes
 
 
+@pytest.mark.slow
 def test_evaluation_is_the_same_in_two_processes(tmp_path):
     flags = ["--task", "arithmetic", "--limit", "12", "--device", "cpu", "--quiet"]
     assert main(["eval", "embedded", *flags, "--out", str(tmp_path / "one")]) == 0

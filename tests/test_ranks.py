@@ -5,6 +5,7 @@ In fp64, so that a difference is a mistake and not rounding. The ranks of one nu
 
 import dataclasses
 import json
+import time
 
 import pytest
 import torch
@@ -44,28 +45,73 @@ ALL_ROWS = [
 ]
 RECIPES = [Job(name.rsplit(":")[-1], name) for name in [*BUILT_IN, EXAMPLE]]
 JOBS = [*RECIPES, *ALL_ROWS]
-BY_COUNT = {2: JOBS, 3: RECIPES}
-pytestmark = pytest.mark.xdist_group("ranks")  # one worker trains them all, once
+ALL = {2: JOBS, 3: JOBS}
+NAMES = {  # one of each kind of state source, signal and loss, and what needs all rows together
+    2: {
+        "sft",
+        "grpo",
+        "opd",
+        "online_dpo",
+        "rft",
+        "SparseOPD",
+        "batch mean",
+        "aggregate",
+        "geometric",
+        "budget",
+        "protect",
+    },
+    3: {"grpo", "aggregate"},
+}
+SOME = {count: [job for job in JOBS if job.name in names] for count, names in NAMES.items()}
 
 
+PATIENCE_S = 600
 KILLED_ALONE = dataclasses.replace(next(job for job in JOBS if job.name == "aggregate"), name="killed alone")
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, worker_id):
     """Folders by number of ranks, each with a folder for every job; of "killed alone" one process did the first steps."""
-    folder = tmp_path_factory.mktemp("ranks")
+    return trained_once("ranks", SOME, tmp_path_factory, worker_id)
+
+
+@pytest.fixture(scope="module")
+def all_trained(tmp_path_factory, worker_id):
+    return trained_once("all_ranks", ALL, tmp_path_factory, worker_id)
+
+
+def trained_once(name, by_count, tmp_path_factory, worker_id):
+    """Where several workers run tests, one of them trains, and the others wait."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / name
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        until = time.monotonic() + PATIENCE_S
+        while not (folder / "done").exists():
+            assert time.monotonic() < until, "another worker did not train"
+            time.sleep(0.2)
+    else:
+        train_all(folder, by_count)
+        (folder / "done").touch()
+    return {count: folder / str(count) for count in (1, *by_count)}
+
+
+def train_all(folder, by_count):
     recorded = record(folder / "recorded", dtype=torch.float64)
-    for count in (2, 3):
+    for count in by_count:
         with pytest.raises(Killed):
             do(KILLED_ALONE, folder / str(count) / KILLED_ALONE.name, recorded, on_step=raise_killed)
-    processes = start(
-        "do_all", (2, 3), {count: [*jobs, KILLED_ALONE] for count, jobs in BY_COUNT.items()}, folder, recorded
-    )
-    do_all(1, {1: JOBS}, folder, recorded)
+    jobs = {count: [*jobs, KILLED_ALONE] for count, jobs in by_count.items()}
+    processes = start("do_all", (2, 3), jobs, folder, recorded)
+    do_all(1, {1: by_count[2]}, folder, recorded)
     said = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], said
-    return {count: folder / str(count) for count in (1, 2, 3)}
+
+
+def each(by_count):
+    found = [(job, count) for count, jobs in by_count.items() for job in jobs]
+    return pytest.mark.parametrize(("job", "count"), found, ids=[f"{job.name}-{count}" for job, count in found])
 
 
 class Killed(Exception):
@@ -81,10 +127,19 @@ def steps(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize(
-    ("job", "count"), [pytest.param(job, n, id=f"{job.name}-{n}") for n, jobs in BY_COUNT.items() for job in jobs]
-)
+@each(SOME)
 def test_ranks_train_as_one_process_does(job, count, trained):
+    check_training(job, count, trained)
+
+
+@pytest.mark.slow
+@each(ALL)
+def test_ranks_train_as_one_process_does_whatever_the_recipe(job, count, all_trained):
+    check_training(job, count, all_trained)
+    check_records(job, count, all_trained)
+
+
+def check_training(job, count, trained):
     alone, together = trained[1] / job.name, trained[count] / job.name
     for one, other in zip(steps(alone), steps(together), strict=True):
         for key in ("num_supervised", "num_rows", "origin_shares"):
@@ -99,10 +154,12 @@ def test_ranks_train_as_one_process_does(job, count, trained):
             torch.testing.assert_close(value, adapter[key], rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("job", "count"), [pytest.param(job, n, id=f"{job.name}-{n}") for n, jobs in BY_COUNT.items() for job in jobs]
-)
+@each(SOME)
 def test_the_first_rank_records_all_rows_with_the_same_tokens(job, count, trained):
+    check_records(job, count, trained)
+
+
+def check_records(job, count, trained):
     alone, together = (Recording(trained[n] / job.name) for n in (1, count))
     assert alone.terms == together.terms
     for step in range(alone.num_steps):
@@ -117,7 +174,7 @@ def test_the_first_rank_records_all_rows_with_the_same_tokens(job, count, traine
 
 
 def test_all_ranks_hold_the_same_bits(trained):
-    for job in JOBS:
+    for job in SOME[2]:
         first, second = (torch.load(trained[2] / job.name / f"learner{rank}.pt") for rank in range(2))
         assert tiny.is_same(first, second), job.name
 

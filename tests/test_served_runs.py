@@ -155,7 +155,7 @@ def study_file(folder: Path, *fields: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_study_is_evaluated_on_servers_as_it_is_locally(tmp_path, fake, jobs):
     served = study_file(tmp_path, "sampler: vllm", f"servers: ['{fake.url}']")
     assert main(["study", str(study_file(tmp_path)), "--out", str(tmp_path / "local"), "--quiet"]) == 0

@@ -16,7 +16,8 @@ A run folder:    run.json (RunRecord) metrics.jsonl (StepRecord) states.jsonl (S
   if asked for:  profile.json (ProfileRecord) served.jsonl (ServedRecord)
 A study folder:  plan.json (PlanRecord) runs/<run>/seed<k>/ (run folders) comparison.json (Comparison)
                  verdicts.json ([Verdict]) findings.json (Findings) looks.json ([Look]) state_map.json (StateMap)
-                 predictors.json (predictor_records.py) dose.json (dose_records.py) audit.json ([Audit]) manifest.json
+                 predictors.json (predictor_records.py) failed.json ([FailedRun]) jobs/*
+                 dose.json (dose_records.py) audit.json ([Audit]) manifest.json
                  table1.* table2.* tables/* plots/* report.html profile.json (ProfileRecord)
 docs/studies.md describes each of them; tests/test_files_left.py holds both lists to what a study leaves.
 A missing number is None, never zero. Does not know how any number is computed.
