@@ -24,6 +24,11 @@ from check_commands import commands_to_parse, pages, problem_of  # noqa: E402
 
 PAGES = {str(page.relative_to(ROOT)): page for page in pages()}
 EXECUTED = [name for name in PAGES if name.startswith("docs/") or name == "README.md"]
+LONG = (
+    "docs/guides/audit.md",
+    "docs/guides/distil.md",
+    "docs/drift.md",
+)  # of which each takes a quarter of a minute or more
 LINKED = [*PAGES, "CHANGELOG.md"]
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 NAMED_FILE = re.compile(r"`((?:src|tests|benchmarks|examples|scripts|results|docs)/[\w./-]+)`")
@@ -61,7 +66,9 @@ def test_links_and_named_files_of_a_page_exist(name):
     assert [file for file in NAMED_FILE.findall(text) if not (ROOT / file).exists()] == []
 
 
-@pytest.mark.parametrize("name", EXECUTED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in EXECUTED]
+)
 def test_blocks_of_a_page_run_from_top_to_bottom(name, tmp_path, monkeypatch, capfd):
     blocks = [block for block in blocks_of(PAGES[name]) if is_executed(block) or block.note("file")]
     monkeypatch.chdir(tmp_path)

@@ -411,6 +411,7 @@ def test_an_adapter_that_is_more_than_an_addition_is_refused(choices, message, t
     assert tiny.is_same(tiny.base_snapshot(shared), before)
 
 
+@pytest.mark.slow
 def test_compiled_layers_give_the_same_values_and_gradients(monkeypatch, tmp_path):
     """Traced and differentiated as for a GPU; what is left out, for its minute, is writing machine code."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))

@@ -21,6 +21,7 @@ def command(*args):
     return [sys.executable, "-m", "stateshape", *map(str, args)]
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_line_and_code_2(tmp_path):
     done = subprocess.run(
         command("train", "sft", "--model", tmp_path / "none", *FLAGS[2:], "--out", tmp_path / "run", "--processes", 2),
