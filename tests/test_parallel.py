@@ -95,6 +95,7 @@ def test_the_others_go_on_without_a_run_that_diverged(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_a_runs_warnings_reach_the_one_who_waits(tmp_path):
     said = Said()
     run_parallel(partial(opened, tmp_path), [spec("other")], [0], 1, said)

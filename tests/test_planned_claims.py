@@ -166,6 +166,7 @@ def test_seeds_beyond_the_plan_get_half_of_what_the_look_before_had():
     assert next_level(7, 7, [look(3, 3, 0.05), look(5, 5, 0.025)]) == 0.0125
 
 
+@pytest.mark.slow
 def test_a_study_keeps_its_looks(tmp_path):
     folder = write_synthetic_study(tmp_path, seeds=(0, 1, 2), **BIG)
     assert [(one.num_seeds, one.level) for one in write_comparison(folder).looks] == [(3, pytest.approx(0.05))]
