@@ -55,6 +55,20 @@ def test_a_rank_that_dies_takes_the_run_down_in_one_line_and_leaves_a_checkpoint
     assert list(folder.glob("checkpoint-*.pt"))  # from which tests/test_ranks.py resumes
 
 
+@pytest.mark.parametrize(("parent", "said"), [("1", ""), (None, "Stopped. Run the same command to resume.\n")])
+def test_a_rank_stopped_while_it_handles_anothers_end_leaves_the_word_to_its_parent(parent, said, monkeypatch, capsys):
+    def interrupted(args, **_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stateshape.cli.rank.run_as_rank", interrupted)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    if parent:
+        monkeypatch.setenv("STATESHAPE_PARENT", parent)
+    assert main(["train", "sft"]) == 130
+    assert capsys.readouterr().err == said
+
+
 @pytest.mark.slow
 def test_evaluation_is_the_same_in_two_processes(tmp_path):
     flags = ["--task", "arithmetic", "--limit", "12", "--device", "cpu", "--quiet"]

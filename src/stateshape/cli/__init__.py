@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if processes.is_rank():
                 from stateshape.cli.rank import run_as_rank
 
-                return run_as_rank(args, bad_input=EXIT_BAD_INPUT, interrupted=EXIT_INTERRUPTED)
+                return run_as_rank(args, bad_input=EXIT_BAD_INPUT)
             say_it_begins(args)
             if (num := processes.asked_for(args)) > 1:
                 return processes.Ranked(args, num).to_the_end()
@@ -60,8 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             run(args)
     except KeyboardInterrupt:
-        how_to_resume = " Run the same command to resume." if args[:1] in (["study"], ["train"]) else ""
-        print(f"\nStopped.{how_to_resume}" if sys.stderr.isatty() else f"Stopped.{how_to_resume}", file=sys.stderr)
+        if processes.tells_of_the_end():  # wherever the signal came: also while another rank's end is being handled
+            how_to_resume = " Run the same command to resume." if args[:1] in (["study"], ["train"]) else ""
+            print(f"\nStopped.{how_to_resume}" if sys.stderr.isatty() else f"Stopped.{how_to_resume}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -39,6 +39,11 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0" or not is_rank()
 
 
+def tells_of_the_end() -> bool:
+    """Whether this process says that it was stopped: under torchrun the first rank does, with --processes the parent."""
+    return is_first() and PARENT not in os.environ
+
+
 def asked_for(args: Sequence[str]) -> int:
     """The number behind --processes, read before the command is imported: this process needs no tensor library.
 

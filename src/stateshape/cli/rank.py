@@ -12,8 +12,8 @@ from stateshape.core.ranks import RankLost, Ranks, joined
 from stateshape.core.wording import BadInput, shown
 
 
-def run_as_rank(args: Sequence[str], *, bad_input: int, interrupted: int) -> int:
-    """The exit code: `bad_input` for a user's mistake, `interrupted` for Ctrl-C, EXIT_LOST where another rank has ended."""
+def run_as_rank(args: Sequence[str], *, bad_input: int) -> int:
+    """The exit code: `bad_input` for a user's mistake, EXIT_LOST where another rank has ended. Ctrl-C is the caller's."""
     end_with_parent()
     ranks: list[Ranks] = []
     try:
@@ -29,21 +29,12 @@ def run_as_rank(args: Sequence[str], *, bad_input: int, interrupted: int) -> int
         if PARENT not in os.environ and speaks(ranks):
             print(f"stateshape: {error}; the run has stopped; run the same command again to resume", file=sys.stderr)
         return EXIT_LOST
-    except KeyboardInterrupt:
-        if is_told_by_nobody():
-            print("Stopped. Run the same command to resume.", file=sys.stderr)
-        return interrupted
     return 0
 
 
 def speaks(ranks: Sequence[Ranks]) -> bool:
     """Whether this rank is the one that says it; before it has joined the others it is."""
     return all(one.speaks() for one in ranks)
-
-
-def is_told_by_nobody() -> bool:
-    """Under torchrun the first rank speaks; with --processes the parent does."""
-    return PARENT not in os.environ and os.environ.get("RANK") == "0"
 
 
 def check_command(args: Sequence[str]) -> None:
