@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stateshape.core.records import DriftRecord, EvalRow, Operators, RunRecord
     from stateshape.core.study_records import Audit, Comparison
     from stateshape.evals.harness_lm import PolicyLM
+    from stateshape.evals.settings import EvalSettings
     from stateshape.locality.settings import LocalitySettings
     from stateshape.policy.policy import Policy
     from stateshape.policy.settings import ModelSettings
@@ -106,6 +107,8 @@ def train_run(
     locality: LocalitySettings | None = None,
     sampler: SamplerName = "local",
     servers: Sequence[str] = (),
+    evals: EvalSettings | None = None,
+    report_to: Sequence[str] = (),
 ) -> RunRecord:
     """Trains one run into the folder `out`, or resumes it. Raises BadInput before the model loads.
 
@@ -125,6 +128,8 @@ def train_run(
         locality: How closely the run is watched (docs/locality.md). Default: probes for at most a tenth of its tokens.
         sampler: What samples: this machine, or vLLM servers (docs/guides/servers.md).
         servers: Addresses of the vLLM servers.
+        evals: How often and on what it is evaluated while it trains (docs/guides/watch.md). Default: not at all.
+        report_to: Experiment trackers: tensorboard, trackio, wandb, mlflow. Default: none.
     """
     from stateshape.policy.settings import ModelSettings
     from stateshape.recipes.recipe import recipe_name
@@ -149,6 +154,8 @@ def train_run(
         locality=locality,
         sampler=sampler,
         servers=servers,
+        evals=evals,
+        report_to=report_to,
     )
 
 

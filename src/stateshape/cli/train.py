@@ -33,6 +33,8 @@ Args:
     sampler: What samples: local, this machine; vllm, the servers (docs/guides/servers.md).
     servers: Addresses of vLLM servers, separated by commas.
     along: Keep the adapter at N steps, each half of the next: checkpoint-<step>/ in the run folder. Default: only at the end.
+    eval: Evaluate the run while it trains (docs/guides/watch.md).
+    report_to: Experiment trackers: tensorboard, trackio, wandb, mlflow. Default: none.
     processes: Train in N processes on this machine, one per GPU, or sharing the cores (docs/guides/data_parallel.md).
     profile: Print time and memory per phase, and write profile.json; adds one step, without its update.
     quiet: No progress output.
@@ -51,6 +53,7 @@ def train_overview(recipe: tyro.conf.Positional[str]) -> None:
 
 def train_command(name: str) -> Callable[..., None]:
     """A function with the flags of one recipe. Raises BadInput if there is no such recipe."""
+    from stateshape.evals.settings import EvalSettings
     from stateshape.locality.settings import LocalitySettings
     from stateshape.policy.settings import ModelSettings
     from stateshape.recipes.recipe import recipe_class
@@ -75,6 +78,8 @@ def train_command(name: str) -> Callable[..., None]:
         sampler: Literal["local", "vllm"] = "local",
         servers: str | None = None,
         along: int | None = None,
+        eval: Any = EvalSettings(),  # noqa: B008
+        report_to: list[str] = [],  # noqa: B006
         processes: int = 1,
         profile: bool = False,
         quiet: bool = False,
@@ -97,6 +102,7 @@ def train_command(name: str) -> Callable[..., None]:
                 start=start,
                 locality=locality,
                 sampler=sampler, servers=[] if servers is None else servers.split(","),
+                evals=eval, report_to=report_to,
             )  # fmt: skip
         finally:
             reporter.stop()
@@ -116,6 +122,7 @@ def train_command(name: str) -> Callable[..., None]:
         "rows": Annotated[RowFlags, flat],
         "settings": Annotated[TrainSettings, flat],
         "locality": LocalitySettings,
+        "eval": EvalSettings,
         "model_settings": Annotated[ModelSettings, flat],
     }
     return train

@@ -31,6 +31,8 @@ KL = "kl.json"
 FLIPS = "flips.jsonl"
 ALONG = "along.jsonl"
 ALONG_ROWS = "along"
+EVAL_STEPS = "eval_steps.jsonl"
+BEST = "best.json"
 CHECKPOINT = "checkpoint-*.pt"  # the number of completed steps
 KEPT_CHECKPOINT = re.compile(r"checkpoint-([1-9][0-9]*)")  # a folder; likewise
 # a study

@@ -108,6 +108,29 @@ class DoseRecord:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class EvalStep:
+    """A line of eval_steps.jsonl: a run as it was after `step` completed steps, on a fixed part of each task."""
+
+    step: int
+    scores: dict[str, dict[str, float | None]]  # by task and metric, the mean over num_items
+    num_items: dict[str, int]  # by task
+    distances: dict[str, float]  # from the base, at num_states token states; names in docs/dose.md
+    num_states: int
+    neutral_nats: float  # mean cross-entropy per token of a fixed neutral text
+    neutral_change: float  # less the base's: above 0, forgotten
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BestStep:
+    """best.json: the evaluation whose adapter is kept: the highest score in `task`, the earliest of equals."""
+
+    step: int
+    task: str
+    metric: str
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ServedRecord:
     """A line of served.jsonl: rows of one server and adapter version, rescored by our own pass (docs/guides/servers.md).
 

@@ -38,21 +38,23 @@ def along_run(
     *earlier, last = kept_steps(num_steps, choice.points, choice.spacing)
     parts: list[MeasurementStep] = []
     for step in earlier:
-        parts += [(PHASE, partial(rows_at, bench, folder, run, step, some_items(task, choice))) for task in bench.tasks]
+        parts += [
+            (PHASE, partial(rows_at, bench, folder, run, step, some_items(task, choice.limit))) for task in bench.tasks
+        ]
         parts.append((PHASE, partial(dose_at, bench, folder, step)))
         if not choice.keep:
             parts.append((PHASE, partial(shutil.rmtree, layout.kept_checkpoint(folder, step), ignore_errors=True)))
     return [*parts, (PHASE, partial(write_dose, bench, folder, last, policy))]
 
 
-def some_items(task: Task, choice: AlongChoice) -> Task:
+def some_items(task: Task, limit: int | None) -> Task:
     """The task with fewer items, those that a limit of its own would give: the first, of an exam some of each subject."""
     if isinstance(task, HarnessTask) and len(task.tasks) > 1:
-        kept = stratified_ids([(item.item_id, item.tag or "") for item in task.test], choice.limit)
+        kept = stratified_ids([(item.item_id, item.tag or "") for item in task.test], limit)
         return replace(task, test=tuple(item for item in task.test if item.item_id in kept))
     if isinstance(task, GenerationTask):
-        return replace(task, test=task.test[: choice.limit])
-    return replace(task, items=stratified(task.items, choice.limit) if task.is_lettered else task.items[: choice.limit])
+        return replace(task, test=task.test[:limit])
+    return replace(task, items=stratified(task.items, limit) if task.is_lettered else task.items[:limit])
 
 
 def rows_at(bench: StudyContext, folder: Path, run: str, step: int, task: Task) -> None:

@@ -43,6 +43,7 @@ class StudyContext:
     retention: list[Task]
     data: Mapping[str, GenerationTask] = field(default_factory=dict)  # what runs name as their `data`
     protects: Mapping[str, Task] = field(default_factory=dict)  # what runs name as train.protect.task
+    eval_tasks: Sequence[Task] = ()  # what runs are evaluated on while they train
     reporter: Reporter
     sampler: Sampler = field(default_factory=LocalSampler)
     operators: Operators | None = None  # filled where it is given

@@ -38,6 +38,7 @@ from stateshape.study.along import along_run
 from stateshape.study.checkpoints import CheckpointSpec
 from stateshape.study.context import StudyContext, data_of, load_data, load_tasks
 from stateshape.study.describe import plan_record, run_record
+from stateshape.study.eval_tasks import load_eval_tasks
 from stateshape.study.execute_choice import check_executor
 from stateshape.study.executor import Executor, drive
 from stateshape.study.flips import write_flips
@@ -115,6 +116,7 @@ def prepared(
     target, retention = load_tasks(plan.file, data_dir)
     data = load_data(plan.file, [target, *retention], data_dir)
     protects = load_protected(plan, [target, *retention], data_dir)
+    eval_tasks = load_eval_tasks(plan.file, [target, *retention], data_dir)
     check_data(plan, folder, [target, *retention], {**protects, **data})
     resolve_base(plan.file.model)
     check_templates([target, *retention], plan.file.model, plan.file.model_settings)
@@ -134,6 +136,7 @@ def prepared(
             retention=retention,
             data=data,
             protects=protects,
+            eval_tasks=eval_tasks,
             reporter=reporter,
             operators=operators,
             sampler=sampler,
@@ -209,6 +212,7 @@ def open_worker(
         retention=retention,
         data=data,
         protects=load_protected(plan, [target, *retention], data_dir),
+        eval_tasks=load_eval_tasks(plan.file, [target, *retention], data_dir),
         reporter=Silent(),
         sampler=sampler,
         claim_wait_s=claim_wait_s,

@@ -32,6 +32,7 @@ from stateshape.core.limits import check_most
 from stateshape.core.records import Json
 from stateshape.core.study_records import BASE, ClaimChoice
 from stateshape.core.wording import MAX_PATH, MAX_SHOWN, shown
+from stateshape.evals.settings import EvalSettings
 from stateshape.locality.settings import LocalitySettings
 from stateshape.policy.settings import ModelSettings
 from stateshape.recipes.recipe import Recipe, fields_of, made_of_by, recipe_class, teachers_of
@@ -43,6 +44,7 @@ from stateshape.study.plan_claims import check_claims
 from stateshape.study.yaml_file import read_yaml
 from stateshape.tasks.harness import named
 from stateshape.tasks.reading import Reading
+from stateshape.trackers.names import check_trackers
 from stateshape.train.kept_adapters import Spacing
 from stateshape.train.settings import TrainSettings
 
@@ -163,6 +165,10 @@ class StudyFile:
     drift: DriftChoice = field(default_factory=DriftChoice)
     locality: LocalitySettings | None = field(default_factory=LocalitySettings)
     """How closely each run is watched while it trains (docs/locality.md); null: not at all."""
+    eval: EvalSettings = field(default_factory=EvalSettings)
+    """Evaluate each run while it trains (docs/guides/watch.md). Default: only at its end."""
+    report_to: list[str] = field(default_factory=list)
+    """Experiment trackers that runs report to: tensorboard, trackio, wandb, mlflow. Default: none."""
     along: AlongChoice | None = None
     """Measure each run also on its way (docs/dose.md). Default: only at its end."""
     model_settings: ModelSettings = field(default_factory=ModelSettings)
@@ -299,6 +305,7 @@ def make_plan(file: StudyFile) -> Plan:
     specs = {name: any_spec(name, choice, file.train) for name, choice in file.runs.items()}
     check_runs_named(file)
     check_servers(file.sampler, file.servers)
+    check_trackers(file.report_to)
     check_claims(file.claims, runs=[BASE, *file.runs], tasks=[choice.task for choice in (file.target, *file.retention)])
     return Plan(file=file, runs=in_order(specs), sha256=plan_sha256(file, list(specs.values())))
 
@@ -319,11 +326,11 @@ def check_runs_named(file: StudyFile) -> None:
 def plan_sha256(file: StudyFile, specs: Sequence[AnySpec]) -> str:
     """Of what is done, not of how it is written (5e-4 and 0.0005 are one plan) or how its results are read and called.
 
-    Left out: seeds, labels, notes, roles, contrasts, claims, servers' addresses, where runs are done, and whether layers
-    are compiled. They may change in a folder that the plan has begun; so may whether adapters are kept once they are
+    Left out: seeds, labels, notes, roles, contrasts, claims, trackers, servers' addresses, where runs are done, and whether
+    layers are compiled. They may change in a folder that the plan has begun; so may whether adapters are kept once they are
     measured. Left out where they are not chosen, so that plans of before there was a choice stay the same: lengths of
-    completions, samples, how rows are read, chat templates, four bits, what samples, measurements along a run, and fields
-    of recipes and of training that are declared LATER.
+    completions, samples, how rows are read, chat templates, four bits, what samples, evaluations and measurements along a
+    run, and fields of recipes and of training that are declared LATER.
     """
     runs = {spec.name: meaning_of(spec) for spec in specs}
     done = replace(file, seeds=[], train={}, runs={}, notes="", roles={}, contrasts=[], claims={})
@@ -333,6 +340,7 @@ def plan_sha256(file: StudyFile, specs: Sequence[AnySpec]) -> str:
     if meaning["sampler"] == "local":
         del meaning["sampler"]
     del meaning["execute"]
+    del meaning["report_to"]
     del meaning["model_settings"]["compile"]
     for name in ("chat_template", "quantize"):
         if meaning["model_settings"][name] is None:
@@ -345,6 +353,8 @@ def plan_sha256(file: StudyFile, specs: Sequence[AnySpec]) -> str:
             del choice["read"]
     if file.locality is not None:
         meaning["locality"] = comparable(file.locality)
+    if file.eval == EvalSettings():
+        del meaning["eval"]
     if meaning["along"] is None:
         del meaning["along"]
     else:

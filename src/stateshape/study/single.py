@@ -20,6 +20,7 @@ from stateshape.core.sealed import check_source
 from stateshape.core.seeds import seed_for
 from stateshape.core.study_records import BASE
 from stateshape.drift.measure import measure
+from stateshape.evals.settings import EvalSettings
 from stateshape.locality.settings import LocalitySettings
 from stateshape.policy.open import check_teacher, open_beside, open_weights, policy_on, resolve, resolve_base
 from stateshape.policy.policy import Policy
@@ -30,6 +31,7 @@ from stateshape.sampling.served.check import SamplerName, check_servers
 from stateshape.study.context import StudyContext
 from stateshape.study.describe import planned_record
 from stateshape.study.drift_rollouts import as_rollouts, encoders_of, sample_rollouts
+from stateshape.study.eval_tasks import load_eval_tasks
 from stateshape.study.folders import check_same_run, claimed_run, close_run, complete_run
 from stateshape.study.opened import opened_sampler
 from stateshape.study.plan import SOURCES, AlongChoice, DriftChoice, Plan, RunSpec, StudyFile, TaskChoice, check_budget
@@ -39,6 +41,7 @@ from stateshape.study.training import train_one
 from stateshape.tasks.load import load_task
 from stateshape.tasks.reading import Reading
 from stateshape.tasks.task import GenerationTask
+from stateshape.trackers.names import check_trackers
 from stateshape.train.settings import TrainSettings
 
 
@@ -61,6 +64,8 @@ def train_single(
     locality: LocalitySettings | None = None,
     sampler: SamplerName = "local",
     servers: Sequence[str] = (),
+    evals: EvalSettings | None = None,
+    report_to: Sequence[str] = (),
 ) -> RunRecord:
     """Trains one run into `folder`; resumes or refuses what is there. Raises BadInput before the model loads.
 
@@ -70,9 +75,12 @@ def train_single(
         start: a run or adapter folder whose adapter it goes on from.
         locality: how closely it is watched; None: as by default.
         sampler, servers: what samples, and the addresses of vLLM servers.
+        evals: how often and on what it is evaluated while it trains; None: not at all.
+        report_to: experiment trackers.
     """
     check_most(seed=seed)
     check_servers(sampler, servers)
+    check_trackers(report_to)
     ranks = current()
     if sampler != "local" and ranks.count > 1:
         raise BadInput(
@@ -83,12 +91,20 @@ def train_single(
         ranks.by_first(lambda: claim(folder, claims))
         task = generation_task(task_name, data_dir, reading=reading)
         plan = single_plan(name, recipe, model, task_name, settings, model_settings, along, start, locality)
-        plan = plan._replace(file=replace(plan.file, sampler=sampler, servers=list(servers)))
+        file = replace(
+            plan.file,
+            sampler=sampler,
+            servers=list(servers),
+            eval=parse(plain(evals or EvalSettings()), EvalSettings, where="command line"),
+            report_to=list(report_to),
+        )
+        plan = plan._replace(file=file)
         spec = plan.trained[0]
         check_budget(spec)
         check_sources(plan, spec, task)
         check_training(spec, task)
         protects = load_protected(plan, [task], data_dir)
+        eval_tasks = load_eval_tasks(plan.file, [task], data_dir)
         check_chats(plan, spec, task)
         planned = planned_record(plan, [task, *protects.values()], spec, seed, partial(stands_at, model))
         begun = ranks.by_first(lambda: check_same_run(folder, planned))
@@ -103,6 +119,7 @@ def train_single(
                 target=task,
                 retention=[],
                 protects=protects,
+                eval_tasks=eval_tasks,
                 reporter=reporter,
                 operators=operators,
                 sampler=opened,

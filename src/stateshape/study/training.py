@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from stateshape.core import layout
-from stateshape.core.files import BadInput, read_jsonl, write_json
+from stateshape.core.files import BadInput, plain, read_jsonl, write_json
 from stateshape.core.method import Combination, Method, terms_of
 from stateshape.core.ranks import current
 from stateshape.core.records import RunRecord, StepRecord
@@ -30,6 +30,8 @@ from stateshape.record.writer import StateWriter
 from stateshape.states.fit import check_texts, fit_notes
 from stateshape.study.context import StudyContext
 from stateshape.study.describe import place_of, run_record
+from stateshape.study.eval_tasks import best_task
+from stateshape.study.eval_watch import EvalWatch, reference_of
 from stateshape.study.folders import check_same_run
 from stateshape.study.plan import RunSpec
 from stateshape.study.preflight import crosses_tokenizers
@@ -37,6 +39,8 @@ from stateshape.study.protection import protect_term, protected
 from stateshape.study.run_queue import RunDied
 from stateshape.study.starts import start_of
 from stateshape.tasks.items import GenerationItem
+from stateshape.trackers.names import check_trackers
+from stateshape.trackers.report import Trackers, reporting
 from stateshape.train.checkpoint import Progress
 from stateshape.train.health import EARLY_STEPS, Kinds, learned_nothing, warnings_of
 from stateshape.train.kept_adapters import kept_steps
@@ -119,17 +123,18 @@ def train_method(
     learner = Policy(bench.weights, LEARNER, is_trainable=True)
     say_what_fits(bench, spec, learner, item_ids, method)
     kinds: Kinds = {name: term.method.signal.kind for name, term in terms_of(method).items() if not term.is_apart}
-    progress = train(
-        method,
-        learner,
-        item_ids,
-        spec.train,
-        seed=seed,
-        folder=folder,
-        on_step=told_early(bench, spec, seed, kinds),
-        watches=watches_of(bench, spec, method, folder, seed),
-        keep_at=steps_before_last(bench, spec.train.num_steps(len(bench.data_of(spec).train))),
-    )
+    with trackers_of(bench, spec, seed, folder) as trackers:
+        progress = train(
+            method,
+            learner,
+            item_ids,
+            spec.train,
+            seed=seed,
+            folder=folder,
+            on_step=told_early(bench, spec, seed, kinds, trackers),
+            watches=watches_of(bench, spec, method, folder, seed),
+            keep_at=steps_before_last(bench, spec.train.num_steps(len(bench.data_of(spec).train))),
+        )
     if bench.operators is not None and spec.name not in bench.operators:
         draw = draw_for(item_ids, batch=spec.train.batch_prompts, step=0, seed=seed)
         bench.operators[spec.name] = step_operators(method, learner, draw, spec.train)
@@ -204,13 +209,31 @@ def say_what_fits(
         bench.reporter.warn(f"{bench.data_of(spec).name}: {note}")
 
 
-def told_early(bench: StudyContext, spec: RunSpec, seed: int, kinds: Kinds) -> OnStep:
-    """Updates the progress bar, and warns after the first few steps if they had nothing to learn from."""
+def trackers_of(
+    bench: StudyContext, spec: RunSpec, seed: int, folder: Path
+) -> contextlib.AbstractContextManager[Trackers]:
+    """The experiment trackers of the study's file."""
+    file = bench.plan.file
+    return reporting(
+        check_trackers(file.report_to),
+        folder,
+        project=file.study if file.runs else "stateshape",
+        run=f"{spec.name} seed {seed}" if file.runs else folder.name,
+        settings={"model": file.model, "task": bench.data_of(spec).name, "seed": seed, "recipe": spec.recipe_name}
+        | plain(spec.recipe())
+        | plain(spec.train),
+        say=bench.reporter.warn,
+    )
+
+
+def told_early(bench: StudyContext, spec: RunSpec, seed: int, kinds: Kinds, trackers: Trackers) -> OnStep:
+    """Updates the progress bar and the trackers, and warns after the first few steps if they had nothing to learn from."""
     tick = bench.reporter.track(f"train {spec.name}", "steps", bench.weights.meter)
     first_records: list[StepRecord] = []
 
     def on_step(done: int, total: int, record: StepRecord) -> None:
         tick(done, total, telling(record))
+        trackers.update()
         if len(first_records) == EARLY_STEPS:
             return
         first_records.append(record)
@@ -254,7 +277,27 @@ def watches_of(
 
         apart = [name for name, term in terms_of(method).items() if term.is_apart]
         watches.append(LocalityWatch(bench.compared, grader=is_right, folder=folder, seed=seed, apart=apart))
+    if bench.eval_tasks:
+        watches.append(eval_watch(bench, spec, folder))
     return watches
+
+
+def eval_watch(bench: StudyContext, spec: RunSpec, folder: Path) -> EvalWatch:
+    """As `eval` of the study's file asks for it."""
+    task, choice = bench.data_of(spec), bench.plan.file.eval
+    num_steps = spec.train.num_steps(len(task.train))
+    reference = bench.remembered(
+        f"eval reference {task.name}",
+        lambda: reference_of(Policy(bench.weights, None), task, bench.sampler, positions=choice.positions),
+    )
+    return EvalWatch(
+        bench.eval_tasks,
+        reference,
+        steps=choice.steps(num_steps),
+        folder=folder,
+        best=best_task(choice, bench.eval_tasks),
+        kept=steps_before_last(bench, num_steps),
+    )
 
 
 def teacher_loader(bench: StudyContext, loaded: list[str], *, is_any_vocabulary: bool) -> Callable[[str], Policy]:
