@@ -129,8 +129,7 @@ def _wandb_table(tracker: Any, step: int, rows: Sequence[Sequence[object]]) -> N
 def _mlflow_table(tracker: Any, step: int, rows: Sequence[Sequence[object]]) -> None:
     import mlflow
 
-    last = rows[-1:]
-    mlflow.log_table({name: [row[i] for row in last] for i, name in enumerate(COLUMNS)}, f"{TABLE}.json")
+    mlflow.log_text("\n".join(" | ".join(str(cell) for cell in row) for row in rows[-1:]), f"{TABLE}/step{step}.txt")
 
 
 TABLES = {"tensorboard": _text_table, "trackio": _trackio_table, "wandb": _wandb_table, "mlflow": _mlflow_table}
