@@ -29,6 +29,7 @@ class FakeServer:
         self.weights, self.root = weights, root
         self.version, self.max_model_len = "0.32.0", 4096
         self.has_routes = True
+        self.key: str | None = None  # asked for below /v1, as vLLM does
         self.slots = 8
         self.ignores_adapters = False  # says that it has loaded one, and answers by the base
         self.is_raw = False  # log-probs of temperature 1 whatever the temperature
@@ -39,6 +40,7 @@ class FakeServer:
         self.failures: dict[str, list[Answer]] = {}  # what a path answers next
         self.is_stuck = threading.Event()  # while set, completions get no answer
         self.questions: list[tuple[str, dict[str, Any]]] = []  # path and body of all that was asked
+        self.authorizations: set[str | None] = set()  # that came with the questions
         self.adapters: dict[str, str] = {}
         self.loaded: list[str] = []  # every name that was ever loaded
         self._over = threading.Event()
@@ -63,7 +65,7 @@ class FakeServer:
                 self.answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
 
             def answer(self, body: dict[str, Any]) -> None:
-                status, value = fake.answered(self.path, body)
+                status, value = fake.let_in(self.path, self.headers["Authorization"]) or fake.answered(self.path, body)
                 data = (value if isinstance(value, str) else json.dumps(value)).encode()
                 with contextlib.suppress(OSError):  # who asked has gone
                     self.send_response(status)
@@ -97,6 +99,12 @@ class FakeServer:
 
     def completions(self) -> list[dict[str, Any]]:
         return [body for path, body in self.questions if path == "/v1/completions"]
+
+    def let_in(self, path: str, authorization: str | None) -> Answer | None:
+        self.authorizations.add(authorization)
+        if self.key is None or not path.startswith("/v1") or authorization == f"Bearer {self.key}":
+            return None
+        return 401, {"error": "Unauthorized"}
 
     def answered(self, path: str, body: dict[str, Any]) -> Answer:
         with self._lock:
