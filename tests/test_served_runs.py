@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 
 import tiny
 from fake_vllm import FakeServer
@@ -18,6 +19,7 @@ from stateshape.core.study_records import PlanRecord
 from stateshape.embedded import base_folder
 from stateshape.policy.open import open_weights
 from stateshape.policy.settings import ModelSettings
+from stateshape.sampling.served.command import server_command
 from stateshape.sampling.served.wire import Patience
 from stateshape.study import opened
 from stateshape.study.plan import make_plan, read_study_file
@@ -189,12 +191,28 @@ def test_a_plan_knows_its_sampler_and_not_the_servers_addresses(tmp_path):
     assert "sampler" not in json.dumps([run.settings for run in local.trained])
 
 
-def test_serve_prints_a_command_that_a_shell_can_run(tmp_path, capsys):
+def test_serve_prints_a_command_that_a_shell_can_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("VLLM_API_KEY", "sk-not-to-be-seen")
     folder = tmp_path / "my model"
     folder.mkdir()
     (folder / "config.json").write_text("{}", encoding="utf-8")
     assert (
-        main(["serve", str(folder), "--port", "8123", "--rank", "20", "--dtype", "bfloat16", "--max-model-len", "512"])
+        main(
+            [
+                "serve",
+                str(folder),
+                "--port",
+                "8123",
+                "--rank",
+                "20",
+                "--dtype",
+                "bfloat16",
+                "--max-model-len",
+                "512",
+                "--max-logprobs",
+                "64",
+            ]
+        )
         == 0
     )
     first, *words = shlex.split(capsys.readouterr().out)
@@ -202,8 +220,19 @@ def test_serve_prints_a_command_that_a_shell_can_run(tmp_path, capsys):
     assert words == [
         "python", "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--port", "8123", "--dtype", "bfloat16",
         "--enable-lora", "--max-lora-rank", "32", "--max-loras", "4", "--logprobs-mode", "processed_logprobs",
-        "--generation-config", "vllm", "--max-model-len", "512",
+        "--generation-config", "vllm", *NEVER_SPLIT, "--max-logprobs", "64", "--max-model-len", "512",
     ]  # fmt: skip
+
+
+NEVER_SPLIT = [] if torch.cuda.is_available() else ["--no-enable-chunked-prefill"]
+
+
+def test_on_a_cpu_a_server_never_splits_a_prompt():
+    on_cpu, on_gpu = (
+        server_command("m", python="p", port=1, rank=1, adapters=1, dtype="float32", is_on_cpu=is_on_cpu).words
+        for is_on_cpu in (True, False)
+    )
+    assert [word for word in on_cpu if word not in on_gpu] == ["--no-enable-chunked-prefill"]
 
 
 @pytest.mark.parametrize(
@@ -213,6 +242,7 @@ def test_serve_prints_a_command_that_a_shell_can_run(tmp_path, capsys):
         (["--rank", "513"], "rank: got 513"),
         (["--adapters", "0"], "adapters: got 0"),
         (["--max-model-len", "1"], "max_model_len: got 1"),
+        (["--max-logprobs", "0"], "max_logprobs: got 0"),
         (["--python", "no such python", "--run"], "has no vLLM"),
     ],
 )
