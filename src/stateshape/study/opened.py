@@ -1,14 +1,16 @@
-"""What samples for a study or a run: this machine, or vLLM servers that are checked before the model loads."""
+"""What samples for a study, a run or an evaluation: this machine, or vLLM servers that are checked before the model loads."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from stateshape.core import layout
 from stateshape.core.records import Json
 from stateshape.policy.open import open_tokenizer
+from stateshape.policy.settings import ModelSettings
 from stateshape.policy.weights import SharedWeights
 from stateshape.sampling.local import LocalSampler
 from stateshape.sampling.served.adapters import remove_published
@@ -21,19 +23,31 @@ from stateshape.study.plan import StudyFile
 PATIENCE = Patience()
 
 
+class Asked(NamedTuple):
+    """Who samples from which model. servers: their addresses; none: this machine. log: gets a line per gate."""
+
+    servers: Sequence[str]
+    model: str
+    settings: ModelSettings
+    folder: Path  # adapters are published below it
+    log: Path | None
+
+
+def asked_by(file: StudyFile, folder: Path) -> Asked:
+    return Asked(file.servers, file.model, file.model_settings, folder, folder / layout.SERVED)
+
+
 @contextlib.contextmanager
-def opened_sampler(
-    file: StudyFile, folder: Path, load: Callable[[], SharedWeights]
-) -> Iterator[tuple[SharedWeights, Sampler]]:
+def opened_sampler(asked: Asked, load: Callable[[], SharedWeights]) -> Iterator[tuple[SharedWeights, Sampler]]:
     """As open_sampler. What is published for the folder is withdrawn at the start, as a killed process left it, and at the end.
 
     Only for who holds the folder's lock.
     """
-    weights, sampler = open_sampler(file, folder, load)
+    weights, sampler = open_sampler(asked, load)
     if not isinstance(sampler, ServedSampler):
         yield weights, sampler
         return
-    published, servers = folder / layout.SERVED_ADAPTERS, sampler.reached.servers
+    published, servers = asked.folder / layout.SERVED_ADAPTERS, sampler.reached.servers
     remove_published(servers, published)
     try:
         yield weights, sampler
@@ -42,16 +56,16 @@ def opened_sampler(
         remove_published(servers, published)  # of this study's other processes
 
 
-def open_sampler(file: StudyFile, folder: Path, load: Callable[[], SharedWeights]) -> tuple[SharedWeights, Sampler]:
+def open_sampler(asked: Asked, load: Callable[[], SharedWeights]) -> tuple[SharedWeights, Sampler]:
     """The model that `load` loads, and what samples from it. Raises BadInput, for most reasons before the model loads."""
-    if file.sampler == "local":
+    if not asked.servers:
         return load(), LocalSampler()
     first = PATIENCE._replace(waits_s=PATIENCE.waits_s[:1])  # who has just begun is told at once
-    for server in reach(file.servers, file.model, open_tokenizer(file.model, file.model_settings), first).servers:
+    for server in reach(asked.servers, asked.model, open_tokenizer(asked.model, asked.settings), first).servers:
         server.close()
     weights = load()
-    reached = reach(file.servers, file.model, weights.tokenizer, PATIENCE)
-    sampler = ServedSampler(reached, weights, folder=folder / layout.SERVED_ADAPTERS, log=folder / layout.SERVED)
+    reached = reach(asked.servers, asked.model, weights.tokenizer, PATIENCE)
+    sampler = ServedSampler(reached, weights, folder=asked.folder / layout.SERVED_ADAPTERS, log=asked.log)
     try:
         sampler.prove_base()
     except BaseException:
@@ -62,4 +76,10 @@ def open_sampler(file: StudyFile, folder: Path, load: Callable[[], SharedWeights
 
 def engine_of(sampler: Sampler) -> dict[str, Json]:
     """For the provenance of a run: nothing of this machine, which the rest of it describes."""
-    return {"sampler": sampler.about()} if isinstance(sampler, ServedSampler) else {}
+    about = sampler_of(sampler)
+    return {} if about is None else {"sampler": about}
+
+
+def sampler_of(sampler: Sampler) -> dict[str, Json] | None:
+    """Engine, version and servers; None: this machine."""
+    return sampler.about() if isinstance(sampler, ServedSampler) else None

@@ -164,6 +164,11 @@ def check_checkpoint(plan: Plan, spec: CheckpointSpec) -> None:
     resolved, base, settings = resolve(spec.checkpoint), plan.file.model, plan.file.model_settings
     if shares_base(resolved.model, base):
         return
+    if plan.file.sampler != "local":
+        raise BadInput(
+            f"checkpoint: got {spec.checkpoint!r}, which is on {resolved.model!r}, with sampler {plan.file.sampler}; expected "
+            f"an adapter on {base!r}, which the servers serve; leave sampler and servers out, or the checkpoint"
+        )
     try:
         check_tokenizer(resolved.model, settings, what="checkpoint")
     except BadInput as error:

@@ -48,7 +48,7 @@ class Answer(NamedTuple):
 class ServedSampler:
     """See Sampler. Samples the policies of one set of weights: the base by its name, all others as adapters on it."""
 
-    def __init__(self, reached: Reached, weights: SharedWeights, *, folder: Path, log: Path) -> None:
+    def __init__(self, reached: Reached, weights: SharedWeights, *, folder: Path, log: Path | None) -> None:
         """folder: where adapters are published, on a file system that the servers share. log: gets a line per gate."""
         self.reached, self.weights, self.log = reached, weights, log
         self.adapters = Adapters(reached.servers, weights, folder)
@@ -267,7 +267,8 @@ class ServedSampler:
             mean_ratio=found.mean_ratio,
             share=found.share,
         )
-        append_jsonl(self.log, [record])
+        if self.log is not None:
+            append_jsonl(self.log, [record])
 
 
 def max_tokens(policy: Policy, prompt_length: int, settings: SamplingSettings) -> int:
