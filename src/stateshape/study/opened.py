@@ -5,20 +5,22 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from stateshape.core import layout
 from stateshape.core.records import Json
 from stateshape.policy.open import open_tokenizer
 from stateshape.policy.settings import ModelSettings
 from stateshape.policy.weights import SharedWeights
+from stateshape.recipes.opd import DEFAULT_TOP, OPD
 from stateshape.sampling.local import LocalSampler
 from stateshape.sampling.served.adapters import remove_published
 from stateshape.sampling.served.check import reach
 from stateshape.sampling.served.sampler import ServedSampler
+from stateshape.sampling.served.teacher import ServedTeacher, is_address
 from stateshape.sampling.served.wire import Patience
 from stateshape.sampling.settings import Sampler
-from stateshape.study.plan import StudyFile
+from stateshape.study.plan import RunSpec, StudyFile
 
 PATIENCE = Patience()
 
@@ -72,6 +74,28 @@ def open_sampler(asked: Asked, load: Callable[[], SharedWeights]) -> tuple[Share
         sampler.close()
         raise
     return weights, sampler
+
+
+@contextlib.contextmanager
+def asked_teachers(
+    spec: RunSpec, tokenizer: Any, model: str, *, is_first: bool = False
+) -> Iterator[dict[str, ServedTeacher]]:
+    """The teachers of a run that are on servers, by address, each checked. tokenizer, model: the learner's.
+
+    is_first: who has just begun is told at once. Raises BadInput.
+    """
+    recipe = spec.recipe()
+    addresses = [one for one in spec.named().get("teacher", []) if is_address(one)]
+    patience = PATIENCE._replace(waits_s=PATIENCE.waits_s[:1]) if is_first else PATIENCE
+    with contextlib.ExitStack() as opened:
+        found: dict[str, ServedTeacher] = {}
+        for address in addresses:
+            assert isinstance(recipe, OPD)
+            top_k = recipe.top_k or DEFAULT_TOP
+            teacher = ServedTeacher(address, top_k=top_k, tokenizer=tokenizer, model=model, patience=patience)
+            opened.callback(teacher.close)
+            found[address] = teacher
+        yield found
 
 
 def engine_of(sampler: Sampler) -> dict[str, Json]:
