@@ -110,7 +110,14 @@ def main() -> None:
         weights.save_adapter("learner", folder / "direct")
         port = free_port()
         command = server_command(
-            chosen.model, python=chosen.vllm, port=port, rank=32, adapters=4, dtype=dtype, max_model_len=ROWS
+            chosen.model,
+            python=chosen.vllm,
+            port=port,
+            rank=32,
+            adapters=4,
+            dtype=dtype,
+            max_model_len=ROWS,
+            is_on_cpu=policy.device.type == "cpu",
         )
         server = subprocess.Popen(
             command.words, env=os.environ | command.environment, stdout=subprocess.DEVNULL, start_new_session=True
@@ -122,6 +129,7 @@ def main() -> None:
             str(folder / "direct"),
             dtype,
             str(ROWS),
+            policy.device.type,
         ]
         peer = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
         try:

@@ -10,7 +10,7 @@ import time
 
 
 def main() -> None:
-    model, adapter, dtype, max_model_len = sys.argv[1:5]
+    model, adapter, dtype, max_model_len, device = sys.argv[1:6]
     told, sys.stdout = os.fdopen(os.dup(1), "w"), sys.stderr
     os.dup2(2, 1)  # vLLM prints to stdout
     from vllm import LLM, SamplingParams
@@ -25,6 +25,7 @@ def main() -> None:
         max_loras=4,
         logprobs_mode="processed_logprobs",
         generation_config="vllm",
+        enable_chunked_prefill=device != "cpu",
     )
     request = LoRARequest("adapter", 1, adapter)
     print(json.dumps({"ready": True}), file=told, flush=True)

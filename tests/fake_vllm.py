@@ -13,6 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from stateshape.policy.policy import Policy
 from stateshape.policy.weights import SharedWeights
 from stateshape.sampling.local import LocalSampler
@@ -29,7 +31,11 @@ class FakeServer:
         self.weights, self.root = weights, root
         self.version, self.max_model_len = "0.32.0", 4096
         self.has_routes = True
+        self.key: str | None = None  # asked for below /v1, as vLLM does
         self.slots = 8
+        self.max_logprobs = 20
+        self.gives_logits = False  # in place of a prompt's log-probs
+        self.drops_logprobs = 0  # of each prompt token's
         self.ignores_adapters = False  # says that it has loaded one, and answers by the base
         self.is_raw = False  # log-probs of temperature 1 whatever the temperature
         self.wrong_by = 0.0  # nats that every log-prob is off
@@ -39,6 +45,7 @@ class FakeServer:
         self.failures: dict[str, list[Answer]] = {}  # what a path answers next
         self.is_stuck = threading.Event()  # while set, completions get no answer
         self.questions: list[tuple[str, dict[str, Any]]] = []  # path and body of all that was asked
+        self.authorizations: set[str | None] = set()  # that came with the questions
         self.adapters: dict[str, str] = {}
         self.loaded: list[str] = []  # every name that was ever loaded
         self._over = threading.Event()
@@ -63,7 +70,7 @@ class FakeServer:
                 self.answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
 
             def answer(self, body: dict[str, Any]) -> None:
-                status, value = fake.answered(self.path, body)
+                status, value = fake.let_in(self.path, self.headers["Authorization"]) or fake.answered(self.path, body)
                 data = (value if isinstance(value, str) else json.dumps(value)).encode()
                 with contextlib.suppress(OSError):  # who asked has gone
                     self.send_response(status)
@@ -97,6 +104,12 @@ class FakeServer:
 
     def completions(self) -> list[dict[str, Any]]:
         return [body for path, body in self.questions if path == "/v1/completions"]
+
+    def let_in(self, path: str, authorization: str | None) -> Answer | None:
+        self.authorizations.add(authorization)
+        if self.key is None or not path.startswith("/v1") or authorization == f"Bearer {self.key}":
+            return None
+        return 401, {"error": "Unauthorized"}
 
     def answered(self, path: str, body: dict[str, Any]) -> Answer:
         with self._lock:
@@ -148,8 +161,10 @@ class FakeServer:
         name = body["model"]
         if name != "base" and name not in self.adapters:
             return error(404, f"The model `{name}` does not exist.")
-        if body["temperature"] == 0 and body["n"] > 1:
+        if body["temperature"] == 0 and body.get("n", 1) > 1:
             return error(400, f"n must be 1 when using greedy sampling, got {body['n']}.")
+        if "prompt_logprobs" in body:
+            return self.score(body["prompt"], body["prompt_logprobs"])
         with self.policy(None if self.ignores_adapters else self.adapters.get(name)) as policy:
             settings = SamplingSettings(
                 max_new_tokens=body["max_tokens"],
@@ -161,6 +176,23 @@ class FakeServer:
             if self.is_raw:
                 rows = [self.raw(policy, body["prompt"], row) for row in rows]
         return 200, {"choices": [self.choice(i, row, bool(body["stop"])) for i, row in enumerate(rows)][::-1]}
+
+    def score(self, ids: list[int], top_k: int) -> Answer:
+        """By the base. As in vLLM the token that stands there is told too, and the first one has nothing."""
+        if top_k > self.max_logprobs:
+            message = f"Requested prompt logprobs of {top_k}, which is greater than max allowed: {self.max_logprobs}"
+            return error(400, message)
+        policy = Policy(self.weights, None)
+        with torch.no_grad():
+            policy.activate()
+            logits_TV = policy.head.logits(policy.hidden_at([ids], [range(len(ids) - 1)]))
+        logp_TV = logits_TV if self.gives_logits else logits_TV.log_softmax(-1)
+        told: list[dict[str, Any] | None] = [None]
+        for token, logp_V in zip(ids[1:], logp_TV, strict=True):
+            likeliest = logp_V.topk(top_k).indices.tolist()
+            chosen = dict.fromkeys([token, *likeliest][: 1 + top_k - self.drops_logprobs])
+            told.append({str(one): {"logprob": float(logp_V[one]), "rank": 1, "decoded_token": "?"} for one in chosen})
+        return 200, {"choices": [{"index": 0, "prompt_logprobs": told}]}
 
     def raw(self, policy: Policy, prompt: Sequence[int], row: Completion) -> Completion:
         return row._replace(logps=own_logps(policy, [Row(prompt, row)], 1.0).tolist())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from stateshape.sampling.served.adapters import remove_published
 from stateshape.sampling.served.check import check_servers, reach
 from stateshape.sampling.served.gate import Row, own_logps, share_of_adapter
 from stateshape.sampling.served.sampler import ServedSampler
-from stateshape.sampling.served.wire import Patience, Refused, Server
+from stateshape.sampling.served.wire import KEY, Patience, Refused, Server
 from stateshape.sampling.settings import SamplingSettings
 
 TEXTS = ("a", "some 1+1=", "bc", "twelve plus one is", "?", "x y z 0 1 2")
@@ -213,6 +214,34 @@ def test_a_server_that_was_started_anew_with_another_version_is_refused(tmp_path
     assert "0.33.0" in in_one_line(failure)
 
 
+def test_a_server_that_was_started_anew_between_two_calls_of_the_base_passes_the_gate_again(tmp_path):
+    with served(tmp_path) as (learner, sampler, (fake,)):
+        base = Policy(learner.weights, None)
+        before = sampler.sample(base, prompts(base), settings(), seed=5)
+        fake.stop()
+        fake.start()
+        assert sampler.sample(base, prompts(base), settings(), seed=5) == before
+        assert [one.adapter for one in read_jsonl(tmp_path / "served.jsonl", ServedRecord)] == [None, None]
+        fake.stop()
+        fake.weights = tiny.weights(seed=9, dtype=torch.float64)
+        fake.start()
+        with pytest.raises(BadInput, match="another model") as failure:
+            sampler.sample(base, prompts(base), settings(), seed=5)
+    in_one_line(failure)
+
+
+def test_a_server_that_was_started_anew_between_two_calls_of_the_base_keeps_its_version(tmp_path):
+    with served(tmp_path) as (learner, sampler, (fake,)):
+        base = Policy(learner.weights, None)
+        sampler.sample(base, prompts(base), settings(), seed=5)
+        fake.stop()
+        fake.version = "0.33.0"
+        fake.start()
+        with pytest.raises(BadInput, match=r"0\.33\.0") as failure:
+            sampler.sample(base, prompts(base), settings(), seed=5)
+    in_one_line(failure)
+
+
 def test_what_a_killed_process_published_is_unloaded_and_deleted(tmp_path):
     with served(tmp_path) as (learner, sampler, (fake,)):
         sampler.sample(learner, prompts(learner), settings(), seed=5)
@@ -388,6 +417,50 @@ def test_a_refusal_is_not_tried_again():
             server.get("/nowhere")
         assert len(fake.questions) == 1
         server.close()
+
+
+# Keys
+
+
+SECRET = "sk-not-to-be-seen"
+
+
+def test_a_key_of_the_environment_goes_to_the_server_and_nowhere_else(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv(KEY, SECRET)
+    caplog.set_level(logging.DEBUG)
+    with served(tmp_path) as (learner, sampler, (fake,)):
+        fake.key = SECRET
+        sampler.prove_base()
+        sampler.sample(learner, prompts(learner), settings(), seed=5)
+        assert fake.authorizations == {f"Bearer {SECRET}"}
+        assert SECRET not in caplog.text + str(sampler.about())
+        for path in tmp_path.rglob("*"):
+            assert path.is_dir() or SECRET.encode() not in path.read_bytes()
+
+
+@pytest.mark.parametrize(("key", "told"), [(None, "got no key in VLLM_API_KEY"), ("sk-other", "got another key")])
+def test_a_server_that_asks_for_a_key_is_named_at_once(monkeypatch, key, told):
+    if key is None:
+        monkeypatch.delenv(KEY, raising=False)
+    else:
+        monkeypatch.setenv(KEY, key)
+    with FakeServer(tiny.weights()) as fake:
+        fake.key = SECRET
+        with pytest.raises(BadInput) as failure:
+            at_start(fake)
+        assert [path for path, _ in fake.questions] == [
+            "/version"
+        ]  # the only one that needs no key; nothing is asked twice
+    text = in_one_line(failure)
+    assert told in text and "status 401" in text and "sk-" not in text
+
+
+@pytest.mark.parametrize("key", ["two words", "an end\n", "schl\u00fcssel"])
+def test_a_key_that_no_header_can_hold_is_refused_unseen(monkeypatch, key):
+    monkeypatch.setenv(KEY, key)
+    with pytest.raises(BadInput, match="VLLM_API_KEY: got") as failure:
+        Server("http://localhost:1", HASTY)
+    assert key not in str(failure.value)
 
 
 # Before a model loads

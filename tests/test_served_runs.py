@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 
 import tiny
 from fake_vllm import FakeServer
@@ -16,8 +17,10 @@ from stateshape.core.files import read_json, read_jsonl
 from stateshape.core.records import EvalRow, RunRecord, ServedRecord, StepRecord
 from stateshape.core.study_records import PlanRecord
 from stateshape.embedded import base_folder
+from stateshape.evals.evaluate import read_about
 from stateshape.policy.open import open_weights
 from stateshape.policy.settings import ModelSettings
+from stateshape.sampling.served.command import server_command
 from stateshape.sampling.served.wire import Patience
 from stateshape.study import opened
 from stateshape.study.plan import make_plan, read_study_file
@@ -166,6 +169,11 @@ def test_a_study_is_evaluated_on_servers_as_it_is_locally(tmp_path, fake, jobs):
             for name in ("local", "served")
         )
         assert [row.completion for row in there] == [row.completion for row in here]
+        folder = layout.run_folder(tmp_path / "served", run, 0)
+        about = read_about(folder, "arithmetic")
+        assert about is not None and about.sampler is not None and about.sampler["engine"] == "vllm"
+    greedy = [body for body in fake.completions() if body["temperature"] == 0]
+    assert len(greedy) == 3 * len(there)  # the base and both runs
     plan = read_json(tmp_path / "served" / layout.PLAN, PlanRecord)
     assert plan.provenance["sampler"] == {"engine": "vllm", "version": fake.version, "servers": [fake.url]}
     assert {one.adapter for one in read_jsonl(tmp_path / "served" / layout.SERVED, ServedRecord)} == {
@@ -174,6 +182,87 @@ def test_a_study_is_evaluated_on_servers_as_it_is_locally(tmp_path, fake, jobs):
         "teacher1",
     }
     assert not fake.adapters and not (tmp_path / "served" / layout.SERVED_ADAPTERS).exists()
+
+
+def evaluate(out: Path, source: Path | str, *flags: str) -> int:
+    words = [
+        "--task",
+        "arithmetic",
+        "--limit",
+        "12",
+        "--shots",
+        "2",
+        "--max-new-tokens",
+        "8",
+        "--device",
+        "cpu",
+        "--quiet",
+    ]
+    return main(["eval", str(source), "--out", str(out), *words, *flags])
+
+
+@pytest.fixture
+def tuned(weights, tmp_path) -> Path:
+    """An adapter that changes what the base says."""
+    tiny.adapter(weights, "tuned", seed=1, size=0.05)
+    weights.save_adapter("tuned", tmp_path / "tuned")
+    weights.remove_adapter("tuned")
+    return tmp_path / "tuned"
+
+
+def test_eval_on_servers_gives_the_rows_of_a_local_one(tmp_path, fake, tuned):
+    for source, name in (("embedded", "base"), (tuned, "tuned")):
+        assert evaluate(tmp_path / f"{name} here", source) == 0
+        assert evaluate(tmp_path / f"{name} there", source, "--servers", fake.url) == 0
+        here, there = (
+            read_jsonl(layout.evaluation(tmp_path / f"{name} {where}", "arithmetic"), EvalRow)
+            for where in ("here", "there")
+        )
+        assert here == there and len(here) == 12
+    about = read_about(tmp_path / "tuned there", "arithmetic")
+    assert about is not None
+    assert about.sampler == {"engine": "vllm", "version": fake.version, "servers": [fake.url]}
+    assert len(fake.loaded) == 1 and not fake.adapters
+    assert not (tmp_path / "tuned there" / layout.SERVED_ADAPTERS).exists()
+    rows = {
+        name: read_jsonl(layout.evaluation(tmp_path / f"{name} there", "arithmetic"), EvalRow)
+        for name in ("base", "tuned")
+    }
+    assert [row.completion for row in rows["base"]] != [row.completion for row in rows["tuned"]]
+
+
+def test_eval_on_servers_draws_samples_there(tmp_path, fake):
+    assert evaluate(tmp_path / "out", "embedded", "--servers", fake.url, "--samples", "3") == 0
+    assert {body["n"] for body in fake.completions()} == {1, 2, 3}  # greedy rows, the base's proof, samples
+    about = read_about(tmp_path / "out", "arithmetic", layout.SAMPLED)
+    assert about is not None and about.sampler is not None and about.num_samples == 3
+
+
+def test_eval_on_servers_passes_the_gate_or_writes_nothing(tmp_path, fake, tuned, capsys):
+    fake.ignores_adapters = True
+    assert evaluate(tmp_path / "out", tuned, "--servers", fake.url) == 2
+    assert "answers as the base alone does" in only_line(capsys)
+    assert not layout.evaluation(tmp_path / "out", "arithmetic").exists()
+    assert not fake.adapters and not (tmp_path / "out" / layout.SERVED_ADAPTERS).exists()
+
+
+@pytest.mark.parametrize(
+    ("extra", "told"),
+    [
+        (["--task", "exam"], "exam, which is multiple choice"),
+        (["--profile"], "got --profile with --servers"),
+        (["--servers", "localhost"], "expected an address"),
+    ],
+)
+def test_what_eval_cannot_ask_servers_is_refused(tmp_path, fake, capsys, extra, told):
+    assert evaluate(tmp_path / "out", "embedded", "--servers", fake.url, *extra) == 2
+    assert told in only_line(capsys)
+    assert not fake.questions
+
+
+def test_servers_are_enough_to_choose_them(tmp_path, fake):
+    assert train(tmp_path / "run", extra=["--servers", fake.url]) == 0
+    assert read_json(tmp_path / "run" / layout.RUN, RunRecord).settings["sampler"] == "vllm"
 
 
 def test_a_plan_knows_its_sampler_and_not_the_servers_addresses(tmp_path):
@@ -189,12 +278,28 @@ def test_a_plan_knows_its_sampler_and_not_the_servers_addresses(tmp_path):
     assert "sampler" not in json.dumps([run.settings for run in local.trained])
 
 
-def test_serve_prints_a_command_that_a_shell_can_run(tmp_path, capsys):
+def test_serve_prints_a_command_that_a_shell_can_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("VLLM_API_KEY", "sk-not-to-be-seen")
     folder = tmp_path / "my model"
     folder.mkdir()
     (folder / "config.json").write_text("{}", encoding="utf-8")
     assert (
-        main(["serve", str(folder), "--port", "8123", "--rank", "20", "--dtype", "bfloat16", "--max-model-len", "512"])
+        main(
+            [
+                "serve",
+                str(folder),
+                "--port",
+                "8123",
+                "--rank",
+                "20",
+                "--dtype",
+                "bfloat16",
+                "--max-model-len",
+                "512",
+                "--max-logprobs",
+                "64",
+            ]
+        )
         == 0
     )
     first, *words = shlex.split(capsys.readouterr().out)
@@ -202,8 +307,19 @@ def test_serve_prints_a_command_that_a_shell_can_run(tmp_path, capsys):
     assert words == [
         "python", "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--port", "8123", "--dtype", "bfloat16",
         "--enable-lora", "--max-lora-rank", "32", "--max-loras", "4", "--logprobs-mode", "processed_logprobs",
-        "--generation-config", "vllm", "--max-model-len", "512",
+        "--generation-config", "vllm", *NEVER_SPLIT, "--max-logprobs", "64", "--max-model-len", "512",
     ]  # fmt: skip
+
+
+NEVER_SPLIT = [] if torch.cuda.is_available() else ["--no-enable-chunked-prefill"]
+
+
+def test_on_a_cpu_a_server_never_splits_a_prompt():
+    on_cpu, on_gpu = (
+        server_command("m", python="p", port=1, rank=1, adapters=1, dtype="float32", is_on_cpu=is_on_cpu).words
+        for is_on_cpu in (True, False)
+    )
+    assert [word for word in on_cpu if word not in on_gpu] == ["--no-enable-chunked-prefill"]
 
 
 @pytest.mark.parametrize(
@@ -213,6 +329,7 @@ def test_serve_prints_a_command_that_a_shell_can_run(tmp_path, capsys):
         (["--rank", "513"], "rank: got 513"),
         (["--adapters", "0"], "adapters: got 0"),
         (["--max-model-len", "1"], "max_model_len: got 1"),
+        (["--max-logprobs", "0"], "max_logprobs: got 0"),
         (["--python", "no such python", "--run"], "has no vLLM"),
     ],
 )

@@ -22,7 +22,7 @@ import tiny
 from stateshape.cli import main
 from stateshape.core import layout
 from stateshape.core.files import read_json, read_jsonl
-from stateshape.core.records import RunRecord, ServedRecord, StepRecord
+from stateshape.core.records import EvalRow, RunRecord, ServedRecord, StepRecord
 from stateshape.policy.open import open_weights
 from stateshape.policy.policy import Policy
 from stateshape.policy.settings import LoraSettings, ModelSettings
@@ -30,12 +30,14 @@ from stateshape.sampling.local import LocalSampler
 from stateshape.sampling.served.check import reach
 from stateshape.sampling.served.gate import Row, own_logps
 from stateshape.sampling.served.sampler import ServedSampler
+from stateshape.sampling.served.teacher import ServedTeacher
 from stateshape.sampling.served.wire import Patience
 from stateshape.sampling.settings import SamplingSettings
 
 PYTHON = os.environ.get("STATESHAPE_VLLM", "")
 MODEL = os.environ.get("STATESHAPE_VLLM_MODEL", "embedded")
 START_S = 600
+TOP_K = 32  # more than vLLM's own limit, 20
 TEXTS = ("Q: 12 + 7 = ?\nA:", "The capital of France is", "one two three four", "Once upon a time", "x", "3 * 4 is")
 ON_CPU = {"CUDA_VISIBLE_DEVICES": "", "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
 
@@ -62,6 +64,8 @@ def url(tmp_path_factory):
         "float32",
         "--max-model-len",
         "1024",
+        "--max-logprobs",
+        str(TOP_K),
         "--run",
     ]
     with log.open("w") as out:
@@ -150,6 +154,63 @@ def test_samples_follow_the_seed_and_differ_within_a_group(sampler, learner):
     assert len(set(ids[0])) > len(TEXTS)
     same = sum(a == b for a, b in zip(ids[0], ids[1], strict=True))
     assert same >= 0.8 * len(ids[0])  # rounding depends on the batch, and may flip a token
+
+
+def test_sixteen_seeded_groups_at_a_time_do_not_kill_the_server(sampler, learner):
+    prompts = [learner.encode_prompt(f"{i}. {' '.join(TEXTS)} {' '.join(TEXTS)}") for i in range(16)]
+    rows = sampler.sample(learner, prompts, SamplingSettings(max_new_tokens=4, num_samples=8), seed=5)
+    assert len(rows) == 128
+
+
+def test_a_teachers_top_tokens_are_those_of_our_own_pass(url, weights):
+    base = Policy(weights, None)
+    teacher = ServedTeacher(url, top_k=TOP_K, tokenizer=weights.tokenizer, model=MODEL, patience=Patience())
+    rows = [base.encode_prompt(text) for text in TEXTS if len(base.encode_prompt(text)) > 1]
+    places = [range(1, len(row)) for row in rows]
+    top = teacher.top(rows, places)
+    teacher.close()
+    with torch.no_grad():
+        hidden_ND = base.hidden_at(rows, [[t - 1 for t in at] for at in places])
+        logp_NV = base.head.logits(hidden_ND).log_softmax(-1)
+    served_NK, ids_NK = torch.tensor(top.logp_NK), torch.tensor(top.ids_NK)
+    assert (logp_NV.gather(1, ids_NK) - served_NK).abs().max() < 1e-3
+    assert (logp_NV.topk(TOP_K).values - served_NK).abs().max() < 1e-3  # ties may change places, not values
+
+
+def test_eval_through_the_server_gives_the_completions_of_a_local_one(url, tmp_path):
+    shared = open_weights(MODEL, ModelSettings(device="cpu", dtype="float32"))
+    tiny.adapter(shared, "a", seed=3, size=0.05, lora=LoraSettings(rank=8, alpha=16))
+    shared.save_adapter("a", tmp_path / "adapter")
+    words = [
+        "--task",
+        "arithmetic",
+        "--limit",
+        "8",
+        "--shots",
+        "2",
+        "--max-new-tokens",
+        "12",
+        "--device",
+        "cpu",
+        "--quiet",
+    ]
+    rows = {}
+    for name, servers in (("here", []), ("there", ["--servers", url])):
+        out = tmp_path / name
+        assert main(["eval", str(tmp_path / "adapter"), "--out", str(out), "--dtype", "float32", *words, *servers]) == 0
+        rows[name] = read_jsonl(layout.evaluation(out, "arithmetic"), EvalRow)
+    assert rows["here"] == rows["there"]
+
+
+def test_opd_trains_with_a_teacher_on_the_server(url, tmp_path):
+    assert main([
+        "train", "opd", "--model", MODEL, "--task", "arithmetic", "--out", str(tmp_path / "run"), "--teacher", url,
+        "--top-k", str(TOP_K), "--steps", "2", "--batch-prompts", "2", "--rollout-tokens", "8", "--lora.rank", "8",
+        "--device", "cpu", "--dtype", "float32", "--quiet",
+    ]) == 0  # fmt: skip
+    first = read_jsonl(tmp_path / "run" / layout.METRICS, StepRecord)[0]
+    assert abs(first.loss) < 1e-3  # a fresh adapter says what the base says, which teaches here
+    assert 0 < first.stats["top_mass"] <= 1 + 1e-6
 
 
 @pytest.mark.parametrize("recipe", ["grpo", "opd"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from stateshape.evals.evaluate import Summary
     from stateshape.policy.policy import Policy
     from stateshape.policy.settings import ModelSettings
+    from stateshape.sampling.settings import Sampler
     from stateshape.study.plan import SampleChoice
     from stateshape.tasks.task import Task
 
@@ -42,6 +44,7 @@ def evaluate(
     device: str = "auto",
     dtype: str = "auto",
     chat_template: str | None = None,
+    servers: str | None = None,
     overwrite: bool = False,
     accept_changes: bool = False,
     processes: int = 1,
@@ -66,6 +69,8 @@ def evaluate(
         device: auto, cpu, cuda, cuda:N.
         dtype: auto, float32, bfloat16, float16.
         chat_template: File with a chat template (Jinja), for a model that has none, or in place of its own.
+        servers: Addresses of vLLM servers, separated by commas, that write the answers (docs/guides/servers.md). Default: this
+            machine writes them.
         overwrite: Replace an evaluation of a different model, data or settings; without this flag, that is refused.
         accept_changes: Continue although files of a finished run were changed; this is recorded.
         processes: Evaluate in N processes on this machine (docs/guides/data_parallel.md).
@@ -96,6 +101,7 @@ def evaluate(
     )
     check_evaluable(chosen)
     several = sampling_of(samples, temperature, chosen)
+    addresses = addresses_of(servers, chosen, profile=profile)
     settings = model_settings_from(device, dtype, chat_template)
     check_templates([chosen], resolve(source).model, settings)
     reporter = reporter_for(quiet=quiet, json_events=json_events)
@@ -118,6 +124,7 @@ def evaluate(
             about,
             settings,
             several,
+            addresses,
             overwrite=overwrite,
             profile=profile,
             quiet=quiet or not ranks.is_first,
@@ -132,6 +139,35 @@ def evaluate_into(
     about: EvaluationRecord,
     settings: ModelSettings,
     several: SampleChoice | None,
+    servers: Sequence[str],
+    *,
+    overwrite: bool,
+    profile: bool,
+    quiet: bool,
+    reporter: Reporter,
+) -> None:
+    """Opens the model, and what samples from it; then the evaluation."""
+    from stateshape.policy.open import open_weights, policy_on, resolve
+    from stateshape.study.opened import Asked, opened_sampler
+
+    resolved = resolve(source)
+    asked = Asked(servers, resolved.model, settings, folder, log=None)
+    with opened_sampler(asked, partial(open_weights, resolved.model, settings)) as (weights, sampler):
+        policy = policy_on(weights, resolved, "loaded")
+        evaluate_policy(
+            folder, source, policy, task, about, several, sampler,
+            overwrite=overwrite, profile=profile, quiet=quiet, reporter=reporter,
+        )  # fmt: skip
+
+
+def evaluate_policy(
+    folder: Path,
+    source: str,
+    policy: Policy,
+    task: Task,
+    about: EvaluationRecord,
+    several: SampleChoice | None,
+    sampler: Sampler,
     *,
     overwrite: bool,
     profile: bool,
@@ -142,11 +178,9 @@ def evaluate_into(
     from stateshape.core.ranks import current
     from stateshape.evals.evaluate import evaluate as evaluate_task
     from stateshape.evals.evaluate import summarise, write_evaluation
-    from stateshape.policy.open import open_policy
     from stateshape.study.evaluation import check_same_evaluation, on_machine, sampled_evaluation
 
-    policy = open_policy(source, settings)
-    about = on_machine(about, policy.weights)
+    about = on_machine(about, policy.weights, sampler)
     sampled_about = None if several is None else sampled_evaluation(about, several.n, several.temperature)
     ranks = current()
     if not overwrite:
@@ -154,21 +188,46 @@ def evaluate_into(
             ranks.by_first(partial(check_same_evaluation, folder, task.name, planned))
     costs: dict[str, PhaseCost] = {}
     with policy.weights.meter.phase("evaluation", costs):
-        rows = evaluate_task(
-            policy, task, progress=reporter.track(f"evaluate on {task.name}", "items", policy.weights.meter)
-        )
+        tick = reporter.track(f"evaluate on {task.name}", "items", policy.weights.meter)
+        rows = evaluate_task(policy, task, sampler=sampler, progress=tick)
     summary = summarise(rows, task.metrics)
     ranks.by_first(lambda: write_evaluation(folder, task.name, rows, summary, about))
     if not quiet:
         print_summary(task.name, summary)
         print(f"rows: {layout.evaluation(folder, task.name)}")
     if sampled_about is not None:
-        sample_into(folder, policy, task, sampled_about, quiet=quiet, reporter=reporter)
+        sample_into(folder, policy, task, sampled_about, sampler, quiet=quiet, reporter=reporter)
     if profile:
         from stateshape.cli.costs import profile_evaluation
 
         path = folder / layout.EVALS / f"{task.name}.profile.json"
         profile_evaluation(path, source, policy, task, costs["evaluation"], quiet=quiet)
+
+
+def addresses_of(servers: str | None, task: Task, *, profile: bool) -> list[str]:
+    """--servers as a list; empty: this machine. Raises BadInput where servers can't do what is asked."""
+    from stateshape.core.ranks import current
+    from stateshape.sampling.served.check import check_servers
+    from stateshape.tasks.harness import is_answered_in_text
+
+    if servers is None:
+        return []
+    addresses = servers.split(",")
+    check_servers("vllm", addresses)
+    if not is_answered_in_text(task):
+        raise BadInput(
+            f"servers: got some for {task.name}, which is multiple choice; expected none, since its options are scored here "
+            "and nothing is sampled; leave --servers out"
+        )
+    if current().count > 1:
+        raise BadInput(
+            f"servers: got some in {current().count} processes; expected one: the servers do the work; leave --processes out"
+        )
+    if profile:
+        raise BadInput(
+            "profile: got --profile with --servers; expected one of them: time and memory would be the servers'; leave one out"
+        )
+    return addresses
 
 
 def sampling_of(samples: int | None, temperature: float, task: Task) -> SampleChoice | None:
@@ -187,7 +246,14 @@ def sampling_of(samples: int | None, temperature: float, task: Task) -> SampleCh
 
 
 def sample_into(
-    folder: Path, policy: Policy, task: Task, about: EvaluationRecord, *, quiet: bool, reporter: Reporter
+    folder: Path,
+    policy: Policy,
+    task: Task,
+    about: EvaluationRecord,
+    sampler: Sampler,
+    *,
+    quiet: bool,
+    reporter: Reporter,
 ) -> None:
     """The second evaluation, on several samples per item."""
     from stateshape.core.ranks import current
@@ -198,7 +264,13 @@ def sample_into(
     assert isinstance(task, GenerationTask)
     tick = reporter.track(f"sample on {task.name}", "items", policy.weights.meter)
     rows = sample_and_grade(
-        policy, task, num_samples=about.num_samples, temperature=about.temperature, seed=SEED, progress=tick
+        policy,
+        task,
+        num_samples=about.num_samples,
+        temperature=about.temperature,
+        seed=SEED,
+        sampler=sampler,
+        progress=tick,
     )
     summary = summarise_sampled(rows, task.metric)
     current().by_first(lambda: write_evaluation(folder, task.name, rows, summary, about, kind=layout.SAMPLED))

@@ -22,6 +22,7 @@ def serve(
     adapters: int = 4,
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     max_model_len: int | None = None,
+    max_logprobs: int | None = None,
     python: str = "python",
     run: bool = False,
 ) -> None:
@@ -34,6 +35,7 @@ def serve(
         adapters: Adapters it holds at a time: one for each learner, teacher and reference of the runs that share it.
         dtype: auto: bfloat16 on a GPU, float32 on a CPU, as for training.
         max_model_len: Longest row. Default: the model's own.
+        max_logprobs: Most tokens per state whose log-probs it gives, for a teacher of opd. Default: vLLM's own, 20.
         python: The interpreter of the environment that vLLM is installed in.
         run: Start it.
     """
@@ -49,9 +51,17 @@ def serve(
             f"{shown(resolved.model, limit=MAX_PATH)}; adapters are published by the runs"
         )
     served = str(base_folder()) if model == EMBEDDED else os.path.abspath(model) if os.path.isdir(model) else model
-    chosen = str(resolve_dtype(dtype, resolve_device("auto"))).removeprefix("torch.")
+    device = resolve_device("auto")
     command = server_command(
-        served, python=python, port=port, rank=rank, adapters=adapters, dtype=chosen, max_model_len=max_model_len
+        served,
+        python=python,
+        port=port,
+        rank=rank,
+        adapters=adapters,
+        dtype=str(resolve_dtype(dtype, device)).removeprefix("torch."),
+        is_on_cpu=device.type == "cpu",
+        max_model_len=max_model_len,
+        max_logprobs=max_logprobs,
     )
     if not run:
         print(command)

@@ -30,7 +30,7 @@ Args:
     model_settings: Device, dtype, compilation.
     start: Go on from the adapter of this run or adapter folder, on the same base. Default: a fresh adapter.
     locality: How closely the run is watched while it trains (docs/locality.md).
-    sampler: What samples: local, this machine; vllm, the servers (docs/guides/servers.md).
+    sampler: What samples: local, this machine; vllm, the servers (docs/guides/servers.md). Default: vllm where there are some.
     servers: Addresses of vLLM servers, separated by commas.
     along: Keep the adapter at N steps, each half of the next: checkpoint-<step>/ in the run folder. Default: only at the end.
     eval: Evaluate the run while it trains (docs/guides/watch.md).
@@ -75,7 +75,7 @@ def train_command(name: str) -> Callable[..., None]:
         model_settings: Any = ModelSettings(),  # noqa: B008
         start: str | None = None,
         locality: Any = LocalitySettings(),  # noqa: B008
-        sampler: Literal["local", "vllm"] = "local",
+        sampler: Literal["local", "vllm"] | None = None,
         servers: str | None = None,
         along: int | None = None,
         eval: Any = EvalSettings(),  # noqa: B008
@@ -101,7 +101,8 @@ def train_command(name: str) -> Callable[..., None]:
                 reading=rows.reading(),
                 start=start,
                 locality=locality,
-                sampler=sampler, servers=[] if servers is None else servers.split(","),
+                sampler=sampler or ("local" if servers is None else "vllm"),
+                servers=[] if servers is None else servers.split(","),
                 evals=eval, report_to=report_to,
             )  # fmt: skip
         finally:

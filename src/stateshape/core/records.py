@@ -64,6 +64,7 @@ class EvaluationRecord:
     git_revision: str | None
     num_samples: int = 1  # per item
     temperature: float = 0.0  # 0: greedy
+    sampler: dict[str, Json] | None = None  # engine, version and servers; None: this machine
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

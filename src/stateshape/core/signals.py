@@ -98,6 +98,40 @@ class MatchDistribution:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class MatchTop:
+    """The likeliest K tokens of a distribution are the target, with their log-probs in nats, and all others as one bin.
+
+    top_ids_NK: distinct in a row. logged: as of Imitate.
+    """
+
+    states: States
+    supervise_BT: Tensor
+    top_ids_NK: Tensor  # for each supervised token, row by row
+    top_logp_NK: Tensor
+    logged: Mapping[str, float] = field(default_factory=dict)
+    rows_together: ClassVar[int] = 1
+
+    def rows(self, index: Tensor) -> MatchTop:
+        states = self.states.rows(index)
+        return replace(
+            self,
+            states=states,
+            supervise_BT=self.supervise_BT[index, : states.ids_BT.shape[1]],
+            top_ids_NK=of_rows(self.top_ids_NK, self.supervise_BT, index),
+            top_logp_NK=of_rows(self.top_logp_NK, self.supervise_BT, index),
+        )
+
+    def supervising(self, keep_BT: Tensor) -> MatchTop:
+        kept_N = keep_BT[self.supervise_BT]
+        return replace(
+            self,
+            supervise_BT=self.supervise_BT & keep_BT,
+            top_ids_NK=self.top_ids_NK[kept_N],
+            top_logp_NK=self.top_logp_NK[kept_N],
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Reference:
     """Outputs of a frozen policy at a credit's supervised positions: something to stay close to.
 

@@ -305,6 +305,37 @@ def shared_divergence_in_detail(
     return DivergenceDetail(*by_chunk(chunk, hidden_ND, head, teacher_hidden_NE, targets_N, with_mass=True))
 
 
+def top_divergence_in_detail(
+    hidden_ND: Float[Tensor, "N D"],
+    head: Head,
+    top_ids_NK: Int[Tensor, "N K"],
+    top_logp_NK: Float[Tensor, "N K"],
+    targets_N: Int[Tensor, " N"],
+    of_logps: Callable[[Tensor, Tensor], Tensor],
+) -> DivergenceDetail:
+    """As divergence_in_detail, for a teacher of which only the likeliest K tokens are known: both become K + 1 numbers.
+
+    The last is all other tokens together. Merging them never makes a KL or a JSD larger (data processing inequality), nor the
+    teacher's entropy.
+    """
+
+    def chunk(logits_nV: Tensor, ids_nK: Tensor, top_logp_nK: Tensor, targets_n: Tensor) -> Rows:
+        learner_logp_nV = logits_nV.log_softmax(-1)
+        with torch.no_grad():
+            teacher_bins = with_rest(top_logp_nK.to(logits_nV.dtype))
+            teacher_entropy_n = -(teacher_bins.exp() * teacher_bins).sum(-1)
+        target_logp_n = learner_logp_nV.gather(-1, targets_n[:, None])[:, 0]
+        return of_logps(binned(learner_logp_nV, ids_nK), teacher_bins), target_logp_n, teacher_entropy_n
+
+    return DivergenceDetail(*by_chunk(chunk, hidden_ND, head, top_ids_NK, top_logp_NK, targets_N, with_mass=True))
+
+
+def with_rest(logp_NK: Float[Tensor, "N K"]) -> Float[Tensor, "N J"]:
+    """Log-probs of some tokens, and behind them of what is left of 1, [N, K + 1]; no less than SMALLEST_LOGP."""
+    rest_N1 = (1 - logp_NK.exp().sum(-1, keepdim=True)).clamp_min(math.exp(SMALLEST_LOGP)).log()
+    return torch.cat((logp_NK, rest_N1), dim=-1)
+
+
 def binned(logp_NV: Float[Tensor, "N V"], ids_NK: Int[Tensor, "N K"]) -> Float[Tensor, "N J"]:
     """Log-probs of the chosen tokens, and behind them of all others together, [N, K + 1]; an empty rest has SMALLEST_LOGP."""
     rest_N = logp_NV.scatter(-1, ids_NK, -math.inf).logsumexp(-1, keepdim=True)

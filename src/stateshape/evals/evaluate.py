@@ -21,6 +21,7 @@ from stateshape.core.records import EvalRow, EvaluationRecord, Metric, SampledRo
 from stateshape.evals.generation import generate_and_grade
 from stateshape.evals.multiple_choice import score_choices
 from stateshape.policy.policy import Policy
+from stateshape.sampling.settings import Sampler
 from stateshape.tasks.harness import HarnessTask
 from stateshape.tasks.task import GenerationTask, Progress, Task
 
@@ -28,14 +29,16 @@ Summary = dict[str, Metric]
 ABOUT = "evaluation"
 
 
-def evaluate(policy: Policy, task: Task, *, progress: Progress | None = None) -> list[EvalRow]:
-    """One row per evaluated item, in the task's order."""
+def evaluate(
+    policy: Policy, task: Task, *, sampler: Sampler | None = None, progress: Progress | None = None
+) -> list[EvalRow]:
+    """One row per evaluated item, in the task's order. sampler: of what is written; None uses the model at hand."""
     if isinstance(task, HarnessTask):
         from stateshape.evals.harness import evaluate_harness  # lm_eval need not be installed
 
-        return evaluate_harness(policy, task, progress=progress)
+        return evaluate_harness(policy, task, sampler=sampler, progress=progress)
     if isinstance(task, GenerationTask):
-        return generate_and_grade(policy, task, progress=progress)
+        return generate_and_grade(policy, task, sampler=sampler, progress=progress)
     return score_choices(policy, task, progress=progress)
 
 

@@ -17,7 +17,7 @@ from stateshape.evals.finite import check_finite
 from stateshape.evals.harness_lm import PolicyLM
 from stateshape.evals.multiple_choice import length_of
 from stateshape.policy.policy import Policy
-from stateshape.sampling.settings import Completion
+from stateshape.sampling.settings import Completion, Sampler
 from stateshape.tasks.harness import FEWSHOT_SEED, HarnessTask
 from stateshape.tasks.harness_items import quiet, told
 from stateshape.tasks.harness_scores import scores_of
@@ -27,9 +27,11 @@ from stateshape.tasks.task import Progress
 Sample = Mapping[str, Any]  # what the harness logs of a document and a filter
 
 
-def evaluate_harness(policy: Policy, task: HarnessTask, *, progress: Progress | None = None) -> list[EvalRow]:
+def evaluate_harness(
+    policy: Policy, task: HarnessTask, *, sampler: Sampler | None = None, progress: Progress | None = None
+) -> list[EvalRow]:
     """One row per item, in the task's order. Raises BadInput, also for what the task's own code raises."""
-    lm = PolicyLM(policy, progress=progress)
+    lm = PolicyLM(policy, sampler=sampler, progress=progress)
     with quiet(), told(task.name):
         samples = _samples(lm, task)
     rows: list[EvalRow] = []

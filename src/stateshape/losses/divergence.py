@@ -1,5 +1,7 @@
 """Divergences between the learner's and the teacher's next-token distributions, exact over the vocabulary.
 
+Of a teacher on a server only the likeliest tokens are known: then over these and one bin of all others.
+
     forward: KL(teacher || learner) = sum_v T_v (log T_v - log S_v)      mass-covering; the paper's eq. 7
     reverse: KL(learner || teacher) = sum_v S_v (log S_v - log T_v)      mode-seeking
     jsd:     beta KL(T || M) + (1 - beta) KL(S || M), M = beta T + (1 - beta) S      between the two, and bounded
@@ -21,8 +23,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stateshape.core.method import LossKind, LossValue, PolicyView
-from stateshape.core.signals import MatchDistribution
-from stateshape.core.tensors import before, divergence_in_detail, shared_divergence_in_detail
+from stateshape.core.signals import MatchDistribution, MatchTop
+from stateshape.core.tensors import (
+    DivergenceDetail,
+    before,
+    divergence_in_detail,
+    shared_divergence_in_detail,
+    top_divergence_in_detail,
+)
 
 Direction = Literal["forward", "reverse", "jsd"]
 
@@ -76,30 +84,11 @@ class Divergence:
         if not 0 < self.target_temperature < math.inf:
             raise ValueError(f"target_temperature: got {self.target_temperature}; expected a number above 0")
 
-    def count(self, signal: MatchDistribution) -> float:
+    def count(self, signal: MatchDistribution | MatchTop) -> float:
         return float(signal.supervise_BT.sum())
 
-    def total(self, learner: PolicyView, signal: MatchDistribution) -> LossValue:
-        states = signal.states
-        of_logps: dict[Direction, Callable[[Tensor, Tensor], Tensor]]
-        of_logps = {"forward": forward_kl, "reverse": reverse_kl, "jsd": partial(generalised_jsd, beta=self.beta)}
-        compared = divergence_in_detail
-        if (shared := signal.shared) is not None:
-            compared = partial(
-                shared_divergence_in_detail,
-                learner_M=shared.learner_M,
-                teacher_M=shared.teacher_M,
-                top_k=shared.top_k,
-            )
-        detail = compared(
-            learner.hidden(states.ids_BT, states.lengths_B, before(signal.supervise_BT)),
-            learner.head,
-            signal.teacher_hidden_ND,
-            signal.teacher_head,
-            states.ids_BT[signal.supervise_BT],
-            of_logps[self.direction],
-            self.target_temperature,
-        )
+    def total(self, learner: PolicyView, signal: MatchDistribution | MatchTop) -> LossValue:
+        detail = self.detail(learner, signal)
         total = detail.value_N.sum()
         per_token = {
             "mass": detail.mass_N,
@@ -109,3 +98,36 @@ class Divergence:
         }
         name = "jsd_nats" if self.direction == "jsd" else "kl_nats"
         return LossValue(total=total, sums={name: total.detach()}, per_token=per_token)
+
+    def detail(self, learner: PolicyView, signal: MatchDistribution | MatchTop) -> DivergenceDetail:
+        """Raises ValueError for a target_temperature where the teacher's whole distribution is not known."""
+        states = signal.states
+        hidden_ND = learner.hidden(states.ids_BT, states.lengths_B, before(signal.supervise_BT))
+        targets_N = states.ids_BT[signal.supervise_BT]
+        of_logps: dict[Direction, Callable[[Tensor, Tensor], Tensor]]
+        of_logps = {"forward": forward_kl, "reverse": reverse_kl, "jsd": partial(generalised_jsd, beta=self.beta)}
+        if isinstance(signal, MatchTop):
+            if self.target_temperature != 1:
+                raise ValueError(
+                    f"target_temperature: got {self.target_temperature} for a teacher's top tokens; expected 1"
+                )
+            return top_divergence_in_detail(
+                hidden_ND, learner.head, signal.top_ids_NK, signal.top_logp_NK, targets_N, of_logps[self.direction]
+            )
+        compared = divergence_in_detail
+        if (shared := signal.shared) is not None:
+            compared = partial(
+                shared_divergence_in_detail,
+                learner_M=shared.learner_M,
+                teacher_M=shared.teacher_M,
+                top_k=shared.top_k,
+            )
+        return compared(
+            hidden_ND,
+            learner.head,
+            signal.teacher_hidden_ND,
+            signal.teacher_head,
+            targets_N,
+            of_logps[self.direction],
+            self.target_temperature,
+        )

@@ -22,6 +22,7 @@ from stateshape.losses.divergence import Direction, Divergence
 from stateshape.policy.policy import Policy
 from stateshape.recipes.names import BUILT_IN, built_in_path
 from stateshape.sampling.settings import Sampler, SamplingSettings, check_sampling
+from stateshape.sampling.top import TopTeacher
 from stateshape.states.sampled import LearnerStates, PrefixCut, Prefixes
 from stateshape.tasks.items import GenerationItem
 from stateshape.tasks.task import GenerationTask
@@ -33,10 +34,16 @@ NO_ANSWER = (
 )
 
 
+def no_server(source: str, top_k: int) -> TopTeacher:
+    """Raises BadInput."""
+    raise BadInput(f"teacher: got {shown(source)}, a server's address; expected a run, adapter or model folder here")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Parts:
     """What a recipe is built from. `teacher` loads a frozen policy by name, run folder or adapter folder.
 
+    asked: a teacher on a server, by its address and the number of tokens it tells; not every caller has one.
     item_ids: the prompts the run trains on. folder: the run's own, for data that must outlive a step.
     """
 
@@ -45,6 +52,7 @@ class Parts:
     teacher: Callable[[str], Policy]
     item_ids: tuple[str, ...] = ()
     folder: Path = field(default_factory=Path)
+    asked: Callable[[str, int], TopTeacher] = no_server
 
     @cached_property
     def items(self) -> Mapping[str, GenerationItem]:
@@ -192,9 +200,14 @@ def taught(parts: Parts, teacher: str, build: Callable[[Policy], Method]) -> Met
 
     `maths=studies/a,stories=studies/b`: each item is taught by the teacher of its tag; the teachers have equal weight.
     """
+    return taught_by(parts, teacher, lambda source: build(parts.teacher(source)))
+
+
+def taught_by(parts: Parts, teacher: str, build: Callable[[str], Method]) -> Method | Combination:
+    """As `taught`, where a method is built from the teacher's name."""
     sources = teachers_of(teacher)
     if list(sources) == [""]:
-        return build(parts.teacher(teacher))
+        return build(teacher)
     tags = {item.tag for item in parts.task.train}
     if odd := sorted(str(tag) for tag in tags - sources.keys()):
         raise BadInput(
@@ -206,7 +219,7 @@ def taught(parts: Parts, teacher: str, build: Callable[[Policy], Method]) -> Met
 
     return Combination(
         terms={
-            tag: Term(method=build(parts.teacher(source)), weight=1 / len(sources), takes=takes(tag))
+            tag: Term(method=build(source), weight=1 / len(sources), takes=takes(tag))
             for tag, source in sources.items()
         }
     )

@@ -35,10 +35,7 @@ class TeacherDistribution:
 
     @torch.no_grad()
     def read(self, learner: Policy, states: States, draw: Draw) -> MatchDistribution:
-        supervise_BT = states.written_by(Origin.DATASET, Origin.LEARNER, Origin.TEACHER, Origin.MIXTURE)
-        if self.positions == "last":
-            position_T = torch.arange(states.ids_BT.shape[1], device=states.ids_BT.device)
-            supervise_BT = supervise_BT & (position_T == states.lengths_B[:, None] - 1)
+        supervise_BT = taught_tokens(states, self.positions)
         if not self.teacher.has_tokens_of(learner):
             return matched_across(self.teacher, learner, states, supervise_BT)
         return MatchDistribution(
@@ -47,6 +44,15 @@ class TeacherDistribution:
             teacher_hidden_ND=predicting(self.teacher, states, supervise_BT, learner=learner, items=self.items),
             teacher_head=self.teacher.head,
         )
+
+
+def taught_tokens(states: States, positions: Positions) -> Tensor:
+    """bool [B, T]: the tokens before which the teacher's distribution is read."""
+    supervise_BT = states.written_by(Origin.DATASET, Origin.LEARNER, Origin.TEACHER, Origin.MIXTURE)
+    if positions == "all":
+        return supervise_BT
+    position_T = torch.arange(states.ids_BT.shape[1], device=states.ids_BT.device)
+    return supervise_BT & (position_T == states.lengths_B[:, None] - 1)
 
 
 def matched_across(teacher: Policy, learner: Policy, states: States, supervise_BT: Tensor) -> MatchDistribution:

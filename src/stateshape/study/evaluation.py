@@ -1,7 +1,8 @@
 """Identity of an evaluation, and whether it may replace an existing one: only the same one, unless asked to.
 
 Two evaluations are the same if model and adapter have the same content (where that is known; else the same names), and so do
-data, shots, limit, lengths, stops and precision. Evaluates nothing.
+data, shots, limit, lengths, stops and precision. What sampled, and on which device, is recorded and not compared: it may flip a
+token where two are equally likely but for rounding. Evaluates nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from stateshape.evals.evaluate import read_about
 from stateshape.policy.fingerprint import weights_sha256
 from stateshape.policy.open import Resolved, is_same_model, resolve
 from stateshape.policy.weights import SharedWeights
+from stateshape.sampling.settings import Sampler
+from stateshape.study.opened import sampler_of
 from stateshape.study.provenance import command, git_revision, harness_versions, now, versions
 from stateshape.tasks.harness import is_answered_in_text
 from stateshape.tasks.task import GenerationTask, Task
@@ -61,12 +64,13 @@ def sampled_evaluation(greedy: EvaluationRecord, num_samples: int, temperature: 
     return replace(greedy, num_samples=num_samples, temperature=temperature)
 
 
-def on_machine(planned: EvaluationRecord, weights: SharedWeights) -> EvaluationRecord:
-    """Once the model is there."""
+def on_machine(planned: EvaluationRecord, weights: SharedWeights, sampler: Sampler) -> EvaluationRecord:
+    """Once the model is there. sampler: names itself where texts are written by servers."""
     return replace(
         planned,
         dtype=str(weights.dtype).removeprefix("torch."),
         device=str(weights.device),
+        sampler=None if planned.max_new_tokens is None else sampler_of(sampler),
         weights_sha256=planned.weights_sha256 or weights_sha256(planned.model),
     )
 

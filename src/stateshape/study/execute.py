@@ -53,7 +53,7 @@ from stateshape.study.folders import (
 )
 from stateshape.study.loaded import measure_checkpoint
 from stateshape.study.measuring import evaluations, measure_drift, measure_drift_from_start, measured, roll
-from stateshape.study.opened import open_sampler, opened_sampler
+from stateshape.study.opened import asked_by, open_sampler, opened_sampler
 from stateshape.study.parallel import Processes
 from stateshape.study.plan import AnySpec, Plan
 from stateshape.study.preflight import check_chats, check_checkpoint, check_sources, check_templates, check_training
@@ -126,8 +126,8 @@ def prepared(
         check_training(spec, data_of(spec, target, data))
         check_chats(plan, spec, data_of(spec, target, data))
         check_sources(plan, spec, target, data)
-    with opened_sampler(plan.file, folder, partial(open_weights, plan.file.model, plan.file.model_settings)) as opened:
-        weights, sampler = opened
+    load = partial(open_weights, plan.file.model, plan.file.model_settings)
+    with opened_sampler(asked_by(plan.file, folder), load) as (weights, sampler):
         bench = StudyContext(
             plan=plan,
             folder=folder,
@@ -203,7 +203,9 @@ def open_worker(
     target, retention = load_tasks(plan.file, data_dir)
     data = load_data(plan.file, [target, *retention], data_dir)
     load = partial(open_weights, plan.file.model, plan.file.model_settings)
-    weights, sampler = open_sampler(plan.file, folder, load)  # the study's process withdraws what it publishes
+    weights, sampler = open_sampler(
+        asked_by(plan.file, folder), load
+    )  # the study's process withdraws what it publishes
     bench = StudyContext(
         plan=plan,
         folder=folder,

@@ -56,7 +56,7 @@ def evaluate_one(bench: StudyContext, policy: Policy, folder: Path, run: str, ta
     path = layout.evaluation(folder, task.name)
     if not path.exists():
         tick = bench.reporter.track(f"evaluate {run} on {task.name}", "items", policy.weights.meter)
-        rows = evaluate(policy, task, progress=tick)
+        rows = evaluate(policy, task, sampler=bench.sampler, progress=tick)
     elif task.name not in read_summaries(folder):
         rows = read_jsonl(path, EvalRow)  # killed between the two files
     else:
@@ -100,7 +100,7 @@ def sample_one(
 def about_evaluation(bench: StudyContext, policy: Policy, task: Task, source: Resolved) -> EvaluationRecord:
     choice = bench.choice_of(task)
     about = planned_evaluation(source, task, named=choice.task, limit=choice.limit, shots=choice.shots)
-    return on_machine(about, policy.weights)
+    return on_machine(about, policy.weights, bench.sampler)
 
 
 def roll(bench: StudyContext, policy: Policy, folder: Path, name: str, seed: int, run: str) -> None:

@@ -20,6 +20,7 @@ from stateshape.core.study_records import BASE
 from stateshape.policy.fingerprint import weights_sha256
 from stateshape.policy.open import resolve
 from stateshape.record.parts import parts_of
+from stateshape.sampling.served.teacher import is_address
 from stateshape.study.plan import AnySpec
 from stateshape.tasks.task import Task
 
@@ -52,7 +53,9 @@ def origin(
 
 
 def policy_of(key: str, source: str, stands: Stands) -> dict[str, Json]:
-    """A teacher or reference: its adapter, and the base below it."""
+    """A teacher or reference: its adapter, and the base below it. What a server serves is not known by content."""
+    if is_address(source):
+        return {}
     resolved = resolve(stands(source))
     digests: dict[str, Json] = {f"base of {key} {source}": weights_sha256(resolved.model)}
     if resolved.adapter is not None:

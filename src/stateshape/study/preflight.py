@@ -5,22 +5,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from stateshape.core.files import BadInput
 from stateshape.core.sealed import check_source
 from stateshape.core.study_records import BASE
+from stateshape.core.wording import shown
 from stateshape.policy.open import check_teacher, check_tokenizer, open_reader, open_tokenizer, resolve, shares_base
 from stateshape.policy.policy import Policy
 from stateshape.policy.settings import ModelSettings, check_quantize
 from stateshape.recipes.names import built_in_path
+from stateshape.recipes.opd import OPD
 from stateshape.recipes.recipe import Need, Parts, made_of_by, teachers_of
 from stateshape.recipes.replay import Replay
 from stateshape.record.reading import Recording
 from stateshape.sampling.local import LocalSampler
+from stateshape.sampling.served.teacher import is_address
+from stateshape.sampling.top import Top
 from stateshape.states.fit import check_texts
 from stateshape.states.recorded import steps_of_share
 from stateshape.study.checkpoints import CheckpointSpec
 from stateshape.study.context import data_of
+from stateshape.study.opened import asked_teachers
 from stateshape.study.plan import Plan, RunSpec
 from stateshape.study.protection import check_names
 from stateshape.study.starts import check_start
@@ -78,6 +84,16 @@ def check_templates(tasks: Sequence[Task], model: str, settings: ModelSettings) 
         reader.encode_prompt(chat)
 
 
+class NobodyAsked(NamedTuple):
+    """A teacher on a server that is never asked."""
+
+    source: str
+    top_k: int
+
+    def top(self, rows: Sequence[Sequence[int]], places: Sequence[Sequence[int]]) -> Top:
+        raise NotImplementedError
+
+
 def check_build(spec: RunSpec, target: GenerationTask) -> None:
     """Builds a built-in recipe once, its teachers policies that hold no model, for what its parts refuse. Raises BadInput."""
     if built_in_path(spec.recipe_name) is None:
@@ -91,7 +107,7 @@ def check_build(spec: RunSpec, target: GenerationTask) -> None:
             )
         return nobody
 
-    parts = Parts(task=target, sampler=LocalSampler(), teacher=teacher)
+    parts = Parts(task=target, sampler=LocalSampler(), teacher=teacher, asked=NobodyAsked)
     recipe = spec.recipe()
     try:
         if isinstance(recipe, Replay):  # its states may not be there yet
@@ -132,11 +148,28 @@ def check_sources(
                 check_states(spec, source, inside.get(source), lambda run: len(data_of(run, target, data or {}).train))
                 continue
             location = loaded.get(source, source)
+            if is_address(location):
+                check_asked(plan, spec, key, location)
+                continue
             check_source(location)
             if key == "teacher" and crosses_tokenizers(spec):
                 check_tokenizer(location, plan.file.model_settings)
             else:
                 check_teacher(plan.file.model, location, plan.file.model_settings)
+
+
+def check_asked(plan: Plan, spec: RunSpec, key: str, address: str) -> None:
+    """Whether the server at an address can teach the run. Raises BadInput."""
+    recipe = spec.recipe()
+    if key != "teacher" or not isinstance(recipe, OPD):
+        raise BadInput(
+            f"{key}: got {shown(address)}, a server's address, for recipe {spec.recipe_name}; expected a run, adapter or model "
+            "folder; a server teaches opd alone"
+        )
+    file = plan.file
+    tokenizer = open_tokenizer(file.model, file.model_settings)
+    with asked_teachers(spec, tokenizer, file.model, is_first=True):
+        pass
 
 
 def check_served(plan: Plan, spec: RunSpec) -> None:
@@ -164,6 +197,11 @@ def check_checkpoint(plan: Plan, spec: CheckpointSpec) -> None:
     resolved, base, settings = resolve(spec.checkpoint), plan.file.model, plan.file.model_settings
     if shares_base(resolved.model, base):
         return
+    if plan.file.sampler != "local":
+        raise BadInput(
+            f"checkpoint: got {spec.checkpoint!r}, which is on {resolved.model!r}, with sampler {plan.file.sampler}; expected "
+            f"an adapter on {base!r}, which the servers serve; leave sampler and servers out, or the checkpoint"
+        )
     try:
         check_tokenizer(resolved.model, settings, what="checkpoint")
     except BadInput as error:

@@ -33,7 +33,7 @@ from stateshape.study.describe import planned_record
 from stateshape.study.drift_rollouts import as_rollouts, encoders_of, sample_rollouts
 from stateshape.study.eval_tasks import load_eval_tasks
 from stateshape.study.folders import check_same_run, claimed_run, close_run, complete_run
-from stateshape.study.opened import opened_sampler
+from stateshape.study.opened import asked_by, opened_sampler
 from stateshape.study.plan import SOURCES, AlongChoice, DriftChoice, Plan, RunSpec, StudyFile, TaskChoice, check_budget
 from stateshape.study.preflight import check_chats, check_sources, check_training
 from stateshape.study.protection import load_protected
@@ -111,7 +111,8 @@ def train_single(
         if begun is not None and begun.is_complete:
             ranks.by_first(lambda: close_run(folder))
             return warned(begun, reporter)
-        with opened_sampler(plan.file, folder, lambda: open_weights(model, model_settings)) as (weights, opened):
+        load = partial(open_weights, model, model_settings)
+        with opened_sampler(asked_by(plan.file, folder), load) as (weights, opened):
             bench = StudyContext(
                 plan=plan,
                 folder=folder,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,11 +14,12 @@ from stateshape.core import layout
 from stateshape.core.files import BadInput, plain, read_jsonl, write_json
 from stateshape.core.method import Combination, Method, terms_of
 from stateshape.core.ranks import current
-from stateshape.core.records import RunRecord, StepRecord
+from stateshape.core.records import Json, RunRecord, StepRecord
 from stateshape.core.seeds import seed_for
 from stateshape.core.step_values import telling
 from stateshape.core.study_records import BASE
 from stateshape.core.watch import Watch
+from stateshape.core.wording import MAX_PATH, shown
 from stateshape.locality.watch import LocalityWatch
 from stateshape.policy.memory import full_memory, in_words
 from stateshape.policy.open import open_beside, policy_on, resolve
@@ -27,12 +28,14 @@ from stateshape.policy.targets import resolve as resolve_targets
 from stateshape.policy.weights import SharedWeights
 from stateshape.recipes.recipe import Parts, teachers_of
 from stateshape.record.writer import StateWriter
+from stateshape.sampling.served.teacher import ServedTeacher
 from stateshape.states.fit import check_texts, fit_notes
 from stateshape.study.context import StudyContext
 from stateshape.study.describe import place_of, run_record
 from stateshape.study.eval_tasks import best_task
 from stateshape.study.eval_watch import EvalWatch, reference_of
 from stateshape.study.folders import check_same_run
+from stateshape.study.opened import asked_teachers
 from stateshape.study.plan import RunSpec
 from stateshape.study.preflight import crosses_tokenizers
 from stateshape.study.protection import protect_term, protected
@@ -65,7 +68,12 @@ def train_one(bench: StudyContext, spec: RunSpec, seed: int, folder: Path) -> Ru
     record = ranks.by_first(lambda: begin(bench, spec, seed, folder))
     if record.num_steps > 0:
         return record
-    with adapters_of_a_run(bench.weights) as adapters, failures_named(folder):
+    with (
+        asked_teachers(spec, bench.weights.tokenizer, bench.weights.source) as asked,
+        adapters_of_a_run(bench.weights) as adapters,
+        failures_named(folder),
+    ):
+        record = ranks.by_first(lambda: with_teachers(record, asked, folder))
         if spec.train.is_full:
             bench.weights.add_full(LEARNER)
             for warning in high_rate(spec):
@@ -75,10 +83,26 @@ def train_one(bench: StudyContext, spec: RunSpec, seed: int, folder: Path) -> Ru
             bench.weights.add_adapter(LEARNER, spec.train.lora, seed=seed_for(seed, "adapter"))
         if spec.start is not None:
             bench.weights.fill_adapter(LEARNER, start_of(spec, place_of(bench, seed, spec.start)))
-        progress, kinds = train_method(bench, spec, seed, folder, item_ids, adapters)
+        progress, kinds = train_method(bench, spec, seed, folder, item_ids, adapters, asked)
         if bench.compared is not None and bench.compared.settings.share > 0 and not (folder / layout.LOCALITY).exists():
             bench.reporter.say(NO_PROBES.format(spec.label))
     return ranks.by_first(lambda: recorded(record, spec, progress, kinds, folder))
+
+
+def with_teachers(record: RunRecord, asked: Mapping[str, ServedTeacher], folder: Path) -> RunRecord:
+    """The record with what the servers of the run's teachers serve, which must be what they served before. Raises BadInput."""
+    if not asked:
+        return record
+    now: dict[str, Json] = {address: teacher.about() for address, teacher in asked.items()}
+    before = record.provenance.get("teachers", now)
+    if before != now:
+        raise BadInput(
+            f"teacher: got {shown(now, limit=MAX_PATH)}; expected {shown(before, limit=MAX_PATH)}, as {folder} was begun; "
+            "start the server as before, or give --out another folder"
+        )
+    record = replace(record, provenance=record.provenance | {"teachers": now})
+    write_json(folder / layout.RUN, record)
+    return record
 
 
 def recorded(record: RunRecord, spec: RunSpec, progress: Progress, kinds: Kinds, folder: Path) -> RunRecord:
@@ -96,7 +120,13 @@ def recorded(record: RunRecord, spec: RunSpec, progress: Progress, kinds: Kinds,
 
 
 def train_method(
-    bench: StudyContext, spec: RunSpec, seed: int, folder: Path, item_ids: tuple[str, ...], adapters: list[str]
+    bench: StudyContext,
+    spec: RunSpec,
+    seed: int,
+    folder: Path,
+    item_ids: tuple[str, ...],
+    adapters: list[str],
+    asked: Mapping[str, ServedTeacher],
 ) -> tuple[Progress, Kinds]:
     """Builds the recipe's method and trains the learner's adapter with it. Adapters that it loads are added to `adapters`."""
     recipe = spec.recipe(partial(place_of, bench, seed))
@@ -107,6 +137,7 @@ def train_method(
             teacher=teacher_loader(bench, adapters, is_any_vocabulary=crosses_tokenizers(spec)),
             item_ids=item_ids,
             folder=folder,
+            asked=lambda source, _: asked[source],
         )
     )
     choice = spec.train.protect

@@ -21,7 +21,7 @@ from stateshape.core.method import Combination, Draw, Method, Term, terms_of
 from stateshape.core.ranks import ALONE, current, using
 from stateshape.core.records import PhaseCost
 from stateshape.core.seeds import generator_for, seed_for
-from stateshape.core.signals import Credit, Imitate, MatchDistribution, Signal
+from stateshape.core.signals import Credit, Imitate, MatchDistribution, MatchTop, Signal
 from stateshape.core.states import States, chunks
 from stateshape.core.watch import StepRead, StepUpdate, Watch
 from stateshape.policy.flops import activation_bytes
@@ -283,12 +283,12 @@ def reward_stats(signal: Signal) -> dict[str, float | None]:
 
 def read_stats(signal: Signal) -> dict[str, float | None]:
     """What reading the signal had to report."""
-    return dict(signal.logged) if isinstance(signal, Imitate | MatchDistribution) else {}
+    return dict(signal.logged) if isinstance(signal, Imitate | MatchDistribution | MatchTop) else {}
 
 
 def truncation(signal: Signal) -> dict[str, float | None]:
     """The share of sampled answers that ran out of tokens. Of a distribution nothing is said: its rows are cut on purpose."""
     sampled = [finish for finish in signal.states.finishes if finish != "dataset"]
-    if isinstance(signal, MatchDistribution) or not sampled:
+    if isinstance(signal, MatchDistribution | MatchTop) or not sampled:
         return {}
     return {"share_truncated": sampled.count("length") / len(sampled)}

@@ -97,14 +97,20 @@ def checked(server: Server, model: str, tokenizer: Any) -> tuple[str, Served]:
             "--enable-lora; stateshape serve MODEL prints the whole command"
         )
     if tokenizer is not None:
-        theirs = told(server, "tokens", lambda: token_ids(server, PROBE))
-        ours = tokenizer(PROBE, add_special_tokens=False, verbose=False)["input_ids"]
-        if theirs != ours:
-            raise BadInput(
-                f"servers: {server.url} reads a test text as {len(theirs)} tokens that are not the run's {len(ours)}; expected "
-                f"the tokenizer of {shown(model, limit=MAX_PATH)}; start it with that model"
-            )
+        check_tokens(server, tokenizer, model)
     return version, base
+
+
+def check_tokens(server: Server, tokenizer: Any, model: str) -> list[int]:
+    """Whether the server reads a text as the tokenizer of `model` does; gives its tokens. Raises BadInput."""
+    theirs = told(server, "tokens", lambda: token_ids(server, PROBE))
+    ours: list[int] = tokenizer(PROBE, add_special_tokens=False, verbose=False)["input_ids"]
+    if theirs != ours:
+        raise BadInput(
+            f"servers: {server.url} reads a test text as {len(theirs)} tokens that are not the run's {len(ours)}; expected "
+            f"the tokenizer of {shown(model, limit=MAX_PATH)}; start it with that model"
+        )
+    return ours
 
 
 def told(server: Server, what: str, ask: Callable[[], T]) -> T:

@@ -1,7 +1,8 @@
-"""The vLLM command line whose server the sampler can use. Starts nothing; knows no hardware but the dtype it is told.
+"""The vLLM command line whose server the sampler can use. Starts nothing; knows no hardware but what it is told.
 
 Why each part: processed_logprobs, or log-probs would be those of temperature 1; generation-config vllm, or the model folder's
-own top-k and top-p would count; runtime LoRA, or no adapter can be published.
+own top-k and top-p would count; runtime LoRA, or no adapter can be published. On a CPU no chunked prefill: where vLLM (0.32)
+splits a prompt over two steps it rewinds the request's generator, which a CPU's can't do, and dies.
 """
 
 from __future__ import annotations
@@ -27,7 +28,16 @@ class Command(NamedTuple):
 
 
 def server_command(
-    model: str, *, python: str, port: int, rank: int, adapters: int, dtype: str, max_model_len: int | None
+    model: str,
+    *,
+    python: str,
+    port: int,
+    rank: int,
+    adapters: int,
+    dtype: str,
+    is_on_cpu: bool,
+    max_model_len: int | None = None,
+    max_logprobs: int | None = None,
 ) -> Command:
     """Raises BadInput for numbers that vLLM would not take."""
     check_most(rank=rank)
@@ -39,6 +49,8 @@ def server_command(
         raise BadInput(f"adapters: got {adapters}; expected 1 to 1024")
     if max_model_len is not None and max_model_len < 2:
         raise BadInput(f"max_model_len: got {max_model_len}; expected at least 2")
+    if max_logprobs is not None and max_logprobs < 1:
+        raise BadInput(f"max_logprobs: got {max_logprobs}; expected at least 1")
     words = [
         python,
         "-m",
@@ -58,6 +70,8 @@ def server_command(
         str(adapters),
     ]
     words += ["--logprobs-mode", "processed_logprobs", "--generation-config", "vllm"]
+    words += ["--no-enable-chunked-prefill"] if is_on_cpu else []
+    words += [] if max_logprobs is None else ["--max-logprobs", str(max_logprobs)]
     if max_model_len is not None:
         words += ["--max-model-len", str(max_model_len)]
     return Command(ENVIRONMENT, words)

@@ -21,6 +21,7 @@ PLAIN = {
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
 }
+MASS_ROUNDING = 1e-3  # of a sum of probabilities; fp32 log-probs are off by 1e-6 each
 LOADED = "already been loaded"  # what vLLM says of a name that it has, as after a try whose answer was lost
 
 
@@ -93,6 +94,34 @@ def choice_of(choice: Any) -> Choice:
     if len(ids) != len(logps) or not all(map(math.isfinite, logps)):
         raise OddAnswer(f"{len(ids)} tokens with {sum(map(math.isfinite, logps))} log-probs; expected one each")
     return Choice(ids, logps, str(choice["finish_reason"]))
+
+
+def prompt_top(server: Server, model: str, ids: Sequence[int], top_k: int) -> list[dict[int, float]]:
+    """For each token of a row but the first: the likeliest top_k tokens there, and their log-probs in nats at temperature 1.
+
+    Raises OddAnswer, Refused (400: more than the server's --max-logprobs) and BadInput.
+    """
+    body = {"model": model, "prompt": list(ids), "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": top_k}
+    answer = server.post("/v1/completions", body)
+    try:
+        told = answer["choices"][0]["prompt_logprobs"][1:]
+        places = [{int(token): float(one["logprob"]) for token, one in place.items()} for place in told]
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise OddAnswer(f"a prompt without log-probs ({error})") from None
+    if len(places) != len(ids) - 1:
+        raise OddAnswer(f"log-probs of {len(places)} tokens; expected {len(ids) - 1}")
+    return [likeliest(place, top_k) for place in places]
+
+
+def likeliest(place: dict[int, float], top_k: int) -> dict[int, float]:
+    """Without the token that stands there, which vLLM adds where it is not among them. Raises OddAnswer."""
+    if len(place) < top_k:
+        raise OddAnswer(f"{len(place)} log-probs at a token; expected {top_k}")
+    chosen = dict(sorted(place.items(), key=lambda one: one[1], reverse=True)[:top_k])
+    mass = math.fsum(map(math.exp, chosen.values())) if max(chosen.values()) < 1 else math.inf
+    if not mass <= 1 + MASS_ROUNDING:
+        raise OddAnswer(f"probabilities that sum to {mass:g}, so they are none")
+    return chosen
 
 
 def version_of(server: Server) -> str:

@@ -2,7 +2,8 @@
 
 A row ends exactly where it would end locally: ids that end a text are asked for as such, and the stop texts are looked for here
 again. What the server draws depends on the prompt's number and the seed, not on the other rows, up to rounding: a served run
-is not bit-exact. Every version of an adapter passes the gate on every server before its rows are used. Knows no task.
+is not bit-exact. Every version of an adapter passes the gate on every server before its rows are used, the base in each call.
+Knows no task.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from stateshape.sampling.local import check_prompts
 from stateshape.sampling.rows import Results
 from stateshape.sampling.rows import Row as Written
 from stateshape.sampling.served.adapters import Adapters, Published
-from stateshape.sampling.served.check import Reached
+from stateshape.sampling.served.check import Reached, told
 from stateshape.sampling.served.gate import Row, compare, first_tokens
 from stateshape.sampling.served.protocol import Choice, OddAnswer, Question, complete, version_of
 from stateshape.sampling.served.wire import Refused, Server
@@ -47,13 +48,13 @@ class Answer(NamedTuple):
 class ServedSampler:
     """See Sampler. Samples the policies of one set of weights: the base by its name, all others as adapters on it."""
 
-    def __init__(self, reached: Reached, weights: SharedWeights, *, folder: Path, log: Path) -> None:
+    def __init__(self, reached: Reached, weights: SharedWeights, *, folder: Path, log: Path | None) -> None:
         """folder: where adapters are published, on a file system that the servers share. log: gets a line per gate."""
         self.reached, self.weights, self.log = reached, weights, log
         self.adapters = Adapters(reached.servers, weights, folder)
         self._open = [0] * len(reached.servers)
         self._lock = threading.Lock()
-        self._passed: set[tuple[str, int]] = set()  # adapters (the base: "") and servers that passed the gate
+        self._passed: set[tuple[str, int]] = set()  # adapters and servers that passed the gate
 
     def about(self) -> dict[str, Json]:
         """For run.json."""
@@ -214,6 +215,10 @@ class ServedSampler:
                 "run began; start that version, then run the same command again to resume"
             )
 
+    def check_base_version(self, server: Server) -> None:
+        """As check_version. Raises BadInput alone."""
+        told(server, "a version", lambda: self.check_version(server))
+
     def gate_all(
         self,
         policy: Policy,
@@ -223,10 +228,15 @@ class ServedSampler:
         from_server: dict[int, list[int]],
         settings: SamplingSettings,
     ) -> None:
-        """Rows of each server that this version has not been seen from."""
-        name, copies = "" if adapter is None else adapter.name, settings.num_samples
+        """Rows of each server that this version has not been seen from; the base's in each call.
+
+        A server that was started anew has forgotten its adapters, and so is found out. Of the base nothing tells.
+        """
+        copies = settings.num_samples
         for number, asked in sorted(from_server.items()):
-            if (name, number) in self._passed:
+            if adapter is None:
+                self.check_base_version(self.reached.servers[number])
+            elif (adapter.name, number) in self._passed:
                 continue
             rows = [Row(prompts[i], one) for i in sorted(asked) for one in completions[i * copies : (i + 1) * copies]]
             what = "" if adapter is None else f" with {adapter.name}"
@@ -244,7 +254,8 @@ class ServedSampler:
         where: str,
     ) -> None:
         found = compare(policy, first_tokens(rows), temperature=temperature, where=where)
-        self._passed.add(("" if adapter is None else adapter.name, number))
+        if adapter is not None:
+            self._passed.add((adapter.name, number))
         record = ServedRecord(
             date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             server=self.reached.servers[number].url,
@@ -256,7 +267,8 @@ class ServedSampler:
             mean_ratio=found.mean_ratio,
             share=found.share,
         )
-        append_jsonl(self.log, [record])
+        if self.log is not None:
+            append_jsonl(self.log, [record])
 
 
 def max_tokens(policy: Policy, prompt_length: int, settings: SamplingSettings) -> int:

@@ -1,11 +1,16 @@
 """HTTP to one server: a question, its answer, and a bounded number of tries. Knows no path and no meaning of an answer.
 
 Tried again: no connection, a connection that breaks, status 408, 429 and 500 to 599. What takes too long is tried once more
-only: the server may be working on the first question still. All other refusals are the caller's.
+only: the server may be working on the first question still. A key that is refused ends it at once. All other refusals are the
+caller's.
+
+The key is read from the environment, by the name that vLLM itself reads it by, and goes into one header: never into a message,
+a file or a log.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import Any, NamedTuple
 
@@ -14,7 +19,9 @@ import httpx
 from stateshape.core.files import BadInput
 from stateshape.core.wording import shown
 
+KEY = "VLLM_API_KEY"
 BUSY = (408, 429)
+NO_ENTRY = (401, 403)
 SHOWN = 160  # characters of a server's own words
 
 
@@ -47,6 +54,7 @@ class Server:
                 max_connections=None, max_keepalive_connections=None
             ),  # how many questions are open is the sampler's to say
             trust_env=False,  # a proxy of the environment is for the world outside
+            headers=key_header(),
         )
 
     def get(self, path: str) -> Any:
@@ -78,6 +86,13 @@ class Server:
                 f"servers: {self.url}{path} answered {shown(answer.text)}; expected JSON, from a vLLM server; check the address"
             ) from None
 
+    def _no_entry(self, status: int) -> str:
+        got = f"another key than the server's in {KEY}" if os.environ.get(KEY) else f"no key in {KEY}"
+        return (
+            f"servers: {self.url} asks for its key (status {status}); got {got}; expected the one it was started with; set it "
+            "in the environment, then run the same command again"
+        )
+
     def _asked(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
         waits, num_slow, tries = [*self.patience.waits_s], 0, 0
         while True:
@@ -92,6 +107,8 @@ class Server:
             else:
                 if answer.is_success:
                     return answer
+                if answer.status_code in NO_ENTRY:
+                    raise BadInput(self._no_entry(answer.status_code))
                 text = words_of(answer)
                 if answer.status_code < 500 and answer.status_code not in BUSY:
                     raise Refused(answer.status_code, text)
@@ -102,6 +119,19 @@ class Server:
                     "server (stateshape serve MODEL prints its command); once it runs, the same command resumes"
                 ) from None
             self.wait(waits.pop(0))
+
+
+def key_header() -> dict[str, str]:
+    """The key of the environment as a bearer token; empty without one. Raises BadInput where no header can hold it."""
+    key = os.environ.get(KEY, "")
+    if not key:
+        return {}
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise BadInput(
+            f"{KEY}: got a key with blanks, line ends or letters beyond ASCII; expected one that an HTTP header can hold; was "
+            "it read from a file with its line end?"
+        )
+    return {"Authorization": f"Bearer {key}"}
 
 
 def words_of(answer: httpx.Response) -> str:
