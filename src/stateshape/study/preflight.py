@@ -11,7 +11,7 @@ from stateshape.core.sealed import check_source
 from stateshape.core.study_records import BASE
 from stateshape.policy.open import check_teacher, check_tokenizer, open_reader, open_tokenizer, resolve, shares_base
 from stateshape.policy.policy import Policy
-from stateshape.policy.settings import ModelSettings, check_quantize
+from stateshape.policy.settings import ModelSettings, check_quantize, check_shard
 from stateshape.recipes.names import built_in_path
 from stateshape.recipes.recipe import Need, Parts, made_of_by, teachers_of
 from stateshape.recipes.replay import Replay
@@ -123,6 +123,7 @@ def check_sources(
     loaded = {other.name: other.checkpoint for other in plan.checkpoints}
     check_served(plan, spec)
     check_quantize(plan.file.model_settings, is_full=spec.train.is_full)
+    check_shard(plan.file.model_settings, is_full=spec.train.is_full)
     check_start(plan, spec)
     for key, sources in spec.named().items():
         for source in sources:
