@@ -12,6 +12,8 @@ import torch
 import tiny
 from stateshape.cli.processes import free_port
 from stateshape.core import ranks
+from stateshape.core.files import write_json
+from stateshape.policy.sharding import layers_of, resident_bytes
 from stateshape.record.writer import StateWriter
 from stateshape.study.protection import protect_term, protected
 from stateshape.train.loop import train
@@ -32,12 +34,15 @@ class Job:
     protect: bool = False
 
 
-def do(job, folder, recorded, on_step=None):
-    """Trains in fp64 into the folder, with its states on record, and leaves each rank's adapter there."""
+def do(job, folder, recorded, on_step=None, is_sharded=False):
+    """Trains in fp64 into the folder, with its states on record, and leaves each rank's adapter there.
+
+    is_sharded: each rank keeps a part of the base's layers.
+    """
     from test_recipes_conformance import World
 
     folder.mkdir(parents=True, exist_ok=True)
-    made = World(job.recipe, folder, recorded=recorded, dtype=torch.float64, **job.fields)
+    made = World(job.recipe, folder, recorded=recorded, dtype=torch.float64, is_sharded=is_sharded, **job.fields)
     method = made.method
     if job.protect:
         choice, parts = Protect(task="tiny", rollout_tokens=4, share=0.5), tiny.parts(made.teacher)
@@ -80,6 +85,46 @@ def joined(work, groups, given):
 def do_all(count, jobs_by_count, folder, recorded):
     for job in jobs_by_count[count]:
         do(job, folder / str(count) / job.name, recorded)
+
+
+def do_sharded(count, jobs, folder, recorded):
+    """Trains with the base's layers split over the ranks; says how many bytes of them each keeps, and how many there are.
+
+    And leaves the gradients of passes that are not the same on all.
+    """
+    for job in jobs:
+        do(job, folder / str(count) / job.name, recorded, is_sharded=True)
+    split = tiny.weights(dtype=torch.float64, is_sharded=True)
+    with ranks.using(ranks.ALONE):
+        whole = tiny.weights(dtype=torch.float64)
+    kept = [sum(map(resident_bytes, layers_of(one.model, "tiny"))) for one in (split, whole)]
+    around = [resident_bytes(one.model) - layers for one, layers in zip((split, whole), kept, strict=True)]
+    number = ranks.current().number
+    write_json(folder / str(count) / f"kept{number}.json", {"layers": kept, "around": around})
+    torch.save(own_passes(number, is_sharded=True), folder / str(count) / f"passes{number}.pt")
+
+
+def own_passes(number, *, is_sharded=False):
+    """The gradient of one rank's own passes: one backward through two, or many without gradients before a single one."""
+    shared = tiny.weights(dtype=torch.float64, is_sharded=is_sharded)
+    learner = tiny.learner(shared, size=0.3)
+
+    def hidden(*ids):
+        return learner.hidden_at([list(ids)], [list(range(len(ids)))])
+
+    if number == 0:
+        (hidden(5, 6, 7).sin().sum() + hidden(8, 9).cos().sum()).backward()
+    with torch.no_grad():
+        for k in range(7 * number):
+            hidden(5 + k, 6)
+    if number == 1:
+        hidden(7, 8, 9).sin().sum().backward()
+        ranks.current().by_first(lambda: None)
+    else:
+        with ranks.using(ranks.ALONE), torch.no_grad():  # as a watch does
+            hidden(10, 11)
+        ranks.current().by_first(lambda: hidden(12, 13).shape)
+    return [one.grad for one in learner.parameters()]
 
 
 def do_until_killed(count, job, folder, recorded):

@@ -11,9 +11,9 @@ import tiny
 from stateshape.core.files import BadInput
 from stateshape.core.head import Head
 from stateshape.core.seeds import generator_for
-from stateshape.core.signals import Imitate
+from stateshape.core.signals import Imitate, MatchDistribution
 from stateshape.core.states import Origin, pack
-from stateshape.locality.budget import MOST_PROBES, interval, is_probed
+from stateshape.locality.budget import MOST_PROBES, interval, is_probed, step_work
 from stateshape.locality.divergence import kl, top_k_overlap
 from stateshape.locality.geometry import factors, singular_values, update_geometry
 from stateshape.locality.reachability import ess_share, reachability_gap
@@ -307,6 +307,23 @@ def test_the_default_cadence_keeps_its_share():
     for num_steps in (1, 2, 5, 60, 61, 299, 300):
         for probe_work in (100, 700, 2500, 9000):
             assert len(steps_probed(num_steps, probe_work)) <= 0.1 * num_steps * 1000 / probe_work
+
+
+def test_a_step_counts_its_rows_whatever_the_passes_shared():
+    """As one process and several count it: three passes of training, one of writing, one of another model's reading."""
+    written_B = pack([tiny.row([5, 6], [7, 8], Origin.LEARNER)] * 2, device="cpu")
+    given_B = pack([tiny.row([5], [7, 8], Origin.DATASET)], device="cpu")
+    gold = Imitate(states=given_B, supervise_BT=given_B.written_by(Origin.DATASET))
+    own = Imitate(states=written_B, supervise_BT=written_B.written_by(Origin.LEARNER))
+    read = MatchDistribution(
+        states=written_B,
+        supervise_BT=own.supervise_BT,
+        teacher_hidden_ND=torch.zeros(4, 2),
+        teacher_head=Head(torch.zeros(3, 2)),
+    )
+    assert step_work([gold]) == 3 * 3
+    assert step_work([own]) == 4 * 8
+    assert step_work([gold, own, read]) == 3 * 3 + 5 * 8
 
 
 def test_a_run_too_short_for_two_probes_has_one_at_its_end_or_none():

@@ -227,10 +227,10 @@ def world(tmp_path, recorded):
 class World:
     """Shared weights with a learner and a teacher, and the recipe's method on them."""
 
-    def __init__(self, name, folder, *, recorded=None, dtype=torch.float32, **choices):
+    def __init__(self, name, folder, *, recorded=None, dtype=torch.float32, is_sharded=False, **choices):
         self.asked = []
         self.folder = folder
-        self.shared = tiny.weights(dtype=dtype)
+        self.shared = tiny.weights(dtype=dtype, is_sharded=is_sharded)
         self.learner, self.teacher = tiny.learner(self.shared), tiny.teacher(self.shared)
         parts = dataclasses.replace(tiny.parts(self.teacher, folder=folder), teacher=self.load)
         self.ids = tuple(item.item_id for item in parts.task.train)

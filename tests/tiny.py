@@ -97,7 +97,9 @@ def random_model(seed: int, *, dtype: torch.dtype = torch.float32, **choices: An
     return in_own_dtype(model) if dtype == torch.float64 else model
 
 
-def weights(seed: int = 0, *, pad_is_eos: bool = False, dtype: torch.dtype = torch.float32) -> SharedWeights:
+def weights(
+    seed: int = 0, *, pad_is_eos: bool = False, dtype: torch.dtype = torch.float32, is_sharded: bool = False
+) -> SharedWeights:
     tokens = tokenizer(pad_is_eos=pad_is_eos)
     model = random_model(
         seed,
@@ -108,7 +110,7 @@ def weights(seed: int = 0, *, pad_is_eos: bool = False, dtype: torch.dtype = tor
         eos_token_id=EOS,
         pad_token_id=None,
     )
-    return SharedWeights(model, tokens, source="tiny")
+    return SharedWeights(model, tokens, source="tiny", shard_on=torch.device("cpu") if is_sharded else None)
 
 
 def hidden(policy: PolicyView, ids_BT: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:

@@ -86,8 +86,13 @@ def out_folder(name: str) -> Path:
     return Path(name)
 
 
-def model_settings_from(device: str, dtype: str, chat_template: str | None = None) -> ModelSettings:
-    from stateshape.policy.settings import ModelSettings
+def model_settings_from(
+    device: str, dtype: str, chat_template: str | None = None, *, shard_base: bool = False
+) -> ModelSettings:
+    """Raises BadInput."""
+    from stateshape.policy.settings import ModelSettings, check_shard
 
-    chosen = {"device": device, "dtype": dtype, "chat_template": chat_template}
-    return parse(chosen, ModelSettings, where="command line")
+    chosen = {"device": device, "dtype": dtype, "chat_template": chat_template, "shard_base": shard_base}
+    settings = parse(chosen, ModelSettings, where="command line")
+    check_shard(settings)
+    return settings

@@ -33,6 +33,7 @@ def drift(
     dtype: str = "auto",
     chat_template: str | None = None,
     processes: int = 1,
+    shard_base: bool = False,
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = False,
     quiet: bool = False,
 ) -> None:
@@ -55,6 +56,7 @@ def drift(
         dtype: auto, float32, bfloat16, float16.
         chat_template: File with a chat template (Jinja), for a model that has none, or in place of its own.
         processes: Sample in N processes on this machine (docs/guides/data_parallel.md).
+        shard_base: Split the base's layers over the processes, for one that is larger than a GPU.
         json_output: Print JSON instead of a table.
         quiet: No progress output.
     """
@@ -73,7 +75,7 @@ def drift(
     )
     record = drift_between(
         a, b, task_name=task, data_dir=data_folder(data), choice=choice, seed=seed,
-        model_settings=model_settings_from(device, dtype, chat_template), reading=rows.reading(),
+        model_settings=model_settings_from(device, dtype, chat_template, shard_base=shard_base), reading=rows.reading(),
         reporter=reporter_for(quiet=quiet or json_output, json_events=False),
     )  # fmt: skip
     if not is_first():

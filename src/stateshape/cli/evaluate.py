@@ -48,6 +48,7 @@ def evaluate(
     overwrite: bool = False,
     accept_changes: bool = False,
     processes: int = 1,
+    shard_base: bool = False,
     profile: bool = False,
     quiet: bool = False,
     json_events: bool = False,
@@ -74,6 +75,7 @@ def evaluate(
         overwrite: Replace an evaluation of a different model, data or settings; without this flag, that is refused.
         accept_changes: Continue although files of a finished run were changed; this is recorded.
         processes: Evaluate in N processes on this machine (docs/guides/data_parallel.md).
+        shard_base: Split the base's layers over the processes, for one that is larger than a GPU.
         profile: Print time and memory per phase, and write evals/<task>.profile.json; evaluates a few items again.
         quiet: No progress output.
         json_events: Report progress as JSON lines on stderr.
@@ -102,7 +104,7 @@ def evaluate(
     check_evaluable(chosen)
     several = sampling_of(samples, temperature, chosen)
     addresses = addresses_of(servers, chosen, profile=profile)
-    settings = model_settings_from(device, dtype, chat_template)
+    settings = model_settings_from(device, dtype, chat_template, shard_base=shard_base)
     check_templates([chosen], resolve(source).model, settings)
     reporter = reporter_for(quiet=quiet, json_events=json_events)
     about = planned_evaluation(resolve(source), chosen, named=task, limit=limit, shots=shots)

@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from stateshape.core.in_step import InStep, SplitLayer
 from stateshape.core.locks import has_ended, start_of
 from stateshape.core.wording import BadInput
 
@@ -81,6 +82,13 @@ class Ranks:
     def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
         """Adds up the ranks' gradients. A parameter that has one on no rank keeps none."""
 
+    def add_layer(self, layer: SplitLayer) -> int:
+        """The number of a layer of which each rank keeps a part."""
+        raise AssertionError("one process keeps layers whole")
+
+    def put_together(self, number: int) -> None:
+        """Makes this layer whole here; all ranks take part, whatever they are at."""
+
 
 class Peer(NamedTuple):
     """Where a rank runs."""
@@ -96,13 +104,14 @@ class Group(Ranks):
     def __init__(self, store: dist.Store | None = None) -> None:
         """store: where the ranks can leave word for each other; None: they can't."""
         self.number, self.count, self.store = dist.get_rank(), dist.get_world_size(), store
+        self.in_step = InStep()
         own = Peer(socket.gethostname(), os.getpid(), start_of(os.getpid()))
         self.peers: list[Peer] = []  # before the first exchange nobody is known
         self.peers = self.gather(own)
 
     def gather(self, mine: T) -> list[T]:
         made: list[Any] = [None] * self.count
-        with self.naming_the_lost():
+        with self.exchanging():
             dist.all_gather_object(made, mine)
         return made
 
@@ -113,14 +122,14 @@ class Group(Ranks):
                 told[0] = work()
             except BadInput as error:
                 told[1] = error
-        with self.naming_the_lost():
+        with self.exchanging():
             dist.broadcast_object_list(told, src=0)
         if told[1] is not None:
             raise told[1]
         return told[0]  # type: ignore[no-any-return]
 
     def sum_(self, tensor: Tensor) -> None:
-        with self.naming_the_lost():
+        with self.exchanging():
             dist.all_reduce(tensor)
 
     def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
@@ -133,11 +142,27 @@ class Group(Ranks):
             for p, part in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
                 p.grad = part.view_as(p)
 
+    def add_layer(self, layer: SplitLayer) -> int:
+        return self.in_step.add(layer)
+
+    def put_together(self, number: int) -> None:
+        with self.naming_the_lost():
+            self.in_step.put_together(number)
+
+    @contextlib.contextmanager
+    def exchanging(self) -> Iterator[None]:
+        """Around what all ranks do together: begins when all have come to it."""
+        with self.naming_the_lost():
+            self.in_step.help_until_all_wait()
+            yield
+
     @contextlib.contextmanager
     def naming_the_lost(self) -> Iterator[None]:
         """Turns a broken connection into RankLost, which says whose it was."""
         try:
             yield
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             raise RankLost(self.lost() or f"a rank was lost ({str(error).strip().splitlines()[0][:160]})") from None
 

@@ -1,7 +1,9 @@
-"""How many probes a run can afford, settled before the first one from what its first step computes.
+"""How many probes a run can afford, settled before the first one from the rows of its first step.
 
-In tokens through the models, not seconds, so that a run that is resumed or repeated is probed at the same steps. A supervised
-row counts three times, forward and backward (about twice the forward pass). A probe is counted from its parts: probe.py.
+In tokens through the models, not seconds, and as if no two rows began alike, so that a run is probed at the same steps when it
+is resumed, repeated or trained by several processes. A supervised row counts three times, forward and backward (about twice the
+forward pass), once more if a model wrote it, and once more if another model reads it. A probe is counted from its parts:
+probe.py.
 """
 
 from __future__ import annotations
@@ -9,17 +11,30 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from stateshape.core.signals import Signal
+from stateshape.core.signals import Credit, MatchDistribution, Signal
 from stateshape.locality.compared import Compared
 
 MOST_PROBES = 9  # the first, the last, and enough between them to show a trend
 TRAINED = 3  # passes over a supervised row: one forward, and a backward of two
 
 
-def step_work(signals: Iterable[Signal], *, read_tokens: int) -> int:
-    """Tokens of a step. read_tokens: those that sampling and reading the signals put through the models."""
-    states = {id(signal.states): signal.states for signal in signals}
-    return read_tokens + TRAINED * sum(int(one.lengths_B.sum()) for one in states.values())
+def step_work(signals: Iterable[Signal]) -> int:
+    """Tokens of a step: of the batch of all processes."""
+    known = list(signals)
+    passes: dict[int, int] = {}  # by states, of which several signals may speak
+    for signal in known:
+        key = id(signal.states)
+        passes[key] = max(passes.get(key, 0), TRAINED + _is_read(signal))
+    states = {id(signal.states): signal.states for signal in known}
+    return sum(
+        (passes[key] + any(finish != "dataset" for finish in one.finishes)) * int(one.lengths_B.sum())
+        for key, one in states.items()
+    )
+
+
+def _is_read(signal: Signal) -> bool:
+    """Whether another model than the learner has read its rows."""
+    return isinstance(signal, MatchDistribution) or (isinstance(signal, Credit) and signal.reference is not None)
 
 
 def probe_work(compared: Compared, signals: Iterable[Signal], *, is_graded: bool) -> int:

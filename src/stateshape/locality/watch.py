@@ -36,14 +36,12 @@ class LocalityWatch:
         self, compared: Compared, *, grader: Grader | None, folder: Path, seed: int, apart: Collection[str] = ()
     ) -> None:
         self.compared, self.grader, self.folder, self.seed, self.apart = compared, grader, folder, seed, apart
-        self.meter = compared.base.weights.meter
         self._begin_run()
 
     def _begin_run(self) -> None:
         self.every = self.compared.settings.every  # None: settled at the first step
         self.pending: Pending | None = None
         self.total, self.total_apart = Tally(), Tally()
-        self.tokens_before = self.meter.num_tokens
         self._begin_interval()
 
     def _begin_interval(self) -> None:
@@ -80,7 +78,7 @@ class LocalityWatch:
         return interval(
             num_steps=read.num_steps,
             share=self.compared.settings.share,
-            step_work=step_work(read.signals.values(), read_tokens=self.meter.num_tokens - self.tokens_before),
+            step_work=step_work(read.signals.values()),
             probe_work=probe_work(self.compared, self._own(read).values(), is_graded=self.grader is not None),
         )
 

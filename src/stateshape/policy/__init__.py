@@ -2,5 +2,6 @@
 
 open: from a name to a policy. weights, policy: adapters switched on shared weights. decoder, bridge, tree_attention:
 the forward passes. chat: messages as ids. checks, exact, probe, rotary: is a pass right for this model? *_files,
-fingerprint: files on disk. doctor: preflight. Imported by sampling and everything above it.
+fingerprint: files on disk. sharding: a base split over several processes. doctor: preflight. Imported by sampling and
+everything above it.
 """

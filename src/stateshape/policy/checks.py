@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+import numpy as np
 import peft
 import torch
 
 from stateshape.core.files import BadInput
 from stateshape.core.head import Head
+from stateshape.core.ranks import RankLost
 from stateshape.policy.bridge import run_transformers
 from stateshape.policy.decoder import PLAIN, ForwardPass, join_weights, read_decoder
 from stateshape.policy.foreign import reason_of
@@ -20,7 +22,19 @@ from stateshape.policy.habits import Habits, find_habits
 from stateshape.policy.mixing import Window
 from stateshape.policy.own_code import FOREIGN
 from stateshape.policy.own_head import find_head
-from stateshape.policy.probe import EAGER, Found, Probe, exact, gap, make_probe, plainly, rounding, run_ours, run_own
+from stateshape.policy.probe import (
+    EAGER,
+    TINY,
+    Found,
+    Probe,
+    exact,
+    gap,
+    make_probe,
+    plainly,
+    rounding,
+    run_ours,
+    run_own,
+)
 from stateshape.policy.windows import has_windows, narrow_windows
 
 if TYPE_CHECKING:
@@ -136,7 +150,9 @@ def read_head(weights: SharedWeights, truth: Found, limit: float) -> Head:
 
 
 def plain_pass(weights: SharedWeights, probe: Probe, truth: Found, allowed: float) -> Passes | None:
-    """Our decoder, if it agrees."""
+    """Our decoder, if it agrees. It can't read weights that lie on several ranks."""
+    if weights.is_sharded:
+        return None
     try:
         join_weights(weights.body)
         plain = read_decoder(weights.body, None, trainable=False)
@@ -271,6 +287,32 @@ def refusing(weights: SharedWeights) -> Iterator[None]:
             f"model: got {weights.source!r}, which transformers can't run here ({reason_of(error)}); expected a causal "
             "language model of plain tokens; use another model, or install what it asks for"
         ) from None
+
+
+@contextmanager
+def check_sharded(weights: SharedWeights) -> Iterator[None]:
+    """Inside, the layers are split; the probe's hidden states must be the same before and after. Raises BadInput."""
+    rows = make_probe(weights).rows
+    places = [np.arange(len(row)) for row in rows]
+    with torch.no_grad():
+        before_ND = weights.hidden_at(rows, places).hidden_ND
+        try:
+            yield
+            after_ND = weights.hidden_at(rows, places).hidden_ND.to(before_ND.device)
+        except (torch.OutOfMemoryError, RankLost, BadInput):
+            raise
+        except FOREIGN as error:
+            raise BadInput(refused_sharding(weights, reason_of(error))) from None
+    off = float((after_ND - before_ND).abs().max() / before_ND.abs().max().clamp_min(TINY))
+    if not off <= max(MAX_ROUNDED_GAP, MAX_ROUNDING * torch.finfo(weights.dtype).eps):
+        raise BadInput(refused_sharding(weights, f"relative difference {off:.2g}"))
+
+
+def refused_sharding(weights: SharedWeights, reason: str) -> str:
+    return (
+        f"shard_base: got true for {weights.source!r}, whose layers give other hidden states when they are split ({reason}); "
+        "expected layers that read their weights when they are called; leave shard_base out"
+    )
 
 
 def cache_shapes(outputs: Found) -> CacheShapes:

@@ -33,7 +33,7 @@ from stateshape.policy.fingerprint import weights_sha256
 from stateshape.policy.foreign import reason_of
 from stateshape.policy.model_files import check_model, read_model
 from stateshape.policy.policy import Policy
-from stateshape.policy.settings import ModelSettings, check_quantize, resolve_device, resolve_dtype
+from stateshape.policy.settings import ModelSettings, check_quantize, check_shard, resolve_device, resolve_dtype
 from stateshape.policy.weights import SharedWeights
 
 EMBEDDED = "embedded"
@@ -340,6 +340,7 @@ def refuse_difference(ours: dict[str, int], theirs: dict[str, int], *, learner: 
 def load_weights(source: str, settings: ModelSettings) -> SharedWeights:
     """Loads a hub id or a local folder. Raises BadInput with the reason if that fails."""
     check_quantize(settings)
+    check_shard(settings)
     device = resolve_device(settings.device)
     if device.type == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(False)  # it prepares every new shape for 0.6 s, and each step has new ones
@@ -352,6 +353,8 @@ def load_weights(source: str, settings: ModelSettings) -> SharedWeights:
         four_bits_on=device if settings.quantize == "4bit" else None,
     )
     halves = compiled_halves() if settings.compile else PLAIN
+    if settings.shard_base:  # it is checked where it was read, and then moved layer by layer
+        return SharedWeights(model, tokenizer, source=source, shard_on=device)
     if settings.quantize is None:  # a model in four bits is there already, and refuses to be moved
         model = model.to(device)
     return SharedWeights(model, tokenizer, source=source, halves=halves)

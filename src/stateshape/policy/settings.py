@@ -10,6 +10,7 @@ import torch
 
 from stateshape.core.files import LATER, BadInput
 from stateshape.core.limits import check_most
+from stateshape.core.ranks import current
 from stateshape.core.wording import shown
 
 ALL_LINEAR = "all-linear"  # peft's name
@@ -31,6 +32,9 @@ class ModelSettings:
     it was not faster (LOG.md). No effect on models that run through transformers' own code."""
     quantize: Literal["4bit"] | None = field(default=None, metadata=LATER)
     """Base weights in four bits (NF4, bitsandbytes), on a GPU, for LoRA. Default: none."""
+    shard_base: bool = field(default=False, metadata=LATER)
+    """Split the base's layers over the processes, for a base that is larger than one GPU: each keeps 1/N of every layer and is
+    sent the rest while it runs it. For LoRA in several processes (docs/guides/data_parallel.md)."""
     chat_template: str | None = None
     """File with a chat template (Jinja), for a model that has none, or in place of its own. A teacher that has one
     keeps its own."""
@@ -74,6 +78,32 @@ def check_quantize(settings: ModelSettings, *, is_full: bool = False) -> None:
         raise BadInput(
             f"quantize: got {settings.quantize}, but the library bitsandbytes is not installed; expected it; pip install "
             "bitsandbytes, or leave quantize out"
+        )
+
+
+def check_shard(settings: ModelSettings, *, is_full: bool = False) -> None:
+    """Whether the base's layers can be split over the processes there are, and be trained on in this way. Raises BadInput."""
+    if not settings.shard_base:
+        return
+    if current().count == 1:
+        raise BadInput(
+            "shard_base: got true in one process; expected several, to split the base between them; add --processes N, or "
+            "leave shard_base out"
+        )
+    if is_full:
+        raise BadInput(
+            "shard_base: got true with parameters full; expected lora, since the base's layers are split as they are and not "
+            "trained; leave one of them out"
+        )
+    if settings.quantize is not None:
+        raise BadInput(
+            f"shard_base: got true with quantize {settings.quantize}; expected weights in their own dtype, which can be split; "
+            "leave one of them out"
+        )
+    if settings.compile:
+        raise BadInput(
+            "shard_base: got true with compile; expected one of the two, since what is compiled reads whole layers; leave "
+            "one of them out"
         )
 
 

@@ -23,12 +23,14 @@ from torch import Tensor, nn
 from stateshape.core.files import BadInput
 from stateshape.core.head import Head
 from stateshape.core.meter import Meter
+from stateshape.core.ranks import current
 from stateshape.policy.adapter_files import TENSORS, holds_model, read_adapter, without_base
 from stateshape.policy.bridge import run_transformers
 from stateshape.policy.checks import (
     CacheShapes,
     check_numbers,
     check_passes,
+    check_sharded,
     check_tokens,
     is_plain_lora,
 )
@@ -39,6 +41,7 @@ from stateshape.policy.full import FullCopies, read_parameters, save_model
 from stateshape.policy.general import hidden_by_rows
 from stateshape.policy.rotary import hold_angles
 from stateshape.policy.settings import LoraSettings
+from stateshape.policy.sharding import shard_layers
 from stateshape.policy.targets import resolve as resolve_targets
 from stateshape.policy.tree_attention import TreeAttention, lay_out
 
@@ -66,7 +69,10 @@ class Passed(NamedTuple):
 class SharedWeights:
     """A causal LM with named adapters, at most one of them active: LoRA, or a copy of all parameters (policy/full.py)."""
 
-    def __init__(self, model: Any, tokenizer: Any, *, source: str, halves: Halves = PLAIN) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, *, source: str, halves: Halves = PLAIN, shard_on: torch.device | None = None
+    ) -> None:
+        """shard_on: splits the layers over the ranks, on this device of each (policy/sharding.py)."""
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         tokenizer.clean_up_tokenization_spaces = False  # text is shown as it was written
@@ -79,12 +85,24 @@ class SharedWeights:
         self._peft: peft.PeftModel | None = None
         self.meter = Meter(self.device)
         self.halves = halves
+        self.is_sharded = shard_on is not None
         self.head = Head(matrix_of_head(self.model, source))  # check_passes finds what else belongs to it
         self.row_limit = hold_angles(self.body)  # rows beyond it are refused (policy/policy.py)
         self.full = FullCopies(self.model)
         check_tokens(self)
         check_numbers(self)
         self.passes = check_passes(self)
+        if shard_on is not None:
+            self._shard(shard_on)
+
+    def _shard(self, device: torch.device) -> None:
+        """Lets go of what is others' to keep, once the checks are over. Raises BadInput where layers can't be split."""
+        with check_sharded(self):
+            shard_layers(self.model, source=self.source, device=device, ranks=current())
+            self.device, self.meter, self.full = device, Meter(device), FullCopies(self.model)
+            module = self.model.get_output_embeddings()
+            moved = Head(module.weight, getattr(module, "bias", None), self.head.scale, self.head.cap)
+            self.head = moved.first(self.head.num_tokens)
 
     @property
     def body(self) -> Any:

@@ -327,8 +327,8 @@ def plan_sha256(file: StudyFile, specs: Sequence[AnySpec]) -> str:
     """Of what is done, not of how it is written (5e-4 and 0.0005 are one plan) or how its results are read and called.
 
     Left out: seeds, labels, notes, roles, contrasts, claims, trackers, servers' addresses, where runs are done, and whether
-    layers are compiled. They may change in a folder that the plan has begun; so may whether adapters are kept once they are
-    measured. Left out where they are not chosen, so that plans of before there was a choice stay the same: lengths of
+    layers are compiled or split. They may change in a folder that the plan has begun; so may whether adapters are kept once
+    they are measured. Left out where they are not chosen, so that plans of before there was a choice stay the same: lengths of
     completions, samples, how rows are read, chat templates, four bits, what samples, evaluations and measurements along a
     run, and fields of recipes and of training that are declared LATER.
     """
@@ -341,7 +341,8 @@ def plan_sha256(file: StudyFile, specs: Sequence[AnySpec]) -> str:
         del meaning["sampler"]
     del meaning["execute"]
     del meaning["report_to"]
-    del meaning["model_settings"]["compile"]
+    for name in ("compile", "shard_base"):
+        del meaning["model_settings"][name]
     for name in ("chat_template", "quantize"):
         if meaning["model_settings"][name] is None:
             del meaning["model_settings"][name]

@@ -13,7 +13,7 @@ from stateshape.core.study_records import BASE
 from stateshape.core.wording import shown
 from stateshape.policy.open import check_teacher, check_tokenizer, open_reader, open_tokenizer, resolve, shares_base
 from stateshape.policy.policy import Policy
-from stateshape.policy.settings import ModelSettings, check_quantize
+from stateshape.policy.settings import ModelSettings, check_quantize, check_shard
 from stateshape.recipes.names import built_in_path
 from stateshape.recipes.opd import OPD
 from stateshape.recipes.recipe import Need, Parts, made_of_by, teachers_of
@@ -139,6 +139,7 @@ def check_sources(
     loaded = {other.name: other.checkpoint for other in plan.checkpoints}
     check_served(plan, spec)
     check_quantize(plan.file.model_settings, is_full=spec.train.is_full)
+    check_shard(plan.file.model_settings, is_full=spec.train.is_full)
     check_start(plan, spec)
     for key, sources in spec.named().items():
         for source in sources:
