@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from collections import defaultdict
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,7 @@ class Flaky(Workers):
     """Loses the worker of the run "unlucky" so many times; "mad" fails by itself."""
 
     def __init__(self, times, retries=3):
-        super().__init__(2, share_lost=0.0, start_s=0.0, retries=retries, seed=0)
+        super().__init__(2, defaultdict(lambda: 60.0), share_lost=0.0, start_s=0.0, retries=retries, seed=0)
         self.times, self.names, self.submitted = times, {}, []
 
     def submit(self, items):
@@ -77,28 +78,26 @@ def test_a_run_that_fails_by_itself_is_not_submitted_again():
     assert executor.submitted == ["mad"] and failed == ["mad"]
 
 
-def test_with_chains_first_every_teacher_comes_before_a_student():
-    runs = [Run("teacher"), Run("student", ("teacher",)), Run("alone")]
-    plain, chains = (Queue(runs, [0, 1], Silent(), chains_first=first) for first in (False, True))
-    assert [(run.name, seed) for run, seed in plain.ready(9)] == [
-        ("teacher", 0),
-        ("alone", 0),
-        ("teacher", 1),
-        ("alone", 1),
-    ]
-    assert [(run.name, seed) for run, seed in chains.ready(9)] == [
-        ("teacher", 0),
-        ("teacher", 1),
-        ("alone", 0),
-        ("alone", 1),
-    ]
-    assert len(chains.ready(1)) == 1
+def order(queue, most=9):
+    return [f"{run.name}{seed}" for run, seed in queue.ready(most)]
+
+
+def test_the_longest_chain_of_work_comes_first_whatever_its_seed():
+    runs = [Run("teacher"), Run("student", ("teacher",)), Run("short"), Run("long")]
+    work = {"teacher": 2, "student": 3, "short": 1, "long": 4}
+    assert order(Queue(runs, [0, 1], Silent())) == ["teacher0", "short0", "long0", "teacher1", "short1", "long1"]
+    queue = Queue(runs, [0, 1], Silent(), work=lambda run: work[run.name])
+    assert order(queue) == ["teacher0", "teacher1", "long0", "long1", "short0", "short1"]
+    for item in queue.ready(1):
+        queue.begin(*item)
+        queue.done(*item)
+    assert order(queue) == ["teacher1", "long0", "long1", "student0", "short0", "short1"]
 
 
 def test_workers_that_die_leave_no_run_undone_and_the_others_busy():
-    got = simulate(realistic_runs(), 40, 40, share_lost=0.05, start_s=30.0, retries=20)
+    got = simulate(realistic_runs(), 40, 40, share_lost=0.05, start_s=30.0, retries=20, error=0.3, spread=0.15)
     assert got.num_done == got.num_runs == 2200
-    assert got.share_busy_before_tail > 0.95
+    assert 0.95 < got.share_busy < got.bound == 1
 
 
 def test_where_runs_are_done_is_no_part_of_the_plan():
@@ -158,15 +157,19 @@ def check_executor_with_real_processes(executor, folder):
         assert (folder / name).read_text() != str(os.getpid())
 
 
-def test_jobs_of_submitit_one_of_which_dies(tmp_path, monkeypatch):
-    pytest.importorskip("submitit")
-    here = Path(__file__).parent  # jobs import this file
+@pytest.fixture
+def workers_import_this_file(monkeypatch):
+    here = Path(__file__).parent
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")]))
+
+
+def test_jobs_of_submitit_one_of_which_dies(tmp_path, workers_import_this_file):
+    pytest.importorskip("submitit")
     choice = ExecuteChoice(executor="slurm", is_local=True)
     check_executor_with_real_processes(SlurmJobs(partial(opened, tmp_path), choice, 2, tmp_path, "test"), tmp_path)
 
 
-def test_tasks_of_ray_one_of_whose_workers_dies(tmp_path):
+def test_tasks_of_ray_one_of_whose_workers_dies(tmp_path, workers_import_this_file):
     pytest.importorskip("ray", reason="the package ray is not installed")
     choice = ExecuteChoice(executor="ray")
     check_executor_with_real_processes(RayWorkers(partial(opened, tmp_path), choice, 2), tmp_path)

@@ -278,13 +278,12 @@ def ridge_heldout(X_NP: np.ndarray, Y_NR: np.ndarray, groups_N: np.ndarray) -> t
         scale = np.where(scale > 0, scale, np.inf)  # a predictor that does not vary here says nothing here
         Z, num = (X - centre) / scale, len(X)
         mean_R = Y.mean(axis=0)
+        centred_NR = Y - mean_R
         best_R, chosen_R = np.full(Y.shape[1], np.inf), np.tile(mean_R, (int(held.sum()), 1))
         for penalty in PENALTIES:
             solve_PN = np.linalg.solve(Z.T @ Z + penalty * num * np.eye(Z.shape[1]), Z.T)
-            beta_PR = solve_PN @ (Y - mean_R)
-            hat_NN = Z @ solve_PN + 1 / num
-            residual_NR = Y - mean_R - Z @ beta_PR
-            loss_R = _left_out_loss(hat_NN, residual_NR, inner)
+            beta_PR = solve_PN @ centred_NR
+            loss_R = _left_out_loss(Z, solve_PN, centred_NR - Z @ beta_PR, inner)
             is_better_R = loss_R < best_R
             best_R = np.where(is_better_R, loss_R, best_R)
             chosen_R = np.where(is_better_R, mean_R + (X_NP[held] - centre) / scale @ beta_PR, chosen_R)
@@ -292,15 +291,17 @@ def ridge_heldout(X_NP: np.ndarray, Y_NR: np.ndarray, groups_N: np.ndarray) -> t
     return predicted_NR, mean_NR
 
 
-def _left_out_loss(hat_NN: np.ndarray, residual_NR: np.ndarray, groups_N: np.ndarray) -> np.ndarray:
-    """Sum over groups h of |(I - H_hh)^{-1} r_h|^2: [R]."""
-    kinds = np.unique(groups_N)
-    if len(kinds) == len(groups_N):
-        return ((residual_NR / (1 - np.diag(hat_NN))[:, None]) ** 2).sum(axis=0)
+def _left_out_loss(Z: np.ndarray, solve_PN: np.ndarray, residual_NR: np.ndarray, groups_N: np.ndarray) -> np.ndarray:
+    """Sum over groups h of |(I - H_hh)^{-1} r_h|^2: [R]. H = Z solve + 1 / N, of which only the blocks h are made, those of one
+    size at once."""
+    num = len(groups_N)
+    places = [np.flatnonzero(groups_N == kind) for kind in np.unique(groups_N)]
     loss_R = np.zeros(residual_NR.shape[1])
-    for left_out in (groups_N == kind for kind in kinds):
-        block = np.eye(int(left_out.sum())) - hat_NN[np.ix_(left_out, left_out)]
-        loss_R += (np.linalg.solve(block, residual_NR[left_out]) ** 2).sum(axis=0)
+    for size, found in groupby(sorted(places, key=len), key=len):
+        alike_HS = np.stack(list(found))
+        hat_HSS = Z[alike_HS] @ solve_PN[:, alike_HS].transpose(1, 0, 2) + 1 / num
+        left_out_HSR = np.linalg.inv(np.eye(size) - hat_HSS) @ residual_NR[alike_HS]
+        loss_R += np.square(left_out_HSR).sum(axis=(0, 1))
     return loss_R
 
 

@@ -12,7 +12,7 @@ from stateshape.cli.show import console
 from stateshape.core.study_records import PlannedRun, PlanRecord, TaskRecord
 
 if TYPE_CHECKING:
-    from stateshape.study.plan import Plan, RunSpec
+    from stateshape.study.plan import Plan
     from stateshape.tasks.task import GenerationTask, Task
 
 
@@ -22,6 +22,7 @@ def print_plan(
     """Runs, teachers, steps and an upper estimate of tokens; what is protected is not among them."""
     from stateshape.study.context import data_of
     from stateshape.study.protection import told
+    from stateshape.study.workload import token_estimate
 
     file = plan.file
     table = Table(title=f"{file.study}: {file.model}, seeds {', '.join(map(str, file.seeds))}", title_justify="left")
@@ -98,23 +99,3 @@ def plan_sizes(plan: Plan, target: TaskRecord, retention: list[TaskRecord]) -> P
         num_along=0 if file.along is None else file.along.points,
         claims=recorded_claims([], file.claims, now="", runs_begun=0),
     )  # fmt: skip
-
-
-CHARACTERS_PER_TOKEN = 3.0  # of worked solutions under common BPE vocabularies; only used to estimate a plan's size
-
-
-def token_estimate(spec: RunSpec, task: GenerationTask, steps: int) -> tuple[int, int]:
-    """(supervised, sampled) tokens of one run: upper limits for what is sampled, an estimate for worked solutions."""
-    from stateshape.recipes.recipe import Budgeted, TokenBudget
-
-    rows = steps * spec.train.batch_prompts
-    recipe = spec.recipe()
-    budget = recipe.tokens_per_prompt() if isinstance(recipe, Budgeted) else TokenBudget(supervised=0, sampled=0)
-    supervised = rows * budget.supervised
-    if "solutions" in spec.recipe_class.needs:
-        texts = [item.completion or "" for item in task.train[:200]]
-        solutions = int(rows * sum(map(len, texts)) / max(len(texts), 1) / CHARACTERS_PER_TOKEN)
-        supervised = max(supervised, solutions)
-    if spec.train.supervised_per_step is not None:
-        supervised = min(supervised, steps * spec.train.supervised_per_step)
-    return supervised, rows * budget.sampled

@@ -11,6 +11,7 @@ import errno
 import json
 import math
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 from stateshape.core.wording import BadInput, shown
 
 MAX_DEPTH = 64  # levels of nesting: our deepest record has 7
+SURROGATE = re.compile("[\ud800-\udfff]")
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 REASONS = {
     errno.ENAMETOOLONG: "its name is longer than the file system takes",
@@ -89,6 +91,22 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def check_values(value: Any, *, where: str) -> None:
     """Every text can be written as UTF-8, every number is finite, and the nesting ends. Raises BadInput with the field."""
+    if not _are_usable(value, MAX_DEPTH):
+        _tell_fault(value, where)
+
+
+def _are_usable(value: Any, depth: int) -> bool:
+    """Without the place of a fault, which takes time to keep: a study of a thousand runs has more than half a million rows."""
+    if isinstance(value, str):
+        return value.isascii() or not SURROGATE.search(value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, dict):
+        return depth > 0 and all(_are_usable(k, 0) and _are_usable(v, depth - 1) for k, v in value.items())
+    return not isinstance(value, list) or (depth > 0 and all(_are_usable(part, depth - 1) for part in value))
+
+
+def _tell_fault(value: Any, where: str) -> None:
     waiting: list[tuple[Any, str, int]] = [(value, "", 0)]
     while waiting:
         one, path, depth = waiting.pop()

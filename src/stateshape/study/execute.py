@@ -60,6 +60,7 @@ from stateshape.study.preflight import check_chats, check_checkpoint, check_sour
 from stateshape.study.protection import load_protected
 from stateshape.study.run_queue import Queue, RunDied
 from stateshape.study.training import LEARNER, train_one
+from stateshape.study.workload import work_estimator
 
 CLAIM_WAIT_S = 2 * SILENT_S  # a worker of a cluster waits for its dead predecessor's claim to run out
 REPORT_S = 60.0  # a report takes seconds; a study waits for one in progress
@@ -151,8 +152,8 @@ def run_all(bench: StudyContext, data_dir: Path | None, jobs: int | None) -> Non
     failed = folder / layout.FAILED
     failed.unlink(missing_ok=True)
     executor = executor_for(bench, data_dir, jobs)
-    is_cluster = plan.file.execute.executor != "processes"
-    queue = Queue(plan.runs, plan.file.seeds, reporter, partial(write_json, failed), chains_first=is_cluster)
+    work = None if plan.file.execute.executor == "processes" else work_estimator(bench)
+    queue = Queue(plan.runs, plan.file.seeds, reporter, partial(write_json, failed), work=work)
     if executor is not None:
         drive(queue, executor, f"runs, {executor.num_slots} at a time", reporter)
         return

@@ -6,7 +6,7 @@ Knows neither processes nor machines; see executor.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from stateshape.core.files import BadInput
 from stateshape.core.progress import Reporter
@@ -25,8 +25,9 @@ class RunDied(BadInput):
 class Queue:
     """Every run for every seed, seeds first; a checkpoint once. Needs are the study's own runs of the same seed.
 
-    chains_first: those with the longest chain of runs behind them first, whatever their seed: with many workers, all teachers
-    come before any student, so that the study does not end with a chain on which all wait.
+    work: about how much work a run is, in any unit. Where given, those come first that have the longest chain of work before
+    them, their own and that of runs that need them, whatever their seed: with many workers, the study does not end with a
+    chain on which all wait.
     Each event costs what the run's own needs and followers do, so that ten thousand runs are no burden.
     """
 
@@ -37,7 +38,7 @@ class Queue:
         reporter: Reporter,
         on_failed: Callable[[list[FailedRun]], None] = lambda failed: None,
         *,
-        chains_first: bool = False,
+        work: Callable[[AnySpec], float] | None = None,
     ) -> None:
         self._items: list[Item] = [
             (spec, seed) for seed in seeds for spec in runs if not isinstance(spec, CheckpointSpec) or seed == seeds[0]
@@ -56,17 +57,22 @@ class Queue:
             self._missing.append({other for other in needed if other is not None})
             for other in self._missing[place]:
                 self._followers[other].append(place)
-        self._rank = self._ranks() if chains_first else [(0, place) for place in range(self.num_runs)]
+        self._rank = (
+            [(0.0, place) for place in range(self.num_runs)]
+            if work is None
+            else self._ranks({spec.name: work(spec) for spec in runs})
+        )
         self._ready = sorted(self._rank[place] for place in range(self.num_runs) if not self._missing[place])
         self._reporter = reporter
         self._failed: list[FailedRun] = []
         self._on_failed = on_failed
 
-    def _ranks(self) -> list[tuple[int, int]]:
-        """Minus the longest chain behind each run, and its place. Followers have later places: teachers come first."""
-        behind = [0] * self.num_runs
+    def _ranks(self, work: Mapping[str, float]) -> list[tuple[float, int]]:
+        """Minus the longest chain of work that begins with each run, and its place. Followers have later places: teachers come
+        first."""
+        behind = [work[spec.name] for spec, _ in self._items]
         for place in reversed(range(self.num_runs)):
-            behind[place] = max((1 + behind[follower] for follower in self._followers[place]), default=0)
+            behind[place] += max((behind[follower] for follower in self._followers[place]), default=0.0)
         return [(-chain, place) for place, chain in enumerate(behind)]
 
     @property

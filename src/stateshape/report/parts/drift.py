@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from matplotlib.axes import Axes
+
 from stateshape.core.records import DriftValue
 from stateshape.report.drawing import text
 from stateshape.report.drawing.figure import Plot, finished, rows_only, short, write_above
@@ -78,26 +80,43 @@ def _null_plot(key: str, rows: Sequence[Measured]) -> Plot | None:
         figure = new_figure(3.6, 0.6 + 0.42 * len(labels))
         axes = figure.add_subplot()
         rows_only(axes, len(labels))
+        placed: list[tuple[float, Measured]] = []
         for index, label in enumerate(labels):
             write_above(axes, index - 0.28, short(label))
             same = [row for row in rows if row.label == label]
             for place, row in enumerate(same):
                 at = index + 0.42 * (place + 1) / (len(same) + 1)
-                v, colour = row.value, row.look.colour
-                if v.null_mean is not None and v.null_sd is not None:
-                    ends = [v.null_mean - _NULL_SDS * v.null_sd, v.null_mean + _NULL_SDS * v.null_sd]
-                    axes.plot(ends, [at, at], color=SHADE, linewidth=5, solid_capstyle="butt", zorder=1)
-                    axes.plot([v.null_mean], [at], color=INK, marker="|", markersize=5, linestyle="", zorder=2)
-                if v.base_vs_base is not None:
-                    axes.plot([v.base_vs_base], [at], color=INK, marker="x", markersize=3.5, linestyle="", zorder=2)
-                if v.lo is not None and v.hi is not None:
-                    axes.plot([v.lo, v.hi], [at, at], color=colour, linewidth=1.3, zorder=3)
-                axes.plot(
-                    [v.value or 0.0], [at], color=colour, marker=row.look.marker, markersize=4.5, linestyle="", zorder=4
-                )
+                placed.append((at, row))
+        _draw_nulls(axes, placed)
+        _draw_values(axes, placed)
         axes.margins(x=0.06)
     described = "; ".join(f"{row.label}, seed {row.seed}: {_words(row.value)}" for row in rows)
     return finished(f"null_{key}", drift_name(key), "", described, figure)
+
+
+def _draw_nulls(axes: Axes, placed: Sequence[tuple[float, Measured]]) -> None:
+    """All in one stroke of each kind, as below: a study of a thousand runs has thousands of marks."""
+    nulls = [(at, row.value.null_mean, row.value.null_sd) for at, row in placed]
+    known = [(at, mean, _NULL_SDS * sd) for at, mean, sd in nulls if mean is not None and sd is not None]
+    if known:
+        ats, means, half = zip(*known, strict=True)
+        low, high = ([m + sign * h for m, h in zip(means, half, strict=True)] for sign in (-1, 1))
+        axes.hlines(ats, low, high, color=SHADE, linewidth=5, zorder=1)
+        axes.plot(means, ats, color=INK, marker="|", markersize=5, linestyle="", zorder=2)
+    floors = [(row.value.base_vs_base, at) for at, row in placed if row.value.base_vs_base is not None]
+    if floors:
+        axes.plot(*zip(*floors, strict=True), color=INK, marker="x", markersize=3.5, linestyle="", zorder=2)
+
+
+def _draw_values(axes: Axes, placed: Sequence[tuple[float, Measured]]) -> None:
+    """With their intervals, in the looks of their runs."""
+    for look in dict.fromkeys(row.look for _, row in placed):
+        same = [(at, row.value) for at, row in placed if row.look == look]
+        intervals = [(at, v.lo, v.hi) for at, v in same if v.lo is not None and v.hi is not None]
+        if intervals:
+            axes.hlines(*zip(*intervals, strict=True), color=look.colour, linewidth=1.3, zorder=3)
+        ats, values = [at for at, _ in same], [v.value or 0.0 for _, v in same]
+        axes.plot(values, ats, color=look.colour, marker=look.marker, markersize=4.5, linestyle="", zorder=4)
 
 
 def _words(v: DriftValue) -> str:
