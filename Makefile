@@ -14,7 +14,7 @@ export GOMP_SPINCOUNT ?= 5000
 INSTALL := PYTHON="$(PYTHON)" TORCH="$(TORCH)" scripts/install.sh .venv
 DEPENDENCIES := pyproject.toml constraints.txt scripts/install.sh
 
-.PHONY: study test test-slow test-vllm test-lm-eval test-old-processor check docs results bench gpu clean
+.PHONY: study test test-slow test-vllm test-trackers test-lm-eval test-old-processor check docs results bench gpu clean
 
 study: .venv/.installed  ## the embedded study: seven rows, three seeds (SEEDS=0 for one)
 	$(BIN)/stateshape study quickstart --out $(OUT) --seeds $(SEEDS)
@@ -25,6 +25,9 @@ test: .venv/.installed-dev check  ## checks and tests
 
 test-slow: .venv/.installed-dev  ## what `make test` leaves out because it is more of the same: every recipe on two and three ranks, ...
 	$(BIN)/python -m pytest -n 2 -m slow
+
+test-trackers: .venv/.installed-trackers  ## trackio and MLflow with their local stores; installs them
+	$(BIN)/python -m pytest tests/test_trackers.py
 
 test-lm-eval: .venv/.installed-lm-eval  ## lm-evaluation-harness's tasks; installs it: 37 packages, 270 MB, about a minute
 	$(BIN)/python -m pytest tests/test_harness.py tests/test_harness_names.py tests/test_docs.py -k "harness or lm-eval"
@@ -77,6 +80,10 @@ build/vllm/.installed: scripts/install_vllm.sh
 
 .venv/.installed-lm-eval: $(DEPENDENCIES)
 	@$(INSTALL) dev,gguf,lm-eval
+	@touch $@ .venv/.installed .venv/.installed-dev
+
+.venv/.installed-trackers: $(DEPENDENCIES)
+	@$(INSTALL) dev,gguf,trackers
 	@touch $@ .venv/.installed .venv/.installed-dev
 
 .venv/.installed-docs: $(DEPENDENCIES)

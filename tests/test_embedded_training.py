@@ -60,6 +60,7 @@ def test_the_schedule_by_hand() -> None:
     assert [schedule.rate(step, 16) for step in (0, 3, 8, 12, 13, 15)] == [0.25, 1.0, 1.0, 1.0, 0.75, 0.25]
 
 
+@pytest.mark.slow
 def test_a_short_run_writes_a_loadable_folder_and_replaces_an_older_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
