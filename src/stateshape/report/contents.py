@@ -15,6 +15,7 @@ from stateshape.report.parts.costs import cost_table, phase_table
 from stateshape.report.parts.curves import curve_plot
 from stateshape.report.parts.dose import dose_plots, dose_tables
 from stateshape.report.parts.drift import drift_table, null_plots
+from stateshape.report.parts.evals import eval_plots
 from stateshape.report.parts.findings import findings_table
 from stateshape.report.parts.forest import evidence_table, forest_plot
 from stateshape.report.parts.locality import depth_table, last_table, locality_plots, locality_table
@@ -45,6 +46,7 @@ class Plots:
     state_map: list[Plot]
     locality: list[Plot]
     predictors: list[Plot]
+    evals: list[Plot]
     curves: list[Plot]
 
     def all(self) -> list[Plot]:
@@ -101,6 +103,7 @@ def all_plots(study: StudyFiles) -> Plots:
         state_map=_known(map_plot(state_map, plan)) if state_map else [],
         locality=locality_plots(study),
         predictors=_known(predictor_plot(study.predictors)) if study.predictors else [],
+        evals=eval_plots(study),
         curves=_known(*(curve_plot(files, marks[files.run.name]) for files in study.runs)),
     )
 

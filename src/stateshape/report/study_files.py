@@ -17,6 +17,7 @@ from stateshape.core.files import BadInput, iter_jsonl, parse, read_json, read_j
 from stateshape.core.manifest import has_manifest, read_manifest
 from stateshape.core.records import (
     DriftRecord,
+    EvalStep,
     FlippedItem,
     LocalityRecord,
     RunRecord,
@@ -50,6 +51,7 @@ class SeedFiles:
     drift: DriftRecord | None
     locality: list[LocalityRecord]
     supervision: SupervisionMap | None
+    evals: list[EvalStep] = field(default_factory=list)  # while it trained
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -230,6 +232,7 @@ def _run_files(study_dir: Path, run: PlannedRun, seeds: list[int], problems: lis
                 drift=_optional(study_dir, f"{folder}/drift.json", DriftRecord, problems),
                 locality=_rows(study_dir, f"{folder}/locality.jsonl", LocalityRecord, problems),
                 supervision=_optional(study_dir, f"{folder}/supervision.json", SupervisionMap, problems),
+                evals=_rows(study_dir, f"{folder}/{layout.EVAL_STEPS}", EvalStep, problems),
             )
         )
     return RunFiles(run=run, seeds=read)
