@@ -1,8 +1,8 @@
 """A teacher on a vLLM server: the likeliest tokens at each place of a row, by the log-probs of a prompt.
 
 The teacher is the base of its server, and may be larger than what fits here; only its tokens must be the learner's. Its numbers
-can't be rescored here: they are checked for what any distribution is. A server that takes adapters is refused: vLLM 0.32 dies of
-the log-probs of several prompts at a time, of the base's too. Knows no signal.
+can't be rescored here: they are checked for what any distribution is. A server that takes adapters is refused: vLLM 0.32 dies
+of the log-probs of several prompts at a time, of the base's too. Knows no signal.
 """
 
 from __future__ import annotations
