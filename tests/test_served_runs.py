@@ -314,6 +314,11 @@ def test_serve_prints_a_command_that_a_shell_can_run(tmp_path, capsys, monkeypat
 NEVER_SPLIT = [] if torch.cuda.is_available() else ["--no-enable-chunked-prefill"]
 
 
+def test_a_teachers_server_takes_no_adapters():
+    command = server_command("m", python="p", port=1, rank=1, adapters=0, dtype="float32", is_on_cpu=False)
+    assert not command.environment and not any("lora" in word for word in command.words)
+
+
 def test_on_a_cpu_a_server_never_splits_a_prompt():
     on_cpu, on_gpu = (
         server_command("m", python="p", port=1, rank=1, adapters=1, dtype="float32", is_on_cpu=is_on_cpu).words
@@ -327,7 +332,7 @@ def test_on_a_cpu_a_server_never_splits_a_prompt():
     [
         (["--port", "0"], "port: got 0"),
         (["--rank", "513"], "rank: got 513"),
-        (["--adapters", "0"], "adapters: got 0"),
+        (["--adapters", "-1"], "adapters: got -1"),
         (["--max-model-len", "1"], "max_model_len: got 1"),
         (["--max-logprobs", "0"], "max_logprobs: got 0"),
         (["--python", "no such python", "--run"], "has no vLLM"),

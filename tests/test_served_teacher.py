@@ -46,6 +46,7 @@ def asked(*, top_k=5, **faults):
     shared, theirs = tiny.weights(dtype=torch.float64), tiny.weights(TEACHER_SEED, dtype=torch.float64)
     learner = tiny.learner(shared, size=0.1)
     with FakeServer(theirs) as fake:
+        fake.has_routes = False
         for name, value in faults.items():
             setattr(fake, name, value)
         teacher = ServedTeacher(fake.url, top_k=top_k, tokenizer=shared.tokenizer, model="tiny", patience=HASTY)
@@ -101,7 +102,8 @@ def test_with_all_tokens_the_loss_is_that_of_the_whole_distribution():
         whole = TeacherDistribution(teacher=own, positions="all").read(learner, states(learner), DRAW)
         for direction in FORMULAS:
             loss = Divergence(direction=direction)
-            one, other = (loss.total(learner, signal) for signal in (top, whole))
+            with torch.no_grad():
+                one, other = (loss.total(learner, signal) for signal in (top, whole))
             assert float(one.total) == pytest.approx(float(other.total), rel=1e-4)
             torch.testing.assert_close(
                 one.per_token["teacher_entropy"], other.per_token["teacher_entropy"], rtol=1e-4, atol=1e-5
@@ -155,13 +157,21 @@ def test_a_server_with_fewer_log_probs_is_refused_at_the_start():
     assert "top_k: got 21" in in_one_line(failure) and "--max-logprobs 21" in str(failure.value)
 
 
+def test_a_server_that_takes_adapters_does_not_teach():
+    with pytest.raises(BadInput) as failure, asked(has_routes=True):
+        pass
+    assert "takes adapters" in in_one_line(failure)
+
+
 def test_a_teacher_with_another_tokenizer_is_refused_at_the_start():
     other = tiny.weights()
     other.tokenizer = tiny.PreTrainedTokenizerFast(
         tokenizer_object=tiny.Tokenizer(tiny.models.WordLevel({"?": 0}, "?")), unk_token="?"
     )
-    with FakeServer(other) as fake, pytest.raises(BadInput, match="the tokenizer of") as failure:
-        ServedTeacher(fake.url, top_k=5, tokenizer=tiny.tokenizer(), model="tiny", patience=HASTY)
+    with FakeServer(other) as fake:
+        fake.has_routes = False
+        with pytest.raises(BadInput, match="the tokenizer of") as failure:
+            ServedTeacher(fake.url, top_k=5, tokenizer=tiny.tokenizer(), model="tiny", patience=HASTY)
     in_one_line(failure)
 
 
@@ -211,6 +221,7 @@ def weights():
 def fake(weights, monkeypatch):
     monkeypatch.setattr(opened, "PATIENCE", HASTY)
     with FakeServer(weights, root=str(base_folder())) as fake:
+        fake.has_routes = False
         yield fake
 
 

@@ -6,6 +6,7 @@ model is the embedded one, or STATESHAPE_VLLM_MODEL, a folder. About two minutes
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -48,11 +50,31 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory):
+def running():
+    """Holds one server at a time: on a CPU an idle vLLM looks for work without a pause."""
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def url(running, tmp_path_factory):
+    running.close()
+    return running.enter_context(serving(tmp_path_factory.mktemp("vllm") / "log"))
+
+
+@pytest.fixture(scope="module")
+def teacher_url(running, tmp_path_factory):
+    """For the last tests: the other server is gone then."""
+    running.close()
+    log = tmp_path_factory.mktemp("teacher") / "log"
+    return running.enter_context(serving(log, "--adapters", "0", "--max-logprobs", str(TOP_K)))
+
+
+@contextlib.contextmanager
+def serving(log: Path, *flags: str) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("vllm") / "log"
     words = [
         "serve",
         MODEL,
@@ -64,13 +86,11 @@ def url(tmp_path_factory):
         "float32",
         "--max-model-len",
         "1024",
-        "--max-logprobs",
-        str(TOP_K),
         "--run",
     ]
     with log.open("w") as out:
         server = subprocess.Popen(
-            [sys.executable, "-c", "from stateshape.cli import entry; entry()", *words],
+            [sys.executable, "-c", "from stateshape.cli import entry; entry()", *words, *flags],
             stdout=out, stderr=out, env=os.environ | ON_CPU, start_new_session=True,
         )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
@@ -162,25 +182,10 @@ def test_sixteen_seeded_groups_at_a_time_do_not_kill_the_server(sampler, learner
     assert len(rows) == 128
 
 
-def test_a_teachers_top_tokens_are_those_of_our_own_pass(url, weights):
-    base = Policy(weights, None)
-    teacher = ServedTeacher(url, top_k=TOP_K, tokenizer=weights.tokenizer, model=MODEL, patience=Patience())
-    rows = [base.encode_prompt(text) for text in TEXTS if len(base.encode_prompt(text)) > 1]
-    places = [range(1, len(row)) for row in rows]
-    top = teacher.top(rows, places)
-    teacher.close()
-    with torch.no_grad():
-        hidden_ND = base.hidden_at(rows, [[t - 1 for t in at] for at in places])
-        logp_NV = base.head.logits(hidden_ND).log_softmax(-1)
-    served_NK, ids_NK = torch.tensor(top.logp_NK), torch.tensor(top.ids_NK)
-    assert (logp_NV.gather(1, ids_NK) - served_NK).abs().max() < 1e-3
-    assert (logp_NV.topk(TOP_K).values - served_NK).abs().max() < 1e-3  # ties may change places, not values
-
-
 def test_eval_through_the_server_gives_the_completions_of_a_local_one(url, tmp_path):
     shared = open_weights(MODEL, ModelSettings(device="cpu", dtype="float32"))
-    tiny.adapter(shared, "a", seed=3, size=0.05, lora=LoraSettings(rank=8, alpha=16))
-    shared.save_adapter("a", tmp_path / "adapter")
+    tiny.adapter(shared, "tuned", seed=3, size=0.05, lora=LoraSettings(rank=8, alpha=16))
+    shared.save_adapter("tuned", tmp_path / "adapter")
     words = [
         "--task",
         "arithmetic",
@@ -200,17 +205,6 @@ def test_eval_through_the_server_gives_the_completions_of_a_local_one(url, tmp_p
         assert main(["eval", str(tmp_path / "adapter"), "--out", str(out), "--dtype", "float32", *words, *servers]) == 0
         rows[name] = read_jsonl(layout.evaluation(out, "arithmetic"), EvalRow)
     assert rows["here"] == rows["there"]
-
-
-def test_opd_trains_with_a_teacher_on_the_server(url, tmp_path):
-    assert main([
-        "train", "opd", "--model", MODEL, "--task", "arithmetic", "--out", str(tmp_path / "run"), "--teacher", url,
-        "--top-k", str(TOP_K), "--steps", "2", "--batch-prompts", "2", "--rollout-tokens", "8", "--lora.rank", "8",
-        "--device", "cpu", "--dtype", "float32", "--quiet",
-    ]) == 0  # fmt: skip
-    first = read_jsonl(tmp_path / "run" / layout.METRICS, StepRecord)[0]
-    assert abs(first.loss) < 1e-3  # a fresh adapter says what the base says, which teaches here
-    assert 0 < first.stats["top_mass"] <= 1 + 1e-6
 
 
 @pytest.mark.parametrize("recipe", ["grpo", "opd"])
@@ -233,3 +227,29 @@ def test_a_run_trains_through_the_server(url, tmp_path, recipe):
     for one in read_jsonl(tmp_path / "run" / layout.SERVED, ServedRecord):
         assert one.median_nats < 1e-4
         assert one.mean_ratio == pytest.approx(1, abs=1e-3)
+
+
+def test_a_teachers_top_tokens_are_those_of_our_own_pass(teacher_url, weights):
+    base = Policy(weights, None)
+    teacher = ServedTeacher(teacher_url, top_k=TOP_K, tokenizer=weights.tokenizer, model=MODEL, patience=Patience())
+    rows = [base.encode_prompt(text) for text in TEXTS if len(base.encode_prompt(text)) > 1]
+    places = [range(1, len(row)) for row in rows]
+    top = teacher.top(rows, places)
+    teacher.close()
+    with torch.no_grad():
+        hidden_ND = base.hidden_at(rows, [[t - 1 for t in at] for at in places])
+        logp_NV = base.head.logits(hidden_ND).log_softmax(-1)
+    served_NK, ids_NK = torch.tensor(top.logp_NK), torch.tensor(top.ids_NK)
+    assert (logp_NV.gather(1, ids_NK) - served_NK).abs().max() < 1e-3
+    assert (logp_NV.topk(TOP_K).values - served_NK).abs().max() < 1e-3  # ties may change places, not values
+
+
+def test_opd_trains_with_a_teacher_on_the_server(teacher_url, tmp_path):
+    assert main([
+        "train", "opd", "--model", MODEL, "--task", "arithmetic", "--out", str(tmp_path / "run"), "--teacher", teacher_url,
+        "--top-k", str(TOP_K), "--steps", "2", "--batch-prompts", "2", "--rollout-tokens", "8", "--lora.rank", "8",
+        "--device", "cpu", "--dtype", "float32", "--quiet",
+    ]) == 0  # fmt: skip
+    first = read_jsonl(tmp_path / "run" / layout.METRICS, StepRecord)[0]
+    assert abs(first.loss) < 1e-3  # a fresh adapter says what the base says, which teaches here
+    assert 0 < first.stats["top_mass"] <= 1 + 1e-6

@@ -32,7 +32,8 @@ def serve(
         model: 'embedded', a model folder or a hub id: the base of the runs.
         port: Where it listens.
         rank: Largest LoRA rank it takes.
-        adapters: Adapters it holds at a time: one for each learner, teacher and reference of the runs that share it.
+        adapters: Adapters it holds at a time: one for each learner, teacher and reference of the runs that share it; 0: it only
+            teaches (opd --teacher URL).
         dtype: auto: bfloat16 on a GPU, float32 on a CPU, as for training.
         max_model_len: Longest row. Default: the model's own.
         max_logprobs: Most tokens per state whose log-probs it gives, for a teacher of opd. Default: vLLM's own, 20.

@@ -45,8 +45,8 @@ def server_command(
         raise BadInput(f"port: got {port}; expected 1 to {2**16 - 1}")
     if not 0 < rank <= RANKS[-1]:
         raise BadInput(f"rank: got {rank}; expected 1 to {RANKS[-1]}, which is vLLM's largest")
-    if not 0 < adapters <= 1024:
-        raise BadInput(f"adapters: got {adapters}; expected 1 to 1024")
+    if not 0 <= adapters <= 1024:
+        raise BadInput(f"adapters: got {adapters}; expected 0 (a teacher's server) to 1024")
     if max_model_len is not None and max_model_len < 2:
         raise BadInput(f"max_model_len: got {max_model_len}; expected at least 2")
     if max_logprobs is not None and max_logprobs < 1:
@@ -62,16 +62,12 @@ def server_command(
         "--dtype",
         dtype,
     ]
-    words += [
-        "--enable-lora",
-        "--max-lora-rank",
-        str(next(one for one in RANKS if one >= rank)),
-        "--max-loras",
-        str(adapters),
-    ]
+    if adapters:
+        largest = next(one for one in RANKS if one >= rank)
+        words += ["--enable-lora", "--max-lora-rank", str(largest), "--max-loras", str(adapters)]
     words += ["--logprobs-mode", "processed_logprobs", "--generation-config", "vllm"]
     words += ["--no-enable-chunked-prefill"] if is_on_cpu else []
     words += [] if max_logprobs is None else ["--max-logprobs", str(max_logprobs)]
     if max_model_len is not None:
         words += ["--max-model-len", str(max_model_len)]
-    return Command(ENVIRONMENT, words)
+    return Command(ENVIRONMENT if adapters else {}, words)

@@ -1,7 +1,8 @@
 """A teacher on a vLLM server: the likeliest tokens at each place of a row, by the log-probs of a prompt.
 
-It is the base of its server, and may be larger than what fits here; only its tokens must be the learner's. Its numbers can't be
-rescored here: they are checked for what any distribution is. Knows no signal.
+The teacher is the base of its server, and may be larger than what fits here; only its tokens must be the learner's. Its numbers
+can't be rescored here: they are checked for what any distribution is. A server that takes adapters is refused: vLLM 0.32 dies
+of the log-probs of several prompts at a time, of the base's too. Knows no signal.
 """
 
 from __future__ import annotations
@@ -15,7 +16,14 @@ from stateshape.core.files import BadInput
 from stateshape.core.records import Json
 from stateshape.core.wording import shown
 from stateshape.sampling.served.check import check_servers, check_tokens, told
-from stateshape.sampling.served.protocol import OddAnswer, Served, prompt_top, served_models, version_of
+from stateshape.sampling.served.protocol import (
+    OddAnswer,
+    Served,
+    has_adapter_routes,
+    prompt_top,
+    served_models,
+    version_of,
+)
 from stateshape.sampling.served.wire import SHOWN, Patience, Refused, Server
 from stateshape.sampling.top import Top
 
@@ -41,6 +49,8 @@ class ServedTeacher:
         self.server, self.top_k = Server(url.rstrip("/"), patience), top_k
         try:
             self.version = told(self.server, "a version", lambda: version_of(self.server))
+            if told(self.server, "adapter routes", lambda: has_adapter_routes(self.server)):
+                raise BadInput(self.takes_adapters())
             self.base: Served = told(self.server, "its models", lambda: served_models(self.server)[0])
             if tokenizer is not None:
                 self.answer(check_tokens(self.server, tokenizer, model))
@@ -91,6 +101,12 @@ class ServedTeacher:
         raise BadInput(
             f"teacher: {self.server.url} answered with {why}, in {TRIES} tries; expected log-probs of a vLLM server; check its "
             "--logprobs-mode and its log"
+        )
+
+    def takes_adapters(self) -> str:
+        return (
+            f"teacher: {self.server.url} takes adapters; expected a server that does not, since vLLM 0.32 can die of "
+            "prompts' log-probs there; start one for the teacher alone: stateshape serve MODEL --adapters 0"
         )
 
     def refused(self, error: Refused) -> str:
