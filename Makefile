@@ -14,7 +14,7 @@ export GOMP_SPINCOUNT ?= 5000
 INSTALL := PYTHON="$(PYTHON)" TORCH="$(TORCH)" scripts/install.sh .venv
 DEPENDENCIES := pyproject.toml constraints.txt scripts/install.sh
 
-.PHONY: study test test-slow test-vllm test-trackers test-lm-eval test-old-processor check docs results bench gpu clean
+.PHONY: study test test-slow test-vllm test-ray test-trackers test-lm-eval test-old-processor check docs results bench gpu clean
 
 study: .venv/.installed  ## the embedded study: seven rows, three seeds (SEEDS=0 for one)
 	$(BIN)/stateshape study quickstart --out $(OUT) --seeds $(SEEDS)
@@ -31,6 +31,9 @@ test-trackers: .venv/.installed-trackers  ## trackio and MLflow with their local
 
 test-lm-eval: .venv/.installed-lm-eval  ## lm-evaluation-harness's tasks; installs it: 37 packages, 270 MB, about a minute
 	$(BIN)/python -m pytest tests/test_harness.py tests/test_harness_names.py tests/test_docs.py -k "harness or lm-eval"
+
+test-ray: .venv/.installed-ray  ## tests with a real Ray of several processes; installs it: 240 MB, under a minute
+	$(BIN)/python -m pytest tests/test_executor.py tests/test_ray.py -k ray
 
 # What torch, oneDNN and MKL read: no instructions later than SSE4, as on a processor of 2008. Others round otherwise.
 test-old-processor: export ATEN_CPU_CAPABILITY := default
@@ -77,6 +80,10 @@ gpu:  ## all measurements on a GPU, under nine minutes (OUT=FOLDER, ARGS="--stag
 build/vllm/.installed: scripts/install_vllm.sh
 	@PYTHON="$(PYTHON)" scripts/install_vllm.sh build/vllm
 	@touch $@
+
+.venv/.installed-ray: $(DEPENDENCIES)
+	@$(INSTALL) dev,gguf,ray
+	@touch $@ .venv/.installed .venv/.installed-dev
 
 .venv/.installed-lm-eval: $(DEPENDENCIES)
 	@$(INSTALL) dev,gguf,lm-eval
