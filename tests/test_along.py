@@ -165,7 +165,7 @@ def test_what_a_measured_run_holds(done: Path):
 
 def test_fewer_items_are_those_that_a_limit_of_the_task_would_give():
     for name in ("arithmetic", "facts", "exam"):
-        some = some_items(load_task(name, data_dir=None, limit=60), AlongChoice(limit=20))
+        some = some_items(load_task(name, data_dir=None, limit=60), 20)
         fewer = load_task(name, data_dir=None, limit=20)
         assert getattr(some, "items", None) == getattr(fewer, "items", None)
         assert getattr(some, "test", None) == getattr(fewer, "test", None)

@@ -13,7 +13,8 @@ A run folder:    run.json (RunRecord) metrics.jsonl (StepRecord) states.jsonl (S
                  manifest.json (manifest.py)
   of the base:   rollouts_again.jsonl rollouts_again_pieces.jsonl rollouts_ids.jsonl (study/drift_rollouts.py)
   while it goes: checkpoint-*.pt (train/checkpoint.py) supervision.jsonl (locality/counts.py) .*.tmp served/*
-  if asked for:  profile.json (ProfileRecord) served.jsonl (ServedRecord)
+  if asked for:  profile.json (ProfileRecord) served.jsonl (ServedRecord) eval_steps.jsonl (EvalStep) best.json (BestStep)
+                 tensorboard/*
 A study folder:  plan.json (PlanRecord) runs/<run>/seed<k>/ (run folders) comparison.json (Comparison)
                  verdicts.json ([Verdict]) findings.json (Findings) looks.json ([Look]) state_map.json (StateMap)
                  predictors.json (predictor_records.py) failed.json ([FailedRun]) jobs/*
