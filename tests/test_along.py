@@ -26,7 +26,6 @@ from stateshape.policy.open import open_weights
 from stateshape.policy.policy import Policy
 from stateshape.policy.settings import ModelSettings
 from stateshape.study.along import some_items
-from stateshape.study.plan import AlongChoice
 from stateshape.tasks.load import load_task
 from stateshape.train.kept_adapters import forget_kept_after, keep_adapter, kept_steps
 
