@@ -15,7 +15,9 @@ from stateshape.core.locks import hold
 from stateshape.core.wording import shown
 
 if TYPE_CHECKING:
-    from stateshape.core.records import Operators
+    from pathlib import Path
+
+    from stateshape.core.records import Operators, RunRecord
 
 ARGS = """
 Args:
@@ -86,7 +88,6 @@ def train_command(name: str) -> Callable[..., None]:
         json_events: bool = False,
     ) -> None:
         from stateshape.api import train_run
-        from stateshape.cli.costs import time_split, write_profile
         from stateshape.cli.terminal import reporter_for
 
         check_processes(processes)
@@ -107,15 +108,8 @@ def train_command(name: str) -> Callable[..., None]:
             )  # fmt: skip
         finally:
             reporter.stop()
-        if not is_first():
-            return
-        if not quiet:
-            print(time_split(record.seconds, record.num_supervised_tokens, record.num_sampled_tokens))
-            print(f"run folder: {out}")
-        if operators is not None:
-            path = folder / layout.PROFILE
-            with hold(folder):
-                write_profile(path, record.phases(), operators, provenance=record.provenance, quiet=quiet)
+        if is_first():
+            tell(record, folder, operators, quiet=quiet)
 
     train.__doc__ = f"{recipe_type.__doc__}\n\nRun the same command again to resume a stopped run.\n{ARGS}"
     train.__annotations__ = get_type_hints(train, include_extras=True) | {
@@ -127,3 +121,17 @@ def train_command(name: str) -> Callable[..., None]:
         "model_settings": Annotated[ModelSettings, flat],
     }
     return train
+
+
+def tell(record: RunRecord, folder: Path, operators: Operators | None, *, quiet: bool) -> None:
+    """Prints what the run has cost, and writes down its profile where there is one."""
+    from stateshape.cli.costs import time_split, write_profile
+
+    if not quiet:
+        print(time_split(record.seconds, record.num_supervised_tokens, record.num_sampled_tokens))
+        print(f"run folder: {folder}")
+    if operators is not None:
+        with hold(folder):
+            write_profile(
+                folder / layout.PROFILE, record.phases(), operators, provenance=record.provenance, quiet=quiet
+            )

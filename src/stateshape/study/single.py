@@ -79,14 +79,9 @@ def train_single(
         report_to: experiment trackers.
     """
     check_most(seed=seed)
-    check_servers(sampler, servers)
+    check_sampler(sampler, servers)
     check_trackers(report_to)
     ranks = current()
-    if sampler != "local" and ranks.count > 1:
-        raise BadInput(
-            f"sampler: got {sampler} with {ranks.count} processes; expected local: servers sample not to the same bits, and "
-            "ranks must agree; sample locally, or train in one process"
-        )
     with contextlib.ExitStack() as claims:
         ranks.by_first(lambda: claim(folder, claims))
         task = generation_task(task_name, data_dir, reading=reading)
@@ -127,6 +122,17 @@ def train_single(
             )
             trained = train_one(bench, spec, seed, folder)
         return warned(ranks.by_first(lambda: complete_run(folder, trained)), reporter)
+
+
+def check_sampler(sampler: SamplerName, servers: Sequence[str]) -> None:
+    """Whether what samples fits the servers that are given, and the processes there are. Raises BadInput."""
+    check_servers(sampler, servers)
+    count = current().count
+    if sampler != "local" and count > 1:
+        raise BadInput(
+            f"sampler: got {sampler} with {count} processes; expected local: servers sample not to the same bits, and "
+            "ranks must agree; sample locally, or train in one process"
+        )
 
 
 def claim(folder: Path, claims: contextlib.ExitStack) -> None:
