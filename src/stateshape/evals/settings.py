@@ -36,7 +36,7 @@ class EvalSettings:
             raise BadInput(f"eval.limit: got {self.limit}; expected 1 or more")
         if self.positions < 0:
             raise BadInput(f"eval.positions: got {self.positions}; expected 0 or more")
-        check_most("eval.", limit=self.limit, positions=self.positions)
+        check_most("eval.", every=self.every, limit=self.limit, positions=self.positions)
         if twice := [name for name in self.tasks if self.tasks.count(name) > 1]:
             raise BadInput(f"eval.tasks: got {shown(twice[0])} twice; expected each task once")
         if self.every is None and (self.tasks or self.best is not None):

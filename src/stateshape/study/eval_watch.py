@@ -6,7 +6,6 @@ nothing, since what it samples is seeded by itself. How often, and on what: eval
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -17,11 +16,12 @@ from stateshape.core.files import append_jsonl, drop_cut_off_line, read_jsonl, w
 from stateshape.core.records import BestStep, EvalStep
 from stateshape.core.seeds import seed_for
 from stateshape.core.watch import StepRead, StepUpdate
-from stateshape.evals.evaluate import evaluate
+from stateshape.evals.evaluate import evaluate, summarise
 from stateshape.evals.neutral import neutral_nats, neutral_texts
 from stateshape.locality.doses import DoseStates, dose_states, doses
 from stateshape.policy.policy import Policy
-from stateshape.sampling.settings import Sampler, SamplingSettings
+from stateshape.sampling.local import LocalSampler
+from stateshape.sampling.settings import SamplingSettings
 from stateshape.tasks.task import GenerationTask, Task
 from stateshape.train.kept_adapters import keep_adapter
 
@@ -37,15 +37,18 @@ class Reference(NamedTuple):
     neutral_nats: float
 
 
-def reference_of(base: Policy, task: GenerationTask, sampler: Sampler, *, positions: int) -> Reference:
-    """The base's rollouts from test prompts of the run's task, and its loss on the neutral text."""
+def reference_of(base: Policy, task: GenerationTask, *, positions: int) -> Reference:
+    """The base's rollouts from test prompts of the run's task, and its loss on the neutral text.
+
+    Sampled on this machine, also where servers sample for the run: a run that resumes must find the same states.
+    """
     texts = neutral_texts(is_embedded=base.weights.source == "embedded")
     states = None
     if positions:
         items = (task.test or task.train)[:REFERENCE_PROMPTS]
         prompts = [base.fitted_prompt(item.asked, behind=REFERENCE_TOKENS) for item in items]
         settings = SamplingSettings(max_new_tokens=REFERENCE_TOKENS, stops=task.stops)
-        rows = sampler.sample(base, prompts, settings, seed=seed_for(0, "eval reference"))
+        rows = LocalSampler().sample(base, prompts, settings, seed=seed_for(0, "eval reference"))
         states = dose_states(base, prompts, [row.ids for row in rows], limit=positions, temperature=1.0)
     return Reference(states, texts, neutral_nats(base, texts))
 
@@ -134,7 +137,7 @@ def eval_step(policy: Policy, step: int, tasks: Sequence[Task], reference: Refer
     for task in tasks:
         rows = evaluate(policy, task)
         num_items[task.name] = len(rows)
-        scores[task.name] = {metric: mean([row.scores[metric] for row in rows]) for metric in task.metrics}
+        scores[task.name] = {metric: found.value for metric, found in summarise(rows, task.metrics).items()}
     states = reference.states
     nats = neutral_nats(policy, reference.texts)
     return EvalStep(
@@ -146,9 +149,3 @@ def eval_step(policy: Policy, step: int, tasks: Sequence[Task], reference: Refer
         neutral_nats=nats,
         neutral_change=nats - reference.neutral_nats,
     )
-
-
-def mean(scores: Sequence[float | None]) -> float | None:
-    """Of those that are there."""
-    known = [score for score in scores if score is not None and math.isfinite(score)]
-    return sum(known) / len(known) if known else None

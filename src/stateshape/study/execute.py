@@ -204,9 +204,8 @@ def open_worker(
     target, retention = load_tasks(plan.file, data_dir)
     data = load_data(plan.file, [target, *retention], data_dir)
     load = partial(open_weights, plan.file.model, plan.file.model_settings)
-    weights, sampler = open_sampler(
-        asked_by(plan.file, folder), load
-    )  # the study's process withdraws what it publishes
+    # the study's process withdraws what is published here
+    weights, sampler = open_sampler(asked_by(plan.file, folder), load)
     bench = StudyContext(
         plan=plan,
         folder=folder,

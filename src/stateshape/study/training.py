@@ -319,7 +319,7 @@ def eval_watch(bench: StudyContext, spec: RunSpec, folder: Path) -> EvalWatch:
     num_steps = spec.train.num_steps(len(task.train))
     reference = bench.remembered(
         f"eval reference {task.name}",
-        lambda: reference_of(Policy(bench.weights, None), task, bench.sampler, positions=choice.positions),
+        lambda: reference_of(Policy(bench.weights, None), task, positions=choice.positions),
     )
     return EvalWatch(
         bench.eval_tasks,
