@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 
 from stateshape.analysis.compare import compare_scores
-from stateshape.analysis.dose import common_dose, matched, reach, scores_at_dose
+from stateshape.analysis.dose import common_dose, interpolation_error, matched, reach, scores_at_dose
 from stateshape.analysis.dose_report import dose_report, write_dose_report
-from stateshape.analysis.estimates import contrast
+from stateshape.analysis.effects import dose_effect, item_effect
+from stateshape.analysis.estimates import contrast, equivalence_p
 from stateshape.analysis.reading import load_scores
+from stateshape.analysis.rule import state_of
 from stateshape.analysis.sampled import sampled_scores
 from stateshape.analysis.scores import DosePoint, StudyScores
 from stateshape.core import layout
@@ -180,6 +183,80 @@ def test_interpolation_against_a_loop_over_items_and_points():
                     start, width = points[i - 1][1][task][item], points[i][0] - points[i - 1][0]
                     end = start + (end - start) * (dose - points[i - 1][0]) / width
                 assert found[task][0][item] == pytest.approx(end)
+
+
+# How far interpolation may be off
+
+
+def fall(seed: int, *, num_items: int = 400, at: tuple[float, ...] = (0.1, 0.5)) -> list[DosePoint]:
+    """The target stays at .9 to the first point, and is at .1 from the second on; what is retained stays."""
+    rng = np.random.default_rng(seed)
+    kept = (rng.random(num_items) < 0.5).astype(float)
+    shares = (0.9,) + (0.1,) * (len(at) - 1)
+    return [
+        DosePoint(step=i + 1, doses={KL: dose}, scores={"t": (rng.random(num_items) < share).astype(float), "r": kept})
+        for i, (dose, share) in enumerate(zip(at, shares))
+    ]
+
+
+def falling(ways: dict[str, tuple[float, ...]], num_items: int = 400) -> StudyScores:
+    along = {
+        run: {seed: fall(10 * seed + i, num_items=num_items, at=at) for seed in range(5)}
+        for i, (run, at) in enumerate(ways.items())
+    }
+    study = by_hand(along)
+    tasks = [replace(task, num_items=num_items) for task in (study.plan.target, *study.plan.retention)]
+    base = {task: {0: np.ones(num_items)} for task in ("t", "r")}
+    plan = replace(study.plan, seeds=list(range(5)), num_along=2, target=tasks[0], retention=tasks[1:])
+    return replace(study, plan=plan, scores=study.scores | {"base": base})
+
+
+def test_the_error_of_interpolation_is_half_the_change_half_way_and_none_at_a_point():
+    a = {0: [point(1, 0.2, [1, 1], [1, 0]), point(2, 0.6, [1, 0], [0, 0])]}  # means 1 then .5; .5 then 0
+    study = by_hand({"a": a})
+    for dose, wanted in ((0.2, 0.0), (0.3, 2 * 0.25 * 0.75 * 0.5), (0.4, 0.25), (0.6, 0.0)):
+        assert interpolation_error(study, "a", KL, dose, ["t"]) == pytest.approx(wanted)
+        assert interpolation_error(study, "a", KL, dose, ["t", "r"]) == pytest.approx(wanted)
+    assert interpolation_error(study, "a", KL, 0.1, ["t"]) == pytest.approx(0.25)  # from the base's .5 to 1
+    assert interpolation_error(study, "base", KL, 0.1, ["t"]) == 0.0
+    assert interpolation_error(study, "a", KL, 0.7, ["t"]) == 0.0  # it never comes so far
+
+
+def test_changes_of_two_seeds_in_opposite_directions_cancel():
+    study = by_hand(
+        {"a": {s: [point(1, 0.2, [1, 0], [1, 0]), point(2, 0.6, [s, s], [1, 0])] for s in (0, 1)}}  # .5 to 0, .5 to 1
+    )
+    assert interpolation_error(study, "a", KL, 0.4, ["t"]) == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("off_by", [0.0, 0.03, 0.2])
+def test_an_effect_that_may_be_off_is_tested_against_the_nearest_value_it_could_have(off_by: float):
+    study = falling({"a": (0.1, 0.5), "b": (0.1, 0.5)})
+    weights, tasks = {"a": 1.0, "base": -1.0}, ["r"]
+    plain = item_effect(study, "e", weights, tasks, threshold=-0.4, margin=0.6)
+    loose = item_effect(study, "e", weights, tasks, threshold=-0.4, margin=0.6, off_by=off_by)
+    value = plain.estimate.value
+    assert value is not None
+    assert value == loose.estimate.value
+    assert (loose.estimate.lo, loose.estimate.hi) == pytest.approx(
+        ((plain.estimate.lo or 0) - off_by, (plain.estimate.hi or 0) + off_by)
+    )
+    nearest = min(-0.4, max(value, -0.4 - off_by))  # the base's mean is 1, a's near .5: the effect is near -.5
+    assert loose.p == (1.0 if nearest == value else contrast(study, weights, tasks, null=nearest).p)
+    assert loose.p_equivalent == equivalence_p(study, weights, tasks, 0.6 - off_by)
+
+
+def test_nothing_is_decided_at_a_dose_in_the_middle_of_a_fall():
+    """At .3, b was measured (.9), and a is half-way down a line from .9 to .1: it may be at either end."""
+    study = falling({"a": (0.1, 0.5), "b": (0.3, 0.9)})
+    seen = dose_effect(study, "e", ("b", "a"), ["t"], measure=KL, dose=0.3, margin=0.02)
+    assert state_of(seen, seen.p, seen.p_equivalent) == "open"
+    assert seen.estimate.value == pytest.approx(0.4, abs=0.05)
+    assert re.search(r"give or take 0[.](39|4|41) between measured points", seen.label)
+    measured = falling({"a": (0.1, 0.3, 0.5), "b": (0.3, 0.9)})  # a was measured there, and has fallen
+    known = dose_effect(measured, "e", ("b", "a"), ["t"], measure=KL, dose=0.3, margin=0.02)
+    assert state_of(known, known.p, known.p_equivalent) == "holds"
+    assert "give or take" not in known.label
 
 
 # Several samples per item

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,6 +18,14 @@ from stateshape.core.study_records import BASE
 from stateshape.core.wording import shown
 
 Way = list[tuple[float, dict[str, np.ndarray]]]  # dose and scores by task, from the base on
+
+
+class Bracket(NamedTuple):
+    """The neighbouring points of a run around a dose: scores [N] by task at both, and the share of the way between them."""
+
+    before: dict[str, np.ndarray]
+    after: dict[str, np.ndarray]
+    share: float
 
 
 def scores_at_dose(study: StudyScores, run: str, measure: str, dose: float) -> dict[str, SeedScores]:
@@ -34,10 +43,31 @@ def scores_at_dose(study: StudyScores, run: str, measure: str, dose: float) -> d
         raise BadInput(f"dose: got {dose}; expected a number from 0")
     found: dict[str, SeedScores] = {}
     for seed, points in study.along.get(run, {}).items():
-        scores = _at(_from_base(study, seed, points, measure), dose)
-        for task, scores_N in (scores or {}).items():
-            found.setdefault(task, {})[seed] = scores_N
-    return found
+        around = _bracket(_from_base(study, seed, points, measure), dose)
+        if around is None:
+            continue
+        for task in around.before.keys() & around.after.keys():
+            before_N, after_N = around.before[task], around.after[task]
+            found.setdefault(task, {})[seed] = before_N + around.share * (after_N - before_N)
+    return {task: found[task] for task in sorted(found)}
+
+
+def interpolation_error(study: StudyScores, run: str, measure: str, dose: float, tasks: Sequence[str]) -> float:
+    """How far a run's mean score over tasks, seeds and items may be from the straight line between its measured points.
+
+    The absolute mean over seeds and tasks of 2 s (1 - s) (after - before), where before and after are the mean scores at the
+    two points around the dose and s is the share of the way between them: 0 at a point, half of the change at half-way. That
+    is the farthest that a score which only rises, or only falls, can be from the middle of the line. A score that does both
+    between the two points is not covered.
+    """
+    errors = [
+        2 * around.share * (1 - around.share) * float(around.after[task].mean() - around.before[task].mean())
+        for seed, points in study.along.get(run, {}).items()
+        if (around := _bracket(_from_base(study, seed, points, measure), dose)) is not None
+        for task in tasks
+        if task in around.before and task in around.after
+    ]
+    return abs(float(np.mean(errors))) if errors else 0.0
 
 
 def common_dose(study: StudyScores, runs: Sequence[str], measure: str) -> float | None:
@@ -140,16 +170,13 @@ def _some(study: StudyScores, task: str, seeds: SeedScores) -> SeedScores:
     return seeds if items is None else {seed: scores_N[items] for seed, scores_N in seeds.items()}
 
 
-def _at(way: Way, dose: float) -> dict[str, np.ndarray] | None:
-    """By task, the scores at the first place where the dose is reached; None: it never is."""
+def _bracket(way: Way, dose: float) -> Bracket | None:
+    """The first place where the dose is reached; None: it never is."""
     after = next((i for i, (there, _) in enumerate(way) if there >= dose), None)
     if after is None:
         return None
     high, scores = way[after]
     if after == 0:
-        return scores
+        return Bracket(scores, scores, 1.0)
     low, before = way[after - 1]
-    share = (dose - low) / (high - low)  # low < dose <= high: the point before did not reach it
-    return {
-        task: before[task] + share * (scores_N - before[task]) for task, scores_N in scores.items() if task in before
-    }
+    return Bracket(before, scores, (dose - low) / (high - low))  # low < dose <= high: the point before did not reach it

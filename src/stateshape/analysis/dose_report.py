@@ -6,14 +6,23 @@ Written where runs were measured on their way, and gone where they were not. Tor
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from stateshape.analysis.dose import base_scores, common_dose, matched, measures, reach, scores_at_dose
-from stateshape.analysis.estimates import contrast, score_estimate
+from stateshape.analysis.dose import (
+    base_scores,
+    common_dose,
+    interpolation_error,
+    matched,
+    measures,
+    reach,
+    scores_at_dose,
+)
+from stateshape.analysis.estimates import contrast, score_estimate, wider
 from stateshape.analysis.reading import load_scores
 from stateshape.analysis.scores import StudyScores
 from stateshape.core import layout
@@ -133,18 +142,24 @@ def _rows(
     target: str,
     retention: Sequence[str],
 ) -> list[DoseRow]:
-    """The base, then every run at the common dose."""
+    """The base, then every run at the common dose; intervals include how far interpolation may be off."""
     at_dose = matched(study, list(reached), measure, common)
     rows = []
     for run in (BASE, *reached):
         weights = {run: 1.0, BASE: -1.0}
-        retained = contrast(at_dose, weights, retention).difference if retention and run != BASE else None
+        off_by = partial(interpolation_error, study, run, measure, common)
+        retained = None
+        if retention and run != BASE:
+            retained = wider(contrast(at_dose, weights, retention).difference, off_by(retention))
         rows.append(
             DoseRow(
                 run=run,
                 label=study.label(run),
-                scores={task.name: score_estimate(at_dose, run, task.name) for task in study.tasks()},
-                gain=None if run == BASE else contrast(at_dose, weights, [target]).difference,
+                scores={
+                    task.name: wider(score_estimate(at_dose, run, task.name), off_by([task.name]))
+                    for task in study.tasks()
+                },
+                gain=None if run == BASE else wider(contrast(at_dose, weights, [target]).difference, off_by([target])),
                 retained=retained,
                 reach=0.0 if run == BASE else reached[run],
                 first=0.0 if run == BASE else _first(study, run, measure),

@@ -15,14 +15,15 @@ import numpy as np
 from scipy.stats import t as student_t
 from scipy.stats import ttest_1samp
 
-from stateshape.analysis.dose import common_dose, first_measured, matched, measures, reach
-from stateshape.analysis.estimates import EMPTY, contrast, equivalence_p, shifted, too_few_items
+from stateshape.analysis.dose import common_dose, first_measured, interpolation_error, matched, measures, reach
+from stateshape.analysis.estimates import EMPTY, contrast, equivalence_p, shifted, too_few_items, wider
 from stateshape.analysis.scores import StudyScores
-from stateshape.core.study_records import BASE, STATED, Estimate
+from stateshape.core.study_records import BASE, STATED, Estimate, PairedDifference
 
 OVER_SEEDS = "t interval over seeds"
 PERMUTATIONS = "permutations of each seed, combined"
 OF_NO_ITEMS = (OVER_SEEDS, PERMUTATIONS)  # tests of one number per seed
+NEGLIGIBLE = 0.001  # a smaller error of interpolation is not mentioned
 EQUIVALENCE_SHARE = 0.05  # of what the base scores above chance: a difference smaller than this counts as none
 
 
@@ -109,16 +110,21 @@ def item_effect(
     margin: float | None = None,
     with_bootstrap: bool = True,
     about: str = "",
+    off_by: float = 0.0,
 ) -> Effect:
     """Mean over tasks of sum_r weight_r score_r, minus `offset`, paired by item and seed.
 
     about: part of the key, for scores that are not the tasks' own at the end of the runs. What is missing gives an effect
-    with the reason in `lacks`.
+    with the reason in `lacks`. off_by: how far the effect may be from the truth, whatever the items and seeds: its interval is
+    wider by it on both sides, p is that of the nearest value within `off_by` of the threshold, and the margin is as much less.
     """
     planned = [run.name for run in study.plan.runs]
     absent = [run for run in weights if run not in planned]
     terms = [f"{weight:+g} {run}" for run, weight in sorted(weights.items())]
-    difference = contrast(study, weights, tasks, null=threshold + offset, with_bootstrap=with_bootstrap)
+    null = threshold + offset
+    difference = contrast(study, weights, tasks, null=null, with_bootstrap=with_bootstrap)
+    if off_by > 0:
+        difference = _loosened(study, weights, tasks, difference, null=null, by=off_by)
     lacks = None
     if not tasks:
         lacks = "the study has no retention task"
@@ -135,13 +141,36 @@ def item_effect(
         test=difference.test,
         threshold=threshold,
         margin=margin,
-        p_equivalent=None if margin is None else equivalence_p(study, weights, tasks, margin),
+        p_equivalent=None if margin is None else equivalence_p(study, weights, tasks, max(0.0, margin - off_by)),
         lacks=lacks,
         is_planned=not absent and bool(tasks),
         too_few_items=too_few_items(study, weights, tasks),
         bootstrap=None if bootstrap is None else (bootstrap[0] - offset, bootstrap[1] - offset),
         weights={} if absent else weights,
         tasks=tuple(tasks),
+    )
+
+
+def _loosened(
+    study: StudyScores,
+    weights: Mapping[str, float],
+    tasks: Sequence[str],
+    difference: PairedDifference,
+    *,
+    null: float,
+    by: float,
+) -> PairedDifference:
+    """The difference as it is, where it may be off by a number: tested against the nearest value within it of `null`."""
+    found, bootstrap = difference.difference, difference.bootstrap
+    if found.value is None:
+        return difference
+    nearest = min(max(found.value, null - by), null + by)
+    p = contrast(study, weights, tasks, null=nearest, with_bootstrap=False).p
+    return replace(
+        difference,
+        difference=wider(found, by),
+        p=1.0 if p is not None and nearest == found.value else p,
+        bootstrap=None if bootstrap is None else (bootstrap[0] - by, bootstrap[1] + by),
     )
 
 
@@ -161,6 +190,9 @@ def dose_effect(
 ) -> Effect:
     """As item_effect, with the runs of `pair` at the same distance from the base instead of at their ends.
 
+    Scores between two measured points are on a straight line; how far that may be off (dose.interpolation_error, added up over
+    the runs) is part of the interval and of the test, and in the label.
+
     Args:
         measure: of the distance, as in along.jsonl. dose: the distance; None: the largest one that every seed of both reaches.
         weights: of runs, where they are not the first of the pair minus the second.
@@ -174,9 +206,11 @@ def dose_effect(
     if lacks is not None:
         at_all = item_effect(study, label, weights, tasks, threshold=threshold, with_bootstrap=False)
         return replace(at_all, estimate=EMPTY, p=None, p_equivalent=None, bootstrap=None, lacks=at_all.lacks or lacks)
+    off_by = sum(abs(weights.get(run, 0.0)) * interpolation_error(study, run, measure, at, tasks) for run in trained)
+    between = f", give or take {off_by:.2g} between measured points" if off_by >= NEGLIGIBLE else ""
     effect = item_effect(
         matched(study, trained, measure, at),
-        f"{label} (at {at:.3g})",
+        f"{label} (at {at:.3g}{between})",
         weights,
         tasks,
         threshold=threshold,
@@ -184,6 +218,7 @@ def dose_effect(
         margin=margin,
         with_bootstrap=with_bootstrap,
         about=f" at {measure} {at:.6g}",
+        off_by=off_by,
     )
     if effect.lacks is not None and effect.is_planned:
         return replace(effect, lacks=f"{effect.lacks} that reaches {measure} {at:.3g}")

@@ -150,6 +150,15 @@ def shifted(estimate: Estimate, by: float) -> Estimate:
     )
 
 
+def wider(estimate: Estimate, by: float) -> Estimate:
+    """The estimate with an interval that is wider by a number on both sides."""
+    return replace(
+        estimate,
+        lo=None if estimate.lo is None else estimate.lo - by,
+        hi=None if estimate.hi is None else estimate.hi + by,
+    )
+
+
 def _differences(
     study: StudyScores, weights: Mapping[str, float], tasks: Sequence[str], seeds: Sequence[int]
 ) -> list[np.ndarray]:

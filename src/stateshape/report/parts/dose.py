@@ -262,7 +262,7 @@ def dose_table(report: DoseReport, measure: DoseMeasure, plan: PlanRecord) -> Ta
     notes = [
         f"The common dose is as far as every seed of every run comes; {measure.limited_by} comes least far. Scores are "
         "interpolated linearly between measured points, on the items measured there. Δ: minus the base, paired; 95% intervals "
-        "over seeds and items."
+        "over seeds and items, wider on both sides by what interpolation may be off."
     ]
     if before:
         notes.append(
