@@ -25,7 +25,7 @@ from stateshape.locality.doses import dose_states, doses
 from stateshape.policy.open import open_weights
 from stateshape.policy.policy import Policy
 from stateshape.policy.settings import ModelSettings
-from stateshape.study.along import some_items
+from stateshape.study.along import chosen_by_kl, some_items
 from stateshape.tasks.load import load_task
 from stateshape.train.kept_adapters import forget_kept_after, keep_adapter, kept_steps
 
@@ -65,6 +65,29 @@ def test_even_steps_are_equally_far_apart_up_to_rounding_and_end_at_the_end():
     assert kept_steps(3, 5, "even") == [1, 2, 3]  # no more are different
     assert kept_steps(7, 1, "even") == [7]
     assert kept_steps(1, 10_000) == [1]
+
+
+def test_candidates_are_multiples_of_each_other_up_to_rounding_and_end_at_the_end():
+    steps = kept_steps(1000, 3, "kl")
+    assert steps == [2, 3, 4, 6, 10, 16, 25, 40, 63, 100, 158, 251, 398, 631, 1000]  # 1000 to the power of i / 15
+    assert kept_steps(3, 2, "kl") == [1, 2, 3]
+    assert kept_steps(1, 4, "kl") == [1]
+
+
+def candidates(*kls: float | None) -> list[DoseRecord]:
+    known: list[dict[str, float]] = [{} if kl is None else {"forward_kl_new_task_nats": kl} for kl in kls]
+    return [DoseRecord(step=10 * (i + 1), doses=found, num_states=1) for i, found in enumerate(known)]
+
+
+def test_points_by_kl_are_the_first_to_reach_equally_spaced_roots():
+    found = candidates(0.01, 0.04, 0.09, 0.16, 0.25, 0.36, 0.49, 1.0)  # roots .1, .2, .3, .4, .5, .6, .7, 1
+    assert chosen_by_kl(found, 4) == [30, 50]  # .25, .5; .75 and 1 are reached by the last, which is a point anyhow
+    assert chosen_by_kl(found, 10) == [10, 20, 30, 40, 50, 60, 70]
+    back = candidates(0.01, 1.0, 0.04, 0.25, 0.16)  # far at once, then back: the first to reach, and no other
+    assert chosen_by_kl(back, 4) == [20]
+    assert chosen_by_kl(candidates(None, 0.25, None, 1.0), 2) == [20]
+    assert chosen_by_kl(candidates(0.0, 0.0), 3) == chosen_by_kl(candidates(None, None), 3) == []
+    assert chosen_by_kl(found, 1) == []
 
 
 # Doses
@@ -245,6 +268,22 @@ def findings(folder: Path) -> dict[str, Any]:
     return {name: (run / name).read_bytes() for name in sorted(names)}
 
 
+def stop_at(place: str, call: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Ctrl-C does, at one call of a function."""
+    module, _, name = place.rpartition(".")
+    original = getattr(sys.modules[module], name)
+    calls = 0
+
+    def stopping(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(place, stopping)
+
+
 @pytest.mark.parametrize(
     ("place", "call"),
     [
@@ -258,18 +297,7 @@ def findings(folder: Path) -> dict[str, Any]:
 def test_stopped_anywhere_it_goes_on_to_the_same_results(
     place: str, call: int, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    module, _, name = place.rpartition(".")
-    original = getattr(sys.modules[module], name)
-    calls = 0
-
-    def stopping(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == call:
-            raise KeyboardInterrupt
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(place, stopping)
+    stop_at(place, call, monkeypatch)
     assert study(done / "tiny.yaml", tmp_path / "out") == 130
     monkeypatch.undo()
     assert study(done / "tiny.yaml", tmp_path / "out") == 0
@@ -298,6 +326,43 @@ def test_an_adapter_that_is_not_written_whole_is_not_there(tmp_path: Path, monke
     with pytest.raises(KeyboardInterrupt):
         keep_adapter(tmp_path, learner, 2)
     assert list(tmp_path.iterdir()) == []
+
+
+BY_KL = TEXT.replace("points: 3", "points: 3, spacing: kl")
+
+
+@pytest.fixture(scope="module")
+def by_kl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("by_kl")
+    (folder / "tiny.yaml").write_text(BY_KL, encoding="utf-8")
+    assert study(folder / "tiny.yaml", folder / "out") == 0
+    return folder
+
+
+def test_points_by_kl_are_chosen_among_measured_candidates(by_kl: Path):
+    folder = run_of(by_kl)
+    measured = read_jsonl(folder / layout.ALONG_CANDIDATES, DoseRecord)
+    assert [record.step for record in measured] == [1, 2, 3, 4, 5]
+    points = read_jsonl(folder / layout.ALONG, DoseRecord)
+    assert [record.step for record in points] == [*chosen_by_kl(measured, 3), 5]
+    doses_of = {record.step: record.doses for record in measured}
+    assert all(record.doses == pytest.approx(doses_of[record.step], rel=1e-5) for record in points)
+    chosen = [record.step for record in points[:-1]]
+    assert list(layout.kept_checkpoints(folder)) == chosen
+    assert all(layout.along_rows(folder, step, "facts").exists() for step in chosen)
+    assert {path.name for path in (folder / layout.ALONG_ROWS).iterdir()} == {f"step{step}" for step in chosen}
+    assert "along_candidates.jsonl" in read_manifest(folder).files
+
+
+@pytest.mark.parametrize("call", [3, 7])  # before a candidate's line, and before a point's rows
+def test_points_by_kl_are_the_same_where_it_was_stopped(
+    call: int, by_kl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    stop_at("stateshape.study.along.write_jsonl", call, monkeypatch)
+    assert study(by_kl / "tiny.yaml", tmp_path / "out") == 130
+    monkeypatch.undo()
+    assert study(by_kl / "tiny.yaml", tmp_path / "out") == 0
+    assert findings(tmp_path) == findings(by_kl)
 
 
 def test_adapters_that_are_not_to_be_kept_are_gone_once_measured(done: Path, tmp_path: Path):

@@ -71,7 +71,14 @@ def test_what_a_study_leaves_is_what_the_documentation_lists(out):
     assert unused(of_study, files) <= NOT_HERE
     in_runs = {name.split("/", 3)[3] for name in of_runs}
     assert unmatched(in_runs, RUN) == set()
-    of_choices = {"profile.json", "served.jsonl", "eval_steps.jsonl", "best.json", "tensorboard/*"}
+    of_choices = {
+        "profile.json",
+        "served.jsonl",
+        "eval_steps.jsonl",
+        "best.json",
+        "tensorboard/*",
+        "along_candidates.jsonl",
+    }
     assert unused(in_runs, RUN) <= of_choices
     assert not any(fnmatchcase(name, pattern) for name in in_runs for pattern in WHILE_IT_GOES)
 

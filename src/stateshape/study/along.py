@@ -1,14 +1,16 @@
 """Measurements of a trained run on its way: at each kept step its tasks' rows and its distance from the base.
 
 along/step<k>/<task>.jsonl, then a line of along.jsonl: a point is done when its line is there. The last point is the run's own
-evaluation, of which only the distance is measured here. Does not know how steps are chosen or how doses are compared.
+evaluation, of which only the distance is measured here. Where points are chosen by KL, the distance of every candidate comes
+first (along_candidates.jsonl). Does not know how doses are compared.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +19,7 @@ from stateshape.core import layout
 from stateshape.core.files import BadInput, read_jsonl, write_jsonl
 from stateshape.core.records import DoseRecord
 from stateshape.evals.evaluate import evaluate
-from stateshape.locality.doses import doses
+from stateshape.locality.doses import FORWARD_KL, doses
 from stateshape.policy.policy import Policy
 from stateshape.study.context import StudyContext
 from stateshape.study.measuring import MeasurementStep
@@ -36,15 +38,66 @@ def along_run(
 ) -> list[MeasurementStep]:
     """The parts of one run in order. policy: as it is after the last step."""
     *earlier, last = kept_steps(num_steps, choice.points, choice.spacing)
-    parts: list[MeasurementStep] = []
-    for step in earlier:
-        parts += [
-            (PHASE, partial(rows_at, bench, folder, run, step, some_items(task, choice.limit))) for task in bench.tasks
+    if choice.spacing == "kl":
+        work: list[Callable[[], None]] = [
+            *(partial(candidate_at, bench, folder, step) for step in earlier),
+            partial(candidate_at, bench, folder, last, policy),
+            partial(drop_others, folder, earlier, choice.points),
+            *(partial(point_by_kl, bench, folder, run, number, choice) for number in range(choice.points)),
         ]
-        parts.append((PHASE, partial(dose_at, bench, folder, step)))
-        if not choice.keep:
-            parts.append((PHASE, partial(shutil.rmtree, layout.kept_checkpoint(folder, step), ignore_errors=True)))
-    return [*parts, (PHASE, partial(write_dose, bench, folder, last, policy))]
+    else:
+        work = [one for step in earlier for one in point_at(bench, folder, run, step, choice)]
+    work.append(partial(write_dose, bench, folder, last, policy))
+    return [(PHASE, one) for one in work]
+
+
+def point_at(bench: StudyContext, folder: Path, run: str, step: int, choice: AlongChoice) -> list[Callable[[], None]]:
+    """The parts of a point before the last step: each task's rows, the distance, and the adapter's end."""
+    parts: list[Callable[[], None]] = [
+        partial(rows_at, bench, folder, run, step, some_items(task, choice.limit)) for task in bench.tasks
+    ]
+    parts.append(partial(dose_at, bench, folder, step))
+    if not choice.keep:
+        parts.append(partial(shutil.rmtree, layout.kept_checkpoint(folder, step), ignore_errors=True))
+    return parts
+
+
+def chosen_by_kl(candidates: Sequence[DoseRecord], points: int) -> list[int]:
+    """Steps before the last candidate, in order, at most points - 1: the first to reach each of equally spaced roots of the KL.
+
+    The largest of those roots is that of the farthest candidate. Candidates without a KL are passed over.
+    """
+    roots = [(record.step, math.sqrt(record.doses[FORWARD_KL])) for record in candidates if FORWARD_KL in record.doses]
+    farthest = max((root for _, root in roots), default=0.0)
+    if farthest == 0:
+        return []
+    levels = [farthest * number / points for number in range(1, points + 1)]
+    firsts = {next(step for step, root in roots if root >= level) for level in levels}
+    return sorted(firsts - {candidates[-1].step})[: points - 1]
+
+
+def candidate_at(bench: StudyContext, folder: Path, step: int, policy: Policy | None = None) -> None:
+    """Adds the candidate's line, unless it is there. policy: where it is loaded already."""
+    path = folder / layout.ALONG_CANDIDATES
+    known = read_jsonl(path, DoseRecord) if path.exists() else []
+    if any(record.step == step for record in known):
+        return
+    with contextlib.nullcontext(policy) if policy is not None else policy_at(bench, folder, step) as there:
+        write_jsonl(path, [*known, dose_record(bench, step, there)])
+
+
+def drop_others(folder: Path, candidates: Sequence[int], points: int) -> None:
+    """Deletes the adapters that no point needs."""
+    chosen = chosen_by_kl(read_jsonl(folder / layout.ALONG_CANDIDATES, DoseRecord), points)
+    for step in set(candidates) - set(chosen):
+        shutil.rmtree(layout.kept_checkpoint(folder, step), ignore_errors=True)
+
+
+def point_by_kl(bench: StudyContext, folder: Path, run: str, number: int, choice: AlongChoice) -> None:
+    """The point of a number among those before the last step; nothing where there are fewer."""
+    chosen = chosen_by_kl(read_jsonl(folder / layout.ALONG_CANDIDATES, DoseRecord), choice.points)
+    for part in point_at(bench, folder, run, chosen[number], choice) if number < len(chosen) else ():
+        part()
 
 
 def some_items(task: Task, limit: int | None) -> Task:
@@ -76,9 +129,12 @@ def write_dose(bench: StudyContext, folder: Path, step: int, policy: Policy) -> 
     """Adds the line of a step, unless it is there."""
     if step in measured_steps(folder):
         return
+    write_jsonl(folder / layout.ALONG, [*read_along(folder), dose_record(bench, step, policy)])
+
+
+def dose_record(bench: StudyContext, step: int, policy: Policy) -> DoseRecord:
     reference = bench.dose_states
-    record = DoseRecord(step=step, doses=doses(policy, reference), num_states=len(reference.states))
-    write_jsonl(folder / layout.ALONG, [*read_along(folder), record])
+    return DoseRecord(step=step, doses=doses(policy, reference), num_states=len(reference.states))
 
 
 def measured_steps(folder: Path) -> set[int]:

@@ -91,7 +91,8 @@ class AlongChoice:
     points: int = 6
     """Steps at most, the last one included."""
     spacing: Spacing = field(default="doubling", metadata=LATER)
-    """doubling: each step is half of the next; even: all are equally far apart."""
+    """doubling: each step is half of the next; even: all are equally far apart; kl: about equally far apart in the root of the
+    KL to the base, chosen among five times as many steps."""
     limit: int | None = None
     """Items of each task at a point: the first, of an exam some of each subject. Default: all that the task evaluates."""
     positions: int = 2048

@@ -15,14 +15,19 @@ from stateshape.policy.policy import Policy
 TEMPORARY = ".{}.tmp"
 
 
-Spacing = Literal["doubling", "even"]
+Spacing = Literal["doubling", "even", "kl"]
+CANDIDATES = 5  # per point, where points are chosen among them by KL
 
 
 def kept_steps(num_steps: int, points: int, spacing: Spacing = "doubling") -> list[int]:
-    """At most `points` different numbers of completed steps, in order; the last is num_steps.
+    """Different numbers of completed steps, in order; the last is num_steps. At most `points`, but for kl.
 
-    doubling: each is half of the next one. even: all are equally far apart, up to rounding.
+    doubling: each is half of the next one. even: all are equally far apart, up to rounding. kl: candidates, CANDIDATES per
+    point at most, each the same multiple of the one before, up to rounding; how far they are is not known yet.
     """
+    if spacing == "kl":
+        most = CANDIDATES * points
+        return sorted({round(num_steps ** (i / most)) for i in range(1, most)} | {num_steps})
     if spacing == "even":
         return sorted({-(-num_steps * i // points) for i in range(1, points + 1)})
     return sorted({-(-num_steps // 2**i) for i in range(min(points, num_steps.bit_length() + 1))})
