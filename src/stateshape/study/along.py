@@ -19,7 +19,7 @@ from stateshape.core import layout
 from stateshape.core.files import BadInput, read_jsonl, write_jsonl
 from stateshape.core.records import DoseRecord
 from stateshape.evals.evaluate import evaluate
-from stateshape.locality.doses import FORWARD_KL, doses
+from stateshape.locality.doses import FORWARD_KL, DoseStates, doses, some_rollouts
 from stateshape.policy.policy import Policy
 from stateshape.study.context import StudyContext
 from stateshape.study.measuring import MeasurementStep
@@ -31,6 +31,7 @@ from stateshape.train.kept_adapters import kept_steps
 
 PHASE = "along"
 AT_STEP = "along"  # the adapter's name while it is measured
+CANDIDATE_ROLLOUTS = 8  # one in so many of the base's rollouts says roughly how far a candidate is
 
 
 def along_run(
@@ -77,13 +78,14 @@ def chosen_by_kl(candidates: Sequence[DoseRecord], points: int) -> list[int]:
 
 
 def candidate_at(bench: StudyContext, folder: Path, step: int, policy: Policy | None = None) -> None:
-    """Adds the candidate's line, unless it is there. policy: where it is loaded already."""
+    """Adds the candidate's line, unless it is there: a rough distance. policy: where it is loaded already."""
     path = folder / layout.ALONG_CANDIDATES
     known = read_jsonl(path, DoseRecord) if path.exists() else []
     if any(record.step == step for record in known):
         return
     with contextlib.nullcontext(policy) if policy is not None else policy_at(bench, folder, step) as there:
-        write_jsonl(path, [*known, dose_record(bench, step, there)])
+        rough = some_rollouts(bench.dose_states, every=CANDIDATE_ROLLOUTS)
+        write_jsonl(path, [*known, dose_record(rough, step, there)])
 
 
 def drop_others(folder: Path, candidates: Sequence[int], points: int) -> None:
@@ -129,11 +131,10 @@ def write_dose(bench: StudyContext, folder: Path, step: int, policy: Policy) -> 
     """Adds the line of a step, unless it is there."""
     if step in measured_steps(folder):
         return
-    write_jsonl(folder / layout.ALONG, [*read_along(folder), dose_record(bench, step, policy)])
+    write_jsonl(folder / layout.ALONG, [*read_along(folder), dose_record(bench.dose_states, step, policy)])
 
 
-def dose_record(bench: StudyContext, step: int, policy: Policy) -> DoseRecord:
-    reference = bench.dose_states
+def dose_record(reference: DoseStates, step: int, policy: Policy) -> DoseRecord:
     return DoseRecord(step=step, doses=doses(policy, reference), num_states=len(reference.states))
 
 
