@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from stateshape.recipes.sft import SFT as SFT
     from stateshape.tasks.reading import Reading as Reading
     from stateshape.train.settings import TrainSettings as TrainSettings
+    from stateshape.trainers.callback import StateshapeCallback as StateshapeCallback
+    from stateshape.trainers.watch import watch_training as watch_training
 
 _HOME = {
     "GRPO": "recipes.grpo",
@@ -51,6 +53,7 @@ _HOME = {
     "OPDContinuation": "recipes.opd_continuation",
     "OPD": "recipes.opd",
     "Reading": "tasks.reading",
+    "StateshapeCallback": "trainers.callback",
     "TrainSettings": "train.settings",
     "audit": "api",
     "common_dose": "analysis.dose",
@@ -66,6 +69,7 @@ _HOME = {
     "scores_at_dose": "analysis.dose",
     "summarise": "evals.evaluate",
     "train_run": "api",
+    "watch_training": "trainers.watch",
 }
 __all__ = sorted(_HOME)
 

@@ -76,6 +76,16 @@ def tally_of(signal: Signal, per_token: Mapping[str, Tensor]) -> Tally:
     origin_N = states.origin_BT[signal.supervise_BT].cpu().numpy().astype(np.int64)
     depth_N = DEPTHS * (at_N - prompt_B[row_N]) // (length_B - prompt_B)[row_N]
     mass_N, logp_N = (per_token[name].detach().double().cpu().numpy() for name in ("mass", "learner_logp"))
+    return tally_at(origin_N, depth_N, logp_N, mass_N)
+
+
+def tally_at(
+    origin_N: Int64[ndarray, " N"],
+    depth_N: Int64[ndarray, " N"],
+    logp_N: Float64[ndarray, " N"],
+    mass_N: Float64[ndarray, " N"],
+) -> Tally:
+    """Of supervised tokens: who wrote each, the tenth of the response it is in, its log-prob under the learner, its mass."""
     bin_N = np.searchsorted(EDGES_NATS, np.maximum(-logp_N, 0.0), side="right") - 1
     place_N = np.ravel_multi_index((origin_N, depth_N, bin_N), SHAPE)
     return Tally(

@@ -45,12 +45,17 @@ def reference_of(base: Policy, task: GenerationTask, *, positions: int) -> Refer
     texts = neutral_texts(is_embedded=base.weights.source == "embedded")
     states = None
     if positions:
-        items = (task.test or task.train)[:REFERENCE_PROMPTS]
-        prompts = [base.fitted_prompt(item.asked, behind=REFERENCE_TOKENS) for item in items]
-        settings = SamplingSettings(max_new_tokens=REFERENCE_TOKENS, stops=task.stops)
+        prompts, settings = reference_prompts(base, task)
         rows = LocalSampler().sample(base, prompts, settings, seed=seed_for(0, "eval reference"))
         states = dose_states(base, prompts, [row.ids for row in rows], limit=positions, temperature=1.0)
     return Reference(states, texts, neutral_nats(base, texts))
+
+
+def reference_prompts(base: Policy, task: GenerationTask) -> tuple[list[list[int]], SamplingSettings]:
+    """What the base writes on, and how."""
+    items = (task.test or task.train)[:REFERENCE_PROMPTS]
+    prompts = [base.fitted_prompt(item.asked, behind=REFERENCE_TOKENS) for item in items]
+    return prompts, SamplingSettings(max_new_tokens=REFERENCE_TOKENS, stops=task.stops)
 
 
 class EvalWatch:
