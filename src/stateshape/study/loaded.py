@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from stateshape.core import layout
-from stateshape.core.files import read_json, write_json
-from stateshape.core.records import KlRecord, KlValue, RunRecord
+from stateshape.core.files import read_json, read_jsonl, write_json, write_jsonl
+from stateshape.core.records import EvalStep, KlRecord, KlValue, RunRecord, SupervisionMap
 from stateshape.core.sealed import is_finished
 from stateshape.core.seeds import seed_for
 from stateshape.locality.apart import OwnStates, kl_at, own_states
@@ -54,6 +54,7 @@ def measure_checkpoint(bench: StudyContext, spec: CheckpointSpec) -> list[str]:
                 warnings=[] if difference is None else [f"no KL to the base: {difference}"],
             )
             write_json(folder / layout.RUN, record)
+            take_curves(spec.checkpoint, folder)
             record = measured(
                 bench,
                 record,
@@ -85,6 +86,16 @@ def loaded(bench: StudyContext, spec: CheckpointSpec) -> Iterator[Policy]:
             bench.sampler.forget()
         del policy
         gc.collect()  # a model's modules refer to each other
+
+
+def take_curves(checkpoint: str, folder: Path) -> None:
+    """What was measured while the checkpoint was trained, where its folder holds that: its curves go into the report."""
+    if not Path(checkpoint).is_dir():
+        return
+    if (path := Path(checkpoint) / layout.EVAL_STEPS).exists():
+        write_jsonl(folder / layout.EVAL_STEPS, read_jsonl(path, EvalStep))
+    if (path := Path(checkpoint) / layout.SUPERVISION).exists():
+        write_json(folder / layout.SUPERVISION, read_json(path, SupervisionMap))
 
 
 # KL

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import peft
@@ -43,11 +42,14 @@ from stateshape.trainers.reading import adapters_off, reading, switch_adapters
 UNNAMED = "the model being trained"
 
 
-class Live:
-    """What Policy asks of weights. Every call has to be inside `reading()`; `__init__` sees to that itself."""
+class Live(SharedWeights):
+    """Read only: every call has to be inside `reading()`, as `__init__` is by itself."""
 
     def __init__(self, model: Any, tokenizer: Any, *, autocast: torch.dtype | None = None) -> None:
-        """autocast: the training's mixed precision. Raises BadInput for a model that can't be read."""
+        """autocast: the training's mixed precision. Raises BadInput for a model that can't be read.
+
+        Sets what Policy asks for, and nothing that changes the model as the class above does.
+        """
         self.whole = model
         self.adapter = adapter_of(model)
         self.model: Any = model.get_base_model() if self.adapter is not None else model
@@ -62,27 +64,22 @@ class Live:
         self.meter = Meter(self.device)
         module = self.model.get_output_embeddings()
         self.head = Head(module.weight, getattr(module, "bias", None))
-        check_tokens(cast(SharedWeights, self))
+        check_tokens(self)
         with reading(self.whole, self.device, autocast):
             self.passes = self._passes()
 
     def _passes(self) -> Passes:
         """The model's own forward pass; what it allows is tried out in the dtype it trains in."""
-        weights = cast(SharedWeights, self)
         limit = max(MAX_ROUNDED_GAP, MAX_ROUNDING * torch.finfo(self.dtype).eps)
-        with refusing(weights):
-            probe = make_probe(weights)
-            self.head = read_head(weights, run_own(weights, probe), limit)
+        with refusing(self):
+            probe = make_probe(self)
+            self.head = read_head(self, run_own(self, probe), limit)
             return Passes("general", habits=find_habits(self.model, probe.rows, limit=limit, cached_limit=limit))
 
     @property
     def is_whole(self) -> bool:
         """Whether the model's own parameters are trained, and no adapter."""
         return self.adapter is None
-
-    @cached_property
-    def vocabulary(self) -> dict[str, int]:
-        return dict(self.tokenizer.get_vocab())
 
     def frozen(self) -> Live:
         """The same with a copy of the head as it is now."""
@@ -93,12 +90,10 @@ class Live:
 
     def base(self) -> Policy:
         """The base: adapters off; of a model that is trained whole, the model as it is now."""
-        return Policy(cast(SharedWeights, self.frozen() if self.is_whole else self), None)
+        return Policy(self.frozen() if self.is_whole else self, None)
 
     def learner(self) -> Policy:
-        return Policy(cast(SharedWeights, self), self.adapter)
-
-    # what Policy asks
+        return Policy(self, self.adapter)
 
     def head_of(self, adapter: str | None, *, trainable: bool = False) -> Head:
         return self.head
@@ -143,7 +138,7 @@ def adapter_of(model: Any) -> str | None:
 
 def source_of(model: Any) -> str:
     """The base's name: of the embedded base as our commands know it."""
-    name = str(getattr(model.config, "_name_or_path", "") or "")
+    name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
     return EMBEDDED if name and Path(name).absolute() == base_folder().absolute() else name or UNNAMED
 
 
