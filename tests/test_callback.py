@@ -29,6 +29,14 @@ from stateshape.trainers.live import Live
 from stateshape.trainers.reading import reading
 
 
+@pytest.fixture(autouse=True, scope="module")
+def short_texts():
+    """Measured on little: what is measured is tested where it is made."""
+    with pytest.MonkeyPatch.context() as patch:
+        of.measure_little(patch)
+        yield
+
+
 class Watched:
     """A training of three steps with the callback attached."""
 
@@ -96,8 +104,9 @@ def test_what_it_saves_measures_as_the_model_did_at_the_end(kind, request):
 
 
 def test_supervision_is_measured_on_the_batch_of_the_next_step_before_its_update(with_lora):
-    """The trainer's own loss of that step, dropout aside: of a whole model there is none."""
     assert [line.step for line in with_lora.landed] == [0, 2]
+    assert with_lora.landed[0].values["surprisal_nats"] == with_lora.landed[0].values["base_surprisal_nats"]
+    assert with_lora.landed[1].values["surprisal_nats"] != with_lora.landed[1].values["base_surprisal_nats"]
 
 
 def test_the_surprisal_of_supervised_tokens_is_the_loss_of_the_trainer(whole):

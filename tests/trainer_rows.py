@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import peft
+import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 
@@ -26,6 +27,14 @@ PLAIN = {
 SMALL = {"task": "arithmetic", "retention": ["facts"], "every": 2, "limit": 2, "positions": 16}
 LORA = peft.LoraConfig(r=2, lora_dropout=0.2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
 ITEMS = load_task("arithmetic").train[:8]
+
+
+def measure_little(patch: pytest.MonkeyPatch) -> None:
+    """Few and short texts, so that an evaluation takes a fraction of a second."""
+    patch.setattr("stateshape.study.eval_watch.REFERENCE_PROMPTS", 4)
+    patch.setattr("stateshape.study.eval_watch.REFERENCE_TOKENS", 6)
+    patch.setattr("stateshape.tasks.embedded.MAX_NEW_TOKENS", 6)
+    patch.setattr("stateshape.evals.neutral.EMBEDDED_DOCUMENTS", 4)
 
 
 def tokenizer() -> Any:
