@@ -131,7 +131,10 @@ def test_the_values_are_in_the_trainers_own_log_and_do_not_cost_it_a_line(with_l
     assert [line["step"] for line in log if "eval_neutral_change" in line] == [0, 2, 3]
     assert [line["step"] for line in log if "loss" in line] == [1, 2, 3]
     assert [line["step"] for line in log if "locality/surprisal_nats" in line] == [1, 3]
-    assert next(line for line in log if "eval_facts/mc2" in line)["eval_facts/mc2"] == with_lora.evals[0].scores["facts"]["mc2"]
+    assert (
+        next(line for line in log if "eval_facts/mc2" in line)["eval_facts/mc2"]
+        == with_lora.evals[0].scores["facts"]["mc2"]
+    )
 
 
 def test_a_tracker_of_the_trainer_is_told(tmp_path, monkeypatch):
@@ -163,12 +166,17 @@ def test_reading_puts_back_everything_that_it_changes():
     needs = [parameter.requires_grad for parameter in trained.parameters()]
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
     live = Live(trained, of.tokenizer())
-    with pytest.raises(KeyboardInterrupt), reading(trained, live.device, torch.bfloat16):
-        live.base().activate()
-        assert not any(module.training for module in trained.modules())
-        assert not torch.is_grad_enabled()
-        random.random(), np.random.rand(), torch.rand(1)
-        raise KeyboardInterrupt
+
+    def stopped():
+        with reading(trained, live.device, torch.bfloat16):
+            live.base().activate()
+            assert not any(module.training for module in trained.modules())
+            assert not torch.is_grad_enabled()
+            random.random(), np.random.rand(), torch.rand(1)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
     assert modes == [module.training for module in trained.modules()]
     assert needs == [parameter.requires_grad for parameter in trained.parameters()]
     assert not any(getattr(module, "_disable_adapters", False) for module in trained.modules())
@@ -264,7 +272,12 @@ def test_completions_count_by_the_size_of_their_advantage_and_a_tools_text_does_
         }
     )
     first, second = batch.rows
-    assert (first.ids, first.first, first.at.tolist(), first.weight.tolist()) == ([3, 4, 7, 8, 9], 2, [2, 4], [2.0, 2.0])
+    assert (first.ids, first.first, first.at.tolist(), first.weight.tolist()) == (
+        [3, 4, 7, 8, 9],
+        2,
+        [2, 4],
+        [2.0, 2.0],
+    )
     assert (second.ids, second.first, second.at.tolist()) == ([5, 3, 4, 7, 1], 3, [3, 4])
     assert first.origin == second.origin == Origin.LEARNER
     assert batch.num_tokens == 10
@@ -276,7 +289,10 @@ def test_completions_count_by_the_size_of_their_advantage_and_a_tools_text_does_
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"task": "facts", "retention": []}, "task: got 'facts', which is multiple choice; expected a task that is answered"),
+        (
+            {"task": "facts", "retention": []},
+            "task: got 'facts', which is multiple choice; expected a task that is answered",
+        ),
         ({"retention": "facts"}, "retention: got 'facts'; expected a list of tasks; write"),
         ({"every": 0}, "every: got 0; expected steps"),
         ({"task": "arithmetics"}, "did you mean arithmetic"),
@@ -370,7 +386,9 @@ def test_a_loop_of_ones_own_is_watched_by_three_calls(tmp_path):
         "supervised_share", "surprisal_nats", "base_surprisal_nats", "mass_per_token", "reachability_gap_nats"
     )}  # fmt: skip
     assert second["eval/k3_distance"] > 0
-    assert {"adapter_config.json", "adapter_model.safetensors", layout.EVAL_STEPS} <= {p.name for p in (tmp_path / "mine").iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", layout.EVAL_STEPS} <= {
+        p.name for p in (tmp_path / "mine").iterdir()
+    }
 
 
 def test_an_audit_reads_the_folder_and_shows_its_curves(with_lora, tmp_path):

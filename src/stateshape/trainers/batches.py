@@ -1,8 +1,8 @@
 """What a trainer's batch supervises: rows, the tokens in them that the loss is about, and how much each counts.
 
-Reads batches of two kinds: `labels` beside `input_ids` (transformers' Trainer, TRL's SFTTrainer; padded, or packed with position
-ids that begin again), and completions with advantages (TRL's GRPOTrainer and RLOOTrainer). Of any other it says None. Knows no
-model. T: token, B: row.
+Reads batches of two kinds: `labels` beside `input_ids` (transformers' Trainer, TRL's SFTTrainer; padded, or packed with
+position ids that begin again), and completions with advantages (TRL's GRPOTrainer and RLOOTrainer). Of any other it says None.
+Knows no model. T: token, B: row.
 """
 
 from __future__ import annotations

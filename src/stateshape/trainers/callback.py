@@ -1,15 +1,15 @@
 """The watch for transformers' Trainer and all that are built on it: TRL's, Unsloth's, Axolotl's.
 
-A callback is told when steps end, but is not given the trainer: what it measures then goes to its own files and to the state's
-log_history, and no tracker hears of it. `attach(trainer)` gives it the trainer. Then the values are in the trainer's log too, by
-`Trainer.log` itself: TRL's own would average and forget the metrics of the steps since the last line. And batches are seen where
-the loss is computed, which is where supervision is known.
+A callback is told when steps end, but is not given the trainer: what it measures goes to its own files and to the state's
+log_history, and no tracker hears of it. `attach(trainer)` gives it the trainer. Then the values are in the trainer's log, too,
+by `Trainer.log` itself: TRL's own would average and forget the metrics of the steps since the last line. And batches are seen
+where the loss is computed, which is where supervision is known.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ from stateshape.trainers.watch import TrainingWatch, Values
 
 
 class StateshapeCallback(TrainerCallback):
-    """Forgetting, distance from the base, KL and where supervision lands, while a Trainer trains (docs/guides/other-trainers.md).
+    """Forgetting, drift, KL and where supervision lands, while a Trainer trains (docs/guides/other-trainers.md).
 
-    The first process measures; the training is the same to the bit with and without it.
+    The first process measures. The training is the same to the bit with and without it.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class StateshapeCallback(TrainerCallback):
         original = trainer.compute_loss
 
         @functools.wraps(original)
-        def compute_loss(model: Any, inputs: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        def compute_loss(model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
             if self.watch is not None and trainer.model is not None and trainer.model.training:
                 self.watch.see(inputs)
             return original(model, inputs, *args, **kwargs)

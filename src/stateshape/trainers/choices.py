@@ -49,7 +49,9 @@ def watched(
         tasks.append(some_items(one, limit))
     names = [one.name for one in tasks]
     if twice := [name for name in names if names.count(name) > 1]:
-        raise BadInput(f"retention: got two tasks named {shown(twice[0])}; expected different names; rename one of the files")
+        raise BadInput(
+            f"retention: got two tasks named {shown(twice[0])}; expected different names; rename one of the files"
+        )
     if not isinstance(tasks[0], GenerationTask):
         raise BadInput(
             f"task: got {shown(task)}, which is multiple choice; expected a task that is answered in free text; name it "

@@ -1,8 +1,8 @@
-"""Where the supervision of some batches lands: whose tokens, how deep in the response, how surprising to the learner and the base.
+"""Where the supervision of some batches lands: whose tokens, how deep in the response, how surprising to learner and base.
 
 Measured on the batches of the step after an evaluation, before their update. Adds up to a supervision map
-(locality/supervision.py). Mass is what the loss asks to move: 1 - p for cross-entropy, |A| (1 - p) for a policy gradient. Knows no
-trainer and writes no file. N: response token.
+(locality/supervision.py). Mass is what the loss asks to move: 1 - p for cross-entropy, |A| (1 - p) for a policy gradient.
+Knows no trainer and writes no file. N: response token.
 """
 
 from __future__ import annotations
@@ -97,7 +97,9 @@ def some_rows(rows: Sequence[SupervisedRow], *, longest: int | None) -> list[Sup
 
 def logps(policy: Policy, rows: Sequence[SupervisedRow], at: Sequence[np.ndarray]) -> np.ndarray:
     """fp64 [N]: log p of the rows' tokens at these places, given those before them."""
-    hidden_ND = policy.hidden_at([row.ids[: int(where[-1])] for row, where in zip(rows, at, strict=True)], [w - 1 for w in at])
+    hidden_ND = policy.hidden_at(
+        [row.ids[: int(where[-1])] for row, where in zip(rows, at, strict=True)], [w - 1 for w in at]
+    )
     targets = [row.ids[place] for row, where in zip(rows, at, strict=True) for place in where]
     targets_N = torch.tensor(targets, dtype=torch.int64, device=policy.device)
     return np.asarray(token_logp(hidden_ND, policy.head, targets_N).double().cpu().numpy())

@@ -126,11 +126,14 @@ def adapter_of(model: Any) -> str | None:
         return None
     name = model.active_adapter
     if isinstance(name, list | tuple) or name not in model.peft_config:
-        raise BadInput(f"model: got several active adapters ({shown(name)}); expected one; activate the one that is trained")
+        raise BadInput(
+            f"model: got several active adapters ({shown(name)}); expected one; activate the one that is trained"
+        )
     config = model.peft_config[name]
     if config.is_prompt_learning or config.is_adaption_prompt:
+        kind = str(config.peft_type).removeprefix("PeftType.")
         raise BadInput(
-            f"model: got an adapter of type {config.peft_type.value}; expected one inside the layers, such as LoRA; leave "
+            f"model: got an adapter of type {kind}; expected one inside the layers, such as LoRA; leave "
             "the callback out"
         )
     return str(name)

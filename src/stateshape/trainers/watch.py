@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import peft
 import torch
 
 from stateshape.core import layout
@@ -201,7 +202,7 @@ class TrainingWatch:
         if self.live.adapter is None:
             return False
         config = self.live.whole.peft_config[self.live.adapter]
-        return config.peft_type.value == "LORA" and not config.use_dora and not config.modules_to_save
+        return isinstance(config, peft.LoraConfig) and not config.use_dora and not config.modules_to_save
 
     def _land(self) -> Values:
         """Adds what was read of the step's batches, if anything was."""
