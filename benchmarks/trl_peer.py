@@ -32,6 +32,7 @@ from benchmarks.common import (
     now,
     start_device_peak,
 )
+from stateshape.policy.settings import ALL_LINEAR
 
 Settings = TypeVar("Settings")
 LR = 1e-6  # so low that every repeat samples from nearly the same policy, on both sides
@@ -54,7 +55,7 @@ def peer_lora() -> LoraConfig:
         r=LORA.rank,
         lora_alpha=LORA.alpha,
         lora_dropout=0.0,
-        target_modules=list(LORA.targets),
+        target_modules=ALL_LINEAR if ALL_LINEAR in LORA.targets else list(LORA.targets),  # peft's word is a string
         task_type="CAUSAL_LM",
     )
 
