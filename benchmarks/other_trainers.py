@@ -3,9 +3,10 @@
     OMP_NUM_THREADS=1 taskset -c 1 python -m benchmarks.other_trainers [--trainers trainer sft grpo] [--model FOLDER]
 
 Each pair trains the same rows with transformers' Trainer, TRL's SFTTrainer or TRL's GRPOTrainer (TRL: the `bench` extra), by
-LoRA of rank 16 in batches of 4; who goes first changes from pair to pair. `watch s` is what the callback says it spent on measuring, `per
-evaluation` that over its evaluations. `elsewhere` is what is left of the difference between the two, per step: the hooks
-themselves, and the noise of the machine. Losses have to be equal to the bit. Writes results/bench/other_trainers.json.
+LoRA of rank 16 in batches of 4; who goes first changes from pair to pair. `watch s` is what the callback says it spent on
+measuring, `per evaluation` that over its evaluations. `elsewhere` is what is left of the difference between the two, per
+step: the hooks themselves, and the noise of the machine. Losses have to be equal to the bit. Writes
+results/bench/other_trainers.json.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +114,21 @@ def test_in_sft_the_surprisal_of_supervised_tokens_is_trls_loss(tmp_path):
     losses = [loss for loss, _ in of.steps_of(trainer)]
     assert first.values["surprisal_nats"] == pytest.approx(losses[0], rel=1e-4)
     assert second.values["surprisal_nats"] == pytest.approx(losses[2], rel=1e-4)
+
+
+def load_example() -> Any:
+    spec = importlib.util.spec_from_file_location("watch_trl", Path(__file__).parents[1] / "examples" / "watch_trl.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sft", "grpo"])
+def test_the_example_of_the_guide_runs(kind, tmp_path):
+    example = load_example()
+    trainer = example.watched(getattr(example, kind)(str(tmp_path / "out"), 2), str(tmp_path / "out"))
+    trainer.train()
+    assert [line.step for line in read_jsonl(tmp_path / "out" / layout.EVAL_STEPS, EvalStep)] == [0, 1, 2]
+    assert (tmp_path / "out" / layout.SUPERVISION).exists()
