@@ -224,6 +224,20 @@ def test_a_measurement_that_fails_is_said_once_and_the_training_goes_on(tmp_path
     assert [line.step for line in read_jsonl(tmp_path / "watched" / layout.EVAL_STEPS, EvalStep)] == [0]
 
 
+def test_a_first_evaluation_that_fails_is_one_line_before_the_first_step(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+
+    monkeypatch.setattr("stateshape.trainers.watch.eval_step", fail)
+    trainer = of.plain_trainer(tmp_path / "hf", of.model())
+    StateshapeCallback(out=tmp_path / "watched", **of.SMALL).attach(trainer)
+    with pytest.raises(
+        BadInput, match=r"before the first step failed .* give a smaller limit if memory was short"
+    ) as refused:
+        trainer.train()
+    assert "\n" not in str(refused.value)
+
+
 def test_batches_of_another_kind_are_said_once_and_cost_the_supervision_map_alone(tmp_path, caplog):
     watch = watch_training(of.model(), of.tokenizer(), out=tmp_path, num_steps=4, **of.SMALL)
     with caplog.at_level(logging.WARNING, logger="stateshape"):

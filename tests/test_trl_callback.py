@@ -55,6 +55,18 @@ def grpo_trainer(folder: Path, **more: Any) -> Any:
     )
 
 
+def rloo_trainer(folder: Path, **more: Any) -> Any:
+    settings = {"num_generations": 2, "max_completion_length": 8}
+    return trl.RLOOTrainer(
+        model=of.model(lora=False),
+        reward_funcs=in_turn,
+        args=trl.RLOOConfig(str(folder), **of.PLAIN, **settings),
+        train_dataset=datasets.Dataset.from_list([{"prompt": item.prompt} for item in of.ITEMS]),
+        processing_class=of.tokenizer(),
+        peft_config=of.LORA,
+    )
+
+
 CASES = [
     (sft_trainer, {}),
     (sft_trainer, {"packing": True, "max_length": 64, "lora": None}),
@@ -62,6 +74,8 @@ CASES = [
     (grpo_trainer, {}),
     (grpo_trainer, {"beta": 0.1, "num_iterations": 2}),
     (grpo_trainer, {"lora": None}),
+    (sft_trainer, {"bf16": True}),
+    (rloo_trainer, {}),
 ]
 OFTEN = {0, 3}  # the others take as long
 
@@ -122,6 +136,26 @@ def load_example() -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.mark.slow
+def test_in_dpo_all_but_supervision_is_measured(tmp_path, caplog):
+    rows = [
+        {"prompt": item.prompt, "chosen": item.completion, "rejected": (item.completion or "")[::-1]}
+        for item in of.ITEMS
+    ]
+    trainer = trl.DPOTrainer(
+        model=of.model(lora=False),
+        args=trl.DPOConfig(str(tmp_path / "hf"), **of.PLAIN),
+        train_dataset=datasets.Dataset.from_list(rows),
+        processing_class=of.tokenizer(),
+        peft_config=of.LORA,
+    )
+    StateshapeCallback(out=tmp_path / "watched", **of.SMALL).attach(trainer)
+    trainer.train()
+    assert [line.step for line in read_jsonl(tmp_path / "watched" / layout.EVAL_STEPS, EvalStep)] == [0, 2, 3]
+    assert not (tmp_path / "watched" / layout.SUPERVISION).exists()
+    assert sum("neither labels nor advantages" in record.getMessage() for record in caplog.records) == 1
 
 
 @pytest.mark.slow

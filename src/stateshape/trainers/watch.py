@@ -19,7 +19,7 @@ import peft
 import torch
 
 from stateshape.core import layout
-from stateshape.core.files import append_jsonl, drop_cut_off_line, read_jsonl, write_json, write_jsonl
+from stateshape.core.files import BadInput, append_jsonl, drop_cut_off_line, read_jsonl, write_json, write_jsonl
 from stateshape.core.records import EvalStep, LocalityRecord
 from stateshape.core.wording import one_line
 from stateshape.locality.counts import StepCounts, kept, step_counts
@@ -85,6 +85,7 @@ class TrainingWatch:
     """Of one training. values: the latest, by the names that trackers are told; seconds: spent on measuring."""
 
     def __init__(self, choice: Watched, live: Live, *, num_steps: int, num_done: int = 0) -> None:
+        """Raises BadInput."""
         self.choice, self.live, self.num_done = choice, live, num_done
         self.steps = choice.settings.steps(num_steps)
         self.folder = choice.folder
@@ -95,12 +96,24 @@ class TrainingWatch:
         self._pending: tuple[int, float | None] | None = None  # an evaluated step, and the surprisal of own texts then
         self._landing = Landing()
         self._keep_until(num_done)
+        try:
+            self._begin()
+        except BadInput:
+            raise
+        except Exception as error:
+            raise BadInput(
+                f"watch: the evaluation before the first step failed ({one_line(str(error), limit=200)}); expected a model "
+                "that can be run here; give a smaller limit if memory was short, or leave the watch out"
+            ) from error
+
+    def _begin(self) -> None:
+        """Measures the base, while it is there."""
         with self._reading():
-            base = live.base()
-            self.base = None if live.is_whole else base
-            self.reference = reference_of(base, choice.task, positions=choice.settings.positions)
-            self.prompts = reference_prompts(base, choice.task)
-        if num_done == 0:
+            base = self.live.base()
+            self.base = None if self.live.is_whole else base
+            self.reference = reference_of(base, self.choice.task, positions=self.choice.settings.positions)
+            self.prompts = reference_prompts(base, self.choice.task)
+        if self.num_done == 0:
             self._evaluate(0)
 
     def _keep_until(self, num_done: int) -> None:
@@ -147,7 +160,9 @@ class TrainingWatch:
                 one_line(str(error) or type(error).__name__, limit=200),
                 self.folder,
             )
-            return {}
+        if self.live.device.type == "cuda":
+            torch.cuda.empty_cache()  # what was begun would otherwise stay reserved beside the training
+        return {}
 
     def _read(self, batch: Mapping[str, Any]) -> Values:
         found = read_batch(batch)
