@@ -4,9 +4,9 @@
 
 Each pair trains the same rows with transformers' Trainer, TRL's SFTTrainer or TRL's GRPOTrainer (TRL: the `bench` extra), by
 LoRA of rank 16 in batches of 4; who goes first changes from pair to pair. `watch s` is what the callback says it spent on
-measuring, `per evaluation` that over its evaluations. `elsewhere` is what is left of the difference between the two, per
+measuring, `per evaluation` that over its evaluations. `else` is what is left of the difference between the two, per
 step: the hooks themselves, and the noise of the machine. Losses have to be equal to the bit. Writes
-results/bench/other_trainers.json.
+results/bench/other-trainers-MODEL.json.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import DEVICE, RESULTS, TRIED, Row, origin, quiet_peers, write_json
+from benchmarks.common import DEVICE, RESULTS, TRIED, Row, model_label, origin, quiet_peers, write_json
 from benchmarks.trl_peer import peer_lora, peer_model, peer_tokenizer
 from stateshape.tasks.items import GenerationItem
 from stateshape.tasks.load import load_task
@@ -161,7 +161,7 @@ def main() -> None:
     sizes = {"steps": asked.steps, "every": asked.every, "limit": asked.limit, "repeats": asked.repeats}
     quiet_peers()
     rows = [measure(name, asked.model, **sizes) for name in asked.trainers]
-    table = Table("trainer", "step s", "per evaluation s", "in steps", "elsewhere s/step", "watch s")
+    table = Table("trainer", "step s", "per evaluation s", "in steps", "else s/step", "watch s")
     for row in rows:
         table.add_row(
             row["name"],
@@ -172,9 +172,8 @@ def main() -> None:
             " ".join(f"{seconds:.1f}" for seconds in row["watch_seconds"]),
         )
     Console().print(table, f"{torch.get_num_threads()} threads; {asked.limit} items of each task")
-    label = "" if asked.model == "embedded" else f"_{Path(asked.model).name}"
-    folder = TRIED if asked.quick else RESULTS
-    write_json(folder / f"other_trainers{label}.json", {"rows": rows, "origin": origin(asked.model)})
+    place = (TRIED if asked.quick else RESULTS) / f"other-trainers-{model_label(asked.model)}.json"
+    write_json(place, {"rows": rows, "origin": origin(asked.model)})
 
 
 if __name__ == "__main__":

@@ -195,7 +195,7 @@ def test_a_resumed_training_goes_on_with_the_same_file(tmp_path):
     resumed = trainer(4)
     resumed.train(resume_from_checkpoint=str(tmp_path / "hf" / "checkpoint-2"))
     assert [line.step for line in read_jsonl(tmp_path / "watched" / layout.EVAL_STEPS, EvalStep)] == [0, 2, 4]
-    assert [line.step for line in read_jsonl(tmp_path / "watched" / layout.LOCALITY, LocalityRecord)] == [0]
+    assert [line.step for line in read_jsonl(tmp_path / "watched" / layout.LOCALITY, LocalityRecord)] == [0, 2]
 
 
 # Nothing is lost
@@ -221,6 +221,7 @@ def test_a_measurement_that_fails_is_said_once_and_the_training_goes_on(tmp_path
     assert "after step 2 (no memory left\\nfor that); the training goes on" in said[0]
     assert trainer.state.global_step == 3
     assert trainer.model.training
+    assert (tmp_path / "watched" / "adapter_model.safetensors").exists()
     assert [line.step for line in read_jsonl(tmp_path / "watched" / layout.EVAL_STEPS, EvalStep)] == [0]
 
 

@@ -113,16 +113,20 @@ class TrainingWatch:
             self.base = None if self.live.is_whole else base
             self.reference = reference_of(base, self.choice.task, positions=self.choice.settings.positions)
             self.prompts = reference_prompts(base, self.choice.task)
-        if self.num_done == 0:
-            self._evaluate(0)
+        if self.num_done in self.steps:
+            self._evaluate(self.num_done)
 
     def _keep_until(self, num_done: int) -> None:
-        """Forgets what a stopped training left after the checkpoint that it goes on from."""
+        """Forgets what a stopped training left after the checkpoint that it goes on from.
+
+        An evaluation at the checkpoint itself is made again: what belongs to it is read from the step after it.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / layout.EVAL_STEPS
         if path.exists():
             drop_cut_off_line(path)
-            write_jsonl(path, [record for record in read_jsonl(path, EvalStep) if record.step <= num_done])
+            first_gone = num_done if num_done in self.steps else num_done + 1
+            write_jsonl(path, [record for record in read_jsonl(path, EvalStep) if record.step < first_gone])
         kept(self.folder / layout.LOCALITY, LocalityRecord, num_done)
         self.total = Tally()
         for counts in kept(self.folder / layout.SUPERVISION_STEPS, StepCounts, num_done):
@@ -132,24 +136,26 @@ class TrainingWatch:
 
     def see(self, batch: Mapping[str, Any]) -> None:
         """A batch, before its loss is computed: read in the step after an evaluation."""
-        if self._pending is not None and self.is_landing_read:
+        if self.is_on and self._pending is not None and self.is_landing_read:
             self._or_off(lambda: self._read(batch))
 
     def step(self, num_done: int) -> Values:
         """To be called after every step. What was measured by it, by name; empty where nothing was."""
-        return self._or_off(lambda: self._step(num_done))
+        return self._or_off(lambda: self._step(num_done)) if self.is_on else {}
 
     def finish(self, *, save_model: bool = True, is_last: bool = True) -> Values:
         """Evaluates the end, if it was not, and saves the adapter or the model.
 
         is_last: whether the model is that of the last step; a trainer may have put an earlier one back.
         """
-        return self._or_off(lambda: self._finish(save_model, is_last))
+        self._pending = None
+        values = self._or_off(lambda: self._evaluate(self.num_done)) if is_last and self.is_on else {}
+        if save_model:
+            self._or_off(self._save)  # also where measuring has failed
+        return values
 
     def _or_off(self, do: Callable[[], Values]) -> Values:
         """Whatever goes wrong switches the watch off: a training is worth more than its curves."""
-        if not self.is_on:
-            return {}
         try:
             return do()
         except Exception as error:
@@ -182,12 +188,9 @@ class TrainingWatch:
         values = self._land()
         return values | (self._evaluate(num_done) if num_done in self.steps else {})
 
-    def _finish(self, save_model: bool, is_last: bool) -> Values:
-        values = self._evaluate(self.num_done) if is_last else {}
-        self._pending = None
-        if save_model:
-            save(self.live, self.folder)
-        return values
+    def _save(self) -> Values:
+        save(self.live, self.folder)
+        return {}
 
     # Measuring
 
@@ -221,10 +224,11 @@ class TrainingWatch:
 
     def _land(self) -> Values:
         """Adds what was read of the step's batches, if anything was."""
-        if self._pending is None or self._landing.num_supervised == 0:
-            return {}
-        (step, own_surprisal), landing = self._pending, self._landing
+        pending, landing = self._pending, self._landing
         self._pending, self._landing = None, Landing()
+        if pending is None or landing.num_supervised == 0:
+            return {}
+        step, own_surprisal = pending
         record = LocalityRecord(
             step=step, values=landing.values(own_surprisal), by_depth={"mass": landing.tally.mass_by_depth()}
         )
