@@ -14,7 +14,7 @@ export GOMP_SPINCOUNT ?= 5000
 INSTALL := PYTHON="$(PYTHON)" TORCH="$(TORCH)" scripts/install.sh .venv
 DEPENDENCIES := pyproject.toml constraints.txt scripts/install.sh
 
-.PHONY: study test test-slow test-vllm test-ray test-trackers test-lm-eval test-old-processor check docs results bench gpu clean
+.PHONY: study test test-slow test-vllm test-ray test-trackers test-lm-eval test-trl test-old-processor check docs results bench gpu clean
 
 study: .venv/.installed  ## the embedded study: seven rows, three seeds (SEEDS=0 for one)
 	$(BIN)/stateshape study quickstart --out $(OUT) --seeds $(SEEDS)
@@ -31,6 +31,9 @@ test-trackers: .venv/.installed-trackers  ## trackio and MLflow with their local
 
 test-lm-eval: .venv/.installed-lm-eval  ## lm-evaluation-harness's tasks; installs it: 37 packages, 270 MB, about a minute
 	$(BIN)/python -m pytest tests/test_harness.py tests/test_harness_names.py tests/test_docs.py -k "harness or lm-eval"
+
+test-trl: .venv/.installed-bench  ## tests inside TRL's trainers and against its losses; installs it
+	$(BIN)/python -m pytest tests/test_trl_callback.py tests/test_trl_agreement.py -m "slow or not slow"
 
 test-ray: .venv/.installed-ray  ## tests with a real Ray of several processes; installs it: 240 MB, under a minute
 	$(BIN)/python -m pytest tests/test_executor.py tests/test_ray.py -k ray

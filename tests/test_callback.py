@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import peft
@@ -196,6 +200,18 @@ def test_a_resumed_training_goes_on_with_the_same_file(tmp_path):
     resumed.train(resume_from_checkpoint=str(tmp_path / "hf" / "checkpoint-2"))
     assert [line.step for line in read_jsonl(tmp_path / "watched" / layout.EVAL_STEPS, EvalStep)] == [0, 2, 4]
     assert [line.step for line in read_jsonl(tmp_path / "watched" / layout.LOCALITY, LocalityRecord)] == [0, 2]
+
+
+@pytest.mark.slow
+def test_of_two_processes_the_first_measures_and_both_train_as_without_it(tmp_path):
+    script = Path(__file__).parent / "watched_ranks.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run([*command, str(tmp_path)], env=environment, check=True, capture_output=True, timeout=300)
+    ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
+    assert [rank["measured"] for rank in ranks] == [True, False]
+    assert ranks[0]["watched"] == ranks[0]["alone"] == ranks[1]["watched"] == ranks[1]["alone"]
+    assert [line.step for line in read_jsonl(tmp_path / "watched" / layout.EVAL_STEPS, EvalStep)] == [0, 2, 3]
 
 
 # Nothing is lost
