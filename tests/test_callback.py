@@ -27,6 +27,7 @@ from stateshape.evals.neutral import neutral_nats, neutral_texts
 from stateshape.policy.open import open_policy
 from stateshape.policy.settings import ModelSettings
 from stateshape.study.along import some_items
+from stateshape.study.loaded import take_curves
 from stateshape.tasks.load import load_task
 from stateshape.trainers.batches import read_batch
 from stateshape.trainers.live import Live
@@ -422,6 +423,15 @@ def test_a_loop_of_ones_own_is_watched_by_three_calls(tmp_path):
     }
 
 
+def test_an_audit_takes_the_curves_of_the_folder_along(with_lora, tmp_path):
+    take_curves(str(with_lora.out), tmp_path)
+    assert read_jsonl(tmp_path / layout.EVAL_STEPS, EvalStep) == with_lora.evals
+    assert read_json(tmp_path / layout.SUPERVISION, SupervisionMap).cells
+    take_curves("embedded", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.slow
 def test_an_audit_reads_the_folder_and_shows_its_curves(with_lora, tmp_path):
     words = ["audit", "embedded", str(with_lora.out), "--task", "arithmetic", "--retention", "facts", "--limit", "2"]
     small = ["--prompts", "2", "--cuts", "1", "--max-new-tokens", "4", "--no-hidden", "--device", "cpu", "--quiet"]
