@@ -13,6 +13,7 @@ from importlib.metadata import version
 import tyro
 
 from stateshape.cli.audit import audit
+from stateshape.cli.config_file import with_config
 from stateshape.cli.data import data
 from stateshape.cli.doctor import doctor
 from stateshape.cli.drift import drift
@@ -71,9 +72,9 @@ def run(args: Sequence[str]) -> None:
         hint = f"did you mean {near[0]}?" if near else "see stateshape --help"
         raise BadInput(f"command: got {shown(args[0])}; expected one of {', '.join(sorted(COMMANDS))}; {hint}")
     if len(args) > 1 and args[0] == "train" and not args[1].startswith("-"):
-        train = deferred(train_command(args[1]))
-        prog = f"stateshape train {args[1]}"
-        parsed(lambda: tyro.cli(train, prog=prog, args=spelled(args[2:]), config=MARKERS), prog=prog)()
+        command, prog = train_command(args[1]), f"stateshape train {args[1]}"
+        given = spelled(with_config(args[2:], command, prog=prog))
+        parsed(lambda: tyro.cli(deferred(command), prog=prog, args=given, config=MARKERS), prog=prog)()
         return
     if list(args[:2]) == ["study", "status"]:
         prog = "stateshape study status"

@@ -38,6 +38,7 @@ Args:
     eval: Evaluate the run while it trains (docs/guides/watch.md).
     report_to: Experiment trackers: tensorboard, trackio, wandb, mlflow. Default: none.
     processes: Train in N processes on this machine, one per GPU, or sharing the cores (docs/guides/data_parallel.md).
+    config: YAML file with any of these flags as keys: `lr: 1e-3`, `lora: {rank: 8}`. Flags on the command line win.
     profile: Print time and memory per phase, and write profile.json; adds one step, without its update.
     quiet: No progress output.
     json_events: Report progress as JSON lines on stderr.
@@ -83,6 +84,7 @@ def train_command(name: str) -> Callable[..., None]:
         eval: Any = EvalSettings(),  # noqa: B008
         report_to: list[str] = [],  # noqa: B006
         processes: int = 1,
+        config: str | None = None,  # the parser has read it
         profile: bool = False,
         quiet: bool = False,
         json_events: bool = False,
