@@ -24,6 +24,7 @@ from stateshape.cli.methods import methods
 from stateshape.cli.new import new
 from stateshape.cli.power import power
 from stateshape.cli.publish import publish
+from stateshape.cli.schema import schema
 from stateshape.cli.serve import serve
 from stateshape.cli.states import states
 from stateshape.cli.study import report, study
@@ -47,6 +48,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "states": states,
     "data": data,
     "new": new,
+    "schema": schema,
     "doctor": doctor,
     "serve": serve,
     "embedded": embedded,
