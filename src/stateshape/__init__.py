@@ -5,7 +5,8 @@ The names below are the whole public Python interface; each is imported when fir
     policy = open_policy("embedded")                                   # or a folder, a run, a hub id
     rows = evaluate(policy, load_task("arithmetic", limit=200))
     run = train_run(SFT(), model="embedded", task="arithmetic", out="runs/sft", settings=TrainSettings(steps=50))
-    run_study("quickstart", out="studies/q", seeds=[0])                    # trains, measures, compares, reports
+    study = run_study("quickstart", out="studies/q", seeds=[0])            # trains, measures, compares, reports
+    open_study("studies/q").table2().to_pandas()                           # at any later time, also while it runs
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from stateshape.api import load_task as load_task
     from stateshape.api import measure_drift as measure_drift
     from stateshape.api import open_policy as open_policy
+    from stateshape.api import open_study as open_study
     from stateshape.api import publish as publish
     from stateshape.api import run_study as run_study
     from stateshape.api import train_run as train_run
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from stateshape.train.settings import TrainSettings as TrainSettings
     from stateshape.trainers.callback import StateshapeCallback as StateshapeCallback
     from stateshape.trainers.watch import watch_training as watch_training
+    from stateshape.views.study import Study as Study
 
 _HOME = {
     "GRPO": "recipes.grpo",
@@ -54,6 +57,7 @@ _HOME = {
     "OPD": "recipes.opd",
     "Reading": "tasks.reading",
     "StateshapeCallback": "trainers.callback",
+    "Study": "views.study",
     "TrainSettings": "train.settings",
     "audit": "api",
     "common_dose": "analysis.dose",
@@ -64,6 +68,7 @@ _HOME = {
     "matched": "analysis.dose",
     "measure_drift": "api",
     "open_policy": "api",
+    "open_study": "api",
     "publish": "api",
     "run_study": "api",
     "scores_at_dose": "analysis.dose",

@@ -6,9 +6,10 @@ report needs no tensor library.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,12 +17,12 @@ from typing import TYPE_CHECKING
 from stateshape.core import layout
 from stateshape.core.files import BadInput, check_output, read_json
 from stateshape.core.locks import REPORT_LOCK, hold
-from stateshape.core.progress import Reporter, Silent
+from stateshape.core.progress import Reporter
 from stateshape.core.wording import shown
 
 if TYPE_CHECKING:
-    from stateshape.core.records import DriftRecord, EvalRow, Operators, RunRecord
-    from stateshape.core.study_records import Audit, Comparison
+    from stateshape.core.records import DriftRecord, Operators, RunRecord
+    from stateshape.core.study_records import Audit
     from stateshape.evals.harness_lm import PolicyLM
     from stateshape.evals.settings import EvalSettings
     from stateshape.locality.settings import LocalitySettings
@@ -30,20 +31,31 @@ if TYPE_CHECKING:
     from stateshape.recipes.recipe import Recipe
     from stateshape.report.cards import Published
     from stateshape.sampling.served.check import SamplerName
+    from stateshape.sampling.text_policy import TextPolicy
     from stateshape.study.plan import DriftChoice, Plan, StudyFile
     from stateshape.tasks.reading import Reading
     from stateshape.tasks.task import Task
     from stateshape.train.settings import TrainSettings
+    from stateshape.views.evaluation import Evaluation
+    from stateshape.views.study import Study
 
 PathLike = str | Path
 
 
-def open_policy(source: str, settings: ModelSettings | None = None) -> Policy:
-    """A frozen policy: "embedded", a model folder, a hub id, a run folder or an adapter folder."""
+def open_policy(source: str, settings: ModelSettings | None = None) -> TextPolicy:
+    """A frozen policy: "embedded", a model folder, a hub id, a run folder or an adapter folder. `generate` writes text."""
     from stateshape.policy.open import open_policy as open_policy_from
     from stateshape.policy.settings import ModelSettings
+    from stateshape.sampling.text_policy import TextPolicy
 
-    return open_policy_from(source, settings or ModelSettings())
+    return TextPolicy(open_policy_from(source, settings or ModelSettings()), source)
+
+
+def open_study(folder: PathLike) -> Study:
+    """A study's or an audit's folder: tables, verdicts, states and figures. Reads its plan alone; rebuilds nothing."""
+    from stateshape.views.study import Study
+
+    return Study(Path(folder))
 
 
 def load_task(
@@ -68,11 +80,17 @@ def load_task(
     return load_task_from(name, data_dir=folder, limit=limit, shots=shots, reading=reading)
 
 
-def evaluate(policy: Policy, task: Task) -> list[EvalRow]:
-    """Evaluates a policy on a task: one row per item, in the task's order. `summarise` gives their means."""
-    from stateshape.evals.evaluate import evaluate as evaluate_policy
+def evaluate(policy: Policy, task: Task) -> Evaluation:
+    """Evaluates a policy on a task: one row per item, in the task's order. `summarise` gives their means.
 
-    return evaluate_policy(policy, task)
+    Returns: a list of rows that can also be taken as a frame: to_pandas(), to_polars(), to_arrow().
+    """
+    from stateshape.evals.evaluate import evaluate as evaluate_policy
+    from stateshape.views.evaluation import Evaluation
+
+    with reporting(None) as told:
+        rows = evaluate_policy(policy, task, progress=told.track(f"evaluate {task.name}", "items"))
+    return Evaluation(rows, task=task.name)
 
 
 def lm_eval_model(policy: Policy) -> PolicyLM:
@@ -130,33 +148,35 @@ def train_run(
         servers: Addresses of the vLLM servers.
         evals: How often and on what it is evaluated while it trains (docs/guides/watch.md). Default: not at all.
         report_to: Experiment trackers: tensorboard, trackio, wandb, mlflow. Default: none.
+        reporter: What is told of its progress. Default: the notebook that it runs in, or nothing in a plain script.
     """
     from stateshape.policy.settings import ModelSettings
     from stateshape.recipes.recipe import recipe_name
     from stateshape.study.single import train_single
     from stateshape.train.settings import TrainSettings
 
-    return train_single(
-        name or recipe_name(recipe),
-        recipe,
-        model=model,
-        task_name=task,
-        folder=Path(out),
-        seed=seed,
-        data_dir=None if data_dir is None else Path(data_dir),
-        settings=settings or TrainSettings(),
-        model_settings=model_settings or ModelSettings(),
-        reporter=reporter or Silent(),
-        operators=operators,
-        along=along,
-        reading=reading,
-        start=start,
-        locality=locality,
-        sampler=sampler,
-        servers=servers,
-        evals=evals,
-        report_to=report_to,
-    )
+    with reporting(reporter) as told:
+        return train_single(
+            name or recipe_name(recipe),
+            recipe,
+            model=model,
+            task_name=task,
+            folder=Path(out),
+            seed=seed,
+            data_dir=None if data_dir is None else Path(data_dir),
+            settings=settings or TrainSettings(),
+            model_settings=model_settings or ModelSettings(),
+            reporter=told,
+            operators=operators,
+            along=along,
+            reading=reading,
+            start=start,
+            locality=locality,
+            sampler=sampler,
+            servers=servers,
+            evals=evals,
+            report_to=report_to,
+        )
 
 
 def measure_drift(
@@ -181,16 +201,17 @@ def measure_drift(
     from stateshape.study.plan import DriftChoice
     from stateshape.study.single import drift_between
 
-    return drift_between(
-        a,
-        b,
-        task_name=task,
-        data_dir=None if data_dir is None else Path(data_dir),
-        choice=choice or DriftChoice(),
-        seed=seed,
-        model_settings=model_settings or ModelSettings(),
-        reporter=Silent(),
-    )
+    with reporting(None) as told:
+        return drift_between(
+            a,
+            b,
+            task_name=task,
+            data_dir=None if data_dir is None else Path(data_dir),
+            choice=choice or DriftChoice(),
+            seed=seed,
+            model_settings=model_settings or ModelSettings(),
+            reporter=told,
+        )
 
 
 def plan_study(
@@ -229,34 +250,35 @@ def run_study(
     reporter: Reporter | None = None,
     operators: Operators | None = None,
     accept_changes: bool = False,
-) -> Comparison:
+) -> Study:
     """Runs or resumes a study (a preset's name, a YAML file, or a StudyFile) and writes its report into `out`.
+
+    Returns: the study, as `open_study` gives it.
 
     Args:
         jobs: runs at a time, each in a process of its own (so that the calling script needs `if __name__ == "__main__"`).
+        reporter: what is told of its progress. Default: the notebook that it runs in, or nothing in a plain script.
         operators: where given, filled with what a step of each run spends its time on; takes one job.
         accept_changes: goes on with finished files that were changed, and puts that on record.
     """
-    from stateshape.core.study_records import Comparison
     from stateshape.study.execute import REPORT_S, execute
 
     plan, folder = plan_study(study, seeds=seeds), Path(out)
     data = None if data_dir is None else Path(data_dir)
-    reporter = reporter or Silent()
     check_output(folder)
-    with hold(folder):
+    with reporting(reporter) as told, hold(folder):
         execute(
             plan,
             folder,
             data_dir=data,
-            reporter=reporter,
+            reporter=told,
             jobs=jobs,
             operators=operators,
             accept_changes=accept_changes,
         )
         with hold(folder, name=REPORT_LOCK, wait_s=REPORT_S):
             _write_results(folder)
-    return read_json(folder / layout.COMPARISON, Comparison)
+    return open_study(folder)
 
 
 def report_study(
@@ -357,6 +379,19 @@ def publish(
         if repository is None:
             return str(target)
         return files.upload(target, repository, "dataset" if is_dataset else "model", is_private=is_private)
+
+
+@contextlib.contextmanager
+def reporting(reporter: Reporter | None) -> Iterator[Reporter]:
+    """The reporter that is given, or the one for where this runs, which is stopped at the end."""
+    from stateshape.views.progress import default_reporter
+
+    told = reporter or default_reporter()
+    try:
+        yield told
+    finally:
+        if reporter is None:
+            told.stop()
 
 
 def _published(folder: Path, repository: str | None, base_model: str | None, *, is_study: bool) -> Published:

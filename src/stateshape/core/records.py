@@ -29,6 +29,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from stateshape.core import html
+
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 
 
@@ -265,6 +267,18 @@ class DriftRecord:
         default_factory=dict
     )  # of base states: the kernel's length, by prefix
 
+    def __repr__(self) -> str:
+        return f"<Drift on {self.task}: {len(self.distances)} distances over {self.num_states} states per side>"
+
+    def _repr_html_(self) -> str:
+        headings = ["distance", "value", "base vs base", "p", "note"]
+        rows = [
+            [name, *map(_rounded, (one.value, one.base_vs_base, one.p)), one.note or ""]
+            for name, one in self.distances.items()
+        ]
+        caption = f"Drift on {self.task}: {self.num_states} states per side, of {self.num_prompts} prompts"
+        return html.table(headings, rows, caption=caption)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LocalityRecord:
@@ -372,6 +386,22 @@ class RunRecord:
     start: str | None = None  # the run or folder whose adapter it went on from
     checkpoint: str | None = None  # what was loaded instead of trained: then there is no method
 
+    def __repr__(self) -> str:
+        return f"<Run {self.name}, seed {self.seed}: {', '.join(f'{value} {name}'.strip() for name, value in self._facts())}>"
+
+    def _repr_html_(self) -> str:
+        pairs = [("model", self.model), ("task", self.task), ("teacher", self.teacher), ("start", self.start)]
+        return html.facts(f"Run {self.name}, seed {self.seed}", [*pairs, *self._facts()], paragraphs=self.warnings)
+
+    def _facts(self) -> list[tuple[str, str]]:
+        state = "" if self.is_complete else "not finished"
+        counts = {"steps": self.num_steps, "supervised tokens": self.num_supervised_tokens}
+        return [
+            *([("", state)] if state else []),
+            *((name, f"{count:,}") for name, count in counts.items()),
+            ("seconds", f"{sum(self.seconds.values()):.0f}"),
+        ]
+
     def measured(self, costs: dict[str, PhaseCost]) -> RunRecord:
         """The record with these costs, and what follows from them. Phases that are not among them stay as they were."""
         merged = {**self.costs, **costs}
@@ -447,3 +477,7 @@ def profiled(
 
 
 Operators = dict[str, dict[str, list[OperatorCost]]]  # by run and phase
+
+
+def _rounded(value: float | None) -> str | None:
+    return None if value is None else f"{value:.4g}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from stateshape.core import html
 from stateshape.core.records import DriftValue, Json, KlRecord, MethodRecord, Span
 
 Outcome = Literal["supported", "not supported", "equivalent", "cannot tell", "premise not met", "not asked"]
@@ -241,6 +242,9 @@ class Comparison:
         default_factory=dict
     )  # task -> subject -> items; of tasks that have several
 
+    def __repr__(self) -> str:
+        return f"<Comparison of {self.study!r}: {len(self.rows)} runs, {len(self.seeds)} seeds, {len(self.missing)} missing>"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evidence:
@@ -280,6 +284,9 @@ class Verdict:
     written: str = ""
     family: str = "paper"
 
+    def __repr__(self) -> str:
+        return f"<Verdict {self.claim_id}: {self.outcome}>"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AuditFinding:
@@ -310,6 +317,13 @@ class Audit:
     changes: list[str]  # drift and KL, a sentence each
     notes: list[str]
     num_tests: int
+
+    def __repr__(self) -> str:
+        return f"<Audit of {self.label}: {self.headline}>"
+
+    def _repr_html_(self) -> str:
+        sentences = [self.headline, *(one.sentence for one in self.findings), *self.changes]
+        return html.facts(f"Audit of {self.label}", [("checkpoint", self.checkpoint)], paragraphs=sentences)
 
 
 FindingSubject = Literal["target", "retention", "drift"]

@@ -133,7 +133,7 @@ class MadeOnce(Sequence[GenerationItem]):
         return self._made
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class HarnessTask(GenerationTask):
     """A task of lm-evaluation-harness, or a group of them.
 

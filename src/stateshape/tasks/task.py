@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from stateshape.core import html
 from stateshape.tasks.items import ChoiceItem, GenerationItem, Grade
 
 Progress = Callable[[int, int], None]  # done, total
@@ -40,6 +41,19 @@ class GenerationTask:
     chance: float = 0.0  # free text cannot be guessed blindly
     notes: tuple[str, ...] = ()  # oddities in the data, one sentence each
 
+    def __repr__(self) -> str:
+        return f"<Task {self.name}: {len(self.train):,} training and {len(self.test):,} test items, graded by {self.metric}>"
+
+    def _repr_html_(self) -> str:
+        pairs: list[tuple[str, object]] = [
+            ("training items", f"{len(self.train):,}"),
+            ("test items", f"{len(self.test):,}"),
+            ("metric", self.metric),
+            ("first test prompt", self.test[0].prompt if self.test else None),
+            ("its answer", self.test[0].gold if self.test else None),
+        ]
+        return html.facts(f"Task {self.label}", pairs, paragraphs=self.notes)
+
     def is_right(self, text: str, item: GenerationItem) -> bool | None:
         """By the task's own metric; None where no answer is known, so that nothing can be graded."""
         if item.gold is None:
@@ -61,6 +75,20 @@ class ChoiceTask:
     data_sha256: str
     is_lettered: bool = False  # the options are letters for choices written in the prompt
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<Task {self.name}: {len(self.items):,} items, scored by {self.metric}, chance {self.chance:.3g}>"
+
+    def _repr_html_(self) -> str:
+        first = self.items[0] if self.items else None
+        pairs: list[tuple[str, object]] = [
+            ("items", f"{len(self.items):,}"),
+            ("metric", self.metric),
+            ("chance", f"{self.chance:.3g}"),
+            ("first question", first.prompt if first else None),
+            ("its options", "\n".join(first.options) if first else None),
+        ]
+        return html.facts(f"Task {self.label}", pairs, paragraphs=self.notes)
 
 
 Task = GenerationTask | ChoiceTask

@@ -130,6 +130,12 @@ def inline_svg(drawing: str, *, name: str) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
+def title_of(drawing: str) -> str:
+    """What `file_svg` was given as the title."""
+    found = ElementTree.fromstring(drawing).find(f"{{{_SVG}}}title")
+    return (found.text or "") if found is not None else ""
+
+
 def _inline_attribute(key: str, value: str, name: str) -> str:
     if key == "id":
         return f"{name}-{value}"

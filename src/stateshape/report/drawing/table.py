@@ -35,7 +35,7 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
-    """Text, or a number with what belongs to it."""
+    """Text, or a number with what belongs to it. A text's value: the number it shows, for frames."""
 
     text: str | None = None
     value: float | None = None
@@ -87,7 +87,8 @@ def companion_text(cell: Cell, column: Column, *, is_short: bool = False) -> str
     return f"({companion})" if is_short else f"{column.companion.replace('_', ' ')} {companion}"
 
 
-def _lines(cell: Cell, column: Column) -> list[str]:
+def cell_lines(cell: Cell, column: Column) -> list[str]:
+    """What a cell shows, line by line: the number, its interval, its companion."""
     texts = [main_text(cell, column), interval_text(cell, column), companion_text(cell, column)]
     return [line for line in texts if line]
 
@@ -112,10 +113,27 @@ def _csv_names(column: Column) -> list[str]:
 def _csv_values(cell: Cell, column: Column) -> list[str]:
     if column.kind == "text":
         return [spreadsheet.as_text(text.visible(cell.text or ""))]
+    return ["" if value is None else repr(float(value)) for value in _numbers(cell, column)]
+
+
+def _numbers(cell: Cell, column: Column) -> list[float | None]:
+    """A number, the ends of its interval and its companion, as `_csv_names` names them."""
     values = [cell.value, cell.lo, cell.hi] if column.kind == "estimate" else [cell.value]
-    if column.companion:
-        values.append(cell.companion)
-    return ["" if value is None else repr(float(value)) for value in values]
+    return [*values, cell.companion] if column.companion else values
+
+
+def flat_columns(table: Table) -> list[tuple[str, list[str | float | None]]]:
+    """The CSV's columns by name, with numbers as numbers and None where there is none. A text with a value is that value."""
+    flat: list[tuple[str, list[str | float | None]]] = []
+    for i, column in enumerate(table.columns):
+        cells = [row[i] for row in table.rows]
+        if column.kind == "text":
+            has_values = any(cell.value is not None for cell in cells)
+            flat.append((column.key, [cell.value if has_values else cell.text for cell in cells]))
+        else:
+            numbers = [_numbers(cell, column) for cell in cells]
+            flat += [(name, [one[k] for one in numbers]) for k, name in enumerate(_csv_names(column))]
+    return flat
 
 
 def render_markdown(table: Table) -> str:
@@ -127,7 +145,7 @@ def render_markdown(table: Table) -> str:
         _markdown_row([":--" if column.kind == "text" else "--:" for column in columns]),
     ]
     for row in table.rows:
-        cells = [_lines(row[i], table.columns[i]) for i in table.shown]
+        cells = [cell_lines(row[i], table.columns[i]) for i in table.shown]
         lines.append(_markdown_row(["<br>".join(text.markdown(line) for line in cell) for cell in cells]))
     lines += [f"\n{text.markdown(note)}" for note in table.notes]
     return "\n".join(lines) + "\n"
@@ -189,6 +207,6 @@ def render_text(table: Table) -> RichTable:
         column = table.columns[i]
         drawn.add_column(Text(text.one_line(column.heading)), justify="left" if column.kind == "text" else "right")
     for row in table.rows:
-        cells = [_lines(row[i], table.columns[i]) for i in table.shown]
+        cells = [cell_lines(row[i], table.columns[i]) for i in table.shown]
         drawn.add_row(*[Text("\n".join(text.one_line(line) for line in cell)) for cell in cells])
     return drawn

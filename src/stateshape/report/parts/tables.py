@@ -119,7 +119,7 @@ def table2(plan: PlanRecord, comparison: Comparison) -> Table:
         target = row.scores.get(comparison.target.name)
         sizes = (target.n_items, target.n_seeds) if target else (None, None)
         names = [Cell(text=row.run), _run_cell(row, colours), Cell(text=row.teacher)]
-        names += [Cell(text=None if size is None else str(size)) for size in sizes]
+        names += [Cell(text=None if size is None else str(size), value=size) for size in sizes]
         means = [row.mean_forgetting, row.mean_retention, row.mean_chance_corrected_retention]
         numbers = [estimate_cell(estimate) for estimate in [*(row.scores.get(task.name) for task in tasks), *means]]
         rows.append([*names, *numbers, *[_drift_cell(row, column.key) for column in DRIFT_COLUMNS]])
@@ -275,7 +275,7 @@ def per_seed_table(plan: PlanRecord, comparison: Comparison) -> Table:
         seeds = [str(seed) for seed in comparison.seeds if any(str(seed) in found for found in values)]
         for seed in seeds:
             numbers = [Cell(value=found.get(seed)) for found in values]
-            rows.append([_run_cell(row, colours), Cell(text=seed), *numbers])
+            rows.append([_run_cell(row, colours), Cell(text=seed, value=int(seed)), *numbers])
     return Table(name="per_seed", caption="Values per training seed.", columns=columns, rows=rows)
 
 
