@@ -72,6 +72,7 @@ def test_what_a_study_leaves_is_what_the_documentation_lists(out):
     in_runs = {name.split("/", 3)[3] for name in of_runs}
     assert unmatched(in_runs, RUN) == set()
     of_choices = {
+        "adapter/chat_template.jinja",
         "profile.json",
         "served.jsonl",
         "eval_steps.jsonl",

@@ -16,6 +16,7 @@ STATES = "states"
 KEPT = "kept"
 ADAPTER = "adapter"
 MODEL = "model"  # in place of the adapter, where all parameters were trained
+CARD = "README.md"  # inside either
 SERVED = "served.jsonl"
 SERVED_ADAPTERS = "served"  # a folder, while it goes
 LOCALITY = "locality.jsonl"

@@ -10,6 +10,7 @@ A run folder:    run.json (RunRecord) metrics.jsonl (StepRecord) states.jsonl (S
                  checkpoint-<k>/adapter_config.json checkpoint-<k>/adapter_model.safetensors (peft), or checkpoint-<k>/*
                  states/steps-*.parquet states/summary.json (record/schema.py) kept/*.jsonl (core.states.Trajectory)
                  adapter/adapter_config.json adapter/adapter_model.safetensors (peft), or model/* (transformers)
+                 adapter/tokenizer*.json adapter/README.md adapter/chat_template.jinja (study/carried.py)
                  manifest.json (manifest.py)
   of the base:   rollouts_again.jsonl rollouts_again_pieces.jsonl rollouts_ids.jsonl (study/drift_rollouts.py)
   while it goes: checkpoint-*.pt (train/checkpoint.py) supervision.jsonl (locality/counts.py) .*.tmp served/*

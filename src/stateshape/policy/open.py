@@ -26,7 +26,7 @@ from stateshape.core.decoding import read_text
 from stateshape.core.files import BadInput, read_json
 from stateshape.core.wording import MAX_PATH, one_line, shown
 from stateshape.embedded import base_folder
-from stateshape.policy.adapter_files import CONFIG, check_adapter
+from stateshape.policy.adapter_files import CONFIG, EMBEDDED, base_read, check_adapter
 from stateshape.policy.agreement import GENERATION_TAGS
 from stateshape.policy.decoder import PLAIN, compiled_halves
 from stateshape.policy.fingerprint import weights_sha256
@@ -36,7 +36,6 @@ from stateshape.policy.policy import Policy
 from stateshape.policy.settings import ModelSettings, check_quantize, check_shard, resolve_device, resolve_dtype
 from stateshape.policy.weights import SharedWeights
 
-EMBEDDED = "embedded"
 HUB_TIMEOUT_S = 5.0  # the hub's own client tries each file for half a minute before it gives up
 
 
@@ -69,7 +68,7 @@ def resolve(source: str) -> Resolved:
 
 def resolve_adapter(folder: Path) -> Resolved:
     check_adapter(folder)
-    base = field_of(folder / CONFIG, "base_model_name_or_path")
+    base = base_read(field_of(folder / CONFIG, "base_model_name_or_path"))
     if any((Path(base) / name).exists() for name in ("run.json", CONFIG)):
         raise BadInput(
             f"model: got {str(folder)!r}, an adapter on {base!r}, which is a run or an adapter itself; expected one on a base "

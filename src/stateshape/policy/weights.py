@@ -24,7 +24,7 @@ from stateshape.core.files import BadInput
 from stateshape.core.head import Head
 from stateshape.core.meter import Meter
 from stateshape.core.ranks import current
-from stateshape.policy.adapter_files import TENSORS, holds_model, read_adapter, without_base
+from stateshape.policy.adapter_files import TENSORS, base_written, holds_model, read_adapter, without_base
 from stateshape.policy.bridge import run_transformers
 from stateshape.policy.checks import (
     CacheShapes,
@@ -302,7 +302,7 @@ class SharedWeights:
         state = {key: value.detach().cpu().contiguous() for key, value in self.adapter_state(name).items()}
         save_file(state, str(folder / "adapter_model.safetensors"), metadata={"format": "pt"})
         config = self.adapters[name]
-        config.base_model_name_or_path = self.source
+        config.base_model_name_or_path = base_written(self.source)
         if not isinstance(config.target_modules, str):  # a regular expression stays as it is
             config.target_modules = sorted(
                 config.target_modules or ()

@@ -40,7 +40,10 @@ class ScoreRow(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Published:
-    """What a card is about. study: of which `record` is a run; name: what it is called on the page; base: as others find it."""
+    """What a card is about. study: of which `record` is a run; name: what it is called on the page; base: as others find it.
+
+    is_own: the card is written by the run itself, inside its folder, before anything is measured.
+    """
 
     folder: Path
     record: RunRecord | None
@@ -48,6 +51,7 @@ class Published:
     name: str
     base: str
     repository: str | None = None
+    is_own: bool = False
 
 
 def model_card(about: Published) -> str:

@@ -27,7 +27,8 @@ from stateshape.policy.open import tokenizer_of
 from stateshape.policy.settings import ModelSettings
 
 Kind = Literal["model", "dataset"]
-CARD, OWN = "README.md", "stateshape"  # OWN: a folder for our records, beside what other tools read
+TOKENIZER = "tokenizer_config.json"
+OWN = "stateshape"  # a folder for our records, beside what other tools read
 OF_A_STUDY = (
     layout.PLAN, layout.COMPARISON, layout.VERDICTS, layout.FINDINGS, layout.LOOKS, layout.AUDIT, layout.PREDICTORS,
     layout.DOSES, layout.REPORT, layout.TABLES, layout.PLOTS, "table[12].*",
@@ -58,9 +59,10 @@ def write_model(run: Path, record: RunRecord, to: Path, *, base: str, card: str)
         if (folder / CONFIG).exists():
             config = read_json(folder / CONFIG, dict[str, Any])
             write_json(folder / CONFIG, config | {"base_model_name_or_path": base})
-            tokenizer = tokenizer_of(record.model, ModelSettings(), what="model")
-            if tokenizer is not None:  # of a GGUF folder the tokenizer is in its one file
-                tokenizer.save_pretrained(str(folder))
+            if not (folder / TOKENIZER).exists():  # a run of before adapters carried it
+                tokenizer = tokenizer_of(record.model, ModelSettings(), what="model")
+                if tokenizer is not None:  # of a GGUF folder the tokenizer is in its one file
+                    tokenizer.save_pretrained(str(folder))
         for name in (layout.RUN, layout.METRICS):
             copy_of(run / name, folder / OWN / name)
 
@@ -105,7 +107,7 @@ def whole_folder(to: Path, fill: Callable[[Path], None], card: str) -> None:
         folder = Path(temporary) / to.name
         folder.mkdir()
         fill(folder)
-        write_text(folder / CARD, card)
+        write_text(folder / layout.CARD, card)
         if to.exists():
             to.rmdir()  # empty, see check_target
         folder.rename(to)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -30,6 +31,7 @@ from stateshape.recipes.recipe import Parts, teachers_of
 from stateshape.record.writer import StateWriter
 from stateshape.sampling.served.teacher import ServedTeacher
 from stateshape.states.fit import check_texts, fit_notes
+from stateshape.study.carried import carry
 from stateshape.study.context import StudyContext
 from stateshape.study.describe import place_of, run_record
 from stateshape.study.eval_tasks import best_task
@@ -86,7 +88,7 @@ def train_one(bench: StudyContext, spec: RunSpec, seed: int, folder: Path) -> Ru
         progress, kinds = train_method(bench, spec, seed, folder, item_ids, adapters, asked)
         if bench.compared is not None and bench.compared.settings.share > 0 and not (folder / layout.LOCALITY).exists():
             bench.reporter.say(NO_PROBES.format(spec.label))
-    return ranks.by_first(lambda: recorded(record, spec, progress, kinds, folder))
+    return ranks.by_first(lambda: recorded(record, spec, progress, kinds, folder, bench.weights.tokenizer))
 
 
 def with_teachers(record: RunRecord, asked: Mapping[str, ServedTeacher], folder: Path) -> RunRecord:
@@ -105,8 +107,10 @@ def with_teachers(record: RunRecord, asked: Mapping[str, ServedTeacher], folder:
     return record
 
 
-def recorded(record: RunRecord, spec: RunSpec, progress: Progress, kinds: Kinds, folder: Path) -> RunRecord:
-    """Writes down what a run that is trained has cost, and what is to be said of it."""
+def recorded(
+    record: RunRecord, spec: RunSpec, progress: Progress, kinds: Kinds, folder: Path, tokenizer: Any
+) -> RunRecord:
+    """Writes down what a run that is trained has cost, and what is to be said of it; completes the adapter's folder."""
     trained = replace(
         record,
         num_steps=progress.step,
@@ -115,6 +119,7 @@ def recorded(record: RunRecord, spec: RunSpec, progress: Progress, kinds: Kinds,
         provenance=record.provenance | {"processes": current().count},  # it may have begun in another number
         warnings=[*high_rate(spec), *warnings_of(read_jsonl(folder / layout.METRICS, StepRecord), kinds)],
     ).measured(progress.costs)
+    carry(folder, trained, tokenizer)
     write_json(folder / layout.RUN, trained)
     return trained
 
