@@ -79,6 +79,8 @@ def test_the_starting_file_fits_the_schema_that_its_first_line_names(validator, 
     capsys.readouterr()
     assert main(["schema"]) == 0
     assert json.loads(capsys.readouterr().out) == validator.schema
+    assert main(["schema", "--out", str(tmp_path / "other.json")]) == 0
+    assert json.loads((tmp_path / "other.json").read_text(encoding="utf-8")) == validator.schema
 
 
 def test_a_schema_that_is_there_already_is_left_alone(tmp_path):
