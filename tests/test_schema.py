@@ -40,8 +40,8 @@ SMALL: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def validator():
     schema = json.loads(json.dumps(study_schema()))
-    jsonschema.Draft202012Validator.check_schema(schema)
-    return jsonschema.Draft202012Validator(schema)
+    jsonschema.Draft7Validator.check_schema(schema)
+    return jsonschema.Draft7Validator(schema)
 
 
 def is_read(study: object, folder) -> bool:
@@ -136,12 +136,14 @@ def test_a_field_that_must_be_there_is_asked_for_by_both(validator, tmp_path, na
 
 
 def test_fields_carry_what_is_said_of_them(validator):
-    told = validator.schema["$defs"]["TrainSettings"]["properties"]
+    told = validator.schema["definitions"]["TrainSettings"]["properties"]
     assert told["lr"]["description"] == "Peak learning rate of AdamW."
     assert {name: one.get("description") for name, one in told.items() if "description" in one} == field_docs(
         TrainSettings
     )
     assert "description" in validator.schema["properties"]["servers"]
     assert set(validator.schema["properties"]) == set(StudyFile.__dataclass_fields__)
-    ruled = [one["if"]["properties"]["recipe"]["const"] for one in validator.schema["$defs"]["RunChoice"]["allOf"]]
+    ruled = [
+        one["if"]["properties"]["recipe"]["const"] for one in validator.schema["definitions"]["RunChoice"]["allOf"]
+    ]
     assert ruled == list(BUILT_IN)

@@ -1,7 +1,7 @@
 """JSON Schema of a dataclass, for editors: what core/files.py takes for it, from the same fields. Torch-free.
 
 As there, numbers may be written as texts and texts as numbers. What a dataclass checks by itself (`__post_init__`) is not in
-the schema. Does not know what the fields mean. Source: json-schema.org, draft 2020-12.
+the schema. Does not know what the fields mean. Source: json-schema.org, draft 07, which editors know best.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OF: dict[Any, Schema] = {
 
 
 def schema_of(kind: Any, known: dict[str, Schema]) -> Schema:
-    """The schema of a type. Dataclasses are added to `known` by name, as `$defs` has them, and referred to."""
+    """The schema of a type. Dataclasses are added to `known` by name, as `definitions` has them, and referred to."""
     if kind in OF:
         return dict(OF[kind])
     origin, inner = get_origin(kind), get_args(kind)
@@ -37,14 +37,14 @@ def schema_of(kind: Any, known: dict[str, Schema]) -> Schema:
         if kind.__name__ not in known:
             known[kind.__name__] = {}  # it may contain itself
             known[kind.__name__] = fields_schema(kind, known)
-        return {"$ref": f"#/$defs/{kind.__name__}"}
+        return {"$ref": f"#/definitions/{kind.__name__}"}
     if origin is Literal:
         return {"enum": list(inner)}
     if origin in (Union, types.UnionType):
         return {"anyOf": [schema_of(one, known) for one in inner]}
     if origin is tuple and inner[-1] is not ...:
         parts = [schema_of(one, known) for one in inner]
-        return {"type": "array", "prefixItems": parts, "minItems": len(parts), "maxItems": len(parts)}
+        return {"type": "array", "items": parts, "minItems": len(parts), "maxItems": len(parts)}
     if origin in (list, tuple):
         return {"type": "array", "items": schema_of(inner[0], known)}
     assert origin is dict, kind

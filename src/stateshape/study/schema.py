@@ -15,7 +15,7 @@ from stateshape.study.plan import RunChoice, StudyFile, TaskChoice
 from stateshape.tasks.harness import HARNESS, HarnessOptions
 from stateshape.train.settings import TrainSettings
 
-DRAFT = "https://json-schema.org/draft/2020-12/schema"
+DRAFT = "http://json-schema.org/draft-07/schema#"
 
 
 def study_schema() -> Schema:
@@ -26,7 +26,7 @@ def study_schema() -> Schema:
     whole["properties"]["train"] = {**train, "description": "Settings that all runs share."}
     known[TaskChoice.__name__] = task_schema(known)
     known[RunChoice.__name__] = run_schema(train, known)
-    return {"$schema": DRAFT, "title": "A study of stateshape", **whole, "$defs": dict(sorted(known.items()))}
+    return {"$schema": DRAFT, "title": "A study of stateshape", **whole, "definitions": dict(sorted(known.items()))}
 
 
 def task_schema(known: dict[str, Schema]) -> Schema:

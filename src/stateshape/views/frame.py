@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from stateshape.core import html
 from stateshape.core.files import BadInput
-from stateshape.report.drawing.table import Table, cell_lines, flat_columns, render_markdown
+from stateshape.report.drawing.table import Cell, Column, Table, cell_lines, flat_columns, render_markdown
 
 if TYPE_CHECKING:
     import pandas
@@ -79,9 +79,15 @@ class Frame(Tabular):
             rows = list(zip(*(column.slice(0, html.MAX_ROWS + 1).to_pylist() for column in self._arrow.columns)))
             notes = [f"{len(self):,} rows"] if len(self) > html.MAX_ROWS else []
             return html.table(self.columns, rows[: html.MAX_ROWS], caption=self.name, notes=notes)
-        cells = [["\n".join(cell_lines(row[i], drawn.columns[i])) for i in drawn.shown] for row in drawn.rows]
+        cells = [[shown_cell(row[i], drawn.columns[i]) for i in drawn.shown] for row in drawn.rows]
         headings = [drawn.columns[i].heading for i in drawn.shown]
         return html.table(headings, cells, caption=drawn.caption, notes=drawn.notes)
+
+
+def shown_cell(cell: Cell, column: Column) -> str:
+    """Line by line; a number and its interval are not broken."""
+    text = "\n".join(cell_lines(cell, column))
+    return text if column.kind == "text" else text.replace(" ", "\u00a0")
 
 
 def optional(name: str, asked: str) -> object:
