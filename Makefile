@@ -51,8 +51,8 @@ test-vllm: .venv/.installed-dev $(if $(VLLM),,build/vllm/.installed)  ## tests w
 	  $(BIN)/python -m pytest -m vllm tests/test_vllm.py
 
 check: .venv/.installed-dev  ## format, lint, types, import rules
-	$(BIN)/ruff format --check -q src tests benchmarks
-	$(BIN)/ruff check -q src tests benchmarks
+	$(BIN)/ruff format --check -q src tests benchmarks notebooks
+	$(BIN)/ruff check -q src tests benchmarks notebooks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
