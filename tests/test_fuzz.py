@@ -250,7 +250,9 @@ COMMANDS = [
     "data HOME/questions.csv --columns prompt=question,completion=reply --kind completion --split train --grader numeric:0.1",
     "train sft --model embedded --data HOME/chats.jsonl --chat-template HOME/chat.jinja --out OUT --steps 1 --turns last",
     "train replay --model embedded --task HOME/own.jsonl --out OUT --states RUN --signal reward --steps 1",
+    "train sft --config HOME/sft.yaml --task HOME/own.jsonl --out OUT --steps 1 --lora.rank 2",
 ]
+CONFIG = "model: embedded\nlr: 1e-3\nepochs: 1\nbatch-prompts: 2\nlora: {rank: 2, targets: [q_proj]}\nquiet: true\n"
 SQL = "SELECT step, count(*) AS n, avg(reward), list_sum(mass), text_of(ids) FROM states WHERE step < 2 GROUP BY ALL LIMIT 3"
 
 
@@ -283,6 +285,9 @@ def flags(home: Path, recorded: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
 
     def case(rng: random.Random) -> hostile.End:
         words = rng.choice(COMMANDS).split()
+        if "--config" in words:
+            text = hostile.changed_text(CONFIG, rng) if rng.random() < 0.5 else CONFIG
+            (home / "sft.yaml").write_text(text, encoding="utf-8", errors="surrogatepass")
         for name, place in stand.items():
             words = [word.replace(name, place) for word in words]
         return hostile.outcome_of_command(hostile.changed_words(words, rng), allowed=(WouldLoad,))
