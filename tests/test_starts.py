@@ -147,7 +147,7 @@ def test_starts_that_are_none(out: Path, tmp_path: Path, capsys: pytest.CaptureF
     tiny.adapter(weights, "other", seed=1, lora=LoraSettings(rank=2, alpha=4))
     weights.save_adapter("other", tmp_path / "other")
     config = tmp_path / "other/adapter_config.json"
-    config.write_text(config.read_text().replace('"embedded"', '"owner/another"'))
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": "owner/another"}))
     command = ["train", "sft", "--model", "embedded", "--task", "arithmetic", "--out", str(tmp_path / "on"), "--quiet"]
     for start, wanted in (
         ("embedded", "which holds no adapter"),
