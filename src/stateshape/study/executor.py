@@ -9,13 +9,15 @@ from __future__ import annotations
 import pickle
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from stateshape.core.progress import Reporter
-from stateshape.study.plan import AnySpec
 from stateshape.study.run_queue import Item, Queue, RunDied
 
-OpenWorker = Callable[[], Callable[[AnySpec, int], list[str]]]
+if TYPE_CHECKING:
+    from stateshape.study.plan import AnySpec
+
+OpenWorker: TypeAlias = "Callable[[], Callable[[AnySpec, int], list[str]]]"
 """Called once in each process: loads what runs share, and gives what does one of them and returns its warnings. Must be
 picklable."""
 MOST_AT_A_TIME = 1_000  # runs that a cluster is asked for, where --jobs does not say
