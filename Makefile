@@ -16,7 +16,7 @@ export GOMP_SPINCOUNT ?= 5000
 INSTALL := PYTHON="$(PYTHON)" TORCH="$(TORCH)" scripts/install.sh .venv
 DEPENDENCIES := pyproject.toml constraints.txt scripts/install.sh
 
-.PHONY: study test test-slow test-vllm test-ray test-trackers test-lm-eval test-trl test-old-processor check docs results bench gpu clean
+.PHONY: study test test-slow test-package test-vllm test-ray test-trackers test-lm-eval test-trl test-old-processor check docs results bench gpu clean
 
 study: .venv/.installed  ## the embedded study: seven rows, three seeds (SEEDS=0 for one)
 	$(BIN)/stateshape study quickstart --out $(OUT) --seeds $(SEEDS)
@@ -27,6 +27,9 @@ test: .venv/.installed-dev check  ## checks and tests
 
 test-slow: .venv/.installed-dev  ## what `make test` leaves out because it is more of the same: every recipe on two and three ranks, ...
 	$(BIN)/python -m pytest $(PARALLEL) -m slow
+
+test-package: .venv/.installed-dev  ## the wheel and the sdist: built, compared, installed, and tried away from the checkout
+	$(BIN)/python -m pytest -m slow tests/test_package.py
 
 test-trackers: .venv/.installed-trackers  ## trackio and MLflow with their local stores; installs them
 	$(BIN)/python -m pytest tests/test_trackers.py
