@@ -1,6 +1,7 @@
 """The wheel and the sdist: every file of the package is in both, and a wheel that is installed elsewhere works there.
 
-`make test-package` runs these. The libraries that the package needs are those of this environment; only the package is installed.
+`make test-package` runs these. The libraries that the package needs are those of this environment; only the
+package is installed.
 """
 
 import os
