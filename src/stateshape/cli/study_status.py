@@ -8,8 +8,8 @@ from pathlib import Path
 
 import tyro
 
-from stateshape.cli.terminal import duration
 from stateshape.core.files import plain
+from stateshape.core.wording import duration
 from stateshape.report.status import RunStatus, State, StudyStatus, study_status
 
 MOST_LINES = 40  # of runs that are not done; more are counted

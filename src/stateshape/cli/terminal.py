@@ -25,6 +25,7 @@ from rich.text import Text
 from stateshape.cli.processes import is_first
 from stateshape.core.meter import Meter
 from stateshape.core.progress import Reporter, Silent, Tick
+from stateshape.core.wording import duration
 
 SHOW_AFTER_S = 2.0  # shorter work needs no bar
 BAR_WIDTH = 10
@@ -51,14 +52,6 @@ def token_rate(meter: Meter | None) -> Callable[[], str]:
 def values_in_words(values: Mapping[str, float] | None) -> str:
     """'loss 0.31, reward 0.22'."""
     return ", ".join(f"{heading} {value:.3g}" for heading, value in (values or {}).items())
-
-
-def duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 class StudyLine:
