@@ -9,22 +9,27 @@ NAME ?=
 BENCH ?=
 ARGS ?=
 BIN := .venv/bin
+# Each of two workers begins with half of the files, so that a file's fixtures are made once, and takes from the other when done.
+PARALLEL := -n 2 --dist worksteal
 # Threads that share cores with other work sleep at barriers instead of spinning.
 export GOMP_SPINCOUNT ?= 5000
 INSTALL := PYTHON="$(PYTHON)" TORCH="$(TORCH)" scripts/install.sh .venv
 DEPENDENCIES := pyproject.toml constraints.txt scripts/install.sh
 
-.PHONY: study test test-slow test-vllm test-ray test-trackers test-lm-eval test-trl test-old-processor check docs results bench gpu clean
+.PHONY: study test test-slow test-package test-vllm test-ray test-trackers test-lm-eval test-trl test-old-processor check docs results bench gpu clean
 
 study: .venv/.installed  ## the embedded study: seven rows, three seeds (SEEDS=0 for one)
 	$(BIN)/stateshape study quickstart --out $(OUT) --seeds $(SEEDS)
 
 test: .venv/.installed-dev check  ## checks and tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest $(PARALLEL)
 	$(MAKE) test-old-processor
 
 test-slow: .venv/.installed-dev  ## what `make test` leaves out because it is more of the same: every recipe on two and three ranks, ...
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest $(PARALLEL) -m slow
+
+test-package: .venv/.installed-dev  ## the wheel and the sdist: built, compared, installed, and tried away from the checkout
+	$(BIN)/python -m pytest -m slow tests/test_package.py
 
 test-trackers: .venv/.installed-trackers  ## trackio and MLflow with their local stores; installs them
 	$(BIN)/python -m pytest tests/test_trackers.py
@@ -43,7 +48,7 @@ test-old-processor: export ATEN_CPU_CAPABILITY := default
 test-old-processor: export ONEDNN_MAX_CPU_ISA := SSE41
 test-old-processor: export MKL_CBWR := COMPATIBLE
 test-old-processor: .venv/.installed-dev  ## golden, agreement and resume tests once more, with other instructions
-	$(BIN)/python -m pytest -n 2 -m numerics
+	$(BIN)/python -m pytest $(PARALLEL) -m numerics $(shell grep -l numerics tests/test_*.py)
 
 # VLLM names another environment's python with vLLM, VLLM_MODEL another model than the embedded.
 test-vllm: .venv/.installed-dev $(if $(VLLM),,build/vllm/.installed)  ## tests with a real vLLM server on the CPU, about three minutes

@@ -166,28 +166,38 @@ def gradients(shared, total):
 
 @each_family
 def test_a_killed_run_resumes_to_the_same_bits(name, tmp_path):
-    def run(folder, on_step=None):
+    def run(folder, shared, on_step=None):
         folder.mkdir(exist_ok=True)
-        shared = SharedWeights(model_of(name), tokenizer(), source=name)
         adapter(shared, "teacher", 0.2)
         adapter(shared, "learner", 0.0)
         parts = tiny.parts(Policy(shared, "teacher"))
         method = recipe_class("opd")(teacher="t", rollout_tokens=4).build(parts)
         settings = TrainSettings(steps=3, batch_prompts=2, lr=1e-2, lora=LoraSettings(rank=2))
         ids = tuple(item.item_id for item in parts.task.train)
-        train(
-            method, Policy(shared, "learner", is_trainable=True), ids, settings, seed=3, folder=folder, on_step=on_step
-        )
-        return tiny.snapshot(shared, "learner")
+        try:
+            train(
+                method,
+                Policy(shared, "learner", is_trainable=True),
+                ids,
+                settings,
+                seed=3,
+                folder=folder,
+                on_step=on_step,
+            )
+            return tiny.snapshot(shared, "learner")
+        finally:
+            shared.remove_adapter("teacher")
+            shared.remove_adapter("learner")
 
     def killed(done, *_):
         if done == 2:
             raise KeyboardInterrupt
 
-    whole = run(tmp_path / "whole")
+    whole = run(tmp_path / "whole", weights_of(name))
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "cut", killed)
-    assert tiny.is_same(run(tmp_path / "cut"), whole)
+        run(tmp_path / "cut", weights_of(name), killed)
+    elsewhere = SharedWeights(model_of(name), tokenizer(), source=name)  # as in the process that resumes
+    assert tiny.is_same(run(tmp_path / "cut", elsewhere), whole)
     assert any(value.any() for key, value in whole.items() if "lora_B" in key)
 
 

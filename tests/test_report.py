@@ -446,3 +446,23 @@ def test_labels_in_any_script_give_one_note_and_no_warning(tmp_path: Path, monke
     assert "no font on this machine" not in (folder / "report.html").read_text(encoding="utf-8")
     assert "STIXGeneral" not in (folder / "plots" / "verdicts.svg").read_text(encoding="utf-8")
     fonts.fallbacks.cache_clear()
+
+
+def test_what_is_printed_is_the_findings_the_verdicts_the_main_table_and_drift(tmp_path):
+    folder = write_synthetic_study(
+        tmp_path, num_items=20, rates={run: RATES[run] for run in ("base", "sft_mild", "rl")}
+    )
+    write_comparison(folder)
+    sections = [found for tag, found in parsed(write_report(folder)).tags if tag == "section"]
+    printed = [section["aria-labelledby"] for section in sections if section.get("class") == "paper"]
+    assert set(printed) == {"findings", "verdicts", "results", "drift"}
+    assert len(sections) > len(printed)
+
+
+def test_a_date_is_in_two_parts_that_do_not_break(tmp_path):
+    folder = write_synthetic_study(tmp_path, num_items=20, rates={run: RATES[run] for run in ("base", "sft_mild")})
+    plan = read_json(folder / "plan.json", PlanRecord)
+    write_json(folder / "plan.json", dataclasses.replace(plan, provenance={"date": "2026-11-27T07:23:25+00:00"}))
+    write_comparison(folder)
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert '<span class="date">2026-11-27</span> <span class="date">07:23 UTC</span>' in page

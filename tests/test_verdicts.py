@@ -1,6 +1,7 @@
 """Every claim can come out every way, and only by its numbers; what is too little is said to be too little."""
 
 import json
+import shutil
 
 import pytest
 
@@ -15,6 +16,23 @@ FIVE = BIG | {"seeds": (0, 1, 2, 3, 4)}  # three know little of their own spread
 
 def outcomes(folder):
     return {v.claim_id: v.outcome for v in verdicts(folder)}
+
+
+@pytest.fixture(scope="module")
+def big(tmp_path_factory):
+    """A study with the paper's pattern, to be read; a test that changes one changes a copy."""
+    return write_synthetic_study(tmp_path_factory.mktemp("big"), **BIG)
+
+
+@pytest.fixture(scope="module")
+def found_in_big(big):
+    return {v.claim_id: v for v in verdicts(big)}
+
+
+@pytest.fixture
+def changed(big, tmp_path):
+    """A copy of the study, to be changed."""
+    return shutil.copytree(big, tmp_path / "changed")
 
 
 def test_the_papers_pattern_with_power_supports_it(tmp_path):
@@ -144,9 +162,9 @@ def test_a_missing_run_is_named(tmp_path):
     assert found["C3"].outcome == "supported"
 
 
-def test_roles_may_be_played_by_other_names(tmp_path):
-    folder = write_synthetic_study(tmp_path, **BIG)
-    before = outcomes(folder)
+def test_roles_may_be_played_by_other_names(changed, found_in_big):
+    folder = changed
+    before = {claim: verdict.outcome for claim, verdict in found_in_big.items()}
     (folder / "runs/sft_stress").rename(folder / "runs/hot")
     plan = json.loads((folder / "plan.json").read_text())
     for run in plan["runs"]:
@@ -159,15 +177,14 @@ def test_roles_may_be_played_by_other_names(tmp_path):
         verdicts(folder, roles={"stress": "hot"})
 
 
-def test_shared_effects_are_one_test_in_the_family(tmp_path):
+def test_shared_effects_are_one_test_in_the_family(found_in_big):
     """P1 and C1 both rest on mild SFT losing nothing: same number, same adjusted p."""
-    found = {v.claim_id: v for v in verdicts(write_synthetic_study(tmp_path, **BIG))}
-    assert found["P1"].evidence[2] == found["C1"].evidence[1]
+    assert found_in_big["P1"].evidence[2] == found_in_big["C1"].evidence[1]
 
 
-def test_the_plans_roles_are_read(tmp_path):
-    folder = write_synthetic_study(tmp_path, **BIG)
-    before = outcomes(folder)
+def test_the_plans_roles_are_read(changed, found_in_big):
+    folder = changed
+    before = {claim: verdict.outcome for claim, verdict in found_in_big.items()}
     (folder / "runs/sft_stress").rename(folder / "runs/hot")
     plan = json.loads((folder / "plan.json").read_text().replace('"sft_stress"', '"hot"'))
     (folder / "plan.json").write_text(json.dumps(plan | {"roles": {"sft_stress": "hot"}}))
@@ -190,8 +207,8 @@ def test_an_open_effect_says_what_would_decide_it(tmp_path):
     assert gain.bootstrap[0] < gain.effect.value < gain.bootstrap[1]
 
 
-def test_a_decided_effect_needs_nothing(tmp_path):
-    c3 = verdicts(write_synthetic_study(tmp_path, **BIG))[-1]
+def test_a_decided_effect_needs_nothing(found_in_big):
+    c3 = found_in_big["C3"]
     assert [(e.state, e.needs) for e in c3.evidence] == [("holds", None)]
     # by hand: the items' noise and the seeds' make up the standard error
     effect = c3.evidence[0].effect
@@ -214,11 +231,10 @@ def test_too_few_states_decide_nothing_about_drift(tmp_path):
     assert "20 states per side, fewer than 50" in p4.sentence
 
 
-def test_a_role_played_by_another_kind_of_run_is_a_premise_not_met(tmp_path):
+def test_a_role_played_by_another_kind_of_run_is_a_premise_not_met(big):
     """The claims about on-policy runs are not supported by off-policy runs with the same scores."""
-    folder = write_synthetic_study(tmp_path, **BIG)
     roles = {"opd_stress": "sft_mild", "rl": "sft_mild", "opd_one_step": "sft_mild"}
-    found = {v.claim_id: v for v in verdicts(folder, roles=roles)}
+    found = {v.claim_id: v for v in verdicts(big, roles=roles)}
     assert {found[claim].outcome for claim in ("P3", "C2", "C3")} == {"premise not met"}
     premise = found["C2"].premises[0]
     assert (premise.label, premise.state) == ("SFT, mild is trained on-policy by a reward", "fails")
@@ -242,14 +258,13 @@ def test_a_task_where_the_teacher_is_sound_is_not_asked_and_still_counted(tmp_pa
     assert any("not asked: that teacher is not degraded there" in e.label for e in p3.evidence if e.state == "shown")
 
 
-def test_no_loss_is_relative_to_what_the_base_knows_above_chance(tmp_path):
+def test_no_loss_is_relative_to_what_the_base_knows_above_chance(big, found_in_big):
     """By hand, over two tasks: run - .9 base - .1 chance."""
-    folder = write_synthetic_study(tmp_path, **BIG)
-    kept = {v.claim_id: v for v in verdicts(folder)}["C2"].evidence[1]
+    kept = found_in_big["C2"].evidence[1]
     means = {}
     for run in ("base", "rl"):
         for task in ("truthfulqa", "mmlu"):
-            seeds = sorted((folder / "runs" / run).glob("seed*"))
+            seeds = sorted((big / "runs" / run).glob("seed*"))
             rows = [
                 json.loads(row) for seed in seeds for row in (seed / f"evals/{task}.jsonl").read_text().splitlines()
             ]

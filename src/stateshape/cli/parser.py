@@ -61,6 +61,16 @@ DESCRIPTION = (
 MAX_REASON = 300  # characters of what tyro says: it repeats the arguments
 RULE = re.compile(r"-{3,}")  # as tyro draws it where the output is not UTF-8
 
+# What other trainers and harnesses call a flag.
+OTHER_NAMES = {
+    "--dataset-name": "--task",
+    "--learning-rate": "--lr",
+    "--max-steps": "--steps",
+    "--model-name-or-path": "--model",
+    "--output-dir": "--out",
+    "--tasks": "--task",
+}
+
 MARKERS = (tyro.conf.HelptextFromCommentsOff,)
 
 
@@ -76,11 +86,13 @@ def run(args: Sequence[str]) -> None:
     if len(args) > 1 and args[0] == "train" and not args[1].startswith("-"):
         command, prog = train_command(args[1]), f"stateshape train {args[1]}"
         given = spelled(with_config(args[2:], command, prog=prog))
-        parsed(lambda: tyro.cli(deferred(command), prog=prog, args=given, config=MARKERS), prog=prog)()
+        parsed(lambda: tyro.cli(deferred(command), prog=prog, args=given, config=MARKERS), prog=prog, args=args)()
         return
     if list(args[:2]) == ["study", "status"]:
         prog = "stateshape study status"
-        parsed(lambda: tyro.cli(deferred(status), prog=prog, args=list(args[2:]), config=MARKERS), prog=prog)()
+        parsed(
+            lambda: tyro.cli(deferred(status), prog=prog, args=list(args[2:]), config=MARKERS), prog=prog, args=args
+        )()
         return
     commands_later = {name: deferred(command) for name, command in COMMANDS.items()}
     parsed(
@@ -88,6 +100,7 @@ def run(args: Sequence[str]) -> None:
             commands_later, prog="stateshape", description=DESCRIPTION, args=list(args) or ["--help"], config=MARKERS
         ),
         prog=" ".join(["stateshape", *args[:1]]),
+        args=args,
     )()
 
 
@@ -106,8 +119,8 @@ def deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
     return keep
 
 
-def parsed(parse: Callable[[], Callable[[], None]], *, prog: str) -> Callable[[], None]:
-    """The call that the arguments ask for. Raises BadInput with tyro's reason in one line; --help ends the process."""
+def parsed(parse: Callable[[], Callable[[], None]], *, prog: str, args: Sequence[str]) -> Callable[[], None]:
+    """The call that `args` ask for. Raises BadInput with tyro's reason in one line; --help ends the process."""
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told):
@@ -115,7 +128,14 @@ def parsed(parse: Callable[[], Callable[[], None]], *, prog: str) -> Callable[[]
     except SystemExit as ending:
         if not ending.code:
             raise
-        raise BadInput(f"{one_line(told.getvalue())}; see {prog} --help") from None
+        raise BadInput(f"{one_line(told.getvalue())}{other_name(args)}; see {prog} --help") from None
+
+
+def other_name(args: Sequence[str]) -> str:
+    """What a flag of other programs is called here."""
+    flags = (one.split("=")[0].replace("_", "-") for one in args)
+    found = next((flag for flag in flags if flag in OTHER_NAMES), None)
+    return f"; {found} is called {OTHER_NAMES[found]} here" if found else ""
 
 
 def one_line(box: str) -> str:
@@ -127,7 +147,9 @@ def one_line(box: str) -> str:
     rule = lines.index("") if "" in lines else len(lines)
     reason = " ".join(lines[:rule])
     near = next(
-        (line.split()[0] for at, line in enumerate(lines[1:]) if lines[at].startswith("Perhaps you meant")), None
+        (line.split()[0].rstrip(",") for at, line in enumerate(lines[1:]) if lines[at].startswith("Perhaps you meant")),
+        None,
     )
-    reason = bounded(reason, limit=MAX_REASON)
-    return f"{reason}; did you mean {near}?" if near else reason
+    reason = re.sub(r"(--[\w.-]+) (?:STR|INT|FLOAT|PATH)\b", r"\1:", reason)
+    reason = bounded(reason.replace(": STR ", ": an argument: "), limit=MAX_REASON)
+    return f"{reason}; did you mean {near}?" if near and near not in reason.split() else reason

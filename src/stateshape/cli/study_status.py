@@ -9,6 +9,7 @@ from pathlib import Path
 import tyro
 
 from stateshape.core.files import plain
+from stateshape.core.wording import duration
 from stateshape.report.status import RunStatus, State, StudyStatus, study_status
 
 MOST_LINES = 40  # of runs that are not done; more are counted
@@ -69,11 +70,3 @@ def run_line(run: RunStatus, width: int) -> str:
 def time_of(since: str | None) -> str:
     """2026-11-27T02:22:45+00:00 as 27 02:22 UTC."""
     return "unknown" if not since else f"{since[8:10]} {since[11:16]} UTC"
-
-
-def duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""Progress of long work in a terminal: bars with rate and ETA after two seconds, plain lines, or JSON lines.
+"""Progress of long work: in a terminal bars with rate and ETA, and below them how far the study is; or JSON lines.
 
 Everything but results goes to stderr, so that stdout can be piped. Knows nothing about the work itself.
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -25,6 +25,7 @@ from rich.text import Text
 from stateshape.cli.processes import is_first
 from stateshape.core.meter import Meter
 from stateshape.core.progress import Reporter, Silent, Tick
+from stateshape.core.wording import duration
 
 SHOW_AFTER_S = 2.0  # shorter work needs no bar
 BAR_WIDTH = 10
@@ -53,12 +54,42 @@ def values_in_words(values: Mapping[str, float] | None) -> str:
     return ", ".join(f"{heading} {value:.3g}" for heading, value in (values or {}).items())
 
 
+class StudyLine:
+    """'run 3 of 7, about 18 min left', counted down between what the study reports."""
+
+    def __init__(self, values: Mapping[str, object]) -> None:
+        self.values, self.told_at = values, time.monotonic()
+
+    def __str__(self) -> str:
+        running, left = self.values["running"], self.values["seconds_left"]
+        assert isinstance(running, list)
+        place = (
+            f"run {self.values['number']} of {self.values['of']}" if len(running) < 2 else f"now {', '.join(running)}"
+        )
+        if not isinstance(left, float):
+            return place
+        left -= time.monotonic() - self.told_at
+        return f"{place}; study: {'less than a minute' if left < 60 else f'about {duration(left)}'} left"
+
+
+class Bars(Progress):
+    """Rich's, with the study's line below."""
+
+    study: StudyLine | None = None
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.study is not None:
+            yield Text(f"  {self.study}", style="dim", overflow="ellipsis", no_wrap=True)
+
+
 class Terminal:
     """Bars and lines on stderr."""
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False)
-        self.progress: Progress | None = None
+        self.progress: Bars | None = None
+        self.study: StudyLine | None = None
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False)
@@ -66,7 +97,11 @@ class Terminal:
     def warn(self, text: str) -> None:
         self.console.print(f"warning: {text}", markup=False, style="yellow", soft_wrap=True)
 
-    def event(self, name: str, values: Mapping[str, object]) -> None: ...
+    def event(self, name: str, values: Mapping[str, object]) -> None:
+        if name == "pace":
+            self.study = StudyLine(values)
+            if self.progress is not None:
+                self.progress.study = self.study
 
     def track(self, what: str, unit: str, meter: Meter | None = None) -> Tick:
         began = time.monotonic()
@@ -74,7 +109,8 @@ class Terminal:
         shown: list[tuple[Progress, object]] = []
 
         def tick(done: int, total: int, values: Mapping[str, float] | None = None, /) -> None:
-            if not shown and self.console.is_terminal and time.monotonic() - began > SHOW_AFTER_S and done < total:
+            is_long = done == 0 or time.monotonic() - began > SHOW_AFTER_S  # what reports before it begins is long
+            if not shown and self.console.is_terminal and is_long and done < total:
                 shown.append(self._bar(what, unit, tokens, done, total))
             if shown:
                 bar, task = shown[0]
@@ -91,7 +127,7 @@ class Terminal:
 
     def _bar(self, what: str, unit: str, tokens: Callable[[], str], done: int, total: int) -> tuple[Progress, object]:
         self.stop()
-        self.progress = Progress(
+        self.progress = Bars(
             TextColumn("  {task.description}"),
             BarColumn(bar_width=BAR_WIDTH),
             MofNCompleteColumn(),
@@ -102,6 +138,7 @@ class Terminal:
             console=self.console,
             transient=True,
         )
+        self.progress.study = self.study
         self.progress.start()
         return self.progress, self.progress.add_task(
             what, total=total, completed=done, unit=unit, tokens=tokens, values=""

@@ -66,7 +66,7 @@ def text_of(data: bytes, *, where: str) -> str:
 def json_value(text: str, *, where: str) -> Any:
     """Raises BadInput with the place: line and column of what is not JSON, the field of a value that can't be used."""
     try:
-        value = json.loads(text, object_pairs_hook=_each_key_once)
+        value = DECODER.decode(text)
     except BadInput as error:
         raise BadInput(f"{where}: {error}") from None
     except json.JSONDecodeError as error:
@@ -89,6 +89,9 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return mapping
 
 
+DECODER = json.JSONDecoder(object_pairs_hook=_each_key_once)
+
+
 def check_values(value: Any, *, where: str) -> None:
     """Every text can be written as UTF-8, every number is finite, and the nesting ends. Raises BadInput with the field."""
     if not _are_usable(value, MAX_DEPTH):
@@ -101,9 +104,19 @@ def _are_usable(value: Any, depth: int) -> bool:
         return value.isascii() or not SURROGATE.search(value)
     if isinstance(value, float):
         return math.isfinite(value)
+    if not isinstance(value, dict | list):
+        return True
+    if depth == 0:
+        return False
     if isinstance(value, dict):
-        return depth > 0 and all(_are_usable(k, 0) and _are_usable(v, depth - 1) for k, v in value.items())
-    return not isinstance(value, list) or (depth > 0 and all(_are_usable(part, depth - 1) for part in value))
+        for key in value:
+            if not _are_usable(key, 0):
+                return False
+        value = value.values()
+    for part in value:  # noqa: SIM110 -- takes half the time of all(...)
+        if not _are_usable(part, depth - 1):
+            return False
+    return True
 
 
 def _tell_fault(value: Any, where: str) -> None:

@@ -34,6 +34,8 @@ MAX_INT = 10**30  # of any whole number in a record: counts of floating-point op
 LATER = {"is_later": True}  # metadata of a dataclass's field that was added when records without it already existed
 NAME_BYTES = 255  # of one name in a path, on every file system in common use
 PATH_BYTES = 4096 - 512  # of a whole path; the rest is for what is written below it
+SCALARS = frozenset({str, int, float, bool, type(None)})
+LINES = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 
 @functools.cache
@@ -144,6 +146,8 @@ def _whole_number(value: object) -> int | None:
 
 
 def _structure_float(value: object, _: Any) -> float:
+    if type(value) is float and math.isfinite(value):  # most values by far: a study has millions
+        return value
     if isinstance(value, int | float | str) and not isinstance(value, bool):
         with contextlib.suppress(ValueError, OverflowError):
             if math.isfinite(number := float(value)):
@@ -152,6 +156,8 @@ def _structure_float(value: object, _: Any) -> float:
 
 
 def _structure_str(value: object, _: Any) -> str:
+    if type(value) is str:
+        return value
     if isinstance(value, str | int | float) and not isinstance(value, bool):
         return str(value)
     raise ValueError(f"got {shown(value)}; expected a text; put it in quotation marks")
@@ -190,13 +196,20 @@ def _field_first(problem: str) -> str:
 
 def plain(record: object) -> Any:
     """The record as JSON-ready data."""
+    if type(record) in SCALARS:
+        return record
     if dataclasses.is_dataclass(record) and not isinstance(record, type):
-        return {f.name: plain(getattr(record, f.name)) for f in dataclasses.fields(record)}
+        return {name: plain(getattr(record, name)) for name in _field_names(type(record))}
     if isinstance(record, dict):
         return {str(k): plain(v) for k, v in record.items()}
     if isinstance(record, list | tuple):
         return [plain(v) for v in record]
     return record
+
+
+@functools.cache
+def _field_names(kind: type[Any]) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind))
 
 
 def comparable(record: Any) -> dict[str, Any]:
@@ -292,7 +305,7 @@ def append_jsonl(path: Path, records: Iterable[object]) -> None:
 
 
 def _line(record: object) -> str:
-    return json.dumps(plain(record), ensure_ascii=False, allow_nan=False) + "\n"
+    return LINES.encode(plain(record)) + "\n"
 
 
 def read_json(path: Path, kind: type[T]) -> T:

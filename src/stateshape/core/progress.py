@@ -29,7 +29,7 @@ class Reporter(Protocol):
         ...
 
     def event(self, name: str, values: Mapping[str, object]) -> None:
-        """Something finished, for machines to read."""
+        """Something finished, for machines to read; "pace": how far a study is (study/pace.py)."""
         ...
 
     def stop(self) -> None:

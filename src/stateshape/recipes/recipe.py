@@ -6,6 +6,7 @@ The command line's flags, a study file's fields and the documentation are made f
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -242,9 +243,10 @@ def recipe_class(name: str) -> type[Recipe]:
     """A built-in recipe by name, or one of your own: `package.module:Class`, `file.py:Class`. Raises BadInput."""
     path = built_in_path(name) or name
     if ":" not in path:
+        near = difflib.get_close_matches(name, BUILT_IN, n=1)
         raise BadInput(
             f"recipe: got {shown(name)}; expected one of {', '.join(BUILT_IN)}, or package.module:Class, "
-            "file.py:Class of your own"
+            f"file.py:Class of your own{f'; did you mean {near[0]}?' if near else ''}"
         )
     recipe: Any = load_object(path, what="recipe")
     known = getattr(recipe, "compositions", None)

@@ -6,6 +6,7 @@ written, and computes nothing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -45,6 +46,7 @@ OUTCOMES = {
 }
 PREMISE_SIGNS = {"holds": "✓", "fails": "✕"}
 SMALL_EFFECT = 0.01  # distances are of this order and differ in the fifth decimal
+TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d):\d\d(?:\.\d+)?\+00:00$")
 _DATE_KEYS = ("date", "finished", "started", "created")
 
 
@@ -144,7 +146,8 @@ def _finalize(value: object) -> object:
 def _date(study: StudyFiles) -> str | None:
     """From the records, the latest one there is: the page itself has no clock."""
     dates = [date for source in _provenances(study) if (date := _date_in(source))]
-    return max(dates, default=None)
+    latest = max(dates, default=None)
+    return None if latest is None else TIMESTAMP.sub(r"\1, \2 UTC", latest)
 
 
 def _provenances(study: StudyFiles) -> list[dict[str, Json]]:

@@ -54,6 +54,7 @@ from stateshape.study.folders import (
 from stateshape.study.loaded import measure_checkpoint
 from stateshape.study.measuring import evaluations, measure_drift, measure_drift_from_start, measured, roll
 from stateshape.study.opened import asked_by, open_sampler, opened_sampler
+from stateshape.study.pace import Pace
 from stateshape.study.parallel import Processes
 from stateshape.study.plan import AnySpec, Plan
 from stateshape.study.preflight import check_chats, check_checkpoint, check_sources, check_templates, check_training
@@ -152,20 +153,37 @@ def run_all(bench: StudyContext, data_dir: Path | None, jobs: int | None) -> Non
     failed = folder / layout.FAILED
     failed.unlink(missing_ok=True)
     executor = executor_for(bench, data_dir, jobs)
-    work = None if plan.file.execute.executor == "processes" else work_estimator(bench)
-    queue = Queue(plan.runs, plan.file.seeds, reporter, partial(write_json, failed), work=work)
+    work = work_estimator(bench)
+    first_longest = None if plan.file.execute.executor == "processes" else work
+    queue = Queue(plan.runs, plan.file.seeds, reporter, partial(write_json, failed), work=first_longest)
+    pace = pace_of(bench, work, executor.num_slots if executor else 1)
     if executor is not None:
-        drive(queue, executor, f"runs, {executor.num_slots} at a time", reporter)
+        drive(queue, executor, f"runs, {executor.num_slots} at a time", reporter, pace)
         return
     while queue.waiting:
         spec, seed = queue.ready(1)[0]
         queue.begin(spec, seed)
+        pace.begin(spec.name, seed)
+        reporter.event("pace", pace.told())
         try:
             warnings = run_one(bench, spec, seed)
         except RunDied as error:
             queue.died(spec, seed, error)
         else:
             queue.done(spec, seed, warnings)
+        pace.end(spec.name, seed)
+
+
+def pace_of(bench: StudyContext, work: Callable[[AnySpec], float], num_slots: int) -> Pace:
+    """Of the runs that are not finished yet."""
+    items: list[tuple[AnySpec, int]] = [(spec, seed) for spec in bench.plan.trained for seed in bench.plan.file.seeds]
+    items += [(spec, bench.plan.file.seeds[0]) for spec in bench.plan.checkpoints]
+    left = [(spec, seed) for spec, seed in items if not is_finished(bench.run_folder(spec.name, seed))]
+    return Pace(
+        {(spec.name, seed): work(spec) for spec, seed in left},
+        num_over=len(items) - len(left),
+        num_slots=num_slots,
+    )
 
 
 def executor_for(bench: StudyContext, data_dir: Path | None, jobs: int | None) -> Executor | None:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import pickle
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from stateshape.core.progress import Reporter
-from stateshape.study.plan import AnySpec
+from stateshape.study.pace import Pace
 from stateshape.study.run_queue import Item, Queue, RunDied
 
-OpenWorker = Callable[[], Callable[[AnySpec, int], list[str]]]
+if TYPE_CHECKING:
+    from stateshape.study.plan import AnySpec
+
+OpenWorker: TypeAlias = "Callable[[], Callable[[AnySpec, int], list[str]]]"
 """Called once in each process: loads what runs share, and gives what does one of them and returns its warnings. Must be
 picklable."""
 MOST_AT_A_TIME = 1_000  # runs that a cluster is asked for, where --jobs does not say
@@ -48,8 +51,8 @@ class Executor(Protocol):
         ...
 
 
-def drive(queue: Queue, executor: Executor, what: str, reporter: Reporter) -> None:
-    """Has every run of the queue done, those that others name first.
+def drive(queue: Queue, executor: Executor, what: str, reporter: Reporter, pace: Pace | None = None) -> None:
+    """Has every run of the queue done, those that others name first. pace: where given, told of and reported.
 
     The others go on without a run that died. Raises whatever else a run raised; the others are stopped then. A run whose
     worker was lost is submitted again, `executor.retries` times.
@@ -57,6 +60,7 @@ def drive(queue: Queue, executor: Executor, what: str, reporter: Reporter) -> No
     running: dict[Any, Item] = {}
     lost: Counter[tuple[str, int]] = Counter()
     tick = reporter.track(what, "runs")
+    tick(0, queue.num_runs)
 
     def submit(items: Sequence[Item]) -> None:
         if items:
@@ -68,6 +72,10 @@ def drive(queue: Queue, executor: Executor, what: str, reporter: Reporter) -> No
             for item in ready:
                 queue.begin(*item)
             submit(ready)
+            if pace is not None:
+                for spec, seed in ready:
+                    pace.begin(spec.name, seed)
+                reporter.event("pace", pace.told())
             again = []
             for handle in executor.wait(running):
                 spec, seed = running.pop(handle)
@@ -87,6 +95,8 @@ def drive(queue: Queue, executor: Executor, what: str, reporter: Reporter) -> No
                     queue.done(spec, seed, warnings)
                     reporter.say(f"{spec.label}, seed {seed}: done, {queue.num_over} of {queue.num_runs}")
                 tick(queue.num_over, queue.num_runs)
+                if pace is not None and (spec, seed) not in again:
+                    pace.end(spec.name, seed)
             submit(again)
     finally:
         executor.close(running)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -21,8 +22,10 @@ from stateshape.core.files import BadInput
 from stateshape.core.locks import release_all
 from stateshape.core.progress import Reporter
 from stateshape.study.executor import OpenWorker, drive
-from stateshape.study.plan import AnySpec
 from stateshape.study.run_queue import Item, Queue
+
+if TYPE_CHECKING:
+    from stateshape.study.plan import AnySpec
 
 _run: Callable[[AnySpec, int], list[str]]
 

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 from stateshape.core.files import BadInput
 from stateshape.core.progress import Reporter
 from stateshape.core.study_records import FailedRun
 from stateshape.study.checkpoints import CheckpointSpec
-from stateshape.study.plan import AnySpec
 
-Item = tuple[AnySpec, int]
+if TYPE_CHECKING:  # plans read models and recipes; a process that starts needs none of them to take a run
+    from stateshape.study.plan import AnySpec
+
+Item: TypeAlias = "tuple[AnySpec, int]"
 """A run and its seed."""
 
 

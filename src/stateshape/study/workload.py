@@ -1,6 +1,7 @@
 """About how much work a run is, known before it begins: from its plan, and from what measuring the base has taken.
 
-Good for the order of runs and for --dry-run, not for a clock: it knows neither machine nor model.
+Good for the order of runs, for --dry-run and, with what was measured, for "about 18 min left". It knows neither machine
+nor model.
 """
 
 from __future__ import annotations
