@@ -209,7 +209,7 @@ def test_json_events_are_json(done: Study, tmp_path: Path, capsys: pytest.Captur
     shutil.rmtree(out / "runs" / "student")
     assert main(["study", str(done[0]), "--out", str(out), "--json-events"]) == 0
     events = [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
-    assert set(events) == {"say", "step", "done", "run"}
+    assert set(events) == {"say", "step", "done", "run", "pace"}
 
 
 def test_the_report_shows_items_that_a_trained_run_lost_or_won(done: Study) -> None:
