@@ -2,7 +2,7 @@
 #
 #   docker build -t stateshape .                                        CPU, about 2 GB
 #   docker build -t stateshape:cuda --build-arg TORCH=default .         with CUDA, about 6 GB; run it with --gpus all
-#   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/work" -v stateshape-cache:/cache stateshape study smoke --out studies/smoke
+#   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/studies" -v stateshape-cache:/cache stateshape study smoke --out studies/smoke
 #
 # EXTRAS names optional dependencies, e.g. --build-arg EXTRAS=hub,math.
 
@@ -29,10 +29,10 @@ RUN version="$(sed -n 's/^torch==//p' /tmp/constraints.txt)" && \
 COPY --from=wheel /wheels /wheels
 RUN wheel="$(echo /wheels/stateshape-*.whl)" && \
     pip install --no-cache-dir -c /tmp/constraints.txt "$wheel${EXTRAS:+[$EXTRAS]}" && \
-    mkdir -m 1777 /work /cache
+    mkdir -m 1777 /studies /cache
 # Models from the hub and plots' fonts are kept in /cache; HOME, so that any --user can write there.
 ENV HOME=/cache HF_HOME=/cache/huggingface MPLCONFIGDIR=/cache/matplotlib
 USER 1000:1000
-WORKDIR /work
+WORKDIR /studies
 ENTRYPOINT ["stateshape"]
 CMD ["--help"]
