@@ -91,7 +91,7 @@ def test_doctor_says_that_a_folder_is_an_adapter_and_counts_layers_below_it(tmp_
         list(examine(source, None, settings=SETTINGS, rank=8))
         for source in (str(base_folder()), str(tmp_path / "adapter"))
     )
-    assert adapted[0] == f"adapter      {tmp_path / 'adapter'}: LoRA r 2 on q_proj of the base {base_folder()}"
+    assert adapted[0] == f"adapter      {tmp_path / 'adapter'}: LoRA r 2 on q_proj of the base embedded"
     for begin in ("memory", "model"):
         (line,) = (line for line in plain if line.startswith(begin))
         assert line in adapted

@@ -14,6 +14,7 @@ import pytest
 
 import tiny
 from stateshape.cli import main
+from stateshape.core import layout
 from stateshape.core.files import read_jsonl
 from stateshape.core.records import EvalRow, FlippedItem
 from stateshape.train.checkpoint import newest_checkpoint
@@ -54,6 +55,8 @@ def results(folder: Path) -> dict[str, Any]:
             found[name] = {
                 task: {k: v for k, v in entry.items() if k != "evaluation"} for task, entry in entries.items()
             }
+        elif path.name == layout.CARD:  # ends in the command, the date and versions
+            found[name] = path.read_text().split("```\nstateshape")[0]
         elif path.stem in ("cost", "phases", "manifest"):  # seconds, and checksums of what holds some
             continue
         elif path.is_file() and path.name not in ("plan.json", "report.html") and path.parent.name != "plots":
