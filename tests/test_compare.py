@@ -311,6 +311,7 @@ def test_write_comparison_round_trips(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_a_full_size_study_is_fast(tmp_path):
     """Beside the time to write its files on the same processor: 1.2 of it was seen."""
     start = time.process_time()

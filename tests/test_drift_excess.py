@@ -72,6 +72,7 @@ def measured(generator, num_seeds, shift):
     return records
 
 
+@pytest.mark.slow
 def test_seeds_that_share_their_base_do_not_count_as_many_bases():
     generator = np.random.default_rng(0)
     num_studies, by_t, rejected, held = 150, 0, {3: 0, 10: 0}, {3: 0, 10: 0}

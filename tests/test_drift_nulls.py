@@ -357,6 +357,7 @@ def test_large_samples_say_what_they_rest_on(monkeypatch):
 # Is the null a null
 
 
+@pytest.mark.slow
 def test_p_is_uniform_without_drift_even_where_prompts_dominate():
     found = {}
     for i in range(200):
