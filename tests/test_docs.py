@@ -25,11 +25,10 @@ from check_commands import commands_to_parse, pages, problem_of  # noqa: E402
 PAGES = {str(page.relative_to(ROOT)): page for page in pages()}
 EXECUTED = [name for name in PAGES if name.startswith("docs/") or name == "README.md"]
 LONG = (
-    "docs/guides/own-method.md",
-    "docs/states.md",
     "docs/get-started.md",
     "docs/guides/cluster.md",
     "docs/guides/finetune.md",
+    "docs/guides/own-method.md",
     "docs/states.md",
     "docs/guides/audit.md",
     "docs/guides/distil.md",
