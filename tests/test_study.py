@@ -171,20 +171,34 @@ def test_dry_run_prints_the_plan_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("kind", ["os", "torch"])
+@pytest.mark.parametrize(
+    ("kind", "call"),
+    [
+        ("os", "torch.save"),
+        ("torch", "torch.save"),
+        ("tokenizers", "transformers.tokenization_utils_tokenizers.TokenizersBackend.save_pretrained"),
+    ],
+)
 def test_a_full_disk_is_one_line_and_can_be_resumed(
-    kind: str, done: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    kind: str,
+    call: str,
+    done: Study,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     file, whole = done
 
     def full(*_: Any, **__: Any) -> None:
         if kind == "os":
             raise OSError(errno.ENOSPC, "No space left on device", "checkpoint.pt")
+        if kind == "tokenizers":
+            raise Exception("No space left on device (os error 28)")
         raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0\nand more")
 
     out = tmp_path / "out"
     with monkeypatch.context() as patched:
-        patched.setattr("torch.save", full)
+        patched.setattr(call, full)
         assert study(file, out) == 2
     told = capsys.readouterr().err
     assert told.count("\n") == 1

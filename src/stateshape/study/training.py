@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from stateshape.core import layout
 from stateshape.core.files import BadInput, plain, read_jsonl, write_json
 from stateshape.core.method import Combination, Method, terms_of
@@ -88,7 +86,8 @@ def train_one(bench: StudyContext, spec: RunSpec, seed: int, folder: Path) -> Ru
         progress, kinds = train_method(bench, spec, seed, folder, item_ids, adapters, asked)
         if bench.compared is not None and bench.compared.settings.share > 0 and not (folder / layout.LOCALITY).exists():
             bench.reporter.say(NO_PROBES.format(spec.label))
-    return ranks.by_first(lambda: recorded(record, spec, progress, kinds, folder, bench.weights.tokenizer))
+    with failures_named(folder):
+        return ranks.by_first(lambda: recorded(record, spec, progress, kinds, folder, bench.weights.tokenizer))
 
 
 def with_teachers(record: RunRecord, asked: Mapping[str, ServedTeacher], folder: Path) -> RunRecord:
@@ -196,7 +195,9 @@ def failures_named(folder: Path) -> Iterator[None]:
         yield
     except TrainingDiverged as error:
         raise RunDied(f"{folder}: training diverged at {error}") from None
-    except (RuntimeError, SafetensorError) as error:
+    except OSError:
+        raise  # says itself what could not be written
+    except Exception as error:  # of torch, of safetensors, and of tokenizers, which raise nothing narrower
         if not any(sign in str(error) for sign in FULL_DISK):
             raise
         raise BadInput(
