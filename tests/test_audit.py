@@ -151,6 +151,7 @@ def test_a_model_with_another_tokenizer_has_scores_and_drift_and_says_why_there_
     assert "tokens differ" in read_json(folder / "run.json", RunRecord).warnings[0]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_changed_is_noticed(
     adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

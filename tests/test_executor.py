@@ -163,6 +163,7 @@ def workers_import_this_file(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")]))
 
 
+@pytest.mark.slow
 def test_jobs_of_submitit_one_of_which_dies(tmp_path, workers_import_this_file):
     pytest.importorskip("submitit")
     choice = ExecuteChoice(executor="slurm", is_local=True)
