@@ -126,10 +126,10 @@ class Study:
         return Frame.of(Table(name="runs", caption="Runs", columns=columns, rows=rows))
 
     def __repr__(self) -> str:
-        trained = [one.name for one in self.plan.runs if one.method is not None]
-        return (
-            f"<Study {self.plan.study!r} in {self.folder}: {len(trained)} trained runs, {len(self.plan.seeds)} seeds>"
-        )
+        trained = sum(one.method is not None for one in self.plan.runs)
+        seeds = len(self.plan.seeds)
+        counts = f"{trained} trained run{'s'[: trained != 1]}, {seeds} seed{'s'[: seeds != 1]}"
+        return f"<Study {self.plan.study!r} in {self.folder}: {counts}>"
 
     def _repr_html_(self) -> str:
         plan = self.plan
