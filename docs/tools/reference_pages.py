@@ -166,11 +166,21 @@ def room_page(room: str) -> str:
         "Names on this page may change between versions. Those on the page [Python](api.md) are kept stable.",
     ]
     for info in sorted(pkgutil.walk_packages(package.__path__, f"{package.__name__}."), key=lambda info: info.name):
-        module = None if info.ispkg else importlib.import_module(info.name)
+        module = None if info.ispkg else _module(info.name)
         if module is not None and (names := public_names(module)):
             parts += [f"## {info.name}", _plain((inspect.getdoc(module) or "").split("\n\n")[0])]
             parts += [_directive(f"{info.name}.{name}", getattr(module, name)) for name in names]
     return "\n\n".join(parts) + "\n"
+
+
+def _module(name: str) -> Any:
+    """None for a module that builds on an optional package which is not installed here."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("stateshape"):
+            raise
+        return None
 
 
 def public_names(module: Any) -> list[str]:
