@@ -5,7 +5,7 @@
 Both engines are loaded on the same machine and are asked in turn, so that other work disturbs them alike; the one that is not
 asked is stopped. Ours is timed with an adapter that the server has (`same`), and with a new version in each call (`new`), as in
 training: it is published, and some rows are rescored by the gate. Prompts: arithmetic's. Tokens: up to and with a row's end.
-Prints a JSON line.
+Prints a JSON line, and each repeat on stderr as it is measured.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import signal
 import socket
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -145,6 +146,12 @@ def main() -> None:
                 fill(weights, "learner", seed=2 + max(repeat, 0))
                 timed["new"] = ours(sampler, policy, prompts, settings, 10 + repeat)
                 timed["same"] = ours(sampler, policy, prompts, settings, 10 + repeat)
+                print(
+                    repeat,
+                    {kind: f"{one.rate:.1f} tokens/s" for kind, one in timed.items()},
+                    file=sys.stderr,
+                    flush=True,
+                )
                 for kind, one in timed.items():
                     if repeat >= 0:
                         found[kind].append(one)
