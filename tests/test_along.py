@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -277,22 +276,6 @@ def findings(folder: Path) -> dict[str, Any]:
     return {name: (run / name).read_bytes() for name in sorted(names)}
 
 
-def stop_at(place: str, call: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As Ctrl-C does, at one call of a function."""
-    module, _, name = place.rpartition(".")
-    original = getattr(sys.modules[module], name)
-    calls = 0
-
-    def stopping(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == call:
-            raise KeyboardInterrupt
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(place, stopping)
-
-
 @pytest.mark.parametrize(
     ("place", "call"),
     [
@@ -306,7 +289,7 @@ def stop_at(place: str, call: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_stopped_anywhere_it_goes_on_to_the_same_results(
     place: str, call: int, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    stop_at(place, call, monkeypatch)
+    tiny.stop_at(place, call, monkeypatch)
     assert study(done / "tiny.yaml", tmp_path / "out") == 130
     monkeypatch.undo()
     assert study(done / "tiny.yaml", tmp_path / "out") == 0
@@ -367,7 +350,7 @@ def test_points_by_kl_are_chosen_among_measured_candidates(by_kl: Path):
 def test_points_by_kl_are_the_same_where_it_was_stopped(
     call: int, by_kl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    stop_at("stateshape.study.along.write_jsonl", call, monkeypatch)
+    tiny.stop_at("stateshape.study.along.write_jsonl", call, monkeypatch)
     assert study(by_kl / "tiny.yaml", tmp_path / "out") == 130
     monkeypatch.undo()
     assert study(by_kl / "tiny.yaml", tmp_path / "out") == 0

@@ -92,19 +92,8 @@ def test_stopped_anywhere_it_goes_on_to_the_same_results(
 ) -> None:
     """The `call`-th call of a writing function is interrupted before it writes."""
     file, whole = done
-    module, _, name = place.rpartition(".")
-    original = getattr(sys.modules[module], name)
-    calls = 0
-
-    def stopping(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == call:
-            raise KeyboardInterrupt
-        return original(*args, **kwargs)
-
     out = tmp_path / "out"
-    monkeypatch.setattr(place, stopping)
+    tiny.stop_at(place, call, monkeypatch)
     assert study(file, out) == 130
     monkeypatch.undo()
     assert study(file, out) == 0

@@ -6,12 +6,14 @@ And the smallest study of the embedded base, as its file says it.
 from __future__ import annotations
 
 import string
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -229,3 +231,19 @@ def row(
         finish="dataset" if origin == Origin.DATASET else "length",
         group=group,
     )
+
+
+def stop_at(place: str, call: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Ctrl-C does, at one call of a function, before it does anything. place: module and name; call: counted from 1."""
+    module, _, name = place.rpartition(".")
+    original = getattr(sys.modules[module], name)
+    calls = 0
+
+    def stopping(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(place, stopping)
