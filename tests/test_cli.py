@@ -79,6 +79,21 @@ def test_help_names_every_flag(command: str, flags: str, run: Run) -> None:
     assert [flag for flag in flags.split() if flag.lower() not in out.lower()] == []
 
 
+def test_help_calls_arguments_by_their_names_and_values_by_their_types(run: Run) -> None:
+    assert " A B\n" in run("drift", "--help")[1].partition("\n\n")[0] + "\n"
+    assert "[NAME]" in run("methods", "--help")[1].partition("\n\n")[0]
+    out = run("eval", "--help")[1]
+    assert "--limit INT" in out
+    assert "None}" not in out
+    assert "{None" not in out
+
+
+def test_flags_without_a_value_take_none_as_well(run: Run) -> None:
+    code, _, err = run("eval", "embedded", "--task", "nosuch", "--limit", "None", "--split", "None", "--out", "NEW")
+    assert code == 2
+    assert "nosuch" in err
+
+
 def test_help_of_a_recipe_explains_the_flags_that_all_share(run: Run) -> None:
     out = run("train", "sft", "--help")[1]
     assert "Task whose training prompts are used" in out.partition("options")[2]
@@ -124,6 +139,7 @@ def test_the_grid_shows_every_cell_its_recipes_or_the_reason(run: Run) -> None:
     ("args", "wanted"),
     [
         ("studdy smoke", "did you mean study?"),
+        ("drift embedded", "missing: B (The model or run to compare with it); --task (Task"),
         ("study smok --out NEW", "did you mean smoke?"),
         ("study smoke --outt NEW", "Unrecognized options: --outt"),
         ("eval embedded --tasks facts --out NEW", "--tasks is called --task here"),
@@ -168,7 +184,7 @@ def test_the_grid_shows_every_cell_its_recipes_or_the_reason(run: Run) -> None:
         ("eval embedded --task none.jsonl --out NEW", "none.jsonl"),
         ("eval embedded --task facts --limit 0 --out NEW", "limit: got 0"),
         ("eval embedded --task gsm8k --data FULL --out NEW", "train.jsonl"),
-        ("drift embedded --task arithmetic", "Missing"),
+        ("drift embedded --task arithmetic", "missing: B (The model or run to compare with it)"),
         ("drift embedded embedded --task arithmetic --prompts 0", "prompts: got 0"),
         ("doctor --model embedded --device foo", "device: got 'foo'"),
         ("doctor --model embedded --dtype int8", "dtype: got 'int8'"),

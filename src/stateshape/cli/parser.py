@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import functools
+import inspect
 import io
 import re
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -59,6 +63,7 @@ DESCRIPTION = (
 
 
 MAX_REASON = 300  # characters of what tyro says: it repeats the arguments
+MISSING = re.compile(r"^Missing from [^:]*: (.*)")  # behind it, per argument: name, what it is for, "(required)"
 RULE = re.compile(r"-{3,}")  # as tyro draws it where the output is not UTF-8
 
 # What other trainers and harnesses call a flag.
@@ -72,6 +77,25 @@ OTHER_NAMES = {
 }
 
 MARKERS = (tyro.conf.HelptextFromCommentsOff,)
+REGISTRY = tyro.constructors.ConstructorRegistry()
+
+
+@REGISTRY.primitive_rule
+def optional_value(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+    """`INT` in the help where tyro writes `{None}|INT`: the text says what None means. It can still be given."""
+    kinds = [kind for kind in get_args(info.type) if kind is not NoneType]
+    if NoneType not in get_args(info.type) or not (kinds in ([str], [int], [float]) or is_literal(kinds)):
+        return None
+    value = REGISTRY.get_primitive_spec(tyro.constructors.PrimitiveTypeInfo.make(kinds[0], info.markers))
+    if isinstance(value, tyro.constructors.UnsupportedTypeAnnotationError):
+        return None
+    return dataclasses.replace(
+        value,
+        choices=None if value.choices is None else (*value.choices, "None"),
+        instance_from_str=lambda words: None if words == ["None"] else value.instance_from_str(words),
+        is_instance=lambda one: one is None or value.is_instance(one),
+        str_from_instance=lambda one: ["None"] if one is None else value.str_from_instance(one),
+    )
 
 
 def run(args: Sequence[str]) -> None:
@@ -86,18 +110,29 @@ def run(args: Sequence[str]) -> None:
     if len(args) > 1 and args[0] == "train" and not args[1].startswith("-"):
         command, prog = train_command(args[1]), f"stateshape train {args[1]}"
         given = spelled(with_config(args[2:], command, prog=prog))
-        parsed(lambda: tyro.cli(deferred(command), prog=prog, args=given, config=MARKERS), prog=prog, args=args)()
+        parsed(
+            lambda: tyro.cli(deferred(command), prog=prog, args=given, config=MARKERS, registry=REGISTRY),
+            prog=prog,
+            args=args,
+        )()
         return
     if list(args[:2]) == ["study", "status"]:
         prog = "stateshape study status"
         parsed(
-            lambda: tyro.cli(deferred(status), prog=prog, args=list(args[2:]), config=MARKERS), prog=prog, args=args
+            lambda: tyro.cli(deferred(status), prog=prog, args=list(args[2:]), config=MARKERS, registry=REGISTRY),
+            prog=prog,
+            args=args,
         )()
         return
     commands_later = {name: deferred(command) for name, command in COMMANDS.items()}
     parsed(
         lambda: tyro.extras.subcommand_cli_from_dict(
-            commands_later, prog="stateshape", description=DESCRIPTION, args=list(args) or ["--help"], config=MARKERS
+            commands_later,
+            prog="stateshape",
+            description=DESCRIPTION,
+            args=list(args) or ["--help"],
+            config=MARKERS,
+            registry=REGISTRY,
         ),
         prog=" ".join(["stateshape", *args[:1]]),
         args=args,
@@ -110,13 +145,32 @@ def spelled(args: Sequence[str]) -> list[str]:
 
 
 def deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
-    """The command with its signature, but called later: so that its output and its errors are not taken for parsing errors."""
+    """The command, but called later: so that its output and its errors are not taken for parsing errors.
+
+    Its signature is the command's, with the names of positional arguments as what the help shows.
+    """
 
     @functools.wraps(command)
     def keep(*args: object, **kwargs: object) -> Callable[[], None]:
         return functools.partial(command, *args, **kwargs)
 
+    hints, signature = get_type_hints(command, include_extras=True), inspect.signature(command)
+    for name, one in signature.parameters.items():
+        if is_positional(hints[name]):
+            metavar = name.upper() if one.default is one.empty else f"[{name.upper()}]"
+            hints[name] = Annotated[hints[name], tyro.conf.arg(metavar=metavar)]
+    named = [one.replace(annotation=hints[name]) for name, one in signature.parameters.items()]
+    del keep.__wrapped__  # whose annotations would be read in place of these
+    keep.__annotations__, keep.__signature__ = hints, signature.replace(parameters=named)  # type: ignore[attr-defined]
     return keep
+
+
+def is_literal(kinds: Sequence[Any]) -> bool:
+    return len(kinds) == 1 and get_origin(kinds[0]) is Literal
+
+
+def is_positional(kind: Any) -> bool:
+    return tyro.conf.Positional in getattr(kind, "__metadata__", ())
 
 
 def parsed(parse: Callable[[], Callable[[], None]], *, prog: str, args: Sequence[str]) -> Callable[[], None]:
@@ -138,6 +192,11 @@ def other_name(args: Sequence[str]) -> str:
     return f"; {found} is called {OTHER_NAMES[found]} here" if found else ""
 
 
+def missing(found: re.Match[str]) -> str:
+    each = [one.strip().partition(" ") for one in found[1].split("(required)") if one.strip()]
+    return "missing: " + "; ".join(f"{name} ({text.rstrip(' .')})" if text else name for name, _, text in each)
+
+
 def one_line(box: str) -> str:
     """The reason from tyro's framed text: the text above its first rule, and the nearest flag."""
     lines = [line.strip(" │╭╮╰╯─") for line in re.sub("\x1b\\[[0-9;]*m", "", box).splitlines()]
@@ -150,6 +209,6 @@ def one_line(box: str) -> str:
         (line.split()[0].rstrip(",") for at, line in enumerate(lines[1:]) if lines[at].startswith("Perhaps you meant")),
         None,
     )
-    reason = re.sub(r"(--[\w.-]+) (?:STR|INT|FLOAT|PATH)\b", r"\1:", reason)
-    reason = bounded(reason.replace(": STR ", ": an argument: "), limit=MAX_REASON)
+    reason = re.sub(r"(--[\w.-]+) (?:STR|INT|FLOAT|PATH)\b", r"\1", reason)
+    reason = bounded(re.sub(MISSING, missing, reason), limit=MAX_REASON)
     return f"{reason}; did you mean {near}?" if near and near not in reason.split() else reason
