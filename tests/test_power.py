@@ -222,7 +222,10 @@ def test_resolvable_by_hand():
     assert kept.minimal_effect == pytest.approx(minimal_effect(pair, alpha=0.05 / 2))
     assert (kept.num_items, kept.num_seeds) == (1000, 3)
     assert len(rows) == 2  # the other claims rest on runs that this plan has not
-    assert "over 2 tests" in resolvable_text(rows)
+    told = resolvable_text(rows)
+    assert "over 2 tests" in told
+    assert gain.minimal_effect is not None
+    assert f"effects of {gain.minimal_effect:.2f}, counted from their thresholds" in told
 
 
 def test_two_trained_runs_have_two_runs_seeds():

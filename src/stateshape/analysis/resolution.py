@@ -177,9 +177,22 @@ def resolvable_text(rows: Sequence[Resolvable]) -> str:
         )
         lines.append(f"{row.claim_id:5s}  {row.label:{width}s}  {row.num_items:7,d}  {row.num_seeds:5d}  {found}")
     num_tests = len({row.label for row in rows if row.lacks is None})
-    lines.append(
-        f"Smallest: smallest detectable effect at 80% power, with Holm over {num_tests} tests / as the only test. "
-        f"Assumed: scores near {RATE:g}, correlation between paired items {CORRELATION_OF_ITEMS:g}, "
-        f"standard deviation between seeds {SEED_SD:g}."
-    )
-    return "\n".join(lines)
+    if num_tests:
+        lines.append(
+            f"Smallest: smallest detectable effect at 80% power, with Holm over {num_tests} tests / as the only test. "
+            f"Assumed: scores near {RATE:g}, correlation between paired items {CORRELATION_OF_ITEMS:g}, "
+            f"standard deviation between seeds {SEED_SD:g}."
+        )
+    return "\n".join([*lines, *_in_words(rows)])
+
+
+def _in_words(rows: Sequence[Resolvable]) -> list[str]:
+    """What a reader of the table has to know before paying for the study."""
+    found = sorted(row.minimal_effect for row in rows if row.minimal_effect is not None)
+    if not found:
+        return ["In words: a study of this size decides none of its claims."] if rows else []
+    span = f"{found[0]:.2f}" if f"{found[0]:.2f}" == f"{found[-1]:.2f}" else f"{found[0]:.2f} to {found[-1]:.2f}"
+    return [
+        f"In words: effects of {span}, counted from their thresholds, are found in 8 of 10 such studies. Most smaller ones "
+        'will end as "cannot tell". More seeds (--seeds) or more items (limit, --full) find smaller ones.'
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -115,6 +116,7 @@ def print_dry_run(plan: Plan, data_dir: Path | None) -> None:
     protects = load_protected(plan, [target, *retention], data_dir)
     print_plan(plan, target, load_data(plan.file, [target, *retention], data_dir), protects)
     print_resolvable(plan, [target, *retention])
+    print(f"Memory and speed on this machine: stateshape doctor --model {shlex.quote(plan.file.model)}")
 
 
 def parse_seeds(text: str) -> list[int]:
