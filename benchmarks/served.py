@@ -11,6 +11,7 @@ Prints a JSON line, and each repeat on stderr as it is measured.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,6 +93,68 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
+class Engines(NamedTuple):
+    """Both, each in a process group of its own."""
+
+    peer: subprocess.Popen[str]
+    server: subprocess.Popen[Any]
+    address: str
+
+
+@contextlib.contextmanager
+def started(model: str, adapter: Path, *, vllm: str, dtype: str, is_on_cpu: bool) -> Iterator[Engines]:
+    port = free_port()
+    command = server_command(
+        model, python=vllm, port=port, rank=32, adapters=4, dtype=dtype, max_model_len=ROWS, is_on_cpu=is_on_cpu
+    )
+    server = subprocess.Popen(
+        command.words, env=os.environ | command.environment, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    script = str(Path(__file__).with_name("vllm_peer.py"))
+    words = [vllm, script, model, str(adapter), dtype, str(ROWS), "cpu" if is_on_cpu else "cuda"]
+    peer = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        ask(peer)
+        yield Engines(peer, server, f"http://127.0.0.1:{port}")
+    finally:
+        for process in (peer, server):  # each has processes of its own
+            os.killpg(process.pid, signal.SIGCONT)
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+
+
+def one_repeat(
+    engines: Engines,
+    sampler: ServedSampler,
+    policy: Policy,
+    task: dict[str, Any],
+    settings: SamplingSettings,
+    repeat: int,
+) -> dict[str, Timed]:
+    """Each side once, in turn."""
+    seed = 10 + repeat
+    only(engines.peer, engines.server)
+    answer = ask(engines.peer, task | {"seed": seed})
+    timed = {"direct": Timed(answer["seconds"], answer["tokens"])}
+    only(engines.server, engines.peer)
+    fill(policy.weights, "learner", seed=2 + max(repeat, 0))
+    for kind in ("new", "same"):
+        timed[kind] = ours(sampler, policy, task["prompts"], settings, seed)
+    print(repeat, {kind: f"{one.rate:.1f} tokens/s" for kind, one in timed.items()}, file=sys.stderr, flush=True)
+    return timed
+
+
+def summary(found: list[dict[str, Timed]]) -> dict[str, Any]:
+    """Medians, over repeats, of the rate of each side and of its ratio to the peer's of the same repeat."""
+    rates = {kind: statistics.median(one[kind].rate for one in found) for kind in found[0]}
+    ratios = {kind: statistics.median(one[kind].rate / one["direct"].rate for one in found) for kind in ("same", "new")}
+    return {
+        "tokens_per_s": {kind: round(rate, 1) for kind, rate in rates.items()},
+        "ratio_to_direct": {kind: round(ratio, 3) for kind, ratio in ratios.items()},
+        "all": {kind: [[round(one[kind].seconds, 2), one[kind].tokens] for one in found] for kind in found[0]},
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vllm", required=True, help="the interpreter of an environment with vLLM")
@@ -106,73 +170,22 @@ def main() -> None:
     prompts = [policy.encode_prompt(item.asked) for item in load_task("arithmetic").train[: chosen.prompts]]
     settings = SamplingSettings(max_new_tokens=chosen.tokens, num_samples=chosen.group)
     task = {"prompts": prompts, "group": chosen.group, "tokens": chosen.tokens, "ends": list(policy.eos_ids)}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         weights.save_adapter("learner", folder / "direct")
-        port = free_port()
-        command = server_command(
-            chosen.model,
-            python=chosen.vllm,
-            port=port,
-            rank=32,
-            adapters=4,
-            dtype=dtype,
-            max_model_len=ROWS,
-            is_on_cpu=policy.device.type == "cpu",
+        is_on_cpu = policy.device.type == "cpu"
+        engines = stack.enter_context(
+            started(chosen.model, folder / "direct", vllm=chosen.vllm, dtype=dtype, is_on_cpu=is_on_cpu)
         )
-        server = subprocess.Popen(
-            command.words, env=os.environ | command.environment, stdout=subprocess.DEVNULL, start_new_session=True
-        )
-        words = [
-            chosen.vllm,
-            str(Path(__file__).with_name("vllm_peer.py")),
-            chosen.model,
-            str(folder / "direct"),
-            dtype,
-            str(ROWS),
-            policy.device.type,
-        ]
-        peer = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
-        try:
-            ask(peer)
-            reached = reach([f"http://127.0.0.1:{port}"], chosen.model, weights.tokenizer, Patience())
-            sampler = ServedSampler(reached, weights, folder=folder / "served", log=folder / "served.jsonl")
-            found: dict[str, list[Timed]] = {"direct": [], "same": [], "new": []}
-            for repeat in range(-1, chosen.repeats):  # the first warms up
-                only(peer, server)
-                answer = ask(peer, task | {"seed": 10 + repeat})
-                timed = {"direct": Timed(answer["seconds"], answer["tokens"])}
-                only(server, peer)
-                fill(weights, "learner", seed=2 + max(repeat, 0))
-                timed["new"] = ours(sampler, policy, prompts, settings, 10 + repeat)
-                timed["same"] = ours(sampler, policy, prompts, settings, 10 + repeat)
-                print(
-                    repeat,
-                    {kind: f"{one.rate:.1f} tokens/s" for kind, one in timed.items()},
-                    file=sys.stderr,
-                    flush=True,
-                )
-                for kind, one in timed.items():
-                    if repeat >= 0:
-                        found[kind].append(one)
-            sampler.close()
-        finally:
-            for process in (peer, server):  # each has processes of its own
-                os.killpg(process.pid, signal.SIGCONT)
-                os.killpg(process.pid, signal.SIGTERM)
-                process.wait()
-    rates = {kind: statistics.median(one.rate for one in each) for kind, each in found.items()}
-    ratios = {
-        kind: statistics.median(one.rate / other.rate for one, other in zip(found[kind], found["direct"], strict=True))
-        for kind in ("same", "new")
-    }
-    print(json.dumps({
-        "model": chosen.model, "dtype": dtype, "vllm": reached.version, "torch": package_version("torch"),
-        "prompts": chosen.prompts, "group": chosen.group, "tokens": chosen.tokens, "repeats": chosen.repeats,
-        "tokens_per_s": {kind: round(rate, 1) for kind, rate in rates.items()},
-        "ratio_to_direct": {kind: round(ratio, 3) for kind, ratio in ratios.items()},
-        "all": {kind: [[round(one.seconds, 2), one.tokens] for one in each] for kind, each in found.items()},
-    }))  # fmt: skip
+        reached = reach([engines.address], chosen.model, weights.tokenizer, Patience())
+        sampler = ServedSampler(reached, weights, folder=folder / "served", log=folder / "served.jsonl")
+        _, *found = [
+            one_repeat(engines, sampler, policy, task, settings, repeat) for repeat in range(-1, chosen.repeats)
+        ]  # the first warms up
+        sampler.close()
+    told = {name: getattr(chosen, name) for name in ("model", "prompts", "group", "tokens", "repeats")}
+    about = {"dtype": dtype, "vllm": reached.version, "torch": package_version("torch")}
+    print(json.dumps(told | about | summary(found)))
 
 
 if __name__ == "__main__":
