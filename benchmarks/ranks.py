@@ -1,11 +1,12 @@
 """Two ranks on two cores beside one rank with one thread: the same steps of the same batch, in turns.
 
-    python -m benchmarks.ranks [grpo] [sft] [--model embedded|FOLDER] [--pairs N] [--small]
+    python -m benchmarks.ranks [grpo] [sft] [--model embedded|FOLDER] [--pairs N] [--prompts N] [--small]
 
 Both sides run in the same two processes, on one thread each: in one side the first process works alone and the second waits,
 in the other they share the work. Load averages are noted, because other work on the machine takes cores from both sides, and
 so are the seconds that each process computes (not waits): where cores are free, a side takes about its busiest process's.
-grpo: 8 prompts x 8 samples; sft: 32 rows; both of arithmetic, with a LoRA of rank 16 on all linear layers.
+grpo: 8 prompts x 8 samples (--prompts for another number); sft: 32 rows; both of arithmetic, with a LoRA of rank 16 on
+all linear layers.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -37,11 +39,12 @@ BAR = 1.6
 SFT_ROWS = 32
 
 
-def side_of(name: str, model: str, options: Options) -> OurSteps:
+def side_of(name: str, model: str, options: Options, prompts: int | None) -> OurSteps:
     task = load_task("arithmetic", limit=1)
     assert isinstance(task, GenerationTask)
     if name == "grpo":
-        return grpo_side(model, task, sizes_of(model, options))
+        sizes = sizes_of(model, options)
+        return grpo_side(model, task, sizes if prompts is None else replace(sizes, prompts=prompts))
     return sft_side(load_policy(model), task, SFT_ROWS, options.pick(2, 1))
 
 
@@ -71,12 +74,12 @@ def is_first() -> bool:
     return os.environ["RANK"] == "0"
 
 
-def run_rank(names: list[str], model: str, options: Options) -> None:
+def run_rank(names: list[str], model: str, options: Options, prompts: int | None) -> None:
     torch.set_num_threads(1)
     rows: list[Row] = []
     with ranks.joined():
         for name in names:
-            alone, together = (side_of(name, model, options) for _ in range(2))
+            alone, together = (side_of(name, model, options, prompts) for _ in range(2))
             load = [os.getloadavg()[0]]
             measured = interleave(
                 {
@@ -123,13 +126,14 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; default: all")
     parser.add_argument("--model", default="embedded", help="embedded, or a folder")
     parser.add_argument("--pairs", type=int, help="timed pairs; default: 5")
+    parser.add_argument("--prompts", type=int, help="of a GRPO step; default: 8")
     parser.add_argument("--small", action="store_true", help="tiny sizes, to try the code")
     chosen = parser.parse_args()
     if unknown := sorted(set(chosen.names) - set(NAMES)):
         parser.error(f"there is no {', '.join(unknown)}; there are {', '.join(NAMES)}")
     if "RANK" in os.environ:
         options = Options(repeats=chosen.pairs, is_small=chosen.small)
-        run_rank(chosen.names or list(NAMES), chosen.model, options)
+        run_rank(chosen.names or list(NAMES), chosen.model, options, chosen.prompts)
         return
     port = free_port()
     started = [
