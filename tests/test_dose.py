@@ -27,6 +27,7 @@ from stateshape.core.records import DoseRecord, EvalRow, SampledRow
 from stateshape.core.study_records import PlannedRun, PlanRecord, TaskRecord
 from stateshape.report.parts.dose import dose_tables, finer, root_ticks
 from stateshape.report.study_files import read_study_folder
+from stateshape.report.parts.tables import table2
 from stateshape.report.write import write_report
 from synthetic_study import RATES, write_synthetic_study
 
@@ -411,6 +412,11 @@ def test_scores_at_temperature_and_by_flexible_extraction_are_secondary(tmp_path
     assert {name: secondary[name].value for name in secondary} == pytest.approx(
         {"flexible": 0.0, "strict_t1": 0.5, "flexible_t1": 0.5, "pass_at_k": 1.0}
     )
+    assert {name: one.value for name, one in row.extractions.items()} == {"flexible": 1.0}
+    table = table2(study.plan, compare_scores(study))
+    at = [column.key for column in table.columns].index("gsm8k_flexible")
+    assert table.columns[at].heading == f"{study.plan.target.label}, flexible"
+    assert [line[at].value for line in table.rows] == [1.0] * len(table.rows)  # the base's too
 
 
 # The picture

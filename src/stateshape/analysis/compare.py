@@ -15,7 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from stateshape.analysis.audit import audits
-from stateshape.analysis.estimates import contrast, retention, score_estimate, secondary_differences
+from stateshape.analysis.estimates import (
+    contrast,
+    extraction_estimates,
+    retention,
+    score_estimate,
+    secondary_differences,
+)
 from stateshape.analysis.findings import findings_of
 from stateshape.analysis.looks import counts_as_look, finished_seeds, next_level
 from stateshape.analysis.power import ALPHA
@@ -138,6 +144,7 @@ def _row(study: StudyScores, planned: PlannedRun) -> RunComparison:
         kl=study.kl.get(run),
         by_subject=by_subject(study, run),
         checkpoint=planned.checkpoint,
+        extractions=extraction_estimates(study, run, study.plan.target.name),
     )
 
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from stateshape.analysis.scores import StudyScores
+from stateshape.analysis.scores import EXTRACTIONS, StudyScores
 from stateshape.analysis.statistics import (
     centred_p,
     crossed_spread,
@@ -59,6 +59,16 @@ def score_estimate(study: StudyScores, run: str, task: str) -> Estimate:
     if is_binary(scores_SN) and found.lo is not None and found.hi is not None:
         return replace(found, lo=max(0.0, found.lo), hi=min(1.0, found.hi))
     return found
+
+
+def extraction_estimates(study: StudyScores, run: str, task: str) -> dict[str, Estimate]:
+    """A run's mean score by each extraction that is not the task's metric; empty where answers are not free text."""
+    held = study.secondary.get(run, {}).get(task, {})
+    return {
+        name: score_estimate(replace(study, scores={run: {task: held[name]}}), run, task)
+        for name in EXTRACTIONS
+        if name in held
+    }
 
 
 def contrast(

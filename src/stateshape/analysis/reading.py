@@ -16,7 +16,7 @@ import numpy as np
 
 from stateshape.analysis.probe_values import over_probes
 from stateshape.analysis.sampled import sampled_scores
-from stateshape.analysis.scores import DosePoint, SeedScores, StudyScores
+from stateshape.analysis.scores import EXTRACTIONS, DosePoint, SeedScores, StudyScores
 from stateshape.core import layout
 from stateshape.core.files import BadInput, iter_jsonl, read_json, read_jsonl
 from stateshape.core.records import (
@@ -263,9 +263,6 @@ GOLD_LOGP = "gold_logp_nats"
 
 
 GOLD_MASS = "gold_mass"
-
-
-EXTRACTIONS = ("strict", "flexible")  # of an answer in free text
 
 
 def secondary_scores(row: EvalRow) -> dict[str, float]:

@@ -13,6 +13,8 @@ import numpy as np
 from stateshape.core.records import DriftRecord, KlRecord, LocalityRecord
 from stateshape.core.study_records import BASE, PlanRecord, TaskRecord
 
+EXTRACTIONS = ("strict", "flexible")  # of an answer in free text
+
 SeedScores = dict[int, np.ndarray]  # training seed -> score per item, items in the task's common order
 
 

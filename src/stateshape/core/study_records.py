@@ -204,6 +204,9 @@ class RunComparison:
     by_subject: dict[str, dict[str, float]] = field(
         default_factory=dict
     )  # task -> subject -> mean over items and seeds
+    extractions: dict[str, Estimate] = field(
+        default_factory=dict
+    )  # the target's score by its other ways to read an answer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

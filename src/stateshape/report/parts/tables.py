@@ -101,13 +101,19 @@ def _run_cell(row: RunComparison, colours: dict[str, Look]) -> Cell:
 def table2(plan: PlanRecord, comparison: Comparison) -> Table:
     colours = looks_of(plan, comparison)
     tasks = tasks_of(comparison)
+    others = list(dict.fromkeys(name for row in comparison.rows for name in row.extractions))
     columns = [
         Column(key="run", heading="Run", is_shown=False),
         Column(key="label", heading="Run"),
         Column(key="teacher", heading="Teacher", is_shown=False),
         Column(key="n_items", heading="Items", is_shown=False),
         Column(key="n_seeds", heading="Seeds", is_shown=False),
-        *[Column(key=task.name, heading=task.label, kind="estimate") for task in tasks],
+        *[Column(key=task.name, heading=task.label, kind="estimate") for task in tasks[:1]],
+        *[
+            Column(key=f"{tasks[0].name}_{name}", heading=f"{tasks[0].label}, {name}", kind="estimate")
+            for name in others
+        ],
+        *[Column(key=task.name, heading=task.label, kind="estimate") for task in tasks[1:]],
         *MEANS,
         *[
             Column(key=c.key, heading=c.heading, kind="number", decimals=c.decimals, companion="base_vs_base")
@@ -121,7 +127,9 @@ def table2(plan: PlanRecord, comparison: Comparison) -> Table:
         names = [Cell(text=row.run), _run_cell(row, colours), Cell(text=row.teacher)]
         names += [Cell(text=None if size is None else str(size), value=size) for size in sizes]
         means = [row.mean_forgetting, row.mean_retention, row.mean_chance_corrected_retention]
-        numbers = [estimate_cell(estimate) for estimate in [*(row.scores.get(task.name) for task in tasks), *means]]
+        scores = [row.scores.get(task.name) for task in tasks]
+        scores[1:1] = [row.extractions.get(name) for name in others]
+        numbers = [estimate_cell(estimate) for estimate in [*scores, *means]]
         rows.append([*names, *numbers, *[_drift_cell(row, column.key) for column in DRIFT_COLUMNS]])
     return Table(
         name="table2",
