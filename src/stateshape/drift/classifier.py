@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse import csr_array
 from scipy.stats import rankdata
@@ -32,8 +32,8 @@ class _Fold(NamedTuple):
 
     prompt_N: Int64[np.ndarray, " N"]
     side_N: Float64[np.ndarray, " N"]
-    score_N: Float64[np.ndarray, " N"]
-    score_NB: Float64[np.ndarray, "N B"]
+    score_N: Float32[np.ndarray, " N"]
+    score_NB: Float32[np.ndarray, "N B"]
 
 
 def classifier_auc(pair: Paired, draws: Draws) -> Statistic:
@@ -75,7 +75,7 @@ def _products(rows_ND: Rows) -> Float64[np.ndarray, "D D"]:
 def _permuted_auc(fold: _Fold, draws: Draws) -> Float64[np.ndarray, " B"]:
     """From rank sums: the two sides are of one size in every fold, and stay so."""
     is_second_NB = (fold.side_N[:, None] > 0) ^ draws.is_swapped_BP[:, fold.prompt_N].T
-    rank_NB = rankdata(fold.score_NB, axis=0)
+    rank_NB = rankdata(fold.score_NB, axis=0).astype(np.float64)  # from SciPy 1.18 on, ranks have their scores' precision
     size = len(fold.side_N) // 2
     return ((rank_NB * is_second_NB).sum(axis=0) - size * (size + 1) / 2) / size**2
 
