@@ -26,8 +26,8 @@ from stateshape.core.files import BadInput, read_json, read_jsonl, write_json, w
 from stateshape.core.records import DoseRecord, EvalRow, SampledRow
 from stateshape.core.study_records import PlannedRun, PlanRecord, TaskRecord
 from stateshape.report.parts.dose import dose_tables, finer, root_ticks
-from stateshape.report.study_files import read_study_folder
 from stateshape.report.parts.tables import table2
+from stateshape.report.study_files import read_study_folder
 from stateshape.report.write import write_report
 from synthetic_study import RATES, write_synthetic_study
 

@@ -11,6 +11,7 @@ import torch
 
 from stateshape.core.files import BadInput
 from stateshape.core.progress import Silent
+from stateshape.study.gpus import gpus_to_share
 from stateshape.study.parallel import run_parallel
 from stateshape.study.run_queue import RunDied
 
@@ -100,6 +101,41 @@ def test_a_runs_warnings_reach_the_one_who_waits(tmp_path):
     said = Said()
     run_parallel(partial(opened, tmp_path), [spec("other")], [0], 1, said)
     assert "warning: other, seed 0: learned nothing" in said.lines
+
+
+def note_gpu(folder: Path, run, seed):
+    time.sleep(0.5)  # so that both processes get a run
+    (folder / f"{run.name}{seed}").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+    return []
+
+
+def opened_on_gpu(folder: Path):
+    return partial(note_gpu, folder)
+
+
+@pytest.mark.parametrize(("gpus", "seen"), [(["GPU-7f", "3"], {"GPU-7f", "3"}), (["5"], {"5"})])
+def test_each_process_sees_one_gpu_and_they_take_them_in_turn(tmp_path, gpus, seen):
+    run_parallel(partial(opened_on_gpu, tmp_path), [spec("a"), spec("b")], [0], 2, Silent(), gpus)
+    assert {path.read_text() for path in tmp_path.iterdir()} == seen
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "count", "shared"),
+    [
+        ("auto", None, 3, ["0", "1", "2"]),
+        ("cuda", "2, GPU-7f", 2, ["2", "GPU-7f"]),
+        ("cuda:1", None, 3, []),  # chosen
+        ("cpu", None, 3, []),
+        ("auto", "1", 1, []),
+        ("auto", "", 0, []),
+    ],
+)
+def test_several_gpus_are_shared_unless_a_device_was_chosen(device, visible, count, shared, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert gpus_to_share(device) == shared
 
 
 def test_a_process_that_dies_is_told_of(tmp_path):

@@ -75,7 +75,9 @@ def _products(rows_ND: Rows) -> Float64[np.ndarray, "D D"]:
 def _permuted_auc(fold: _Fold, draws: Draws) -> Float64[np.ndarray, " B"]:
     """From rank sums: the two sides are of one size in every fold, and stay so."""
     is_second_NB = (fold.side_N[:, None] > 0) ^ draws.is_swapped_BP[:, fold.prompt_N].T
-    rank_NB = rankdata(fold.score_NB, axis=0).astype(np.float64)  # from SciPy 1.18 on, ranks have their scores' precision
+    rank_NB = rankdata(fold.score_NB, axis=0).astype(
+        np.float64
+    )  # from SciPy 1.18 on, ranks have their scores' precision
     size = len(fold.side_N) // 2
     return ((rank_NB * is_second_NB).sum(axis=0) - size * (size + 1) / 2) / size**2
 

@@ -51,6 +51,7 @@ from stateshape.study.folders import (
     close_run,
     complete_run,
 )
+from stateshape.study.gpus import gpus_to_share
 from stateshape.study.loaded import measure_checkpoint
 from stateshape.study.measuring import evaluations, measure_drift, measure_drift_from_start, measured, roll
 from stateshape.study.opened import asked_by, open_sampler, opened_sampler
@@ -82,7 +83,8 @@ def execute(
 
     Args:
         accept_changes: continue although finished files were changed, and record that.
-        jobs: runs at the same time, each in its own process with a share of the threads. None: see fitting_jobs.
+        jobs: runs at the same time, each in its own process with a share of the threads and, in turn, one of several GPUs.
+            None: see fitting_jobs.
         operators: where given, filled with the operators of one step of each run that trains; needs one job.
     """
     if jobs is not None and jobs < 1:
@@ -190,10 +192,13 @@ def executor_for(bench: StudyContext, data_dir: Path | None, jobs: int | None) -
     """None: one run after another in this process."""
     plan, choice = bench.plan, bench.plan.file.execute
     if choice.executor == "processes":
+        gpus = gpus_to_share(plan.file.model_settings.device)
+        if gpus and jobs is None:
+            bench.reporter.say(f"one run at a time on one of {len(gpus)} GPUs; --jobs {len(gpus)} gives each GPU a run")
         jobs = jobs or fitting_jobs(plan, bench.weights)
         if jobs == 1 or bench.operators is not None:
             return None
-        return Processes(partial(open_worker, plan, bench.folder, data_dir), jobs)
+        return Processes(partial(open_worker, plan, bench.folder, data_dir), jobs, gpus)
     worker = partial(open_cluster_worker, Path.cwd(), plan, bench.folder, data_dir)
     if choice.executor == "ray":
         from stateshape.study.ray_workers import RayWorkers

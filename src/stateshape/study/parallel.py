@@ -22,31 +22,48 @@ from stateshape.core.files import BadInput
 from stateshape.core.locks import release_all
 from stateshape.core.progress import Reporter
 from stateshape.study.executor import OpenWorker, drive
+from stateshape.study.gpus import VISIBLE
 from stateshape.study.run_queue import Item, Queue
 
 if TYPE_CHECKING:
+    from multiprocessing.queues import SimpleQueue
+
     from stateshape.study.plan import AnySpec
 
 _run: Callable[[AnySpec, int], list[str]]
 
 
-def run_parallel(open_worker: OpenWorker, runs: list[AnySpec], seeds: list[int], jobs: int, reporter: Reporter) -> None:
+def run_parallel(
+    open_worker: OpenWorker,
+    runs: list[AnySpec],
+    seeds: list[int],
+    jobs: int,
+    reporter: Reporter,
+    gpus: Sequence[str] = (),
+) -> None:
     """Does every run for every seed in `jobs` processes. Raises as executor.drive, and BadInput where a process died."""
-    drive(Queue(runs, seeds, reporter), Processes(open_worker, jobs), f"runs, {jobs} at a time", reporter)
+    drive(Queue(runs, seeds, reporter), Processes(open_worker, jobs, gpus), f"runs, {jobs} at a time", reporter)
 
 
 class Processes:
-    """An Executor. A process that dies ends the study: on one machine the next one would find as little memory."""
+    """An Executor. A process that dies ends the study: on one machine the next one would find as little memory.
+
+    gpus: names that the processes take in turn, one each (gpus.py); empty: all work on the study's device.
+    """
 
     retries = 0
 
-    def __init__(self, open_worker: OpenWorker, jobs: int) -> None:
+    def __init__(self, open_worker: OpenWorker, jobs: int, gpus: Sequence[str] = ()) -> None:
         self.num_slots = jobs
+        spawning = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads as they stand
+        names: SimpleQueue[str] = spawning.SimpleQueue()
+        for number in range(jobs if gpus else 0):
+            names.put(gpus[number % len(gpus)])
         self._pool = ProcessPoolExecutor(
             jobs,
-            mp_context=multiprocessing.get_context("spawn"),  # a fork would inherit torch's threads as they stand
+            mp_context=spawning,
             initializer=_start,
-            initargs=(open_worker, max(1, torch.get_num_threads() // jobs), os.getpid()),
+            initargs=(open_worker, max(1, torch.get_num_threads() // jobs), os.getpid(), names if gpus else None),
         )
 
     def submit(self, items: Sequence[Item]) -> list[Future[list[str]]]:
@@ -80,8 +97,10 @@ class Processes:
         )
 
 
-def _start(open_worker: OpenWorker, num_threads: int, parent: int) -> None:
+def _start(open_worker: OpenWorker, num_threads: int, parent: int, gpus: SimpleQueue[str] | None) -> None:
     global _run
+    if gpus is not None:
+        os.environ[VISIBLE] = gpus.get()  # read when CUDA is first used
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
