@@ -88,6 +88,24 @@ def test_help_calls_arguments_by_their_names_and_values_by_their_types(run: Run)
     assert "{None" not in out
 
 
+def test_help_breaks_lines_where_the_terminal_ends_and_names_no_default_that_is_none(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    for command, text in (
+        ("eval", "(docs/guides/your-data.md), or lm_eval:NAME"),  # of a function's argument
+        ("train sft", "Default: 512, or as many as need"),  # of a field
+        ("study", "two_by_two_by_two. (required)"),
+        ("train sft", "(default: 0.0001)"),
+    ):
+        out = " ".join(run(*command.split(), "--help")[1].replace("│", " ").split())
+        assert text in out
+        assert "(default: None)" not in out
+        assert "(default: )" not in out
+    lines = [line.strip("│ \n") for line in run("eval", "--help")[1].splitlines()]
+    assert not [line for line in lines if line.endswith((", or", "Default: this"))]
+
+
 def test_flags_without_a_value_take_none_as_well(run: Run) -> None:
     code, _, err = run("eval", "embedded", "--task", "nosuch", "--limit", "None", "--split", "None", "--out", "NEW")
     assert code == 2

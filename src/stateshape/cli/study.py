@@ -39,7 +39,7 @@ def study(
 ) -> None:
     """Run a whole study: train, evaluate, measure drift, compare, report. Running it again resumes.
 
-    `stateshape study status DIR` says how far one is, from any machine that sees its folder.
+    How far one is, from any machine that sees its folder: stateshape study status DIR.
 
     Args:
         preset_or_file: A YAML file, or a preset: quickstart, smoke, laptop, paper, controls, predictors,
