@@ -18,6 +18,7 @@ from stateshape.core.method import SIGNALS, STATES, legal_triples
 from stateshape.core.records import EvalRow
 from stateshape.policy.open import check_same_vocabulary, resolve
 from stateshape.recipes.names import BUILT_IN
+from stateshape.recipes.recipe import all_methods
 
 Run = Callable[..., tuple[int, str, str]]
 TINY = [
@@ -133,6 +134,21 @@ def test_methods_json(run: Run) -> None:
     assert (code, err) == (0, "")
     assert [row["method"] for row in json.loads(out)["methods"]] == list(BUILT_IN)
     assert run("methods")[0] == 0
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_methods_say_what_each_does_and_break_no_name(width: int, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stateshape.cli.show.PIPED_WIDTH", width)
+    code, out, _ = run("methods")
+    assert code == 0
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= width
+    for record in all_methods():
+        first, word = (next(iter(text.split())) for text in (record.summary, record.method))
+        assert any(line.strip("│ ").startswith(word) and first in line for line in lines), record.method
+    for kind in (*SIGNALS, *STATES):
+        assert kind in out
+    assert "log-probs" in out  # why some are invalid
 
 
 def test_the_grid_shows_every_cell_its_recipes_or_the_reason(run: Run) -> None:
