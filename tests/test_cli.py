@@ -13,9 +13,10 @@ from types import SimpleNamespace
 import pytest
 
 from stateshape.cli import main
+from stateshape.cli.drift import print_drift
 from stateshape.core.files import BadInput, read_jsonl
 from stateshape.core.method import SIGNALS, STATES, legal_triples
-from stateshape.core.records import EvalRow
+from stateshape.core.records import DriftRecord, DriftValue, EvalRow
 from stateshape.policy.open import check_same_vocabulary, resolve
 from stateshape.recipes.names import BUILT_IN
 from stateshape.recipes.recipe import all_methods
@@ -374,6 +375,37 @@ def test_drift_json_and_doctor(run: Run) -> None:
     assert code == 0
     assert "shares the base" in out
     assert out.endswith("ok\n")
+
+
+@pytest.mark.parametrize(
+    ("p", "wanted"),
+    [
+        (
+            0.2,
+            [
+                "No difference between B's states and A's was found: mmd2_unbiased 0.5, p 0.2, beside 0.1 for A against A."
+            ],
+        ),
+        (0.04, ["B's states differ from A's: mmd2_unbiased 0.5, p 0.04", "p <= 0.05: 1 of 2 distances"]),
+        (
+            1 / 1001,
+            ["p = 0.000999 is the smallest possible: none of 1,000 permutations was as large.", "B's states differ"],
+        ),
+    ],
+)
+def test_drift_ends_in_what_it_shows(p: float, wanted: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    values = {
+        "mmd2_unbiased": DriftValue(value=0.5, base_vs_base=0.1, p=p),
+        "jaccard": DriftValue(value=0.3, base_vs_base=0.3, p=0.6),
+        "energy": DriftValue(value=None, base_vs_base=None, note="no words"),
+    }
+    record = DriftRecord(
+        task="t", features="words", num_prompts=2, num_states=4, distances=values, num_permutations=1000
+    )
+    print_drift(record)
+    out = capsys.readouterr().out
+    assert [text for text in wanted if text not in out] == []
+    assert ("smallest possible" in out) == (p < 0.001)
 
 
 HOLDS = """

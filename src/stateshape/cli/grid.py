@@ -96,8 +96,8 @@ def grid_table(width: int) -> Table:
     is_wide = width >= WIDE
     built_in = "" if is_wide else "'+': valid, see Table 1; "
     table = Table(
-        title=f"Every signal (row) on every state source (column). {built_in}'-': valid, no built-in recipe; numbers: why it is "
-        "invalid",
+        title=f"Every signal (row) on every state source (column). {built_in}'-': valid, no built-in recipe; "
+        "numbers: why it is invalid",
         title_justify="left",
         show_lines=is_wide,
         box=box.HEAVY_HEAD if is_wide else box.SIMPLE_HEAD,
