@@ -259,10 +259,12 @@ def test_the_classifier_is_scikit_learns_fitted_anew_for_every_permutation():
     assert classifier_auc(pair, as_it_is).resampled_B == pytest.approx([found.value])
 
 
-def test_no_interval_goes_beyond_what_its_distance_can_be():
-    pair = pair_of(shift=2.0, counts=[2] * 10)
-    auc = judged(classifier_auc(pair, some_draws(10)), None, num_states=pair.num_states)
-    assert (auc.lo or 0) <= (auc.value or 0) <= (auc.hi or 0) <= 1
+def test_an_auc_and_overlaps_know_where_they_end():
+    pair, draws = pair_of(), some_draws()
+    assert classifier_auc(pair, draws).bounds == (0, 1)
+    sides = [Tokens(np.arange(24) % 5, np.arange(24) // 2) for _ in range(2)]
+    counts = [thinned_counts(side, np.full(12, 2), num_words=5, seed=seed) for seed, side in enumerate(sides)]
+    assert {one.bounds for one in overlaps(*counts, draws)} == {(0, 1)}
 
 
 def test_equal_rows_are_a_tie_for_the_classifier():
