@@ -266,6 +266,12 @@ def other_vocabulary(folder: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "llama"}')
 
 
+def test_a_flag_of_other_programs_gets_one_suggestion(run: Run) -> None:
+    err = run("train", "sft", "--model", "embedded", "--tasks", "arithmetic", "--out", "NEW")[2]
+    assert err.count("--task ") == 1
+    assert "did you mean" not in err
+
+
 def test_vocabularies_are_compared_both_ways() -> None:
     def weights(source: str, **ids: int) -> SimpleNamespace:
         return SimpleNamespace(source=source, tokenizer=SimpleNamespace(get_vocab=lambda: ids))

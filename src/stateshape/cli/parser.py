@@ -128,7 +128,10 @@ def parsed(parse: Callable[[], Callable[[], None]], *, prog: str, args: Sequence
     except SystemExit as ending:
         if not ending.code:
             raise
-        raise BadInput(f"{one_line(told.getvalue())}{other_name(args)}; see {prog} --help") from None
+        reason, other = one_line(told.getvalue()), other_name(args)
+        if other:
+            reason = reason.partition("; did you mean")[0]  # the nearest in letters, beside the one that is meant
+        raise BadInput(f"{reason}{other}; see {prog} --help") from None
 
 
 def other_name(args: Sequence[str]) -> str:
