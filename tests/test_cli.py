@@ -14,6 +14,7 @@ import pytest
 
 from stateshape.cli import main
 from stateshape.cli.drift import print_drift
+from stateshape.cli.study import print_before_paying
 from stateshape.core.files import BadInput, read_jsonl
 from stateshape.core.method import SIGNALS, STATES, legal_triples
 from stateshape.core.records import DriftRecord, DriftValue, EvalRow
@@ -264,6 +265,16 @@ def other_vocabulary(folder: Path) -> None:
     made = Tokenizer(models.WordLevel({"only": 0, "these": 1}, unk_token="only"))
     PreTrainedTokenizerFast(tokenizer_object=made).save_pretrained(folder)
     (folder / "config.json").write_text('{"model_type": "llama"}')
+
+
+def test_a_dry_run_says_what_is_still_to_be_downloaded(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, out, _ = run("study", "smoke", "--dry-run")
+    assert code == 0
+    assert "doctor --model embedded. Training takes about the tokens" in out
+    assert "Not on this machine" not in out
+    monkeypatch.setattr("stateshape.policy.fingerprint.try_to_load_from_cache", lambda *_: None)
+    print_before_paying("owner/model-of-ones-own")
+    assert run("--version")[1].startswith("Not on this machine: the model owner/model-of-ones-own. It is downloaded")
 
 
 def test_a_flag_of_other_programs_gets_one_suggestion(run: Run) -> None:
