@@ -13,11 +13,14 @@ from types import SimpleNamespace
 import pytest
 
 from stateshape.cli import main
+from stateshape.cli.drift import print_drift
+from stateshape.cli.study import print_before_paying
 from stateshape.core.files import BadInput, read_jsonl
 from stateshape.core.method import SIGNALS, STATES, legal_triples
-from stateshape.core.records import EvalRow
+from stateshape.core.records import DriftRecord, DriftValue, EvalRow
 from stateshape.policy.open import check_same_vocabulary, resolve
 from stateshape.recipes.names import BUILT_IN
+from stateshape.recipes.recipe import all_methods
 
 Run = Callable[..., tuple[int, str, str]]
 TINY = [
@@ -88,6 +91,24 @@ def test_help_calls_arguments_by_their_names_and_values_by_their_types(run: Run)
     assert "{None" not in out
 
 
+def test_help_breaks_lines_where_the_terminal_ends_and_names_no_default_that_is_none(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    for command, text in (
+        ("eval", "(docs/guides/your-data.md), or lm_eval:NAME"),  # of a function's argument
+        ("train sft", "Default: 512, or as many as need"),  # of a field
+        ("study", "two_by_two_by_two. (required)"),
+        ("train sft", "(default: 0.0001)"),
+    ):
+        out = " ".join(run(*command.split(), "--help")[1].replace("│", " ").split())
+        assert text in out
+        assert "(default: None)" not in out
+        assert "(default: )" not in out
+    lines = [line.strip("│ \n") for line in run("eval", "--help")[1].splitlines()]
+    assert not [line for line in lines if line.endswith((", or", "Default: this"))]
+
+
 def test_flags_without_a_value_take_none_as_well(run: Run) -> None:
     code, _, err = run("eval", "embedded", "--task", "nosuch", "--limit", "None", "--split", "None", "--out", "NEW")
     assert code == 2
@@ -115,6 +136,21 @@ def test_methods_json(run: Run) -> None:
     assert (code, err) == (0, "")
     assert [row["method"] for row in json.loads(out)["methods"]] == list(BUILT_IN)
     assert run("methods")[0] == 0
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_methods_say_what_each_does_and_break_no_name(width: int, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stateshape.cli.show.PIPED_WIDTH", width)
+    code, out, _ = run("methods")
+    assert code == 0
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= width
+    for record in all_methods():
+        first, word = (next(iter(text.split())) for text in (record.summary, record.method))
+        assert any(line.strip("│ ").startswith(word) and first in line for line in lines), record.method
+    for kind in (*SIGNALS, *STATES):
+        assert kind in out
+    assert "log-probs" in out  # why some are invalid
 
 
 def test_the_grid_shows_every_cell_its_recipes_or_the_reason(run: Run) -> None:
@@ -231,6 +267,22 @@ def other_vocabulary(folder: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "llama"}')
 
 
+def test_a_dry_run_says_what_is_still_to_be_downloaded(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, out, _ = run("study", "smoke", "--dry-run")
+    assert code == 0
+    assert "doctor --model embedded. Training takes about the tokens" in out
+    assert "Not on this machine" not in out
+    monkeypatch.setattr("stateshape.policy.fingerprint.try_to_load_from_cache", lambda *_: None)
+    print_before_paying("owner/model-of-ones-own")
+    assert run("--version")[1].startswith("Not on this machine: the model owner/model-of-ones-own. It is downloaded")
+
+
+def test_a_flag_of_other_programs_gets_one_suggestion(run: Run) -> None:
+    err = run("train", "sft", "--model", "embedded", "--tasks", "arithmetic", "--out", "NEW")[2]
+    assert err.count("--task ") == 1
+    assert "did you mean" not in err
+
+
 def test_vocabularies_are_compared_both_ways() -> None:
     def weights(source: str, **ids: int) -> SimpleNamespace:
         return SimpleNamespace(source=source, tokenizer=SimpleNamespace(get_vocab=lambda: ids))
@@ -340,6 +392,37 @@ def test_drift_json_and_doctor(run: Run) -> None:
     assert code == 0
     assert "shares the base" in out
     assert out.endswith("ok\n")
+
+
+@pytest.mark.parametrize(
+    ("p", "wanted"),
+    [
+        (
+            0.2,
+            [
+                "No difference between B's states and A's was found: mmd2_unbiased 0.5, p 0.2, beside 0.1 for A against A."
+            ],
+        ),
+        (0.04, ["B's states differ from A's: mmd2_unbiased 0.5, p 0.04", "p <= 0.05: 1 of 2 distances"]),
+        (
+            1 / 1001,
+            ["p = 0.000999 is the smallest possible: none of 1,000 permutations was as large.", "B's states differ"],
+        ),
+    ],
+)
+def test_drift_ends_in_what_it_shows(p: float, wanted: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    values = {
+        "mmd2_unbiased": DriftValue(value=0.5, base_vs_base=0.1, p=p),
+        "jaccard": DriftValue(value=0.3, base_vs_base=0.3, p=0.6),
+        "energy": DriftValue(value=None, base_vs_base=None, note="no words"),
+    }
+    record = DriftRecord(
+        task="t", features="words", num_prompts=2, num_states=4, distances=values, num_permutations=1000
+    )
+    print_drift(record)
+    out = capsys.readouterr().out
+    assert [text for text in wanted if text not in out] == []
+    assert ("smallest possible" in out) == (p < 0.001)
 
 
 HOLDS = """

@@ -198,6 +198,8 @@ def test_p_z_and_interval_by_hand():
     square = judged(Statistic(value=4.0, null_B=null - 2, resampled_B=null, is_square=True), None, num_states=9)
     assert (square.value, square.p) == (2.0, 1 / 5)
     assert square.null_mean == pytest.approx((-1 + 0 + 1 + math.sqrt(2)) / 4)
+    bounded = judged(Statistic(value=3.0, null_B=null, resampled_B=resamples, bounds=(2.5, 3.5)), None, num_states=9)
+    assert (bounded.lo, bounded.hi) == (2.5, 3.5)
     flat = judged(Statistic(value=0.0, null_B=np.zeros(9), resampled_B=np.zeros(3)), None, num_states=9)
     assert (flat.z, flat.p) == (None, 1.0)
     none = judged(None, Statistic(value=2.0, null_B=null, resampled_B=null), num_states=9, reason="why")
@@ -255,6 +257,14 @@ def test_the_classifier_is_scikit_learns_fitted_anew_for_every_permutation():
     assert classifier_auc(sparse, draws).null_B == pytest.approx(found.null_B, abs=1e-9)
     as_it_is = replace(draws, weights_BP=np.ones((1, len(COUNTS)), np.uint8))
     assert classifier_auc(pair, as_it_is).resampled_B == pytest.approx([found.value])
+
+
+def test_an_auc_and_overlaps_know_where_they_end():
+    pair, draws = pair_of(), some_draws()
+    assert classifier_auc(pair, draws).bounds == (0, 1)
+    sides = [Tokens(np.arange(24) % 5, np.arange(24) // 2) for _ in range(2)]
+    counts = [thinned_counts(side, np.full(12, 2), num_words=5, seed=seed) for seed, side in enumerate(sides)]
+    assert {one.bounds for one in overlaps(*counts, draws)} == {(0, 1)}
 
 
 def test_equal_rows_are_a_tie_for_the_classifier():

@@ -223,7 +223,7 @@ def test_resolvable_by_hand():
     assert (kept.num_items, kept.num_seeds) == (1000, 3)
     assert len(rows) == 2  # the other claims rest on runs that this plan has not
     told = resolvable_text(rows)
-    assert "over 2 tests" in told
+    assert "over 2 tests / as" in told
     assert gain.minimal_effect is not None
     assert f"effects of {gain.minimal_effect:.2f}, counted from their thresholds" in told
 
@@ -233,6 +233,17 @@ def test_two_trained_runs_have_two_runs_seeds():
     (kept,) = [row for row in rows if row.claim_id == "P1" and "minus" in row.label and "base" not in row.label]
     design = Design(item_variance=2 * (0.25 / 500) / 4, seed_variance=2 * 0.02**2, num_seeds=3)
     assert kept.minimal_effect_alone == pytest.approx(minimal_effect(design))
+
+
+def test_the_number_of_tests_is_the_one_that_was_reckoned_with_and_explained():
+    rows = resolvable(plan("sft_mild", "sft_stress", "opd_stress", "opd_mild", "opd_one_step", "rl"), seed_sd=0.02)
+    shared = [row for row in rows if row.label == "mean retained score, sft_mild minus 90% of base, above chance"]
+    assert [row.claim_id for row in shared] == ["P1", "C1"]
+    (gain,) = (row for row in rows if row.label == "gsm8k, rl minus base")
+    design = Design(item_variance=0.25 / 1000, seed_variance=0.02**2, num_seeds=3)
+    assert gain.minimal_effect == pytest.approx(minimal_effect(design, alpha=0.05 / gain.num_tests))
+    told = resolvable_text(rows)
+    assert f"over {gain.num_tests} tests (the {len(rows)} rows are {len(rows) - 1} different effects" in told
 
 
 def test_plans_that_decide_nothing_say_so():

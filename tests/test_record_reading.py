@@ -21,6 +21,7 @@ from stateshape.losses.cross_entropy import CrossEntropy
 from stateshape.policy.open import open_policy
 from stateshape.policy.policy import Policy
 from stateshape.policy.settings import LoraSettings, ModelSettings
+from stateshape.recipes.replay import Replay
 from stateshape.record.query import Answer, StatesView
 from stateshape.record.reading import Recording, item_ids_by_step
 from stateshape.record.schema import Source, vocabulary_sha256
@@ -34,6 +35,7 @@ from stateshape.states.cuts import Cut
 from stateshape.states.dataset import DatasetStates
 from stateshape.states.recorded import RecordedStates, steps_of_share
 from stateshape.states.sampled import LearnerStates
+from stateshape.study.single import as_long_as_recorded, single_plan
 from stateshape.train.loop import train
 from stateshape.train.settings import TrainSettings
 
@@ -148,6 +150,14 @@ def test_per_token_values_come_back_as_they_were(run):
     assert set(values) >= {"mass", "learner_logp"}
     for name, value_N in values.items():
         assert [value for row in rows for value in row[name]] == value_N.tolist()
+
+
+@pytest.mark.parametrize(("share", "asked", "steps"), [(1.0, None, 3), (0.7, None, 2), (1.0, 1, 1), (1.0, 4, 4)])
+def test_a_replay_without_a_length_is_one_epoch_or_all_that_is_recorded(share, asked, steps, run):
+    settings = TrainSettings(batch_prompts=1, steps=asked)
+    recipe = Replay(states=str(run[0]), signal="gold-tokens", share=share)
+    plan = single_plan("replay", recipe, "embedded", "arithmetic", settings, ModelSettings())
+    assert as_long_as_recorded(plan, tiny.task()).trained[0].train.steps == steps
 
 
 def test_a_replay_says_which_prompts_each_step_has(run):

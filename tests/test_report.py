@@ -142,7 +142,7 @@ def test_the_page_is_balanced_and_has_every_section(study: Path) -> None:
     page = parsed(study / "report.html")
     ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
     sections = [
-        "verdicts", "results", "drift", "supervision", "map", "locality", "predictors", "curves", "methods", "seeds",
+        "verdicts", "results", "drift", "supervision", "map", "locality", "curves", "methods", "seeds",
         "samples", "cost", "settings",
     ]  # fmt: skip
     assert [found for found in ids if found in sections] == sections
@@ -195,7 +195,7 @@ def test_hostile_text_stays_text_in_the_page(hostile_study: Path) -> None:
 
 def test_hostile_labels_stay_text_in_the_figures(hostile_study: Path) -> None:
     files = sorted((hostile_study / "plots").glob("*.svg"))
-    assert {"verdicts.svg", "gain_retention.svg", "drift_mmd2_biased.svg", "null_mmd2_biased.svg"} <= {
+    assert {"verdict_P1.svg", "gain_retention.svg", "drift_mmd2_biased.svg", "null_mmd2_biased.svg"} <= {
         p.name for p in files
     }
     for path in files:
@@ -234,7 +234,23 @@ def test_csv_gives_back_the_comparisons_numbers_exactly(study: Path) -> None:
         for distance, drift in row.drift.items():
             assert float(found[distance]) == drift.value
             assert float(found[f"{distance}_base_vs_base"]) == drift.base_vs_base
-    assert rows["base"]["mmd2_biased"] == ""
+    assert float(rows["base"]["mmd2_biased"]) == 0.0113 / 2, "base against base, the same for all runs"
+    assert rows["base"]["mmd2_biased_base_vs_base"] == ""
+
+
+def test_base_against_base_stands_in_the_bases_row_or_in_every_row_where_it_differs(study: Path) -> None:
+    plan, comparison = read_plan(study), read_json(study / "comparison.json", Comparison)
+    words = grid.render_markdown(table2(plan, comparison))
+    base, *others = (line for line in words.splitlines()[4:] if line.startswith("| "))
+    assert "0.00565" in base
+    assert "0.00565" not in "".join(others)
+    assert "base vs base" not in words
+    rows = [
+        dataclasses.replace(row, drift={k: dataclasses.replace(v, base_vs_base=i / 100) for k, v in row.drift.items()})
+        for i, row in enumerate(comparison.rows)
+    ]
+    words = grid.render_markdown(table2(plan, dataclasses.replace(comparison, rows=rows)))
+    assert words.count("base vs base") == 2 * (len(rows) - 1)
 
 
 def test_missing_numbers_are_missing_in_every_format(tmp_path: Path) -> None:
@@ -425,7 +441,7 @@ def test_tables_and_plots_of_an_earlier_report_go(study: Path) -> None:
     write_report(study)
     assert not any(path.exists() for path in old)
     assert kept.keys() == {path for part in ("tables", "plots") for path in (study / part).iterdir()}
-    assert {"verdicts.svg", "verdicts.png", "contrasts.md"} & {path.name for path in kept}
+    assert {"verdict_P1.svg", "verdict_P1.png", "contrasts.md"} & {path.name for path in kept}
 
 
 def test_labels_in_any_script_give_one_note_and_no_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -444,7 +460,7 @@ def test_labels_in_any_script_give_one_note_and_no_warning(tmp_path: Path, monke
     assert fonts.fallbacks() == ["STIXGeneral"]
     write_report(relabelled(folder, "⌒"))  # in STIXGeneral, and not in the font of the plots
     assert "no font on this machine" not in (folder / "report.html").read_text(encoding="utf-8")
-    assert "STIXGeneral" not in (folder / "plots" / "verdicts.svg").read_text(encoding="utf-8")
+    assert "STIXGeneral" not in (folder / "plots" / "verdict_P1.svg").read_text(encoding="utf-8")
     fonts.fallbacks.cache_clear()
 
 

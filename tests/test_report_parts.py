@@ -14,10 +14,11 @@ from html_page import Page, parsed
 from stateshape.core.files import read_json, write_json, write_jsonl
 from stateshape.core.records import DriftRecord, LocalityRecord, Span, SupervisionCell, SupervisionMap
 from stateshape.core.study_records import Estimate, Evidence, MapPoint, PairedDifference, RunContrast, StateMap, Verdict
+from stateshape.report.drawing.figure import Plot
 from stateshape.report.drawing.labels import spaced
 from stateshape.report.parts.curves import Curve, mean_curve
-from stateshape.report.parts.forest import forest_plot
-from stateshape.report.parts.locality import last_table, measure_name
+from stateshape.report.parts.forest import forest_plots
+from stateshape.report.parts.locality import differ_in_length, last_table, locality_plots, measure_name, over_steps
 from stateshape.report.parts.state_map import MAX_POINTS, MAX_PROMPT, MAX_RESPONSE, cut_spans, map_views
 from stateshape.report.parts.supervision import share_table, supervision_shares
 from stateshape.report.parts.tables import contrast_table
@@ -75,7 +76,7 @@ def test_every_part_has_figures_and_tables_as_files(study: Path) -> None:
     names = {path.stem for path in (study / "plots").glob("*.svg")}
     assert names == {path.stem for path in (study / "plots").glob("*.png")}
     wanted = {
-        "verdicts", "null_mmd2_unbiased", "supervision_sft_mild", "state_map", "locality_c2st_auc",
+        "verdict_C1", "null_mmd2_unbiased", "supervision_sft_mild", "state_map", "locality_c2st_auc",
         "depth_teacher_recoverability", "predictors", "curves_opd_mild",
     }  # fmt: skip
     assert wanted <= names
@@ -92,7 +93,7 @@ def test_an_old_folder_says_what_it_lacks_and_is_not_called_broken(tmp_path: Pat
         assert f"No {file}: SFT, mild; OPD from the mild teacher." in shown
         assert f"{file}: no such file" not in shown
     assert "No state_map.json, or it has no points." in shown
-    assert "No predictors.json: it needs at least 20 trained runs of 8 configurations." in shown
+    assert "What predicts forgetting" not in shown, "no section for what takes many more runs"
     assert "No drift.json" not in shown
 
 
@@ -119,7 +120,7 @@ def test_nothing_can_run_or_load(study: Path, page: Page) -> None:
 
 def test_an_open_effect_says_its_power_and_what_would_decide(page: Page) -> None:
     shown = "".join(page.text)
-    assert "−0.010 [−0.030, +0.010]open · must be above −0.030 · p = 0.400 (Holm) · 400 items · 3 seeds" in shown
+    assert "−0.010 [−0.030, +0.010]undecided · must be above −0.030 · p = 0.400 (Holm) · 400 items · 3 seeds" in shown
     power = "power 0.31 for an effect of 0.030 · smallest detectable effect at 80% power 0.061"
     assert f"{power} · needs about 7 seeds with 400 items" in shown
     assert "power 0.77" not in shown  # decided: the table has it
@@ -128,8 +129,8 @@ def test_an_open_effect_says_its_power_and_what_would_decide(page: Page) -> None
 
 
 def test_the_forest_draws_every_effect_with_its_interval_and_threshold() -> None:
-    plot = forest_plot(VERDICTS)
-    assert plot is not None
+    plot, *_ = forest_plots(VERDICTS)
+    assert (plot.name, plot.title) == ("verdict_C1", "C1: cannot tell")
     root = ElementTree.fromstring(plot.svg)
     described = root.findtext("{http://www.w3.org/2000/svg}desc") or ""
     assert "mean retained: −0.0100 [−0.0300, +0.0100], must be above −0.0300, open" in described
@@ -137,7 +138,7 @@ def test_the_forest_draws_every_effect_with_its_interval_and_threshold() -> None
     panels = [e for e in root.iter() if (e.get("id") or "").startswith("axes_")]
     assert len(panels) == 2, "a correlation and an accuracy do not share a scale"
     unknown = Estimate(value=None, lo=None, hi=None, n_items=0, n_seeds=0)
-    assert forest_plot([dataclasses.replace(VERDICTS[0], evidence=[dataclasses.replace(HELD, effect=unknown)])]) is None
+    assert not forest_plots([dataclasses.replace(VERDICTS[0], evidence=[dataclasses.replace(HELD, effect=unknown)])])
 
 
 def test_evidence_of_all_claims_names_them_and_keeps_its_words_for_the_csv(study: Path) -> None:
@@ -336,6 +337,27 @@ def test_end_labels_keep_their_order_and_distance() -> None:
 
 
 # Predictors
+
+
+def test_runs_of_other_lengths_share_an_axis_of_their_shares(tmp_path: Path) -> None:
+    study = read_study_folder(full_study(tmp_path))
+    assert not differ_in_length(study)
+    assert "at step" in description(locality_plots(study)[0])
+    short, name = study.runs[1], "reachability_gap_nats"
+    for seed in short.seeds:
+        del seed.locality[-1]
+    last = short.seeds[0].locality[-1].step
+    short = dataclasses.replace(short, seeds=[dataclasses.replace(seed, record=None) for seed in short.seeds])
+    study = dataclasses.replace(study, runs=[short, study.runs[2]])
+    assert differ_in_length(study)
+    steps, shares = (over_steps(short, name, is_share=is_share)[0] for is_share in (False, True))
+    assert (steps.xs[-1], shares.xs[-1]) == (last, 100)
+    assert shares.ys == steps.ys
+    assert "at share of the run, % 100" in description(locality_plots(study)[0])
+
+
+def description(plot: Plot) -> str:
+    return ElementTree.fromstring(plot.svg).findtext("{http://www.w3.org/2000/svg}desc") or ""
 
 
 def test_predictors_show_what_could_not_be_judged(study: Path, page: Page) -> None:

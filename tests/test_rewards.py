@@ -15,7 +15,7 @@ from stateshape.core.files import BadInput, parse, plain
 from stateshape.recipes.grpo import GRPO
 from stateshape.recipes.grpo_opd import GRPOPlusOPD
 from stateshape.recipes.online_dpo import OnlineDPO
-from stateshape.recipes.rewards import reward_of
+from stateshape.recipes.rewards import GIVEN, reward_of
 from stateshape.signals.reward import advantages
 from stateshape.tasks.items import GenerationItem
 
@@ -42,6 +42,8 @@ more = lambda item, text, finish, scale=2.0: scale
 def cut(item, text, finish): return float(text.split("####")[1])
 def leaves(item, text, finish): raise SystemExit(3)
 def changes(item, text, finish): item.gold = text
+def asks(item, text, finish): return item.answer == text
+def asks_the_text(item, text, finish): return text.answer
 def silent(item, text, finish): raise KeyError
 def gives(value): return lambda item, text, finish: value
 """
@@ -122,6 +124,19 @@ def test_a_function_that_raises_is_one_line_with_the_item_and_the_texts_end(name
 )
 def test_what_counts_as_a_number(value, number, own):
     assert own("given", f"given = gives({value})")("item0", "text", "eos") == number
+
+
+def test_a_function_that_asks_an_item_for_what_it_has_not_is_told_what_it_has(own):
+    with pytest.raises(
+        BadInput, match=r"no attribute 'answer'.*an item has item_id, prompt, gold, .*item\.columns"
+    ) as error:
+        own("asks")("item0", "text", "eos")
+    assert "\n" not in str(error.value)
+    for name in GIVEN:
+        assert name in {field.name for field in fields(GenerationItem)}
+    with pytest.raises(BadInput, match="no attribute 'answer'") as error:
+        own("asks_the_text")("item0", "text", "eos")
+    assert "an item has" not in str(error.value)
 
 
 def test_nan_is_a_missing_reward_as_none_is(own):

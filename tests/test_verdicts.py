@@ -81,7 +81,7 @@ def test_identical_rows_are_no_loss_and_no_gain(tmp_path):
     gain, kept = c1.evidence
     # 450 items all alike: the true difference may still be up to 2 (1 - .025^(1/450))
     assert (gain.effect.value, gain.effect.hi, gain.p) == (0, pytest.approx(2 * (1 - 0.025 ** (1 / 450))), 1)
-    assert gain.effect.note == "all items have the same value"
+    assert gain.effect.note == "no item differs: 450 items exclude only changes beyond 0.016"
     # a twentieth of the base's score; two one-sided tests, of which both have this p
     assert gain.margin == pytest.approx(0.05 * gain_base(folder))
     assert gain.p_equivalent == pytest.approx((1 - gain.margin / 2) ** 450)

@@ -45,6 +45,7 @@ LEARNING_SCORES = (
 )  # of the target's rows, where they were measured
 FORWARD_KL, UPDATE_LENGTH = "forward_kl_new_task_nats", "update_frobenius"
 DRIFT_NAME = "mmd2_unbiased"  # the biased value sits on its sampling floor, where any two runs look alike
+DRIFT_LABEL = "unbiased MMD²"
 # of a run's drift above base against base: another run that is no further below it drifts no less
 DRIFT_MARGIN_SHARE = 0.25
 MIN_STATES = 50  # a side; a distance of fewer decides nothing
@@ -316,8 +317,8 @@ def _drift_pair(cast: Cast, first: str, second: str) -> list[Effect]:
     margin = DRIFT_MARGIN_SHARE * max(0.0, excess.estimate.value or 0.0)
     few, none = _few_states(study, [first, second]), "no drift was measured"
     drifts = [
-        above_base(f"drift ({DRIFT_NAME}) of {study.label(second)} minus base-vs-base drift", excess),
-        over_seeds(f"drift ({DRIFT_NAME}), {label}", gaps, threshold=-margin, lacks=none),
+        above_base(f"drift ({DRIFT_LABEL}) of {study.label(second)} minus base-vs-base drift", excess),
+        over_seeds(f"drift ({DRIFT_LABEL}), {label}", gaps, threshold=-margin, lacks=none),
     ]
     return [
         *(replace(effect, lacks=effect.lacks or few) for effect in drifts),
@@ -347,7 +348,7 @@ def above_base(label: str, excess: DriftExcess) -> Effect:
 
 def _correlation(study: StudyScores) -> Effect:
     """Spearman correlation of drift with mean forgetting over runs x seeds."""
-    label = f"Spearman correlation of drift ({DRIFT_NAME}) with mean forgetting, over runs and seeds"
+    label = f"Spearman correlation of drift ({DRIFT_LABEL}) with mean forgetting, over runs and seeds"
     result = correlation(predictor_rows(study), DRIFT, kind="Spearman", min_runs=MIN_POINTS)
     lacks = result.value.note if result.value.value is None else None
     return Effect(key=label, label=label, estimate=result.value, p=result.p, test=CORRELATION, lacks=lacks)

@@ -29,13 +29,12 @@ from stateshape.analysis.statistics import (
     unanimous_half_width,
     unanimous_p,
 )
-from stateshape.core.study_records import BASE, Estimate, PairedDifference
+from stateshape.core.study_records import BASE, UNANIMOUS, Estimate, PairedDifference
 
 EMPTY = Estimate(value=None, lo=None, hi=None, n_items=0, n_seeds=0)
 MCNEMAR = "exact McNemar"
 ITEM_BOOTSTRAP = "paired bootstrap over items"
 SEEDS_AND_ITEMS = "t over seeds and items (crossed random effects)"
-UNANIMOUS = "exact binomial bound: all items have the same value"
 MIN_INTERVAL_ITEMS = 10  # fewer give no interval: a bootstrap of them has too few distinct resamples
 ABOVE_CHANCE = "retention_above_chance"
 
@@ -248,7 +247,10 @@ def _with_interval(seeds: Sequence[int], arrays: Sequence[np.ndarray], *, width:
         if width is None:
             return replace(found, note="all items have the same value: no interval")
         value, half = found.value or 0.0, unanimous_half_width(num_items, width)
-        return replace(found, lo=value - half, hi=value + half, note="all items have the same value")
+        alike = "all items have the same value"
+        if value == 0 and width > 1:  # of a difference; a score's width is 1
+            alike = f"no item differs: {num_items} items exclude only changes beyond {half:.3f}"
+        return replace(found, lo=value - half, hi=value + half, note=alike)
     spread = crossed_spread(arrays)
     lo, hi = t_interval(spread)
     seed_sd = math.sqrt(spread.seed_variance * len(seeds)) if len(seeds) > 1 else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stateshape.analysis.claims import DRIFT_NAME, above_base
+from stateshape.analysis.claims import DRIFT_LABEL, DRIFT_NAME, above_base
 from stateshape.analysis.drift_excess import drift_excess
 from stateshape.analysis.effects import Claim, Effect, equivalence_margin, item_effect
 from stateshape.analysis.power import ALPHA, MIN_SEEDS
@@ -61,7 +61,7 @@ def _asked(study: StudyScores) -> list[tuple[str, str, FindingSubject, Effect]]:
                 asked.append((run, versus, subject, effect))
         if versus == BASE:
             excess = drift_excess(study.drift.get(run, {}), DRIFT_NAME)
-            asked.append((run, versus, "drift", above_base(f"drift ({DRIFT_NAME}) of {study.label(run)}", excess)))
+            asked.append((run, versus, "drift", above_base(f"drift ({DRIFT_LABEL}) of {study.label(run)}", excess)))
     return asked
 
 

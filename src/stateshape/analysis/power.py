@@ -194,7 +194,7 @@ def _smallest(suffices: Callable[[int], bool], low: int, high: int) -> int | Non
 
 
 def rate_design(p0: float, p1: float, n: int, rho: float, *, num_seeds: int = 1, seed_sd: float = 0.0) -> Design:
-    """Two rates on the same n items whose 0/1 outcomes correlate by rho; rho = 0: n different items a side.
+    """Two rates on the same n items whose 0/1 outcomes correlate by rho; rho = 0: n different items per side.
 
     V_item = (v0 + v1 - 2 rho sqrt(v0 v1)) / n,  v = p(1-p). Every seed answers the items alike: more seeds make the items'
     noise no smaller, which is the worst case.

@@ -55,6 +55,9 @@ class Resolvable(NamedTuple):
     minimal_effect: float | None  # seen with 80% power, at that step
     minimal_effect_alone: float | None  # the same at .05: Holm's last step, where all other effects are decided
     lacks: str | None
+    num_tests: int = (
+        1  # of the plan, over which Holm corrects: claims share effects, and a claim about any pair has its own
+    )
 
 
 def resolution(part: Effect, alpha: float, *, is_open: bool) -> Resolution:
@@ -129,7 +132,9 @@ def resolvable(
     alpha = ALPHA / max(1, num_tests)
     tasks = {task.name: task for task in (plan.target, *plan.retention)}
     return [
-        _resolvable(claim_id, part, [tasks[name] for name in part.tasks], len(plan.seeds), alpha, rate, rho, seed_sd)
+        _resolvable(
+            claim_id, part, [tasks[name] for name in part.tasks], len(plan.seeds), alpha, rate, rho, seed_sd
+        )._replace(num_tests=num_tests)
         for (claim_id, _), part in known.items()
     ]
 
@@ -176,14 +181,26 @@ def resolvable_text(rows: Sequence[Resolvable]) -> str:
             "  ".join("-" if n is None else f"{n:15.3f}" for n in numbers) if row.lacks is None else f"- {row.lacks}"
         )
         lines.append(f"{row.claim_id:5s}  {row.label:{width}s}  {row.num_items:7,d}  {row.num_seeds:5d}  {found}")
-    num_tests = len({row.label for row in rows if row.lacks is None})
-    if num_tests:
+    if any(row.lacks is None for row in rows):
         lines.append(
-            f"Smallest: smallest detectable effect at 80% power, with Holm over {num_tests} tests / as the only test. "
+            f"Smallest: smallest detectable effect at 80% power, with Holm over {_tests(rows)} / as the only test. "
             f"Assumed: scores near {RATE:g}, correlation between paired items {CORRELATION_OF_ITEMS:g}, "
             f"standard deviation between seeds {SEED_SD:g}."
         )
     return "\n".join([*lines, *_in_words(rows)])
+
+
+def _tests(rows: Sequence[Resolvable]) -> str:
+    """Their number, with the reason where it is not the table's."""
+    num_tests, different = rows[0].num_tests, len({row.label for row in rows})
+    reasons = []
+    if different < len(rows):
+        reasons.append(f"the {len(rows)} rows are {different} different effects")
+    if different < num_tests:
+        reasons.append(
+            f"{num_tests - different} more {'is' if num_tests - different == 1 else 'are'} on distances or any pair of runs"
+        )
+    return f"{num_tests} tests" + (f" ({'; '.join(reasons)})" if reasons else "")
 
 
 def _in_words(rows: Sequence[Resolvable]) -> list[str]:

@@ -14,6 +14,8 @@ from stateshape.core.files import plain
 if TYPE_CHECKING:
     from stateshape.core.records import DriftRecord
 
+TIE = 1e-9  # p is a quotient of floats
+
 
 def drift(
     a: tyro.conf.Positional[str],
@@ -97,3 +99,28 @@ def print_drift(record: DriftRecord) -> None:
         print(
             f"{name:28s}" + "".join(f"{text:>11s}" for text in shown) + (f"  {one.note}" if one.value is None else "")
         )
+    print("\n".join(conclusion(record)))
+
+
+def conclusion(record: DriftRecord) -> list[str]:
+    """What the table shows, by the distance that verdicts rest on; and what a p at the end of its range means."""
+    from stateshape.analysis.claims import DRIFT_NAME
+    from stateshape.analysis.power import ALPHA
+
+    smallest, found = 1 / (record.num_permutations + 1), record.distances.get(DRIFT_NAME)
+    ps = [one.p for one in record.distances.values() if one.p is not None]
+    lines = []
+    if any(p <= smallest * (1 + TIE) for p in ps):
+        lines.append(
+            f"p = {smallest:.3g} is the smallest possible: none of {record.num_permutations:,} permutations was as large."
+        )
+    if found is None or found.value is None or found.p is None:
+        return lines
+    told = "B's states differ from A's" if found.p <= ALPHA else "No difference between B's states and A's was found"
+    beside = "" if found.base_vs_base is None else f", beside {found.base_vs_base:.3g} for A against A"
+    return [
+        *lines,
+        f"{told}: {DRIFT_NAME} {found.value:.3g}, p {found.p:.3g}{beside}.",
+        f"p <= {ALPHA:g}: {sum(p <= ALPHA for p in ps)} of {len(ps)} distances, which are not independent; without any "
+        f"difference, one in {round(1 / ALPHA)} would.",
+    ]

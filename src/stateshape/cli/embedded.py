@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from pathlib import Path
 
 import tyro
 
@@ -34,6 +32,8 @@ def embedded(
         threads: CPU threads. A different number gives slightly different weights.
         overwrite: Replace a base that was trained with different steps, seed or threads; without this flag, that is refused.
     """
+    from transformers.utils import logging
+
     from stateshape.embedded.train import DEFAULT_SEED, DEFAULT_STEPS, check_replaces, train_base
 
     if what != "train":
@@ -44,10 +44,15 @@ def embedded(
         check_most(**{name: value})
     folder = out_folder(out)
     steps, seed = DEFAULT_STEPS if steps is None else steps, DEFAULT_SEED if seed is None else seed
+    logging.disable_progress_bar()  # of saving and loading a model of 8 MB
     with hold_beside(folder):
         if not overwrite:
             check_replaces(folder, steps=steps, seed=seed, threads=threads)
         base = train_base(
             out_dir=folder, steps=steps, seed=seed, threads=threads, say=lambda line: print(line, file=sys.stderr)
         )
-    print(json.dumps({key: str(value) if isinstance(value, Path) else value for key, value in base._asdict().items()}))
+    print(
+        f"{base.tokens:,} tokens in {base.seconds:.0f} s; arithmetic {base.target_accuracy:.3f}, facts mc1 {base.mc1:.3f}, "
+        f"exam {base.exam_accuracy:.3f}"
+    )
+    print(f"model: {base.path}, sha256 {base.sha256}")

@@ -8,6 +8,7 @@ import inspect
 import textwrap
 from typing import NamedTuple
 
+from rich import box
 from rich.table import Table
 from rich.tree import Tree
 
@@ -24,6 +25,8 @@ from stateshape.recipes.recipe import (
     method_record,
     recipe_class,
 )
+
+WIDE = 140  # columns: the longest names side by side
 
 
 class GridCell(NamedTuple):
@@ -55,26 +58,54 @@ def cells() -> list[GridCell]:
     ]
 
 
-def methods_table() -> Table:
-    table = Table(title="Table 1. Post-training methods by state source, signal and loss", title_justify="left")
-    for name in ("method", "states", "signal", "density", "loss", "on-policy", "source"):
-        table.add_column(name, overflow="fold")
+def methods_table(width: int) -> Table:
+    """Table 1. On a narrow terminal, what each method is made of and no more: names are never cut."""
+    is_wide = width >= WIDE
+    table = Table(
+        title="Table 1. Post-training methods by state source, signal and loss",
+        title_justify="left",
+        box=box.HEAVY_HEAD if is_wide else box.SIMPLE_HEAD,
+        padding=(0, 1) if is_wide else (0, 1, 0, 0),
+        show_edge=is_wide,
+    )
+    for name in ("method", "states", "signal", *(["density"] if is_wide else []), "loss"):
+        table.add_column(name, no_wrap=name == "method")
+    if is_wide:
+        table.add_column("on-policy")
+        table.add_column("source")
     for row in all_methods():
-        on_policy = "yes" if row.is_on_policy else "no"
-        table.add_row(row.method, row.state_source, row.signal, row.density, row.loss, on_policy, row.source)
+        made_of = [row.state_source, row.signal, *([row.density] if is_wide else []), row.loss]
+        beside = ["yes" if row.is_on_policy else "no", row.source] if is_wide else []
+        table.add_row(row.method, *made_of, *beside)
     return table
 
 
-def grid_table() -> Table:
-    """One row per signal, one column per state source."""
+def summaries_table() -> Table:
+    """What each method does, in a sentence."""
+    table = Table(title="What they do. One with its settings: stateshape methods NAME", title_justify="left", box=None,
+                  pad_edge=False, show_header=False)  # fmt: skip
+    table.add_column("method", no_wrap=True)
+    table.add_column("summary")
+    for row in all_methods():
+        table.add_row(row.method, row.summary)
+    return table
+
+
+def grid_table(width: int) -> Table:
+    """One row per signal, one column per state source; on a narrow terminal, a mark in place of the recipes' names."""
+    is_wide = width >= WIDE
+    built_in = "" if is_wide else "'+': valid, see Table 1; "
     table = Table(
-        title="Every signal (row) on every state source (column). '-': valid, no built-in recipe; numbers: why it is invalid",
+        title=f"Every signal (row) on every state source (column). {built_in}'-': valid, no built-in recipe; "
+        "numbers: why it is invalid",
         title_justify="left",
-        show_lines=True,
+        show_lines=is_wide,
+        box=box.HEAVY_HEAD if is_wide else box.SIMPLE_HEAD,
+        show_edge=is_wide,
     )
-    table.add_column("signal")
+    table.add_column("signal", no_wrap=not is_wide)
     for states in STATES:
-        table.add_column(states, overflow="fold")
+        table.add_column(states, no_wrap=not is_wide)
     notes: list[str] = []
     cell_at = {(cell.signal, cell.states): cell for cell in cells()}
     for signal in SIGNALS:
@@ -82,14 +113,14 @@ def grid_table() -> Table:
         for states in STATES:
             cell = cell_at[signal, states]
             if cell.reason is None:
-                shown.append(", ".join(cell.recipes) or "-")
+                shown.append((",\n".join(cell.recipes) if is_wide else "+" * bool(cell.recipes)) or "-")
                 continue
             near = nearest_legal(states, signal, FACTS[signal].read_by)
             note = f"{cell.reason.partition(';')[0]}; use {near[0]} states"
             if note not in notes:
                 notes.append(note)
             shown.append(f"({notes.index(note) + 1})")
-        table.add_row(f"{signal}\n-> {FACTS[signal].read_by}", *shown)
+        table.add_row(f"{signal}\n-> {FACTS[signal].read_by}" if is_wide else signal, *shown)
     table.caption = "\n".join(f"({k + 1}) {note}" for k, note in enumerate(notes))
     table.caption_justify = "left"
     return table

@@ -13,15 +13,14 @@ def methods(
     *,
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
-    """List the methods by state source, signal and loss (the paper's Table 1), then every combination of state source and
-    signal, and why some are invalid.
-
+    """List the methods by state source, signal and loss (the paper's Table 1), what each does, then every combination of
+    state source and signal, and why some are invalid.
 
     Args:
         name: Show one method as a tree with its settings: a name from the list, package.module:Class or file.py:Class.
         json_output: Print JSON instead of tables.
     """
-    from stateshape.cli.grid import cells, grid_table, method_tree, methods_table
+    from stateshape.cli.grid import cells, grid_table, method_tree, methods_table, summaries_table
     from stateshape.cli.show import console
     from stateshape.core.files import plain
     from stateshape.recipes.recipe import all_methods, method_record, recipe_class
@@ -35,5 +34,9 @@ def methods(
     if json_output:
         print(json.dumps({"methods": plain(all_methods()), "grid": [cell._asdict() for cell in cells()]}, indent=1))
         return
-    console().print(methods_table())
-    console().print(grid_table())
+    out = console()
+    out.print(methods_table(out.width))
+    out.print()
+    out.print(summaries_table())
+    out.print()
+    out.print(grid_table(out.width))

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import difflib
-import functools
-import inspect
 import io
 import re
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -24,6 +19,7 @@ from stateshape.cli.drift import drift
 from stateshape.cli.embedded import embedded
 from stateshape.cli.evaluate import evaluate
 from stateshape.cli.gate import gate
+from stateshape.cli.help import MARKERS, REGISTRY, deferred
 from stateshape.cli.methods import methods
 from stateshape.cli.new import new
 from stateshape.cli.power import power
@@ -76,27 +72,6 @@ OTHER_NAMES = {
     "--tasks": "--task",
 }
 
-MARKERS = (tyro.conf.HelptextFromCommentsOff,)
-REGISTRY = tyro.constructors.ConstructorRegistry()
-
-
-@REGISTRY.primitive_rule
-def optional_value(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
-    """`INT` in the help where tyro writes `{None}|INT`: the text says what None means. It can still be given."""
-    kinds = [kind for kind in get_args(info.type) if kind is not NoneType]
-    if NoneType not in get_args(info.type) or not (kinds in ([str], [int], [float]) or is_literal(kinds)):
-        return None
-    value = REGISTRY.get_primitive_spec(tyro.constructors.PrimitiveTypeInfo.make(kinds[0], info.markers))
-    if isinstance(value, tyro.constructors.UnsupportedTypeAnnotationError):
-        return None
-    return dataclasses.replace(
-        value,
-        choices=None if value.choices is None else (*value.choices, "None"),
-        instance_from_str=lambda words: None if words == ["None"] else value.instance_from_str(words),
-        is_instance=lambda one: one is None or value.is_instance(one),
-        str_from_instance=lambda one: ["None"] if one is None else value.str_from_instance(one),
-    )
-
 
 def run(args: Sequence[str]) -> None:
     """Parses and runs. tyro itself ends the process: code 0 for --help, 2 for arguments that do not parse."""
@@ -144,35 +119,6 @@ def spelled(args: Sequence[str]) -> list[str]:
     return [re.sub(r"^--train(?=$|=)", "--parameters", one) for one in args]
 
 
-def deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
-    """The command, but called later: so that its output and its errors are not taken for parsing errors.
-
-    Its signature is the command's, with the names of positional arguments as what the help shows.
-    """
-
-    @functools.wraps(command)
-    def keep(*args: object, **kwargs: object) -> Callable[[], None]:
-        return functools.partial(command, *args, **kwargs)
-
-    hints, signature = get_type_hints(command, include_extras=True), inspect.signature(command)
-    for name, one in signature.parameters.items():
-        if is_positional(hints[name]):
-            metavar = name.upper() if one.default is one.empty else f"[{name.upper()}]"
-            hints[name] = Annotated[hints[name], tyro.conf.arg(metavar=metavar)]
-    named = [one.replace(annotation=hints[name]) for name, one in signature.parameters.items()]
-    del keep.__wrapped__  # whose annotations would be read in place of these
-    keep.__annotations__, keep.__signature__ = hints, signature.replace(parameters=named)  # type: ignore[attr-defined]
-    return keep
-
-
-def is_literal(kinds: Sequence[Any]) -> bool:
-    return len(kinds) == 1 and get_origin(kinds[0]) is Literal
-
-
-def is_positional(kind: Any) -> bool:
-    return tyro.conf.Positional in getattr(kind, "__metadata__", ())
-
-
 def parsed(parse: Callable[[], Callable[[], None]], *, prog: str, args: Sequence[str]) -> Callable[[], None]:
     """The call that `args` ask for. Raises BadInput with tyro's reason in one line; --help ends the process."""
     told = io.StringIO()
@@ -182,7 +128,10 @@ def parsed(parse: Callable[[], Callable[[], None]], *, prog: str, args: Sequence
     except SystemExit as ending:
         if not ending.code:
             raise
-        raise BadInput(f"{one_line(told.getvalue())}{other_name(args)}; see {prog} --help") from None
+        reason, other = one_line(told.getvalue()), other_name(args)
+        if other:
+            reason = reason.partition("; did you mean")[0]  # the nearest in letters, beside the one that is meant
+        raise BadInput(f"{reason}{other}; see {prog} --help") from None
 
 
 def other_name(args: Sequence[str]) -> str:

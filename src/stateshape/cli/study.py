@@ -39,7 +39,7 @@ def study(
 ) -> None:
     """Run a whole study: train, evaluate, measure drift, compare, report. Running it again resumes.
 
-    `stateshape study status DIR` says how far one is, from any machine that sees its folder.
+    How far one is, from any machine that sees its folder: stateshape study status DIR.
 
     Args:
         preset_or_file: A YAML file, or a preset: quickstart, smoke, laptop, paper, controls, predictors,
@@ -117,7 +117,19 @@ def print_dry_run(plan: Plan, data_dir: Path | None) -> None:
     protects = load_protected(plan, [target, *retention], data_dir)
     print_plan(plan, target, load_data(plan.file, [target, *retention], data_dir), protects)
     print_resolvable(plan, [target, *retention])
-    print(f"Memory and speed on this machine: stateshape doctor --model {shlex.quote(plan.file.model)}")
+    print_before_paying(plan.file.model)
+
+
+def print_before_paying(model: str) -> None:
+    """What a first run needs, and how to find out the rest."""
+    from stateshape.policy.fingerprint import folder_of
+
+    if folder_of(model) is None:
+        print(f"Not on this machine: the model {model}. It is downloaded from the hub when the study starts.")
+    print(
+        f"Memory and speed on this machine: stateshape doctor --model {shlex.quote(model)}. Training takes about the tokens "
+        "above over its tokens/s; evaluation, drift and probes come on top."
+    )
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -415,4 +415,5 @@ class PredictorReport:
 
 
 BASE = "base"
+UNANIMOUS = "exact binomial bound: all items have the same value"
 STATED = "stated in the plan"  # the test of a premise that the plan itself answers

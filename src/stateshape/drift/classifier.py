@@ -45,7 +45,10 @@ def classifier_auc(pair: Paired, draws: Draws) -> Statistic:
     auc_KB = [_permuted_auc(fold, draws) for fold in folds]
     values, resampled_KC = zip(*(_auc(fold, draws) for fold in folds))
     return Statistic(
-        value=float(np.mean(values)), null_B=np.mean(auc_KB, axis=0), resampled_B=np.nanmean(resampled_KC, axis=0)
+        value=float(np.mean(values)),
+        null_B=np.mean(auc_KB, axis=0),
+        resampled_B=np.nanmean(resampled_KC, axis=0),
+        bounds=(0.0, 1.0),
     )
 
 

@@ -69,6 +69,7 @@ class Statistic:
     note: str | None = None  # how it was computed, where that is not the plain way
     width: float = 1.0  # of the interval, in widths of the resamples
     is_square: bool = False  # of the distance that is reported
+    bounds: tuple[float, float] = (-math.inf, math.inf)  # what the distance can be; the interval ends there
 
 
 def pairwise_width(value: float, null_B: np.ndarray, resampled_B: np.ndarray, *, num_prompts: int) -> float:
@@ -107,7 +108,8 @@ def judged(
     p = (1 + #{null >= value}) / (B + 1), one-sided: large is far. z = (value - null mean) / null sd, None where every
     permutation gives one value. The interval holds the middle 95% of the resamples, moved by mean(resamples) - value (a
     resample holds prompts several times, which by itself lifts every distance that is positive without drift) and
-    stretched by `width` around the value. A squared distance is judged as it is and reported by its signed root.
+    stretched by `width` around the value, and ends where the distance does. A squared distance is judged as it is and
+    reported by its signed root.
     Source: Phipson & Smyth 2010 (doi:10.2202/1544-6115.1585) for p; Efron & Tibshirani 1993 ch. 10 and 13 for the rest.
     """
     base_value = None if base is None else _value(base)
@@ -124,7 +126,7 @@ def judged(
     if len(statistic.resampled_B):
         tails = np.quantile(statistic.resampled_B, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
         ends = (tails - statistic.resampled_B.mean()) * statistic.width + statistic.value
-        low, high = _reported(statistic, ends).tolist()
+        low, high = np.clip(_reported(statistic, ends), *statistic.bounds).tolist()
     return DriftValue(
         value=value,
         base_vs_base=base_value,

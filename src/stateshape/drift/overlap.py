@@ -62,7 +62,10 @@ def overlaps(x_PW: csr_array, y_PW: csr_array, draws: Draws) -> Overlap:
     null_B2, resampled_C2 = (np.concatenate(each) if each else np.zeros((0, 2)) for each in (nulls, resampled))
     values = (jaccard_of_counts(x_W, total_W - x_W), ruzicka_of_counts(x_W, total_W - x_W))
     return Overlap(
-        *(Statistic(value=v, null_B=null_B2[:, i], resampled_B=resampled_C2[:, i]) for i, v in enumerate(values))
+        *(
+            Statistic(value=v, null_B=null_B2[:, i], resampled_B=resampled_C2[:, i], bounds=(0.0, 1.0))
+            for i, v in enumerate(values)
+        )
     )
 
 

@@ -254,9 +254,10 @@ def tokenizer_of(model: str, settings: ModelSettings, *, what: str) -> Any:
             str(folder) if model == EMBEDDED else model, trust_remote_code=settings.trust_remote_code
         )
     except Exception as error:  # damaged files make these libraries raise anything
+        missing = "" if os.path.exists(folder) else "which is no folder here, and "
         raise BadInput(
-            f"{what}: got {model!r}, whose tokenizer could not be loaded ({reason_of(error)}); expected a model, run or "
-            "adapter folder, or a hub id that can be reached"
+            f"{what}: got {model!r}, {missing}whose tokenizer could not be loaded ({reason_of(error)}); expected a model, run "
+            "or adapter folder, or a hub id that can be reached"
         ) from None
 
 

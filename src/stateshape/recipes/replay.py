@@ -65,7 +65,8 @@ class Replay:
     source: ClassVar[str] = "arXiv:2605.22731 section 2, with the states held fixed"
 
     states: str
-    """Folder of the run whose states to train on; it must have recorded them (states_mb)."""
+    """Folder of the run whose states to train on; it must have recorded them (states_mb). Steps by default: one epoch, or all
+    that are recorded, if these are fewer."""
     signal: SignalName
     """The signal at these states."""
     teacher: str | None = None

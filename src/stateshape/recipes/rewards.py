@@ -16,11 +16,13 @@ from stateshape.core.dotted import load_object
 from stateshape.core.files import BadInput
 from stateshape.recipes.recipe import Parts
 from stateshape.signals.reward import Reward
+from stateshape.tasks.items import GenerationItem
 
 EXACT_ANSWER = "exact-answer"
 EXPECTED = "expected a function (item, text, finish) -> number or None, called once per sample"
 OF_LISTS = {"prompts", "completions", "completion_ids"}  # parameters of TRL's reward functions
 LARGEST = float(np.finfo(np.float32).max)
+GIVEN = ("item_id", "prompt", "gold", "completion", "rejected", "tag")  # as docs/recipes.md explains them
 SHOWN = 60  # characters of a text or a value in a message
 
 
@@ -40,11 +42,19 @@ def reward_of(name: str, parts: Parts) -> Reward:
         except (Exception, SystemExit) as error:  # whatever the user's code raises
             raise BadInput(
                 f"reward: {name!r} raised {described(error)} for {item_id}, whose text ends in {text[-SHOWN:]!r}; expected a "
-                "number, or None where it cannot decide; fix the function and run the same command again"
+                f"number, or None where it cannot decide; {fields_of_item(error)}fix the function and run the same command "
+                "again"
             ) from None
         return None if value is None else number_of(value, name, item_id)
 
     return reward
+
+
+def fields_of_item(error: BaseException) -> str:
+    """What an item has, for a function that asked it for something else."""
+    if not (isinstance(error, AttributeError) and isinstance(error.obj, GenerationItem)):
+        return ""
+    return f"an item has {', '.join(GIVEN)}, and other columns of its row as item.columns[name]; "
 
 
 def check_function(name: str, own: Any) -> None:

@@ -1,4 +1,4 @@
-"""The part files of a run's states: one a step as it goes, merged by blocks of steps. Torch-free.
+"""The part files of a run's states: one per step as it goes, merged by blocks of steps. Torch-free.
 
 A part is named after its first and last step and appears whole. Whatever moment a process is killed at, the parts that
 count hold every finished step once: a part whose steps lie inside another one's is what an interrupted merge left behind.

@@ -77,7 +77,7 @@ class StatesView:
         self.connection.create_function(DECODE, text_of, ["INTEGER[]"], "VARCHAR")  # type: ignore[list-item, arg-type]
 
     def summary(self) -> Answer:
-        """A row for each run and term: rows, tokens, who wrote them, bytes a token, and the steps."""
+        """A row for each run and term: rows, tokens, who wrote them, bytes per token, and the steps."""
         shares = ", ".join(
             f"sum(len(list_filter(origins, lambda o: o = {number}))) / nullif(sum(len(ids) - prompt_length), 0) AS {name}"
             for number, name in enumerate(ORIGINS)

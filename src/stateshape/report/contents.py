@@ -17,7 +17,7 @@ from stateshape.report.parts.dose import dose_plots, dose_tables
 from stateshape.report.parts.drift import drift_table, null_plots
 from stateshape.report.parts.evals import eval_plots
 from stateshape.report.parts.findings import findings_table
-from stateshape.report.parts.forest import evidence_table, forest_plot
+from stateshape.report.parts.forest import evidence_table, forest_plots
 from stateshape.report.parts.locality import depth_table, last_table, locality_plots, locality_table
 from stateshape.report.parts.predictors import correlation_table, gain_table, predictor_plot, score_table
 from stateshape.report.parts.scatter import DRIFT_PLOTS, drift_plot, gain_plot
@@ -94,7 +94,7 @@ def all_plots(study: StudyFiles) -> Plots:
     plan, comparison, state_map = study.plan, study.comparison, study.state_map
     marks = looks(plan, [])
     return Plots(
-        forest=_known(forest_plot(study.verdicts)),
+        forest=forest_plots(study.verdicts),
         gain=_known(gain_plot(plan, comparison)),
         dose=dose_plots(study.dose, plan) if study.dose else [],
         drift=_known(*(drift_plot(plan, comparison, distance=distance) for distance in DRIFT_PLOTS)),

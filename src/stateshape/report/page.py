@@ -23,7 +23,7 @@ from stateshape.report.drawing.palette import looks
 from stateshape.report.parts import tables
 from stateshape.report.parts.audit import audit_views, changed_items
 from stateshape.report.parts.costs import key_value_table, settings_tables
-from stateshape.report.parts.forest import evidence_table
+from stateshape.report.parts.forest import CAPTION, evidence_table
 from stateshape.report.parts.state_map import KINDS, map_views
 from stateshape.report.parts.supervision import share_table, supervision_shares
 from stateshape.report.study_files import RunFiles, StudyFiles
@@ -44,6 +44,11 @@ OUTCOMES = {
     "cannot tell": ("open", "?"),
     "premise not met": ("unmet", "○"),
 }
+STATES = {
+    "open": "undecided",
+    "fails": "does not hold",
+    "equivalent": "smaller than its margin",
+}  # others are words already
 PREMISE_SIGNS = {"holds": "✓", "fails": "✕"}
 SMALL_EFFECT = 0.01  # distances are of this order and differ in the fifth decimal
 TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d):\d\d(?:\.\d+)?\+00:00$")
@@ -100,6 +105,7 @@ def render_page(study: StudyFiles, *, plots: Plots, all_tables: Tables) -> str:
         "is_audit": bool(study.audits) and not study.num_trained,
         "tally": [(*OUTCOMES[outcome], outcome, outcomes.count(outcome)) for outcome in OUTCOMES],
         "verdicts": [_verdict_view(verdict) for verdict in asked],
+        "forest_caption": CAPTION,
         "looks": _looks_words(study.comparison.looks),
         "not_asked": [verdict for verdict in study.verdicts if verdict.outcome == "not asked"],
         "plots": plots,
@@ -186,7 +192,7 @@ def _effect_view(evidence: Evidence) -> EffectView:
     decimals = 5 if 0 < size < SMALL_EFFECT else 3
     ends = text.interval(effect.lo, effect.hi, decimals=decimals, is_signed=True)
     value = f"{text.number(effect.value, decimals=decimals, is_signed=True)} {ends}".strip()
-    about: list[str] = [evidence.state] if evidence.state else []
+    about: list[str] = [STATES.get(evidence.state, evidence.state)] if evidence.state else []
     if evidence.threshold != 0:
         about.append(f"must be above {text.number(evidence.threshold, decimals=decimals)}")
     if evidence.p_holm is not None:

@@ -64,7 +64,7 @@ def advantages(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroupReward:
-    """One reward a row, and from it one advantage for each of its tokens.
+    """One reward per row, and from it one advantage for each of its tokens.
 
     truncated: what becomes of a row that ran out of tokens. grade: its text is graded as it is. mask: it counts in the
     baseline and is not supervised (DAPO's overlong filtering). penalise: TRUNCATION_PENALTY is taken off its reward.

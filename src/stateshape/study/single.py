@@ -26,8 +26,11 @@ from stateshape.policy.open import check_teacher, open_beside, open_weights, pol
 from stateshape.policy.policy import Policy
 from stateshape.policy.settings import ModelSettings
 from stateshape.recipes.recipe import Recipe
+from stateshape.recipes.replay import Replay
+from stateshape.record.reading import Recording
 from stateshape.sampling.local import LocalSampler
 from stateshape.sampling.served.check import SamplerName, check_servers
+from stateshape.states.recorded import steps_of_share
 from stateshape.study.context import StudyContext
 from stateshape.study.describe import planned_record
 from stateshape.study.drift_rollouts import as_rollouts, encoders_of, sample_rollouts
@@ -94,6 +97,7 @@ def train_single(
             report_to=list(report_to),
         )
         plan = plan._replace(file=file)
+        plan = as_long_as_recorded(plan, task)
         spec = plan.trained[0]
         check_budget(spec)
         check_sources(plan, spec, task)
@@ -122,6 +126,18 @@ def train_single(
             )
             trained = train_one(bench, spec, seed, folder)
         return warned(ranks.by_first(lambda: complete_run(folder, trained)), reporter)
+
+
+def as_long_as_recorded(plan: Plan, task: GenerationTask) -> Plan:
+    """Where a replay's length is not given: one epoch, as of any run, or all recorded steps if these are fewer."""
+    spec = plan.trained[0]
+    recipe = spec.recipe()
+    if not isinstance(recipe, Replay) or spec.train.steps is not None or spec.train.epochs is not None:
+        return plan
+    check_source(recipe.states)
+    recorded = steps_of_share(Recording(Path(recipe.states)).num_steps, recipe.share)
+    steps = min(spec.train.num_steps(len(task.train)), recorded)
+    return plan._replace(runs=[spec._replace(train=replace(spec.train, steps=steps))])
 
 
 def check_sampler(sampler: SamplerName, servers: Sequence[str]) -> None:

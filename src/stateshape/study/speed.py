@@ -32,7 +32,7 @@ def about_speed(policy: Policy, *, rank: int, is_full: bool) -> Iterator[str]:
     except torch.OutOfMemoryError:
         yield f"             training {what} does not fit in this device's memory (warning)"
         return
-    yield f"             trains {what} on about {trained:,.0f} tokens/s (forward and backward, {ROW_TOKENS} tokens a row)"
+    yield f"             trains {what} on about {trained:,.0f} tokens/s (forward and backward, {ROW_TOKENS} tokens per row)"
 
 
 @torch.no_grad()

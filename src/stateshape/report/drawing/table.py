@@ -31,6 +31,7 @@ class Column:
     is_signed: bool = False
     companion: str = ""  # the CSV's suffix for the companion number; "p" is shown as a p-value
     is_shown: bool = True  # False: in the CSV only
+    is_companion_shown: bool = True  # False: in the CSV only
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +80,7 @@ def interval_text(cell: Cell, column: Column) -> str:
 
 def companion_text(cell: Cell, column: Column, *, is_short: bool = False) -> str:
     """The companion in words, or short in brackets; nothing where neither the number nor its companion is there."""
-    if not column.companion or (cell.value is None and cell.companion is None):
+    if not column.companion or not column.is_companion_shown or (cell.value is None and cell.companion is None):
         return ""
     if column.companion == "p":
         return text.p_value(cell.companion)

@@ -126,6 +126,11 @@ def _words(v: DriftValue) -> str:
     return f"{value}, null mean {text.number(v.null_mean, decimals=DECIMALS)}, {text.p_value(v.p)}"
 
 
+def smallest_p(study: StudyFiles) -> str:
+    counts = {seed.drift.num_permutations for files in study.runs for seed in files.seeds if seed.drift} - {0}
+    return f" The smallest possible p is {1 / (min(counts) + 1):.4f}." if len(counts) == 1 else ""
+
+
 def drift_table(study: StudyFiles) -> Table:
     columns = [
         Column(key="label", heading="Run"),
@@ -162,7 +167,7 @@ def drift_table(study: StudyFiles) -> Table:
     ]
     notes = [
         "In brackets: 95% intervals over prompts. Null: labels swapped within prompts; z and the one-sided p compare the value "
-        "with it. p-values are not corrected for the number of rows in this table."
+        f"with it.{smallest_p(study)} p-values are not corrected for the number of rows in this table."
     ]
     return Table(
         name="drift", caption="Drift compared with its null distribution.", columns=columns, rows=rows, notes=notes

@@ -1,4 +1,4 @@
-"""The effects that the verdicts rest on, as a forest plot: estimate, 95% interval and the threshold it must pass.
+"""The effects that each verdict rests on, as a forest plot: estimate, 95% interval and the threshold it must pass.
 
 Effects of one claim share a scale if they share a test: accuracies, distances and correlations do not compare. An effect
 that holds is filled, one that fails is crossed, an open one is hollow. Does not know how a verdict is reached.
@@ -16,8 +16,8 @@ from stateshape.report.drawing.figure import Plot, finished, rows_only, short, w
 from stateshape.report.drawing.svg import INK, new_figure, plot_style
 from stateshape.report.drawing.table import Cell, Column, Table, estimate_cell
 
-_ROW_IN, _HEAD_IN = 0.38, 0.55  # inches: a row with its label, and a claim's heading with its scale
-_MAX_LABEL = 70
+_ROW_IN, _SCALE_IN = 0.38, 0.4  # inches: a row with its label, and a scale
+_MAX_LABEL = 66
 DECIDING = ("holds", "fails", "equivalent", "open")
 _UNKNOWN = "unknown"  # records of older versions name no state and no threshold
 _COLOURS = {
@@ -31,28 +31,31 @@ _COLOURS = {
 _MARKERS = {"holds": "o", "fails": "X", "open": "o", "equivalent": "v", "shown": "D", _UNKNOWN: "s"}
 
 
-def forest_plot(verdicts: Sequence[Verdict]) -> Plot | None:
-    drawn = [(verdict, alike) for verdict in verdicts for alike in _by_test(verdict)]
+CAPTION = (
+    "Effects behind the verdicts. Bars: 95% intervals. Dashed line: the threshold an effect must exceed for the claim to hold; "
+    "thin line: zero. Filled circle: holds; cross: fails; hollow circle: undecided; triangle: smaller than its margin; "
+    "diamond: shown, not used for the verdict; square: state not recorded. Scales differ between claims and between "
+    "types of measure within a claim."
+)
+
+
+def forest_plots(verdicts: Sequence[Verdict]) -> list[Plot]:
+    """One for each claim that has an effect with a value, in order."""
+    return [plot for plot in (_forest_plot(verdict) for verdict in verdicts) if plot is not None]
+
+
+def _forest_plot(verdict: Verdict) -> Plot | None:
+    drawn = _by_test(verdict)
     if not drawn:
         return None
-    heights = [_HEAD_IN + _ROW_IN * len(alike) for _, alike in drawn]
+    heights = [_SCALE_IN + _ROW_IN * len(alike) for alike in drawn]
     with plot_style():
-        figure = new_figure(4.4, sum(heights))
+        figure = new_figure(3.6, sum(heights))
         panels = figure.subplots(len(drawn), 1, squeeze=False, height_ratios=heights)[:, 0]
-        named: set[str] = set()
-        for axes, (verdict, alike) in zip(panels, drawn):
-            if verdict.claim_id not in named:
-                axes.set_title(f"{verdict.claim_id}: {verdict.outcome}", loc="left", fontsize=9, fontweight="bold")
-            named.add(verdict.claim_id)
+        for axes, alike in zip(panels, drawn):
             _draw(axes, alike)
-    described = "; ".join(f"{v.claim_id}, {e.label}: {_words(e)}" for v, alike in drawn for e in alike)
-    caption = (
-        "Bars: 95% intervals. Dashed line: the threshold an effect must exceed for the claim to hold; thin line: zero. "
-        "Filled circle: holds; cross: fails; hollow circle: open; triangle: smaller than its margin; "
-        "diamond: shown, not used for the verdict; square: state not recorded. Scales differ between claims and between "
-        "types of measure within a claim."
-    )
-    return finished("verdicts", "Effects behind the verdicts", caption, described, figure)
+    described = "; ".join(f"{e.label}: {_words(e)}" for alike in drawn for e in alike)
+    return finished(f"verdict_{verdict.claim_id}", f"{verdict.claim_id}: {verdict.outcome}", "", described, figure)
 
 
 def _by_test(verdict: Verdict) -> list[list[Evidence]]:
@@ -80,7 +83,7 @@ def _draw(axes: Axes, alike: Sequence[Evidence]) -> None:
             axes.plot(
                 [evidence.threshold] * 2, [row - 0.02, row + 0.42], color=INK, linewidth=1.2, linestyle=(0, (2, 1))
             )
-        write_above(axes, row - 0.24, short(evidence.label, limit=_MAX_LABEL), size=7.5)
+        write_above(axes, row - 0.24, short(evidence.label, limit=_MAX_LABEL), size=7.0)
     axes.margins(x=0.06)
 
 

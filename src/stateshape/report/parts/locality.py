@@ -13,7 +13,7 @@ from stateshape.report.drawing.figure import Plot
 from stateshape.report.drawing.palette import looks
 from stateshape.report.drawing.table import Cell, Column, Table
 from stateshape.report.parts.curves import Curve, Series, mean_curve, series_plot
-from stateshape.report.study_files import RunFiles, StudyFiles
+from stateshape.report.study_files import RunFiles, SeedFiles, StudyFiles
 
 _UNITS = ("nats",)
 _TITLES = {
@@ -79,14 +79,14 @@ def _all(study: StudyFiles) -> list[LocalityRecord]:
 
 
 def locality_plots(study: StudyFiles) -> list[Plot]:
-    marks = looks(study.plan, [])
+    marks, is_share = looks(study.plan, []), differ_in_length(study)
     plots = [
         series_plot(
             f"locality_{name}",
             measure_name(name),
             READING.get(name, ""),
-            [Series(f.run.label, marks[f.run.name], over_steps(f, name)) for f in study.runs],
-            x_label="step",
+            [Series(f.run.label, marks[f.run.name], over_steps(f, name, is_share=is_share)) for f in study.runs],
+            x_label="share of the run, %" if is_share else "step",
         )
         for name in measures(study)
     ]
@@ -103,13 +103,26 @@ def locality_plots(study: StudyFiles) -> list[Plot]:
     return [plot for plot in plots if plot is not None]
 
 
-def over_steps(files: RunFiles, name: str) -> list[Curve]:
-    """A curve per seed."""
-    return [
-        Curve([float(r.step) for r in seed.locality], [_or_gap(r.values.get(name)) for r in seed.locality])
-        for seed in files.seeds
-        if seed.locality
-    ]
+def differ_in_length(study: StudyFiles) -> bool:
+    """Whether one axis of steps would leave the shorter runs in a corner."""
+    return len({_last_step(seed) for files in study.runs for seed in files.seeds if seed.locality}) > 1
+
+
+def _last_step(seed: SeedFiles) -> int:
+    """Of the whole run, also while it goes on, where its record says how long it is."""
+    probed = max(record.step for record in seed.locality)
+    return max(probed, seed.record.num_steps - 1) if seed.record and seed.record.num_steps else probed
+
+
+def over_steps(files: RunFiles, name: str, *, is_share: bool = False) -> list[Curve]:
+    """A curve per seed; x is the step, or its percentage of the run."""
+    curves = []
+    for seed in files.seeds:
+        if seed.locality:
+            scale = 100 / max(1, _last_step(seed)) if is_share else 1.0
+            xs = [record.step * scale for record in seed.locality]
+            curves.append(Curve(xs, [_or_gap(record.values.get(name)) for record in seed.locality]))
+    return curves
 
 
 def over_depth(files: RunFiles, name: str) -> list[Curve]:

@@ -7,12 +7,22 @@ Written as table1.* and table2.* in csv (full precision), md and tex. Does not k
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from stateshape.core.files import write_text
 from stateshape.core.records import MethodRecord
-from stateshape.core.study_records import Comparison, Estimate, PairedDifference, PlanRecord, RunComparison, TaskRecord
+from stateshape.core.study_records import (
+    BASE,
+    UNANIMOUS,
+    Comparison,
+    Estimate,
+    PairedDifference,
+    PlanRecord,
+    RunComparison,
+    TaskRecord,
+)
 from stateshape.report.drawing.palette import Look, looks
 from stateshape.report.drawing.table import (
     Cell,
@@ -37,6 +47,7 @@ SINCE_START = [
     Column(key="mean_forgetting_since_start", heading="Mean forgetting since the start", kind="estimate"),
     Column(key="mmd2_unbiased", heading="MMD² to the start (unbiased)", kind="number", decimals=DRIFT_DECIMALS),
 ]
+SECONDARY = {"gold_logp_nats": "log-prob of the right options, nats", "gold_mass": "share of the right options"}
 RATIOS = ("retention_above_chance",)  # among the secondary scores, which are differences else
 MEANS = [
     Column(key="mean_forgetting", heading="Mean forgetting", kind="estimate"),
@@ -100,7 +111,7 @@ def _run_cell(row: RunComparison, colours: dict[str, Look]) -> Cell:
 
 def table2(plan: PlanRecord, comparison: Comparison) -> Table:
     colours = looks_of(plan, comparison)
-    tasks = tasks_of(comparison)
+    tasks, common = tasks_of(comparison), common_base_vs_base(comparison)
     others = list(dict.fromkeys(name for row in comparison.rows for name in row.extractions))
     columns = [
         Column(key="run", heading="Run", is_shown=False),
@@ -115,10 +126,7 @@ def table2(plan: PlanRecord, comparison: Comparison) -> Table:
         ],
         *[Column(key=task.name, heading=task.label, kind="estimate") for task in tasks[1:]],
         *MEANS,
-        *[
-            Column(key=c.key, heading=c.heading, kind="number", decimals=c.decimals, companion="base_vs_base")
-            for c in DRIFT_COLUMNS
-        ],
+        *[replace(c, companion="base_vs_base", is_companion_shown=c.key not in common) for c in DRIFT_COLUMNS],
     ]
     rows = []
     for row in ordered_rows(plan, comparison):
@@ -130,33 +138,51 @@ def table2(plan: PlanRecord, comparison: Comparison) -> Table:
         scores = [row.scores.get(task.name) for task in tasks]
         scores[1:1] = [row.extractions.get(name) for name in others]
         numbers = [estimate_cell(estimate) for estimate in [*scores, *means]]
-        rows.append([*names, *numbers, *[_drift_cell(row, column.key) for column in DRIFT_COLUMNS]])
+        rows.append([*names, *numbers, *[_drift_cell(row, column.key, common) for column in DRIFT_COLUMNS]])
     return Table(
         name="table2",
         number="Table 2.",
         caption=f"Table 2. {comparison.study}: {comparison.target.label} is the target; the others measure retention.",
         columns=columns,
         rows=rows,
-        notes=table2_notes(comparison),
+        notes=table2_notes(comparison, common),
     )
 
 
-def _drift_cell(row: RunComparison, distance: str) -> Cell:
+def common_base_vs_base(comparison: Comparison) -> dict[str, float]:
+    """By distance, base against base, where it is one number for all runs: the base's own row then shows it."""
+    found = {}
+    for column in DRIFT_COLUMNS:
+        values = {drift.base_vs_base for row in comparison.rows if (drift := row.drift.get(column.key)) is not None}
+        value = values.pop() if len(values) == 1 else None
+        if value is not None:
+            found[column.key] = value
+    return found
+
+
+def _drift_cell(row: RunComparison, distance: str, common: dict[str, float]) -> Cell:
     drift = row.drift.get(distance)
+    if drift is None and row.run == BASE:
+        return Cell(value=common.get(distance))
     return Cell() if drift is None else Cell(value=drift.value, companion=drift.base_vs_base)
 
 
-def table2_notes(comparison: Comparison) -> list[str]:
+def table2_notes(comparison: Comparison, common: dict[str, float]) -> list[str]:
     names = ", ".join(task.label for task in comparison.retention)
     chances = ", ".join(f"{task.label} {task.chance:g}" for task in tasks_of(comparison))
     warnings = [f"Warning: {'; '.join(comparison.warnings)}."] if comparison.warnings else []
+    noise = (
+        "The base's own value compares two samples of it: sampling noise only."
+        if common
+        else "The base-vs-base value below is due to sampling noise only."
+    )
     return [
         *warnings,
         f"[Brackets]: 95% intervals. Training seeds: {len(comparison.seeds)}. Forgetting (base minus run), retention "
         f"(run / base) and retention above chance ((run - chance) / (base - chance)) are means over {names}. "
         f"Chance: {chances}.",
-        "MMD² compares sampled states with the base model's; the base-vs-base value below is due to sampling noise "
-        "only. The paper uses the biased estimator, which is positive even without drift.",
+        f"MMD² compares sampled states with the base model's. {noise} The paper uses the biased estimator, which is positive "
+        "even without drift.",
     ]
 
 
@@ -241,7 +267,7 @@ def secondary_table(plan: PlanRecord, comparison: Comparison) -> Table:
     columns = [Column(key="label", heading="Run")]
     for task, score in keys:
         is_ratio = score in RATIOS
-        heading = f"{'' if is_ratio else 'Δ '}{names.get(task, task)}, {score.replace('_', ' ')}"
+        heading = f"{'' if is_ratio else 'Δ '}{names.get(task, task)}, {SECONDARY.get(score, score.replace('_', ' '))}"
         columns.append(Column(key=f"{task}_{score}", heading=heading, kind="estimate", is_signed=not is_ratio))
     cells = [
         [_run_cell(row, colours), *[estimate_cell(row.versus_base[task].secondary.get(score)) for task, score in keys]]
@@ -262,7 +288,8 @@ def _difference_cell(paired: PairedDifference | None) -> Cell:
 
 def _tests_note(tests: Iterable[str]) -> list[str]:
     distinct = list(dict.fromkeys(tests))
-    return [f"Test: {'; '.join(distinct)}."] if distinct else []
+    alike = " Where no item differs, the interval ends at the smallest changes that so many items exclude."
+    return [f"Test: {'; '.join(distinct)}.{alike if UNANIMOUS in distinct else ''}"] if distinct else []
 
 
 def per_seed_table(plan: PlanRecord, comparison: Comparison) -> Table:
