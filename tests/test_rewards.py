@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ import torch
 
 import tiny
 from stateshape.cli import main
+from stateshape.core.chat import Chat
 from stateshape.core.files import BadInput, parse, plain
 from stateshape.recipes.grpo import GRPO
 from stateshape.recipes.grpo_opd import GRPOPlusOPD
@@ -64,11 +65,6 @@ def own(tmp_path):
     ("name", "said"),
     [
         ("two", r"which takes \(item, text\) \(too many positional arguments when given three\)"),
-        (
-            "lists",
-            r"which takes \(prompts, completions, \*\*kwargs\): lists; .*; wrap a function of lists, such as TRL's",
-        ),
-        ("three_lists", "completion_ids, .*: lists;"),  # three arguments, but of another kind
         ("four", "missing a required argument: 'more'"),
         ("must_be_named", "missing a required.* argument: 'more'"),
         ("waits", "async or a generator"),
@@ -198,7 +194,8 @@ def test_samples_that_are_compared_are_at_least_two(made):
     [
         (["--group", "1"], "group: got 1"),
         (["--reward", "OWN:two"], "reward: got"),
-        (["--reward", "OWN:lists"], "TRL's"),
+        (["--reward", "OWN:three_lists"], "which takes completion_ids"),
+        (["--reward", "exact-answer,0*OWN:counts"], "got weight '0'"),
     ],
 )
 def test_the_command_line_refuses_before_a_model_loads(more, said, tmp_path, capsys, monkeypatch):
@@ -212,6 +209,91 @@ def test_the_command_line_refuses_before_a_model_loads(more, said, tmp_path, cap
     assert main(["train", "grpo", "--model", "embedded", "--task", "arithmetic", "--out", str(out), *more]) == 2
     assert said in capsys.readouterr().err
     assert not out.exists()
+
+
+LISTS = """
+def shape(prompts, completions, **kwargs): return [float(len(prompts) == len(completions) == 1)]
+def columns(completions, answer, level, unknown=7, **kwargs): return [float(answer[0] == "1") + level[0] + unknown]
+def all_columns(**kwargs): return [1.0]
+def said(prompts, completions): return [len(prompts[0]) + 10.0 * (completions[0][0]["role"] == "assistant")]
+def lacks(completions, level, nowhere): return [0.0]
+def wants_ids(prompts, completions, completion_ids): return [0.0]
+def gives_one(completions): return 1.0
+def gives_two(completions): return [1.0, 2.0]
+def unknown(completions): return [None]
+def two(item, text, finish): return 2.0
+"""
+
+
+@pytest.fixture
+def listed(tmp_path):
+    """Rewards of an item with a column, or of a chat."""
+    file = tmp_path / "lists.py"
+    file.write_text(LISTS)
+    asked = Chat(messages=({"role": "system", "content": "short"}, {"role": "user", "content": "1?"}))
+    made = tiny.parts(None)
+    plain_item, chat = (
+        GenerationItem(item_id=name, prompt="p", gold="1", completion=" 1", columns={"level": 3}, chat=one)
+        for name, one in (("plain", None), ("chat", asked))
+    )
+    parts = replace(made, task=replace(made.task, train=(plain_item, chat)), item_ids=("plain", "chat"))
+    return lambda names: reward_of(names.replace("LISTS", str(file)), parts)
+
+
+@pytest.mark.parametrize(
+    ("name", "item_id", "value"),
+    [("shape", "plain", 1.0), ("columns", "plain", 11.0), ("said", "chat", 12.0), ("unknown", "plain", None)],
+)
+def test_a_function_of_lists_is_called_with_lists_of_one_and_the_rows_columns(name, item_id, value, listed):
+    assert listed(f"LISTS:{name}")(item_id, "text", "eos") == value
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        (
+            "lacks",
+            "takes nowhere; expected arguments among answer, completions, level, prompts, solution; add the column",
+        ),
+        ("wants_ids", "takes completion_ids; .*; rewards here are not given tokens; add"),
+    ],
+)
+def test_a_function_of_lists_that_asks_for_more_is_refused_when_it_is_named(name, wanted, listed):
+    with pytest.raises(BadInput, match=wanted):
+        listed(f"LISTS:{name}")
+
+
+@pytest.mark.parametrize("name", ["gives_one", "gives_two"])
+def test_a_function_of_lists_gives_a_list_of_one(name, listed):
+    with pytest.raises(BadInput, match="expected a list of one number"):
+        listed(f"LISTS:{name}")("plain", "text", "eos")
+
+
+@pytest.mark.parametrize(
+    ("names", "value"),
+    [
+        ("exact-answer,0.5*LISTS:two", 2.0),
+        ("-1e1*LISTS:two", -20.0),
+        ("exact-answer , 2 * LISTS:unknown", 1.0),
+        ("LISTS:unknown,3*LISTS:unknown", None),
+    ],
+)
+def test_several_rewards_are_a_weighted_sum_of_what_is_known(names, value, listed):
+    assert listed(names)("plain", "#### 1", "eos") == value
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        ("x*exact-answer", "got weight 'x' in 'x\\*exact-answer'"),
+        ("nan*exact-answer", "got weight 'nan'"),
+        ("exact-answer,", "got ''"),
+        ("exact-answer,3e38*LISTS:two", "gave 6e\\+38 for plain"),
+    ],
+)
+def test_weights_that_make_no_sense_are_refused(names, wanted, listed):
+    with pytest.raises(BadInput, match=wanted):
+        listed(names)("plain", "", "eos")
 
 
 def test_the_documentation_names_every_field_of_an_item():

@@ -193,7 +193,7 @@ class Rewarded:
     """Fields of every recipe with a reward."""
 
     reward: str = "exact-answer"
-    """exact-answer: 1 if right; or file.py:name of a function (item, text, finish) -> number or None."""
+    """exact-answer: 1 if right; file.py:name of a function, ours or TRL's kind; or several with weights, A,0.2*B."""
 
 
 def taught(parts: Parts, teacher: str, build: Callable[[Policy], Method]) -> Method | Combination:

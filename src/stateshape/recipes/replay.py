@@ -84,7 +84,7 @@ class Replay:
     temperature: float = 1.0
     """Temperature of continuations; for credit, the temperature at which the recorded rows were sampled."""
     reward: str = "exact-answer"
-    """exact-answer: 1 if right; or file.py:name of a function (item, text, finish) -> number or None."""
+    """exact-answer: 1 if right; file.py:name of a function, ours or TRL's kind; or several with weights, A,0.2*B."""
     target_temperature: float = field(default=1.0, metadata=LATER)
     """For signal teacher-distribution: temperature of the teacher's distribution in the divergence; the learner's stays 1."""
     share: float = field(default=1.0, metadata=LATER)

@@ -1,12 +1,16 @@
-"""A recipe's reward by name: the task's exact answer, or a function of the user's own, checked before and while it is called.
+"""A recipe's reward by name: the task's exact answer, functions of the user's own, or a weighted sum of such.
 
-What such a function is given and may return: docs/recipes.md. Does not know what a reward is used for.
+A function is checked before and while it is called. What it is given and may return: docs/recipes.md. Does not know what a
+reward is used for.
 """
 
 from __future__ import annotations
 
 import inspect
+import math
+import re
 import traceback
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +19,64 @@ import numpy as np
 from stateshape.core.dotted import load_object
 from stateshape.core.files import BadInput
 from stateshape.recipes.recipe import Parts
+from stateshape.recipes.reward_lists import is_of_lists, one_at_a_time
 from stateshape.signals.reward import Reward
 from stateshape.tasks.items import GenerationItem
 
 EXACT_ANSWER = "exact-answer"
-EXPECTED = "expected a function (item, text, finish) -> number or None, called once per sample"
-OF_LISTS = {"prompts", "completions", "completion_ids"}  # parameters of TRL's reward functions
+EXPECTED = (
+    "expected a function (item, text, finish) -> number or None, called once per sample, or one of lists as in TRL: "
+    "(prompts, completions, **columns) -> list"
+)
+WEIGHTED = re.compile(r"(?P<weight>[^*:]*)\*(?P<name>.*)")
 LARGEST = float(np.finfo(np.float32).max)
 GIVEN = ("item_id", "prompt", "gold", "completion", "rejected", "tag")  # as docs/recipes.md explains them
 SHOWN = 60  # characters of a text or a value in a message
 
 
-def reward_of(name: str, parts: Parts) -> Reward:
-    """(item id, text, finish) -> reward. A user's function gets the item itself. Raises BadInput."""
+def reward_of(names: str, parts: Parts) -> Reward:
+    """(item id, text, finish) -> reward. names: one, or several, whose weighted sum it is: `exact-answer,0.2*file.py:name`.
+
+    A part that is unknown is left out of the sum; the sum is unknown where all parts are. Raises BadInput.
+    """
+    weighted = [(*weight_and_name(one.strip()), one.strip()) for one in names.split(",")]
+    rewards = [(weight, one_reward(name, parts)) for weight, name, _ in weighted]
+    if len(rewards) == 1 and rewards[0][0] == 1:
+        return rewards[0][1]
+
+    def total(item_id: str, text: str, finish: str) -> float | None:
+        values = [(weight, reward(item_id, text, finish)) for weight, reward in rewards]
+        known = [weight * value for weight, value in values if value is not None and not math.isnan(value)]
+        return number_of(sum(known), names, item_id) if known else None
+
+    return total
+
+
+def weight_and_name(text: str) -> tuple[float, str]:
+    """1 where there is no weight. Raises BadInput."""
+    found = WEIGHTED.fullmatch(text)
+    if found is None:
+        return 1.0, text
+    try:
+        weight = float(found["weight"])
+    except ValueError:
+        weight = math.nan
+    if not math.isfinite(weight) or weight == 0:
+        raise BadInput(
+            f"reward: got weight {found['weight'].strip()!r} in {text!r}; expected a finite number other than 0, as in "
+            "0.2*file.py:name"
+        )
+    return weight, found["name"].strip()
+
+
+def one_reward(name: str, parts: Parts) -> Reward:
+    """A user's function gets the item itself. Raises BadInput."""
     if name == EXACT_ANSWER:
         parts.check_gradable()
         return lambda item_id, text, finish: float(parts.is_right(item_id, text))
     if ":" not in name:
         raise BadInput(f"reward: got {name!r}; expected {EXACT_ANSWER}, or file.py:name of a function")
-    own = load_object(name, what="reward")
-    check_function(name, own)
+    own = function_of(name, load_object(name, what="reward"), parts.items)
 
     def reward(item_id: str, text: str, finish: str) -> float | None:
         try:
@@ -57,8 +99,8 @@ def fields_of_item(error: BaseException) -> str:
     return f"an item has {', '.join(GIVEN)}, and other columns of its row as item.columns[name]; "
 
 
-def check_function(name: str, own: Any) -> None:
-    """Whether it can be called with an item, a text and a finish reason. Raises BadInput."""
+def function_of(name: str, own: Any, items: Mapping[str, GenerationItem]) -> Callable[[GenerationItem, str, str], Any]:
+    """The function as one of an item, a text and a finish reason. Raises BadInput where it is none."""
     if not callable(own):
         raise BadInput(f"reward: got {name!r}, which is not a function; {EXPECTED}")
     called = own if inspect.isroutine(own) else type(own).__call__
@@ -67,15 +109,16 @@ def check_function(name: str, own: Any) -> None:
     try:
         signature = inspect.signature(own)
     except (TypeError, ValueError):  # some built-in functions have none
-        return
-    takes = f"reward: got {name!r}, which takes {signature}"
-    wrap = "wrap a function of lists, such as TRL's, as docs/recipes.md shows"
-    if OF_LISTS & signature.parameters.keys():
-        raise BadInput(f"{takes}: lists; {EXPECTED}; {wrap}")
+        return own
+    if is_of_lists(signature):
+        return one_at_a_time(name, own, signature, items)
     try:
         signature.bind("item", "text", "finish")
     except TypeError as error:
-        raise BadInput(f"{takes} ({error} when given three); {EXPECTED}; give it these three, or {wrap}") from None
+        raise BadInput(
+            f"reward: got {name!r}, which takes {signature} ({error} when given three); {EXPECTED}; give it these three"
+        ) from None
+    return own
 
 
 def number_of(value: Any, name: str, item_id: str) -> float:
