@@ -21,7 +21,13 @@ def tally(name: str) -> Tally:
     return calibrate(BY_NAME[name], STUDIES)
 
 
-@pytest.mark.parametrize("name", list(BY_NAME))
+# more of the same kind as another scenario
+LONGER = {"null, 3 noisy seeds", "sound teacher", "distance only"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LONGER else []) for name in BY_NAME]
+)
 def test_outcomes_are_wrong_no_more_often_than_stated(name):
     scenario, found = BY_NAME[name], tally(name)
     for claim in CLAIMS:
@@ -54,6 +60,6 @@ def test_two_seeds_decide_nothing():
 
 
 def test_the_table_has_a_row_per_scenario_and_claim():
-    lines = calibration.table({name: tally(name) for name in BY_NAME}).splitlines()
+    lines = calibration.table({name: calibrate(BY_NAME[name], 1) for name in BY_NAME}).splitlines()
     assert len(lines) == 2 + len(SCENARIOS) * len(CLAIMS)
     assert "| off-policy | P2 | not asked | 0 | 0 | 0 | 1 | 0 |" in lines

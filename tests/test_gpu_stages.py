@@ -65,6 +65,7 @@ def environment():
     return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]), "HF_HUB_OFFLINE": "1"}
 
 
+@pytest.mark.slow
 def test_sampling_at_toy_size(tmp_path):
     rows = run_stage("sampling", tmp_path)
     assert [row["engine"] for row in rows] == ["ours", "generate, dynamic cache", "generate, static cache"]
