@@ -155,7 +155,7 @@ def _size_words(found: Sequence[Finding]) -> str:
     ends = (
         f"{min(sizes):.3f}" if f"{min(sizes):.3f}" == f"{max(sizes):.3f}" else f"{min(sizes):.3f} to {max(sizes):.3f}"
     )
-    return f". This study has 80% power for differences from {ends} on"
+    return f". With 80% power this study finds differences of {ends} and more"
 
 
 def _value(evidence: Evidence) -> str:

@@ -16,6 +16,11 @@ from stateshape.analysis.dose import base_scores
 from stateshape.analysis.scores import DosePoint, StudyScores
 
 MEASURE = "k3_distance"
+NAMES = {
+    "line_r2": "R² of the score as a line in the distance",
+    "line_slope": "slope of the score in the distance",
+    "peak": "peak of the score on the way",
+}
 MIN_POINTS = 3  # a line through two points fits whatever they are
 
 

@@ -18,8 +18,9 @@ from stateshape.analysis.effects import (
     over_seeds,
     secondary_study,
 )
-from stateshape.analysis.line import values_along
+from stateshape.analysis.line import NAMES, values_along
 from stateshape.analysis.scores import StudyScores
+from stateshape.core.dose_records import DOSE_NAMES
 from stateshape.core.study_records import EffectChoice, PlannedClaim
 
 DRIFT_PREFIX, LOCALITY_PREFIX, ALONG_PREFIX = "drift.", "locality.", "along."
@@ -87,7 +88,8 @@ def planned_effect(study: StudyScores, choice: EffectChoice, *, with_bootstrap: 
 def _measured(study: StudyScores, choice: EffectChoice, measure: str, threshold: float) -> Effect:
     """First run minus second (or the first run alone) in one number per seed, turned round where it must be below."""
     planned = [run.name for run in study.plan.runs]
-    label = choice.label or f"{measure}, {' minus '.join(study.label(run) for run in choice.contrast)}"
+    name = NAMES.get(measure.removeprefix(ALONG_PREFIX), measure) if measure.startswith(ALONG_PREFIX) else measure
+    label = choice.label or f"{name}, {' minus '.join(study.label(run) for run in choice.contrast)}"
     if absent := [run for run in choice.contrast if run not in planned]:
         lacks = f"the study does not plan the run {absent[0]}"
         return lacking(label, lacks, test="not available", is_planned=False, threshold=threshold)
@@ -122,5 +124,5 @@ def _label(study: StudyScores, choice: EffectChoice, pair: list[str]) -> str:
         choice.task, choice.task
     )
     score = "" if choice.score is None else f" ({choice.score})"
-    dose = "" if choice.dose is None else f" at equal {choice.dose.measure}"
+    dose = "" if choice.dose is None else f" at equal {DOSE_NAMES.get(choice.dose.measure, choice.dose.measure)}"
     return f"{what}{score}{dose}, {' minus '.join(study.label(run) for run in pair)}"

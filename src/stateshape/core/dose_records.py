@@ -10,6 +10,12 @@ from typing import Literal
 
 from stateshape.core.study_records import Estimate, TaskRecord
 
+DOSE_NAMES = {
+    "forward_kl_new_task_nats": "KL from the base",
+    "k3_distance": "sampled distance from the base (k3)",
+    "update_frobenius": "size of the weight update",
+}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DosePlace:

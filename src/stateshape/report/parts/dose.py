@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from stateshape.core.dose_records import DoseArm, DoseMean, DoseMeasure, DosePlace, DoseReport, SeedCurve
+from stateshape.core.dose_records import DOSE_NAMES, DoseArm, DoseMean, DoseMeasure, DosePlace, DoseReport, SeedCurve
 from stateshape.core.study_records import BASE, Estimate, PlanRecord
 from stateshape.report.drawing import text
 from stateshape.report.drawing.figure import Plot, finished, short
@@ -28,11 +28,6 @@ AXIS = {  # what a measure is called below the plot
     "forward_kl_new_task_nats": "distance from the base: KL(base || run) on the base's own text, nats",
     "k3_distance": "distance from the base: root of the sampled KL (k3) on the base's own text",
     "update_frobenius": "size of the weight update: Frobenius norm",
-}
-NAMES = {
-    "forward_kl_new_task_nats": "KL from the base",
-    "k3_distance": "sampled distance from the base (k3)",
-    "update_frobenius": "size of the weight update",
 }
 SQUARED = ("forward_kl_new_task_nats",)  # grows with the square of a small change: its axis is a root's
 PIECES = 12  # of a line between two measured points
@@ -73,7 +68,7 @@ def dose_plot(report: DoseReport, measure: DoseMeasure, plan: PlanRecord) -> Plo
         figure.supxlabel(_axis_label(measure.measure), fontsize=9, color=INK)
         ends = [Labelled(arm.reach, _end(arm, panels[-1]), short(arm.label, limit=LABELS)) for arm in measure.arms]
         end_labels(axes, ends, [marks[arm.run].colour for arm in measure.arms], font_size=8.0)
-    name = NAMES.get(measure.measure, measure.measure)
+    name = DOSE_NAMES.get(measure.measure, measure.measure)
     return finished(
         f"dose_{measure.measure}", f"Score and retention against {name}", _caption(report, measure), _described(measure), figure
     )  # fmt: skip
@@ -257,7 +252,7 @@ def dose_table(report: DoseReport, measure: DoseMeasure, plan: PlanRecord) -> Ta
         ]
         for row in measure.rows
     ]
-    name = NAMES.get(measure.measure, measure.measure)
+    name = DOSE_NAMES.get(measure.measure, measure.measure)
     before = [f"{row.label} ({text.number(row.first)})" for row in measure.rows if row.first > measure.common]
     notes = [
         f"The common dose is as far as every seed of every run comes; {measure.limited_by} comes least far. Scores are "
