@@ -161,6 +161,18 @@ def test_a_template_that_writes_the_date_writes_the_same_every_day():
     assert learner.prompt_text(Chat(messages=tuple(SAID[:2]))).startswith("26system")
 
 
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ('{%- set day = strftime_now( "%d %b %Y" ) %}{{ day }}', "26 Jul 2024"),
+        ("{{ strftime_now('%Y-%m-%d') if strftime_now is defined else '' }}", "2024-07-26"),
+        ("{{ strftime_now('it\"s %d') }}", 'it"s 26'),
+    ],
+)
+def test_the_date_is_written_however_a_template_asks_for_it(text, written):
+    assert policy(text + PLAIN).prompt_text(Chat(messages=tuple(SAID[:2]))).startswith(f"{written}system")
+
+
 # What is refused
 
 

@@ -38,7 +38,7 @@ def pair_of(seed=1, *, counts=COUNTS, shift=0.0, prompts=0.0, dim=4):
     """Rows around a place of their prompt's; `shift` moves y."""
     prompt_M = np.repeat(np.arange(len(counts)), counts)
     places = prompts * rng(seed).normal(size=(len(counts), dim))[prompt_M]
-    x, y = rng([seed, 1]).normal(size=places.shape), rng([seed, 2]).normal(size=places.shape)
+    x, y = (rng([*np.atleast_1d(seed).tolist(), side]).normal(size=places.shape) for side in (1, 2))
     return Paired(x_MD=places + x, y_MD=places + y + shift, prompt_M=prompt_M)
 
 

@@ -47,10 +47,13 @@ def test_a_rank_that_dies_takes_the_run_down_in_one_line_and_leaves_a_checkpoint
     os.kill(int(children[1]), signal.SIGKILL)
     said = process.communicate()[1]
     assert process.returncode == 1
-    assert said == (
+    assert [
+        line for line in said.splitlines() if "stateshape:" in line
+    ] == [  # other libraries warn of what they will change
         f"stateshape: rank 1 of 2 (process {children[1]}) was ended by signal 9 (SIGKILL); out of memory?; the others were "
-        "stopped; run the same command again to resume\n"
-    )
+        "stopped; run the same command again to resume"
+    ]
+    assert "Traceback" not in said
     assert not Path(f"/proc/{children[0]}/task").exists()
     assert list(folder.glob("checkpoint-*.pt"))  # from which tests/test_ranks.py resumes
 

@@ -94,7 +94,7 @@ class PolicyLM(TemplateLM):
                 tokenize=False,
                 add_generation_prompt=is_open,
                 continue_final_message=not is_open,
-                strftime_now=chats.DAY.strftime,
+                **chats.dated_template(self.tokenizer),
             )
         )
 

@@ -8,6 +8,7 @@ puts behind it is nobody's. Does not know what is learned from which token.
 from __future__ import annotations
 
 import datetime
+import json
 import re
 from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple
@@ -17,6 +18,8 @@ from stateshape.core.chat import ASSISTANT, Chat, content_of
 from stateshape.core.files import BadInput
 from stateshape.core.wording import one_line, shown
 
+# the date of today in a fixed format, as almost all templates ask for it that do
+DATE_CALL = re.compile(r"""\bstrftime_now\(\s*(["'])((?:(?!\1)[^\\])*)\1\s*\)""")
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 DAY = datetime.date(
     2024, 7, 26
@@ -107,7 +110,7 @@ def _rendered(tokenizer: Any, chat: Chat) -> Rendered:
     whole = chat.until(turns[-1] + 1)
     _check_no_ends(tokenizer, whole)
     _check_said(whole, _text(tokenizer, whole, len(whole.messages), is_open=False))
-    template = tokenizer.get_chat_template(tools=_tools(chat))
+    template = str(tokenizer.get_chat_template(tools=_tools(chat)))
     ids, written = _by_mask(tokenizer, whole) if GENERATION.search(template) else _by_prefixes(tokenizer, whole, turns)
     if not any(written):
         raise BadInput(f"{_message(chat, turns[-1])}: got a turn that the chat template leaves out; expected its text")
@@ -123,7 +126,7 @@ def _by_mask(tokenizer: Any, chat: Chat) -> tuple[list[int], list[bool]]:
         tokenize=True,
         return_dict=True,
         return_assistant_tokens_mask=True,
-        **_variables(chat),
+        **_variables(tokenizer, chat),
     )
     ids, written = list(made["input_ids"]), [bool(mark) for mark in made["assistant_masks"]]
     if chat.given:
@@ -190,7 +193,7 @@ def _applied(tokenizer: Any, chat: Chat, number: int, *, is_open: bool) -> str:
         tools=_tools(chat),
         tokenize=False,
         add_generation_prompt=is_open,
-        **_variables(chat),
+        **_variables(tokenizer, chat),
     )
 
 
@@ -204,8 +207,21 @@ def _first_fault(tokenizer: Any, chat: Chat, number: int) -> int:
     return max(number - 1, 0)
 
 
-def _variables(chat: Chat) -> Mapping[str, Any]:
-    return {"strftime_now": DAY.strftime, **chat.template_kwargs}
+def _variables(tokenizer: Any, chat: Chat) -> Mapping[str, Any]:
+    return {**dated_template(tokenizer, _tools(chat)), **chat.template_kwargs}
+
+
+def dated_template(tokenizer: Any, tools: list[Any] | None = None) -> dict[str, Any]:
+    """Arguments of apply_chat_template: the tokenizer's template with DAY where it writes the date of today.
+
+    The date stands in the template: transformers 5.24 gives templates plain data only, and no function of ours. It is given as
+    a function, which older versions take, where the template makes up the format.
+    """
+    template = DATE_CALL.sub(
+        lambda call: json.dumps(DAY.strftime(call[2]), ensure_ascii=False),
+        str(tokenizer.get_chat_template(tools=tools)),
+    )
+    return {"chat_template": template} | ({"strftime_now": DAY.strftime} if "strftime_now(" in template else {})
 
 
 def _tools(chat: Chat) -> list[Any] | None:

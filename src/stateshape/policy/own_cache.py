@@ -14,7 +14,16 @@ from torch import Tensor
 
 from stateshape.policy.own_code import accepted
 
-NAMES = ("past_key_values", "cache_params", "state")  # by which a model gives out its cache, and takes it
+# by which a model gives out its cache, and takes it; from transformers 5.24 on by the first, and the next two are its old names
+NAMES = ("cache", "past_key_values", "cache_params", "state")
+
+
+def caches_of(model: Any, outputs: Any) -> dict[str, Any]:
+    """By the names under which the model takes them back; `outputs` may know one cache by several."""
+    if "cache" not in outputs:
+        return {name: outputs[name] for name in NAMES if name in outputs}
+    names = accepted(model, **dict.fromkeys(NAMES))
+    return {next(iter(names), "cache"): outputs["cache"]}
 
 
 class Growing(Protocol):
@@ -59,7 +68,7 @@ class CachedRows:
         if self.mask_RT is not None:
             inputs["attention_mask"] = self.mask_RT
         outputs = self.model(input_ids=ids_RT, **inputs, **self.cache)
-        self.cache = {name: outputs[name] for name in NAMES if name in outputs}
+        self.cache = caches_of(self.model, outputs)
         if not self.cache:
             raise LookupError("a cache of its own")
         return outputs.logits[:, -1]

@@ -22,6 +22,7 @@ from transformers.cache_utils import DynamicLayer
 from stateshape.core.tensors import logits_of
 from stateshape.policy.decoder import ForwardPass
 from stateshape.policy.exact import ExactArithmetic, ExactConvolutions
+from stateshape.policy.own_cache import caches_of
 from stateshape.policy.own_code import FOREIGN, accepted, listening_to_head
 from stateshape.policy.tree_attention import TreeAttention, lay_out
 
@@ -123,7 +124,7 @@ def _run_own(weights: SharedWeights, probe: Probe, *, with_cache: bool) -> Found
         raise LookupError("a head that its own code asks more or less than once")
     return Found(
         torch.cat([one.logits[0] for one in outputs]),
-        _cached([getattr(one, "past_key_values", None) for one in outputs]),
+        _cached([next(iter(caches_of(model, one).values()), None) for one in outputs]),
         torch.cat([one[0] for one in given]),
     )
 
