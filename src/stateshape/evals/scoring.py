@@ -9,6 +9,7 @@ Knows no text, tokenizer or task. N: scored token.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ from stateshape.core.tensors import token_logp_and_lead
 from stateshape.policy.policy import Policy
 from stateshape.tasks.task import Progress
 
-BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}  # distinct tokens in one forward pass; only hidden states are held
+BATCH_TOKENS = {"cpu": 8192, "cuda": 65_536}  # distinct tokens in one forward pass; only hidden states are held
 
 
 class ScoredRow(NamedTuple):
@@ -55,7 +56,7 @@ def score_rows(
     policy: Policy, rows: Sequence[ScoredRow], *, batch_tokens: int | None = None, progress: Progress | None = None
 ) -> list[Likelihood]:
     """One per row, in order. progress counts rows."""
-    chosen = list(batches(rows, batch_tokens or BATCH_TOKENS.get(policy.device.type, 4096)))
+    chosen = list(batches(rows, batch_tokens or BATCH_TOKENS.get(policy.device.type, 8192)))
 
     def of_batches(mine: list[int]) -> Iterator[list[Likelihood]]:
         num_done, total = 0, sum(len(chosen[i]) for i in mine)
@@ -70,18 +71,23 @@ def score_rows(
 
 
 def batches(rows: Sequence[ScoredRow], batch_tokens: int) -> Iterator[list[ScoredRow]]:
-    """Rows in order, by the tokens each adds to the one before it: a row follows its question, a question its subject."""
-    batch: list[ScoredRow] = []
-    num_tokens = 0
-    for row in rows:
-        num_new = len(row.ids) - (common_length(batch[-1].ids, row.ids) if batch else 0)
-        if batch and num_tokens + num_new > batch_tokens:
-            yield batch
-            batch, num_tokens, num_new = [], 0, len(row.ids)
-        batch.append(row)
-        num_tokens += num_new
-    if batch:
-        yield batch
+    """Rows in order, counted by the tokens each adds to the one before it: a row follows its question, a question its subject.
+
+    What the first row of a batch shares with the last of the batch before is computed twice. So a full batch ends where
+    neighbours share least, in its second half: at the end of a subject rather than inside a question.
+    """
+    shared = [0, *(common_length(one.ids, following.ids) for one, following in pairwise(rows))]
+    start = 0
+    while start < len(rows):
+        sizes, end = [len(rows[start].ids)], start + 1
+        while end < len(rows) and (size := sizes[-1] + len(rows[end].ids) - shared[end]) <= batch_tokens:
+            sizes.append(size)
+            end += 1
+        if end < len(rows):
+            cuts = [cut for cut in range(start + 1, end) if sizes[cut - start - 1] >= batch_tokens / 2]
+            end = min([*cuts, end], key=lambda cut: (shared[cut], -cut))
+        yield list(rows[start:end])
+        start = end
 
 
 def _likelihoods(policy: Policy, batch: Sequence[ScoredRow]) -> list[Likelihood]:
