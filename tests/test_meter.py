@@ -137,16 +137,15 @@ def both_counts(policy: Policy, *, is_backward: bool) -> tuple[int, int]:
 
 @pytest.mark.parametrize("is_backward", [False, True])
 def test_flops_are_those_torch_counts(is_backward: bool) -> None:
-    """Exactly, but for what makes rotary angles: half a head's width times the positions, which we leave out.
-
-    transformers 5.24 makes them without a matrix product, so torch does not count them either.
-    """
+    """Exactly, but for what makes rotary angles, which we leave out: a matrix product, but for transformers 5.24."""
     policy = tiny.learner(tiny.weights(), size=0.1)
     layout = lay_out(ROWS, "cpu")
     assert len(layout.ids_N) < sum(map(len, ROWS))  # what rows share is counted once
     ours, torchs = both_counts(policy, is_backward=is_backward)
-    angles = 2 * (policy.weights.config.head_dim // 2) * len(layout.ids_N)
-    assert torchs - ours in (angles, 0)
+    rotary = next(one for name, one in policy.weights.model.named_modules() if name.endswith("rotary_emb"))
+    with FlopCounterMode(display=False) as counter:
+        rotary(torch.zeros(1), torch.arange(len(layout.ids_N))[None])
+    assert torchs - ours == counter.get_total_flops()
 
 
 @pytest.mark.parametrize("is_backward", [False, True])

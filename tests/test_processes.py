@@ -39,7 +39,8 @@ def test_bad_input_is_one_line_and_code_2(tmp_path):
 def test_a_rank_that_dies_takes_the_run_down_in_one_line_and_leaves_a_checkpoint(tmp_path):
     folder = tmp_path / "run"
     args = ["train", "grpo", *FLAGS, "--out", folder, "--group", 4, "--rollout-tokens", 8, "--processes", 2, "--quiet"]
-    process = subprocess.Popen(command(*args, "--steps", 200), stderr=subprocess.PIPE, text=True)
+    quiet = os.environ | {"TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}  # of what others will change
+    process = subprocess.Popen(command(*args, "--steps", 200), stderr=subprocess.PIPE, text=True, env=quiet)
     while not (folder / "metrics.jsonl").exists():
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.05)
@@ -47,13 +48,10 @@ def test_a_rank_that_dies_takes_the_run_down_in_one_line_and_leaves_a_checkpoint
     os.kill(int(children[1]), signal.SIGKILL)
     said = process.communicate()[1]
     assert process.returncode == 1
-    assert [
-        line for line in said.splitlines() if "stateshape:" in line
-    ] == [  # other libraries warn of what they will change
+    assert said == (
         f"stateshape: rank 1 of 2 (process {children[1]}) was ended by signal 9 (SIGKILL); out of memory?; the others were "
-        "stopped; run the same command again to resume"
-    ]
-    assert "Traceback" not in said
+        "stopped; run the same command again to resume\n"
+    )
     assert not Path(f"/proc/{children[0]}/task").exists()
     assert list(folder.glob("checkpoint-*.pt"))  # from which tests/test_ranks.py resumes
 
