@@ -16,7 +16,9 @@ python=${PYTHON:-python3} keep=${KEEP:-/tmp/stateshape-gpu} packed=.gpu
 mkdir -p "$out" "$keep"
 
 if [ -d $packed/wheels ] && [ ! -e "$keep/site/.installed" ]; then
-  "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target "$keep/site" $packed/wheels/*.whl
+  shopt -s nullglob
+  "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target "$keep/site" $packed/wheels/*.whl \
+    "$keep"/parts/*.whl
   touch "$keep/site/.installed"
 fi
 [ ! -e "$keep/site" ] || export PYTHONPATH="$keep/site${PYTHONPATH:+:$PYTHONPATH}"

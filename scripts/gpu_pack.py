@@ -25,7 +25,7 @@ MIB = 2**20
 THERE = frozenset({
     "accelerate", "aiohttp", "filelock", "fsspec", "httpx", "huggingface-hub", "jinja2", "matplotlib", "multidict", "numpy",
     "packaging", "pandas", "peft", "pyarrow", "pyyaml", "requests", "rich", "safetensors", "scikit-learn", "scipy",
-    "tokenizers", "torch", "tqdm", "transformers", "xxhash",
+    "threadpoolctl", "tokenizers", "torch", "tqdm", "transformers", "xxhash",
 })  # fmt: skip
 # What it lacks, at the versions of constraints.txt; each with all that it needs in turn. gguf: to convert weights there.
 WHEELS = (
@@ -33,6 +33,8 @@ WHEELS = (
     "wadler-lindig",
 )  # fmt: skip
 PEER_WHEELS = ("datasets", "dill", "multiprocess", "trl")
+TEST_WHEELS = ("beartype", "pot")
+BIT_WHEELS = ("bitsandbytes",)  # of the size of a part of the weights, so in a call of its own
 PLATFORMS = (*(f"manylinux_2_{n}" for n in (28, 27, 26, 24, 17)), "manylinux2014", "manylinux1")
 MOST_CARRIED, MOST_CHARACTERS = 8, 2000  # paths and command of a call
 RUN_S, STORE_S = 600, 60
@@ -48,6 +50,8 @@ def main() -> int:
         "--data", type=Path, help=f"a folder with {', '.join(DATA)}; default: the data are there already"
     )
     parser.add_argument("--peers", action="store_true", help="with the wheels of the peers stage")
+    parser.add_argument("--tests", action="store_true", help="with the wheels of the tests stage")
+    parser.add_argument("--four-bits", action="store_true", help="with bitsandbytes, in a call of its own")
     parser.add_argument("--into", default=".gpu", help="folder below the checkout, which git ignores")
     parser.add_argument("--keep", default="/tmp/stateshape-gpu", help="folder on the machine that outlives a call")
     parser.add_argument("--limit-mib", type=float, default=64, help="all that travels in one call")
@@ -60,7 +64,10 @@ def main() -> int:
         check_ignored(into)
         shutil.rmtree(into, ignore_errors=True)
         into.mkdir(parents=True)
-        fetch_wheels([*WHEELS, *(PEER_WHEELS if chosen.peers else ())], into / "wheels")
+        more = (*(PEER_WHEELS if chosen.peers else ()), *(TEST_WHEELS if chosen.tests else ()))
+        fetch_wheels([*WHEELS, *more], into / "wheels")
+        if chosen.four_bits:
+            fetch_wheels(list(BIT_WHEELS), into / "parts")
         if chosen.data is not None:
             pack_data(chosen.data, into / "data.tar.gz")
         about = {name: split(file, name, into / "parts", int(chosen.part_mib * MIB)) for name, file in models.items()}
@@ -154,13 +161,20 @@ def calls_of(into: str, keep: str, models: dict[str, dict[str, object]], stages:
     for name, about in models.items():
         for number in range(int(str(about["parts"]))):
             part = f"{into}/parts/{name}.gguf.{number}"
-            command = f"mkdir -p {keep}/parts && cp {part} {keep}/parts/ && ls -l {keep}/parts"
-            calls.append({"command": command, "carry": [part], "timeout_s": STORE_S})
+            calls.append(storing(part, keep))
+    for wheel in sorted((ROOT / into / "parts").glob("*.whl")):
+        calls.append(storing(f"{into}/parts/{wheel.name}", keep))
     rest = [f"{into}/{name}" for name in ("wheels", "data.tar.gz", "manifest.json", "revision")]
     only = f" --stages {stages}" if stages else ""
     run = f'KEEP={keep} scripts/gpu.sh "$OUT"{only}'
     calls.append({"command": run, "carry": [path for path in rest if (ROOT / path).exists()], "timeout_s": RUN_S})
     return calls
+
+
+def storing(part: str, keep: str) -> dict[str, object]:
+    """The call that leaves one file where later calls find it."""
+    command = f"mkdir -p {keep}/parts && cp {part} {keep}/parts/ && ls -l {keep}/parts"
+    return {"command": command, "carry": [part], "timeout_s": STORE_S}
 
 
 def check_sizes(calls: list[dict[str, object]], limit_mib: float) -> None:

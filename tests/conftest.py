@@ -1,6 +1,10 @@
-"""Checks the shapes that public maths declares (jaxtyping + beartype), and keeps torch on one thread."""
+"""Checks the shapes that public maths declares (jaxtyping + beartype), keeps torch on one thread, and hides GPUs.
+
+Tests are for a CPU, on any machine. STATESHAPE_TEST_DEVICE=cuda shows them the GPU (CONTRIBUTING.md).
+"""
 
 import dataclasses
+import os
 
 import pytest
 import torch
@@ -22,6 +26,8 @@ install_import_hook(
     "beartype.beartype",
 )
 torch.set_num_threads(1)
+if os.environ.get("STATESHAPE_TEST_DEVICE", "cpu") == "cpu":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # read when CUDA is first used; processes that tests start inherit it
 
 # Studies here are made to be stopped, resumed, damaged or read, not to be looked at: drawing would take a third of their time.
 # What is drawn, and that it is, is tested in test_report*.py and, by whole commands, in test_cli.py.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -14,6 +15,7 @@ from stateshape.embedded import base_folder
 from stateshape.policy.weights import SharedWeights
 
 WINDOW = 5
+DEVICE = torch.device(os.environ.get("STATESHAPE_TEST_DEVICE", "cpu"))
 
 
 class Family(NamedTuple):
@@ -316,7 +318,7 @@ def model_of(name: str) -> Any:
                 if parameter.dim() == 1:
                     parameter += 0.1 * torch.randn(parameter.shape)
     model.generation_config.eos_token_id = None
-    return model.eval()
+    return model.eval().to(DEVICE)
 
 
 @cache

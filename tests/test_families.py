@@ -10,7 +10,7 @@ import torch
 import transformers as hf
 
 import tiny
-from families import FAMILIES, WINDOW, model_of, sizes, table, tokenizer, weights_of
+from families import DEVICE, FAMILIES, WINDOW, model_of, sizes, table, tokenizer, weights_of
 from stateshape.core.files import BadInput
 from stateshape.core.method import Draw
 from stateshape.core.states import Origin, pack
@@ -49,8 +49,8 @@ def rows_of_a_tree():
 def own_logits(shared, rows):
     """Of all tokens, row by row, by the model's own code on rows that are padded on the right."""
     width = max(map(len, rows))
-    ids_BT = torch.tensor([[*row, *[3] * (width - len(row))] for row in rows])
-    mask_BT = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    ids_BT = torch.tensor([[*row, *[3] * (width - len(row))] for row in rows], device=DEVICE)
+    mask_BT = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=DEVICE)
     with plainly(shared.config):
         logits_BTV = shared.model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
     return torch.cat([logits_BTV[b, : len(row)] for b, row in enumerate(rows)])
@@ -93,7 +93,7 @@ def test_samples_are_those_of_generate_and_their_log_probs_those_of_whole_rows(n
     rows = [[*prompts[r // 2], *made.ids] for r, made in enumerate(written)]
     own = own_logits(shared, rows).log_softmax(-1).split([len(row) for row in rows])
     for row, logp_TV, made in zip(rows, own, written, strict=True):
-        expected = logp_TV[:-1].gather(1, torch.tensor(row[1:])[:, None])[-NEW:, 0]
+        expected = logp_TV[:-1].gather(1, torch.tensor(row[1:], device=DEVICE)[:, None])[-NEW:, 0].cpu()
         torch.testing.assert_close(torch.tensor(made.logps), expected, rtol=1e-3, atol=1e-3)
     greedy = LocalSampler().sample(policy, prompts, SamplingSettings(max_new_tokens=NEW, temperature=0.0), seed=0)
     for prompt, made in zip(prompts, greedy, strict=True):
@@ -102,7 +102,7 @@ def test_samples_are_those_of_generate_and_their_log_probs_those_of_whole_rows(n
 
 def generated(shared, prompt):
     with plainly(shared.config):
-        ids_1T = torch.tensor([prompt])
+        ids_1T = torch.tensor([prompt], device=DEVICE)
         choices = {
             "max_new_tokens": NEW,
             "do_sample": False,
@@ -118,7 +118,7 @@ def generated(shared, prompt):
 def test_a_steps_gradient_is_autograds_through_transformers_own_code_and_a_fresh_adapter_changes_nothing(name):
     shared = weights_of(name)
     rows = rows_of_a_tree()
-    targets = torch.cat([torch.tensor(row[1:]) for row in rows])
+    targets = torch.cat([torch.tensor(row[1:]) for row in rows]).to(DEVICE)
     places = [range(len(row) - 1) for row in rows]
     adapter(shared, "fresh", 0.0)
     with torch.no_grad():
@@ -128,9 +128,9 @@ def test_a_steps_gradient_is_autograds_through_transformers_own_code_and_a_fresh
     adapter(shared, "learner", 0.1)
     learner = Policy(shared, "learner", is_trainable=True)
     try:
-        weight_N = torch.linspace(-1, 1, len(targets))
+        weight_N = torch.linspace(-1, 1, len(targets), device=DEVICE)
         found = gradients(shared, (token_logp(learner.hidden_at(rows, places), learner.head, targets) * weight_N).sum())
-        last = torch.cat([torch.arange(len(row)) < len(row) - 1 for row in rows])
+        last = torch.cat([torch.arange(len(row)) < len(row) - 1 for row in rows]).to(DEVICE)
         logp_N = own_logits(shared, rows)[last].log_softmax(-1).gather(1, targets[:, None])[:, 0]
         expected = gradients(shared, (logp_N * weight_N).sum())
     finally:
@@ -148,7 +148,7 @@ def test_a_teacher_that_is_the_learner_has_kl_0(name):
     try:
         learner = Policy(shared, "learner", is_trainable=True)
         states = pack(
-            [tiny.row(noise(5, seed=k), noise(9, seed=9 + k), Origin.LEARNER) for k in range(3)], device="cpu"
+            [tiny.row(noise(5, seed=k), noise(9, seed=9 + k), Origin.LEARNER) for k in range(3)], device=DEVICE
         )
         draw = Draw(item_ids=("0",), step=0, seed=0)
         signal = TeacherDistribution(teacher=Policy(shared, "learner"), positions="all").read(learner, states, draw)

@@ -1,4 +1,5 @@
-"""Stage after stage, each in a process of its own with a time limit of its own; the table and the archive after each.
+"""Stage after stage, each in a process of its own with a time limit of its own; the table and the archive after each. Stages
+whose seconds don't count run beside the others.
 
 A stage that an earlier call has done is not done again: its file is kept in the work folder, which outlives a call. What a
 stage was about to write when its time was over is lost, all else stands. Torch-free.
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,9 +48,15 @@ def run_all(stages: Sequence[Stage], call: Call) -> int:
     call.out.mkdir(parents=True, exist_ok=True)
     call.work.mkdir(parents=True, exist_ok=True)
     states = []
-    for stage in stages:
-        states.append(one(stage, call))
-        finish(stages, call)
+    beside = [stage for stage in stages if stage.is_beside]
+    with ThreadPoolExecutor(max(1, len(beside))) as threads:  # each waits for the process of one stage
+        waiting = [threads.submit(one, stage, call) for stage in beside]
+        for stage in stages:
+            if not stage.is_beside:
+                states.append(one(stage, call))
+                finish(stages, call)
+        states += [each.result() for each in waiting]
+    finish(stages, call)
     print((call.out / TABLE).read_text(encoding="utf-8"), flush=True)
     return 0 if set(states) == {"done"} else 1
 

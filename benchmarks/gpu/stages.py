@@ -11,13 +11,15 @@ from typing import NamedTuple
 
 
 class Stage(NamedTuple):
-    """`function`: module:name within this package. `seconds`: its limit. `least`: below which it is not worth starting."""
+    """`function`: module:name within this package. `seconds`: its limit. `least`: below which it is not worth starting.
+    `is_beside`: it is started first and runs beside the others, since its seconds are no measurement; nor are theirs then."""
 
     name: str
     function: str
     seconds: float
     least: float
     about: str
+    is_beside: bool = False
 
 
 STAGES = (
@@ -25,11 +27,14 @@ STAGES = (
     Stage("quickstart", "studies:quickstart", 80, 20, "the quickstart on the embedded base, one seed"),
     Stage("sampling", "sampling:run", 65, 20, "tokens/s of our sampler and of transformers' generate"),
     Stage("training", "training:run", 65, 20, "LoRA steps: SFT, OPD over the vocabulary, GRPO"),
-    Stage("paper", "studies:paper", 235, 60, "the paper's rows on the largest model, one seed"),
     Stage("peers", "peers:run", 120, 40, "GRPO and OPD steps beside TRL's trainers"),
+    Stage("static", "sampling:static", 110, 40, "tokens/s of what is compiled first: generate with a static cache"),
+    Stage("commands", "commands:run", 200, 40, "a user's commands: four bits, full training, smoke, audit", is_beside=True),
+    Stage("tests", "unit_tests:run", 330, 60, "the project's tests on the device", is_beside=True),
+    Stage("paper", "studies:paper", 470, 60, "the paper's rows on the largest model, three seeds, six runs at a time"),
     Stage("controls", "studies:controls", 235, 60, "the controls' rows on the largest model, one seed"),
 )
-DEFAULT = tuple(stage.name for stage in STAGES if stage.name != "controls")  # that takes a call of its own
+DEFAULT = ("check", "quickstart", "sampling", "training", "peers", "static")  # the others take a call of their own
 BUDGET_S = 540.0  # of the whole command: a call of ten minutes, less its start and its transfers
 RESERVE_S = 20.0  # kept back for ending, reporting and packing
 MOST_FILES = 8  # that come back: a stage's file each, the table and the archive of studies

@@ -1,6 +1,7 @@
 """Studies on the GPU: quickstart as it is, and the paper's rows and the controls on the largest model, as far as they fit.
 
-One seed. A study that a time limit cut off is taken up where it stood by the next call, as long as its folder is there; which
+The paper's rows with three seeds, several runs at a time, each in a process: one alone keeps neither the GPU nor the cores
+busy. Their seconds are those of runs beside others. The other studies have one seed and one run at a time. A study that a time limit cut off is taken up where it stood by the next call, as long as its folder is there; which
 share of the steps fits is decided once (estimate.py) and kept beside it, since a plan that has begun must stay the same.
 Rows: one per finished run, with seconds by phase, the compute floor of each, and the phases with most time beyond theirs. What
 has been finished before a call is in its rows too.
@@ -32,6 +33,7 @@ from benchmarks.gpu.estimate import (
     with_share,
 )
 from benchmarks.gpu.files import read, write_whole
+from benchmarks.gpu.mps import shared_gpu
 from benchmarks.gpu.record import SEED, Job
 from stateshape.api import run_study
 from stateshape.core import layout
@@ -45,8 +47,10 @@ from stateshape.tasks.task import Task
 
 NOTES = (
     "A stand-in: {model}, whose 4-bit weights were de-quantised, in place of the preset's model. {share:.3g} of the preset's "
-    "steps and training items, drift on {prompts} prompts, one seed. Every other setting is the preset's."
+    "steps and training items, drift on {prompts} prompts. Every other setting is the preset's."
 )
+PAPER_SEEDS, PAPER_JOBS = (0, 1, 2), 6
+PAPER_SHARE = 0.15  # of the preset's steps: fifteen minutes of runs one after another, on an H100
 
 
 class Rows(Silent):
@@ -54,7 +58,7 @@ class Rows(Silent):
 
     def __init__(self, job: Job, folder: Path) -> None:
         self.job, self.folder = job, folder
-        self.written: set[str] = set()
+        self.written: set[Path] = set()
 
     def event(self, name: str, values: Mapping[str, object]) -> None:
         if name == "run":
@@ -62,11 +66,11 @@ class Rows(Silent):
 
     def write_finished(self) -> None:
         for folder in layout.run_folders(self.folder):
-            if folder.parent.name in self.written or not (folder / layout.RUN).exists():
+            if folder in self.written or not (folder / layout.RUN).exists():
                 continue
             record = read_json(folder / layout.RUN, RunRecord)
             if record.is_complete:
-                self.written.add(record.name)
+                self.written.add(folder)
                 self.job.record.add(row_of(record, self.job))
 
 
@@ -77,8 +81,11 @@ def quickstart(job: Job) -> None:
 
 def paper(job: Job) -> None:
     model = largest_real(job)
-    whole = dataclasses.replace(read_study_file("paper"), study="paper_standin")
-    carry_out(job, "paper", sized(job, "paper", whole, model), data=job.data)
+    whole = dataclasses.replace(read_study_file("paper"), study="paper_standin", seeds=list(PAPER_SEEDS))
+    with shared_gpu(job.work) as is_shared:
+        job.record.add({"runs_at_a_time": PAPER_JOBS, "is_gpu_shared": is_shared})
+        file = sized(job, "paper", whole, model, share=PAPER_SHARE)
+        carry_out(job, "paper", file, data=job.data, jobs=PAPER_JOBS)
 
 
 def controls(job: Job) -> None:
@@ -88,6 +95,7 @@ def controls(job: Job) -> None:
     whole = dataclasses.replace(
         whole,
         study="controls_standin",
+        seeds=[SEED],
         target=tasks.target,
         retention=tasks.retention,
         drift=tasks.drift,
@@ -120,10 +128,10 @@ def largest_real(job: Job) -> str:
     return job.models[0]
 
 
-def sized(job: Job, name: str, whole: StudyFile, model: str) -> StudyFile:
-    """As much of the study as the budget allows, which the first call settles. Writes the estimate down."""
+def sized(job: Job, name: str, whole: StudyFile, model: str, share: float | None = None) -> StudyFile:
+    """A share of the study's steps, by default what the budget allows; the first call settles it. Writes the estimate down."""
     scale = job.scale
-    file = dataclasses.replace(whole, model=model, seeds=[SEED], model_settings=ModelSettings(device=str(DEVICE)))
+    file = dataclasses.replace(whole, model=model, model_settings=ModelSettings(device=str(DEVICE)))
     if model == "embedded":  # a rehearsal without a real model: on the embedded base's own tasks
         own = read_study_file("smoke")
         file = dataclasses.replace(file, target=own.target, retention=own.retention)
@@ -135,7 +143,7 @@ def sized(job: Job, name: str, whole: StudyFile, model: str) -> StudyFile:
     speed = Speed(num_layers=num_layers, num_train=len(target.train), assumed=measured_rates(*beside, num_layers))
     kept_at = job.work / f"{name}-share.json"
     kept = read(kept_at)
-    share = scale.study_share if kept is None else kept["share"]
+    share = (scale.study_share or share) if kept is None else kept["share"]
     if share is None:
         share = fitting_share(file, tasks, scale.study_budget_s, speed)
     write_whole(kept_at, {"share": share})
@@ -153,13 +161,14 @@ def layers_of(model: str) -> int:
     return int(config["num_hidden_layers"])
 
 
-def carry_out(job: Job, name: str, file: StudyFile, *, data: Path | None) -> None:
+def carry_out(job: Job, name: str, file: StudyFile, *, data: Path | None, jobs: int = 1) -> None:
     folder = job.work / "studies" / name
     rows = Rows(job, folder)
+    rates(job.scale.copy_bytes, job.scale.matmul_width)  # as long as the device is this process's alone
     rows.write_finished()
     began = now()
     try:
-        run_study(file, out=folder, data_dir=data, reporter=rows)
+        run_study(file, out=folder, data_dir=data, reporter=rows, jobs=jobs)
     finally:  # also where the time is over
         rows.write_finished()
     job.record.add({"study": file.study, "seconds": now() - began, "is_complete": True})
@@ -181,6 +190,7 @@ def row_of(record: RunRecord, job: Job) -> Row:
     floor_s = seconds - sum(beyond.values())
     return {
         "run": record.name,
+        "seed": record.seed,
         "steps": record.num_steps,
         "sampled_tokens": record.num_sampled_tokens,
         "supervised_tokens": record.num_supervised_tokens,

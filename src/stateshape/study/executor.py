@@ -122,9 +122,9 @@ def work(opening: bytes, num_threads: int, spec: AnySpec, seed: int) -> Outcome:
 
     opening: a pickled OpenWorker.
     """
-    import torch
+    from stateshape.study.threads import take_threads
 
-    torch.set_num_threads(num_threads)
+    take_threads(num_threads)
     try:
         if opening not in _opened:
             _opened.clear()

@@ -24,6 +24,7 @@ from stateshape.core.progress import Reporter
 from stateshape.study.executor import OpenWorker, drive
 from stateshape.study.gpus import VISIBLE
 from stateshape.study.run_queue import Item, Queue
+from stateshape.study.threads import take_threads
 
 if TYPE_CHECKING:
     from multiprocessing.queues import SimpleQueue
@@ -104,7 +105,7 @@ def _start(open_worker: OpenWorker, num_threads: int, parent: int, gpus: SimpleQ
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    torch.set_num_threads(num_threads)
+    take_threads(num_threads)
     _run = open_worker()
 
 
