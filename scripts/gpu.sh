@@ -15,11 +15,14 @@ shift
 python=${PYTHON:-python3} keep=${KEEP:-/tmp/stateshape-gpu} packed=.gpu
 mkdir -p "$out" "$keep"
 
-if [ -d $packed/wheels ] && [ ! -e "$keep/site/.installed" ]; then
-  shopt -s nullglob
-  "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target "$keep/site" $packed/wheels/*.whl \
-    "$keep"/parts/*.whl
-  touch "$keep/site/.installed"
+shopt -s nullglob
+new=()
+for wheel in $packed/wheels/*.whl "$keep"/parts/*.whl; do
+  [ -e "$keep/installed/${wheel##*/}" ] || new+=("$wheel")
+done
+if [ ${#new[@]} -gt 0 ]; then
+  "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target "$keep/site" "${new[@]}"
+  mkdir -p "$keep/installed" && touch "${new[@]/#*\//$keep/installed/}"
 fi
 [ ! -e "$keep/site" ] || export PYTHONPATH="$keep/site${PYTHONPATH:+:$PYTHONPATH}"
 export PYTHONPATH="$PWD/src:$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1

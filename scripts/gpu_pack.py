@@ -33,7 +33,7 @@ WHEELS = (
     "wadler-lindig",
 )  # fmt: skip
 PEER_WHEELS = ("datasets", "dill", "multiprocess", "trl")
-TEST_WHEELS = ("beartype", "pot")
+TEST_WHEELS = ("beartype",)
 BIT_WHEELS = ("bitsandbytes",)  # of the size of a part of the weights, so in a call of its own
 PLATFORMS = (*(f"manylinux_2_{n}" for n in (28, 27, 26, 24, 17)), "manylinux2014", "manylinux1")
 MOST_CARRIED, MOST_CHARACTERS = 8, 2000  # paths and command of a call

@@ -1,4 +1,4 @@
-"""The commands that a user gives, on this device: a base in four bits, full training, the smoke study, drift, an audit.
+"""The commands that a user gives, on this device: a base in four bits, full training, an audit, the studies of the embedded base.
 
 Each is a process, as from a shell. Its row has the exit code, the seconds and what it said last; other stages may run beside
 it, so its seconds are no measurement. One that fails does not stop the others.
@@ -65,14 +65,22 @@ def commands(job: Job) -> Iterator[Command]:
     yield Command("sft on a base in four bits", quantized, 0 if is_gpu else REFUSED)
     if is_gpu:
         yield Command("scores of a base in four bits", scores(four_bits, target, items))
-    yield Command("sft of all parameters", train(model, target, full, [*common, "--parameters", "full", "--lr", "1e-5"]))
+    yield Command(
+        "sft of all parameters", train(model, target, full, [*common, "--parameters", "full", "--lr", "1e-5"])
+    )
     yield Command("scores of all parameters trained", scores(full, target, items))
     yield Command("sft", train(model, target, work / "sft", [*common, "--along", "2"]))
     audited = ["--task", target, "--retention", retention, "--limit", items, "--prompts", "8" if job.is_toy else "64"]
     audited += ["--max-new-tokens", "16" if job.is_toy else "128", "--quiet"]
     tuned = [str(full), str(work / "sft")]
     yield Command("audit", ["audit", model, *tuned, *audited, "--out", str(work / "audit")])
-    yield Command("smoke", ["study", "smoke", "--out", str(job.work / "studies" / "smoke"), "--quiet"])
+    yield Command("smoke", study(job, "smoke"))
+    if not job.is_toy:
+        yield Command("quickstart", [*study(job, "quickstart"), "--seeds", "0", "--jobs", "3"])
+
+
+def study(job: Job, preset: str) -> list[str]:
+    return ["study", preset, "--out", str(job.work / "studies" / preset), "--quiet"]
 
 
 def train(model: str, task: str, out: Path, more: list[str]) -> list[str]:
@@ -80,4 +88,14 @@ def train(model: str, task: str, out: Path, more: list[str]) -> list[str]:
 
 
 def scores(run: Path, task: str, items: str) -> list[str]:
-    return ["eval", str(run), "--task", task, "--limit", items, "--out", str(run.with_name(f"{run.name}_scores")), "--quiet"]
+    return [
+        "eval",
+        str(run),
+        "--task",
+        task,
+        "--limit",
+        items,
+        "--out",
+        str(run.with_name(f"{run.name}_scores")),
+        "--quiet",
+    ]

@@ -1,5 +1,5 @@
-"""Stage after stage, each in a process of its own with a time limit of its own; the table and the archive after each. Stages
-whose seconds don't count run beside the others.
+"""Stage after stage, each in a process of its own with a time limit of its own; the table and the archive after each.
+Stages whose seconds don't count run beside the others.
 
 A stage that an earlier call has done is not done again: its file is kept in the work folder, which outlives a call. What a
 stage was about to write when its time was over is lost, all else stands. Torch-free.

@@ -1,9 +1,9 @@
 """Tokens/s of the local sampler and of transformers' generate, with floors and the largest causes of the gap to them.
 
-GSM8K prompts of mixed length (arithmetic for the embedded base), group 8, no stop texts: rows end at EOS or at their length.
-In order of worth: ours on the largest model, generate with a dynamic cache, ours on the smaller models. What has to be compiled
-first, which takes minutes, is a stage of its own: generate with a static cache, ours with compiled layers, and ours plain beside
-them. Causes are those of the first new tokens, taken for all.
+GSM8K prompts of mixed length (arithmetic for the embedded base), group 8, no stop texts: rows end at EOS or at their
+length. In order of worth: ours on the largest model, generate with a dynamic cache, ours on the smaller models. What has to
+be compiled first, which takes minutes, is a stage of its own: generate with a static cache, ours with compiled layers, and
+ours plain beside them. Causes are those of the first new tokens, taken for all.
 """
 
 from __future__ import annotations

@@ -29,9 +29,16 @@ STAGES = (
     Stage("training", "training:run", 65, 20, "LoRA steps: SFT, OPD over the vocabulary, GRPO"),
     Stage("peers", "peers:run", 120, 40, "GRPO and OPD steps beside TRL's trainers"),
     Stage("static", "sampling:static", 110, 40, "tokens/s of what is compiled first: generate with a static cache"),
-    Stage("commands", "commands:run", 200, 40, "a user's commands: four bits, full training, smoke, audit", is_beside=True),
-    Stage("tests", "unit_tests:run", 330, 60, "the project's tests on the device", is_beside=True),
-    Stage("paper", "studies:paper", 470, 60, "the paper's rows on the largest model, three seeds, six runs at a time"),
+    Stage(
+        "commands",
+        "commands:run",
+        400,
+        40,
+        "a user's commands: four bits, full training, audit, smoke, quickstart",
+        is_beside=True,
+    ),
+    Stage("tests", "unit_tests:run", 300, 60, "the project's tests on the device", is_beside=True),
+    Stage("paper", "studies:paper", 470, 60, "the paper's rows on the largest model, three seeds, five runs at a time"),
     Stage("controls", "studies:controls", 235, 60, "the controls' rows on the largest model, one seed"),
 )
 DEFAULT = ("check", "quickstart", "sampling", "training", "peers", "static")  # the others take a call of their own

@@ -1,10 +1,11 @@
 """Studies on the GPU: quickstart as it is, and the paper's rows and the controls on the largest model, as far as they fit.
 
 The paper's rows with three seeds, several runs at a time, each in a process: one alone keeps neither the GPU nor the cores
-busy. Their seconds are those of runs beside others. The other studies have one seed and one run at a time. A study that a time limit cut off is taken up where it stood by the next call, as long as its folder is there; which
-share of the steps fits is decided once (estimate.py) and kept beside it, since a plan that has begun must stay the same.
-Rows: one per finished run, with seconds by phase, the compute floor of each, and the phases with most time beyond theirs. What
-has been finished before a call is in its rows too.
+busy. Their seconds are those of runs beside others. The other studies have one seed and one run at a time. A study that a
+time limit cut off is taken up where it stood by the next call, as long as its folder is there; which share of the steps
+fits is decided once (estimate.py) and kept beside it, since a plan that has begun must stay the same. Rows: one per
+finished run, with seconds by phase, the compute floor of each, and the phases with most time beyond theirs. What has been
+finished before a call is in its rows too.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ NOTES = (
     "A stand-in: {model}, whose 4-bit weights were de-quantised, in place of the preset's model. {share:.3g} of the preset's "
     "steps and training items, drift on {prompts} prompts. Every other setting is the preset's."
 )
-PAPER_SEEDS, PAPER_JOBS = (0, 1, 2), 6
+PAPER_SEEDS, PAPER_JOBS = (0, 1, 2), 5  # a run holds up to 13 GB
 PAPER_SHARE = 0.15  # of the preset's steps: fifteen minutes of runs one after another, on an H100
 
 

@@ -46,6 +46,7 @@ def what_of(row: Content) -> str:
     names = ("check", "engine", "method", "run", "study", "name", "model", "dtype")
     parts = [str(row[name]) for name in names if row.get(name)]
     parts += [f"{row['rows']} rows"] if "engine" in row else []
+    parts += [f"seed {row['seed']}"] if "seed" in row else []
     parts += ["compiled"] if row.get("is_compiled") else []
     parts += ["estimate"] if "estimated_s" in row else []
     return ", ".join(parts)
