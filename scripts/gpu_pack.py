@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -73,7 +74,8 @@ def main() -> int:
         about = {name: split(file, name, into / "parts", int(chosen.part_mib * MIB)) for name, file in models.items()}
         (into / "manifest.json").write_text(json.dumps({"models": about}, indent=1) + "\n", encoding="utf-8")
         (into / "revision").write_text(revision() + "\n", encoding="utf-8")
-        calls = calls_of(chosen.into, chosen.keep, about, chosen.stages)
+        large = sorted(wheel.name for wheel in (into / "parts").glob("*.whl"))
+        calls = calls_of(chosen.into, chosen.keep, about, chosen.stages, large)
         check_sizes(calls, chosen.limit_mib)
     except ValueError as error:
         print(f"gpu_pack: {error}", file=sys.stderr)
@@ -155,15 +157,16 @@ def revision() -> str:
     return told.stdout.strip()
 
 
-def calls_of(into: str, keep: str, models: dict[str, dict[str, object]], stages: str | None) -> list[dict[str, object]]:
-    """One call per part; then the one that measures, which takes the rest along."""
+def calls_of(
+    into: str, keep: str, models: dict[str, dict[str, object]], stages: str | None, wheels: Sequence[str] = ()
+) -> list[dict[str, object]]:
+    """One call per part and per large wheel; then the one that measures, which takes the rest along."""
     calls: list[dict[str, object]] = []
     for name, about in models.items():
         for number in range(int(str(about["parts"]))):
             part = f"{into}/parts/{name}.gguf.{number}"
             calls.append(storing(part, keep))
-    for wheel in sorted((ROOT / into / "parts").glob("*.whl")):
-        calls.append(storing(f"{into}/parts/{wheel.name}", keep))
+    calls += [storing(f"{into}/parts/{name}", keep) for name in wheels]
     rest = [f"{into}/{name}" for name in ("wheels", "data.tar.gz", "manifest.json", "revision")]
     only = f" --stages {stages}" if stages else ""
     run = f'KEEP={keep} scripts/gpu.sh "$OUT"{only}'

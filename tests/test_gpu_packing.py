@@ -87,12 +87,13 @@ def test_a_model_that_did_not_arrive_whole_is_left_out_with_a_word(tmp_path):
 
 
 def test_every_part_has_a_call_of_its_own_and_the_last_call_measures():
-    calls = pack.calls_of(".gpu", "/keep", {"big": {"parts": 9}, "small": {"parts": 2}}, None)
-    assert [call["carry"] for call in calls[:11]] == [
+    calls = pack.calls_of(".gpu", "/keep", {"big": {"parts": 9}, "small": {"parts": 2}}, None, ["b.whl"])
+    assert [call["carry"] for call in calls[:12]] == [
         *[[f".gpu/parts/big.gguf.{n}"] for n in range(9)],
         *[[f".gpu/parts/small.gguf.{n}"] for n in range(2)],
+        [".gpu/parts/b.whl"],
     ]
-    assert len(calls) == 12
+    assert len(calls) == 13
     assert calls[-1]["command"] == 'KEEP=/keep scripts/gpu.sh "$OUT"'
     assert calls[-1]["timeout_s"] == 600
 

@@ -44,10 +44,9 @@ def test_every_stage_has_its_function(stage):
     assert callable(getattr(importlib.import_module(f"benchmarks.gpu.{module}"), function))
 
 
-def test_the_default_stages_fit_into_their_files_and_those_up_to_the_paper_into_the_time():
+def test_the_default_stages_fit_into_their_files_and_into_the_time():
     assert len(DEFAULT) + 2 <= MOST_FILES
-    first = DEFAULT[: DEFAULT.index("paper") + 1]
-    assert sum(stage_named(name).seconds for name in first) + RESERVE_S <= BUDGET_S
+    assert sum(stage_named(name).seconds for name in DEFAULT) + RESERVE_S <= BUDGET_S
 
 
 def run_stage(name, tmp_path, *, seconds=None):
@@ -68,7 +67,7 @@ def environment():
 @pytest.mark.slow
 def test_sampling_at_toy_size(tmp_path):
     rows = run_stage("sampling", tmp_path)
-    assert [row["engine"] for row in rows] == ["ours", "generate, dynamic cache", "generate, static cache"]
+    assert [row["engine"] for row in rows] == ["ours", "generate, dynamic cache"]
     for row in rows:
         assert row["tokens_per_s"] > 0, row
         assert row["memory_floor_s"] > 0 and row["compute_floor_s"] > 0
@@ -128,12 +127,12 @@ def test_a_studys_share_is_settled_once(tmp_path, monkeypatch, name):
     record = SimpleNamespace(path=tmp_path / f"{name}.json", add=lambda row: None)
     job = Job(models=("embedded",), work=tmp_path, data=None, scale=TOY, is_toy=True, record=record)
     plans = []
-    monkeypatch.setattr(studies, "carry_out", lambda job, name, file, data: plans.append(make_plan(file)))
+    monkeypatch.setattr(studies, "carry_out", lambda job, name, file, **_: plans.append(make_plan(file)))
     getattr(studies, name)(job)
     getattr(studies, name)(dataclasses.replace(job, scale=dataclasses.replace(TOY, study_share=None)))
     first, second = plans
     assert first.sha256 == second.sha256
-    assert first.file.seeds == [0]
+    assert first.file.seeds == ([0, 1, 2] if name == "paper" else [0])
     assert "stand-in" in first.file.notes
 
 

@@ -1,4 +1,4 @@
-"""The commands that a user gives, on this device: a base in four bits, full training, an audit, the studies of the embedded base.
+"""The commands that a user gives, on this device: four bits, full training, an audit, the studies of the embedded base.
 
 Each is a process, as from a shell. Its row has the exit code, the seconds and what it said last; other stages may run beside
 it, so its seconds are no measurement. One that fails does not stop the others.
