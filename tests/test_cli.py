@@ -59,7 +59,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     ("command", "flags"),
     [
         ("methods", "--json"),
-        ("study", "--out --seeds --model --data --full --dry-run --quiet --json-events"),
+        ("study", "--out --seeds --model --device --data --full --dry-run --quiet --json-events"),
         ("eval", "--task --out --data --limit --shots --device --dtype --quiet --json-events"),
         (
             "drift",

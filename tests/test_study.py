@@ -15,8 +15,9 @@ import pytest
 import tiny
 from stateshape.cli import main
 from stateshape.core import layout
-from stateshape.core.files import read_jsonl
+from stateshape.core.files import BadInput, read_jsonl
 from stateshape.core.records import EvalRow, FlippedItem
+from stateshape.policy.settings import ModelSettings
 from stateshape.train.checkpoint import newest_checkpoint
 
 TEXT = tiny.study_text(
@@ -148,6 +149,40 @@ def test_another_plan_or_other_data_is_refused(done: Study, tmp_path: Path, caps
     (out / "manifest.json").unlink()
     assert study(done[0], out) == 2
     assert "was started with different data for facts" in capsys.readouterr().err
+
+
+def test_a_chosen_device_is_the_one_that_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def load(model: str, settings: ModelSettings) -> None:
+        asked.append(settings.device)
+        raise BadInput("device: asked")
+
+    monkeypatch.setattr("stateshape.study.execute.open_weights", load)
+    file = tmp_path / "tiny.yaml"
+    file.write_text(TEXT, encoding="utf-8")
+    assert study(file, tmp_path / "out") == study(file, tmp_path / "out", "--device", "auto") == 2
+    assert asked == ["cpu", "auto"]
+
+
+def test_a_study_begun_on_one_device_continues_on_another(done: Study, tmp_path: Path) -> None:
+    """The flag is not part of the plan; the study file's own device is."""
+    file, whole = done
+    out = shutil.copytree(whole, tmp_path / "out")
+    assert study(file, out, "--device", "auto") == 0
+    assert study(file, out) == 0
+    assert results(out) == results(whole)
+    other = tmp_path / "other.yaml"
+    other.write_text(TEXT.replace("device: cpu", "device: auto"), encoding="utf-8")
+    assert study(other, out) == 2
+
+
+def test_a_device_that_is_none_is_one_line_and_leaves_nothing(
+    done: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert study(done[0], tmp_path / "out", "--device", "gpu") == 2
+    assert capsys.readouterr().err == "stateshape: device: got 'gpu'; expected auto, cpu, cuda or cuda:N\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(

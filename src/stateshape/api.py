@@ -245,6 +245,7 @@ def run_study(
     *,
     out: PathLike,
     seeds: Sequence[int] | None = None,
+    device: str | None = None,
     data_dir: PathLike | None = None,
     jobs: int | None = 1,
     reporter: Reporter | None = None,
@@ -256,14 +257,16 @@ def run_study(
     Returns: the study, as `open_study` gives it.
 
     Args:
+        device: in place of the study's own. Not part of the plan: a study begun on one device may continue on another.
         jobs: runs at a time, each in a process of its own (so that the calling script needs `if __name__ == "__main__"`).
         reporter: what is told of its progress. Default: the notebook that it runs in, or nothing in a plain script.
         operators: where given, filled with what a step of each run spends its time on; takes one job.
         accept_changes: goes on with finished files that were changed, and puts that on record.
     """
     from stateshape.study.execute import REPORT_S, execute
+    from stateshape.study.plan import on_device
 
-    plan, folder = plan_study(study, seeds=seeds), Path(out)
+    plan, folder = on_device(plan_study(study, seeds=seeds), device), Path(out)
     data = None if data_dir is None else Path(data_dir)
     check_output(folder)
     with reporting(reporter) as told, hold(folder):

@@ -27,6 +27,7 @@ def study(
     out: str | None = None,
     seeds: str | None = None,
     model: str | None = None,
+    device: str | None = None,
     data: str | None = None,
     full: bool = False,
     dry_run: bool = False,
@@ -48,6 +49,9 @@ def study(
         out: The study's folder. Required without --dry-run.
         seeds: Training seeds, separated by commas. Default: the study's own.
         model: Use this base model instead of the study's: a folder or a hub id.
+        device: auto, cpu, cuda, cuda:N. Default: the study's own (model_settings), else auto. Not part of the plan: a study
+            begun on one device may continue on another; its further runs then have that device's rounding and, with dtype
+            auto, its precision.
         data: Folder with the official data files; default: $STATESHAPE_DATA, else the hub.
         full: Evaluate all items; ignore the study's limits.
         dry_run: Print the plan (runs, teachers, steps, tokens) and stop.
@@ -66,11 +70,12 @@ def study(
     from stateshape.api import run_study as run
     from stateshape.cli.results import print_results
     from stateshape.cli.terminal import reporter_for
+    from stateshape.study.plan import on_device
 
     chosen = None if seeds is None else parse_seeds(seeds)
     plan = plan_study(preset_or_file, seeds=chosen, model=model, full=full)
     if dry_run:
-        print_dry_run(plan, data_folder(data))
+        print_dry_run(on_device(plan, device), data_folder(data))
         return
     if out is None:
         raise BadInput("out: got nothing; expected --out DIR, the folder the study is written to")
@@ -82,7 +87,7 @@ def study(
     operators: Operators | None = {} if profile else None
     try:
         run(
-            file, out=folder, data_dir=data_folder(data), jobs=jobs, reporter=reporter, operators=operators,
+            file, out=folder, device=device, data_dir=data_folder(data), jobs=jobs, reporter=reporter, operators=operators,
             accept_changes=accept_changes,
         )  # fmt: skip
     finally:

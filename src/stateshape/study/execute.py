@@ -33,6 +33,7 @@ from stateshape.core.seeds import seed_for
 from stateshape.core.study_records import BASE
 from stateshape.policy.open import Resolved, open_weights, resolve_base
 from stateshape.policy.policy import Policy
+from stateshape.policy.settings import resolve_device
 from stateshape.policy.weights import SharedWeights
 from stateshape.study.along import along_run
 from stateshape.study.checkpoints import CheckpointSpec
@@ -91,6 +92,7 @@ def execute(
         raise BadInput(f"jobs: got {jobs}; expected 1 or more")
     check_most(jobs=jobs)
     check_executor(plan.file.execute)
+    resolve_device(plan.file.model_settings.device)
     if operators is not None and plan.file.execute.executor != "processes":
         raise BadInput(f"profile: got executor {plan.file.execute.executor}; expected processes, one run at a time")
     check_output(folder)

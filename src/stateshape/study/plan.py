@@ -293,6 +293,13 @@ def with_seeds(file: StudyFile, seeds: Sequence[int]) -> StudyFile:
     return replace(file, seeds=list(seeds))
 
 
+def on_device(plan: Plan, device: str | None) -> Plan:
+    """The same plan, with the same checksum, on another device than its file's; None: on its file's."""
+    if device is None:
+        return plan
+    return plan._replace(file=replace(plan.file, model_settings=replace(plan.file.model_settings, device=device)))
+
+
 def make_plan(file: StudyFile) -> Plan:
     """Checks every run by building its recipe and settings, and puts teachers first."""
     if not file.seeds or len(set(file.seeds)) != len(file.seeds):
