@@ -16,7 +16,8 @@ from stateshape.core.records import DriftRecord, LocalityRecord, Span, Supervisi
 from stateshape.core.study_records import Estimate, Evidence, MapPoint, PairedDifference, RunContrast, StateMap, Verdict
 from stateshape.report.drawing.figure import Plot
 from stateshape.report.drawing.labels import spaced
-from stateshape.report.parts.curves import Curve, mean_curve
+from stateshape.report.drawing.palette import Look
+from stateshape.report.parts.curves import Curve, curve_plot, mean_curve
 from stateshape.report.parts.forest import forest_plots
 from stateshape.report.parts.locality import differ_in_length, last_table, locality_plots, measure_name, over_steps
 from stateshape.report.parts.state_map import MAX_POINTS, MAX_PROMPT, MAX_RESPONSE, cut_spans, map_views
@@ -326,6 +327,18 @@ def test_the_mean_curve_leaves_gaps_where_no_seed_has_a_number() -> None:
     xs, ys = mean_curve([Curve([0, 1, 2], [1.0, nan, nan]), Curve([0, 1, 3], [3.0, 5.0, 7.0])])
     assert xs == [0, 1, 2, 3]
     assert (ys[:2], ys[3], math.isnan(ys[2])) == ([2.0, 5.0], 7.0, True)
+
+
+def test_the_parts_of_a_summed_reward_have_curves_of_their_own(study: Path) -> None:
+    files = next(run for run in read_study_folder(study).runs if run.run.name == "opd_mild")
+    parts = {"reward": 0.5, "rewards/short/mean": 0.25}
+    seeds = [
+        dataclasses.replace(seed, steps=[dataclasses.replace(step, stats=parts) for step in seed.steps])
+        for seed in files.seeds
+    ]
+    plot = curve_plot(dataclasses.replace(files, seeds=seeds), Look("#0072B2", "o"))
+    assert plot is not None
+    assert "last reward 0.500, 0.500; last reward short 0.250, 0.250" in description(plot)
 
 
 def test_end_labels_keep_their_order_and_distance() -> None:

@@ -279,7 +279,26 @@ def test_a_function_of_lists_gives_a_list_of_one(name, listed):
     ],
 )
 def test_several_rewards_are_a_weighted_sum_of_what_is_known(names, value, listed):
-    assert listed(names)("plain", "#### 1", "eos") == value
+    assert listed(names)("plain", "#### 1", "eos").total == value
+
+
+@pytest.mark.parametrize(
+    ("names", "parts"),
+    [
+        ("exact-answer,0.5*LISTS:two", {"exact-answer": 1.0, "two": 2.0}),
+        ("0.5*LISTS:two", {"two": 2.0}),
+        ("exact-answer,LISTS:unknown", {"exact-answer": 1.0, "unknown": None}),
+        ("LISTS:two,OTHER:two", {"LISTS:two": 2.0, "OTHER:two": 6.0}),
+    ],
+)
+def test_each_part_of_a_sum_has_its_functions_name_and_is_without_its_weight(names, parts, listed, tmp_path):
+    """Two functions of one name keep the names of their files."""
+    (tmp_path / "other.py").write_text("def two(item, text, finish): return float(len(text))")
+    files = {"LISTS": str(tmp_path / "lists.py"), "OTHER": str(tmp_path / "other.py")}
+    told = listed(names.replace("OTHER", files["OTHER"]))("plain", "#### 1", "eos")
+    assert told.parts == {
+        name.replace("LISTS", files["LISTS"]).replace("OTHER", files["OTHER"]): v for name, v in parts.items()
+    }
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,10 @@ from stateshape.signals import reference
 from stateshape.signals.filter import RewardFilter
 from stateshape.signals.preference import DatasetPreference, RewardPreference
 from stateshape.signals.reference import StayClose, score
-from stateshape.signals.reward import GroupReward, advantages
+from stateshape.signals.reward import GroupReward, Summed, advantages
 from stateshape.signals.teacher_logp import TeacherLogProb
 from stateshape.states.sampled import LearnerStates
+from stateshape.train.step import step_stats
 from tiny import row
 
 ITEMS = {item.item_id: item for item in tiny.task().train}
@@ -178,6 +179,34 @@ def test_the_mean_credit_at_a_state_is_minus_the_reverse_kl():
     signal = TeacherLogProb(teacher=teacher).read(learner, pack(rows, device="cpu"), DRAW)
     mean = (learner_logp[0].exp() * signal.advantage_BT[:, 3]).sum()
     torch.testing.assert_close(mean, -reverse_kl(learner_logp, teacher_logp)[0], rtol=1e-4, atol=1e-4)
+
+
+# Rewards that are a sum
+
+
+@pytest.mark.parametrize(
+    ("signal", "sum_too"),
+    [
+        (lambda reward: GroupReward(reward=reward, scale="none"), True),
+        (lambda reward: RewardFilter(reward=reward), False),
+        (lambda reward: RewardPreference(reward=reward), False),
+    ],
+)
+def test_a_step_logs_the_mean_of_each_part_of_a_sum_where_it_is_known(signal, sum_too):
+    """right: 1, 0, 1, 0, ...; short: 4, missing, NaN, 4, ...; long: always missing."""
+    learner, _ = world()
+    states = sampled(learner)
+    assert len(states) == 12
+    right = [1.0, 0.0] * 6
+    short = [4.0, None, NAN] * 4
+    parts = [{"right": r, "short": s, "long": None} for r, s in zip(right, short, strict=True)]
+    read = signal(scripted(*(Summed(r, part) for r, part in zip(right, parts, strict=True)))).read(
+        learner, states, DRAW
+    )
+    stats = step_stats({"": read}, {})
+    wanted = {"rewards/right/mean": 0.5, "rewards/short/mean": 4.0, "rewards/long/mean": None}
+    assert {name: value for name, value in stats.items() if name.startswith("rewards/")} == wanted
+    assert stats.get("reward") == (0.5 if sum_too else None)
 
 
 # Filters

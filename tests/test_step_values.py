@@ -7,7 +7,7 @@ from rich.console import Console
 
 from stateshape.cli.terminal import JsonLines, Terminal, values_in_words
 from stateshape.core.records import StepRecord
-from stateshape.core.step_values import optimised, telling
+from stateshape.core.step_values import optimised, reward_parts, telling
 
 
 def record(loss, **stats):
@@ -26,6 +26,15 @@ def test_a_reward_is_shown_beside_a_loss_that_is_noise():
 def test_a_combination_shows_each_term():
     step = record(0.5, rl__reward=0.25, kd__kl_nats=0.125, rl__loss=0.1)
     assert telling(step) == {"loss": 0.5, "reward, rl": 0.25, "KL, kd": 0.125}
+
+
+def test_the_parts_of_a_summed_reward_have_headings_of_their_own_and_stay_out_of_the_bar():
+    step = record(0.5, reward=0.25, **{"rewards/short/mean": 0.5, "rl/rewards/my/file.py:f/mean": 1.0})
+    assert reward_parts([step]) == {
+        "rewards/short/mean": "reward short",
+        "rl/rewards/my/file.py:f/mean": "reward my/file.py:f, rl",
+    }
+    assert telling(step) == {"loss": 0.5, "reward": 0.25}
 
 
 def test_what_is_missing_is_left_out():

@@ -18,7 +18,7 @@ from stateshape.trackers.report import flat, reporting
 
 STEP = StepRecord(
     step=0, loss=0.5, grad_norm=None, lr=1e-3, num_supervised=7, num_rows=2, seconds={"training": 1.5},
-    origin_shares={"learner": 0.75}, stats={"reward": 0.25, "kl_nats": None},
+    origin_shares={"learner": 0.75}, stats={"reward": 0.25, "rewards/short/mean": 0.5, "kl_nats": None},
 )  # fmt: skip
 EVAL = EvalStep(
     step=0, scores={"facts": {"mc1": 0.5, "mc2": None}}, num_items={"facts": 4}, distances={"k3_distance": 0.1},
@@ -84,7 +84,8 @@ def test_a_tracker_is_told_numbers_by_their_usual_names_and_a_table_of_states(tm
             "log",
             {
                 "train/loss": 0.5, "train/learning_rate": 1e-3, "train/num_supervised": 7, "train/num_rows": 2,
-                "train/reward": 0.25, "train/origin/learner": 0.75, "train/seconds/training": 1.5,
+                "train/reward": 0.25, "train/rewards/short/mean": 0.5, "train/origin/learner": 0.75,
+                "train/seconds/training": 1.5,
             },
             1,
         ),

@@ -27,6 +27,11 @@ class Signal(Protocol):
     def states(self) -> States: ...
     @property
     def supervise_BT(self) -> Tensor: ...
+    @property
+    def logged(self) -> Mapping[str, float | None]:
+        """What reading the signal has to report, by name."""
+        ...
+
     def rows(self, index: Tensor) -> Signal:
         """The signal about the chosen rows."""
         ...
@@ -38,11 +43,11 @@ class Signal(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Imitate:
-    """The token itself is the target. logged: what reading the signal has to report, by name."""
+    """The token itself is the target."""
 
     states: States
     supervise_BT: Tensor
-    logged: Mapping[str, float] = field(default_factory=dict)
+    logged: Mapping[str, float | None] = field(default_factory=dict)
     rows_together: ClassVar[int] = 1
 
     def rows(self, index: Tensor) -> Imitate:
@@ -69,7 +74,7 @@ class SharedTokens:
 class MatchDistribution:
     """A distribution is the target: the teacher's last hidden states and its head, from which logits are made by chunk.
 
-    shared: of a teacher with another vocabulary. logged: as of Imitate.
+    shared: of a teacher with another vocabulary.
     """
 
     states: States
@@ -101,7 +106,7 @@ class MatchDistribution:
 class MatchTop:
     """The likeliest K tokens of a distribution are the target, with their log-probs in nats, and all others as one bin.
 
-    top_ids_NK: distinct in a row. logged: as of Imitate.
+    top_ids_NK: distinct in a row.
     """
 
     states: States
@@ -153,6 +158,7 @@ class Credit:
     advantage_BT: Tensor
     reward_B: Tensor  # NaN where the reward could not be computed
     reference: Reference | None = None
+    logged: Mapping[str, float | None] = field(default_factory=dict)
     rows_together: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
@@ -196,6 +202,7 @@ class Prefer:
     states: States
     supervise_BT: Tensor  # the responses
     reference_logp_B: Tensor  # log-prob of the supervised tokens together under the reference, in nats
+    logged: Mapping[str, float | None] = field(default_factory=dict)
     rows_together: ClassVar[int] = 2
 
     def __post_init__(self) -> None:

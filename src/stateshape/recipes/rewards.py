@@ -10,7 +10,7 @@ import inspect
 import math
 import re
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from stateshape.core.dotted import load_object
 from stateshape.core.files import BadInput
 from stateshape.recipes.recipe import Parts
 from stateshape.recipes.reward_lists import is_of_lists, one_at_a_time
-from stateshape.signals.reward import Reward
+from stateshape.signals.reward import Reward, Summed
 from stateshape.tasks.items import GenerationItem
 
 EXACT_ANSWER = "exact-answer"
@@ -39,17 +39,25 @@ def reward_of(names: str, parts: Parts) -> Reward:
 
     A part that is unknown is left out of the sum; the sum is unknown where all parts are. Raises BadInput.
     """
-    weighted = [(*weight_and_name(one.strip()), one.strip()) for one in names.split(",")]
-    rewards = [(weight, one_reward(name, parts)) for weight, name, _ in weighted]
+    weighted = [weight_and_name(one.strip()) for one in names.split(",")]
+    rewards = [(weight, one_reward(name, parts)) for weight, name in weighted]
     if len(rewards) == 1 and rewards[0][0] == 1:
         return rewards[0][1]
+    short = short_names([name for _, name in weighted])
 
-    def total(item_id: str, text: str, finish: str) -> float | None:
+    def total(item_id: str, text: str, finish: str) -> Summed:
         values = [(weight, reward(item_id, text, finish)) for weight, reward in rewards]
         known = [weight * value for weight, value in values if value is not None and not math.isnan(value)]
-        return number_of(sum(known), names, item_id) if known else None
+        parts = {name: value for name, (_, value) in zip(short, values, strict=True)}
+        return Summed(number_of(sum(known), names, item_id) if known else None, parts)
 
     return total
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Of file.py:name the name, as TRL calls a reward in its logs; the whole text where two would be called the same."""
+    short = [name.rpartition(":")[2] for name in names]
+    return [one if short.count(one) == 1 else whole for one, whole in zip(short, names, strict=True)]
 
 
 def weight_and_name(text: str) -> tuple[float, str]:
@@ -69,7 +77,7 @@ def weight_and_name(text: str) -> tuple[float, str]:
     return weight, found["name"].strip()
 
 
-def one_reward(name: str, parts: Parts) -> Reward:
+def one_reward(name: str, parts: Parts) -> Callable[[str, str, str], float | None]:
     """A user's function gets the item itself. Raises BadInput."""
     if name == EXACT_ANSWER:
         parts.check_gradable()

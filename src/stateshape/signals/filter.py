@@ -28,7 +28,8 @@ class RewardFilter:
 
     def read(self, learner: Policy, states: States, draw: Draw) -> Imitate:
         supervise_BT = states.written_by(Origin.LEARNER, Origin.TEACHER)
-        if self.reward is not None:
-            is_good_B = rewards_of(self.reward, learner, states) >= self.threshold  # NaN isn't
-            supervise_BT = supervise_BT & is_good_B[:, None]
-        return Imitate(states=states, supervise_BT=supervise_BT)
+        if self.reward is None:
+            return Imitate(states=states, supervise_BT=supervise_BT)
+        reward_B, logged = rewards_of(self.reward, learner, states)
+        is_good_B = reward_B >= self.threshold  # NaN isn't
+        return Imitate(states=states, supervise_BT=supervise_BT & is_good_B[:, None], logged=logged)

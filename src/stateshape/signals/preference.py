@@ -5,7 +5,7 @@ The reference's log-probs come with the signal. `reference` None: the base, the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -49,14 +49,16 @@ class RewardPreference:
     kind: ClassVar[SignalKind] = "preference"
 
     def read(self, learner: Policy, states: States, draw: Draw) -> Prefer:
-        index = best_and_worst(rewards_of(self.reward, learner, states), states.group_B)
+        reward_B, logged = rewards_of(self.reward, learner, states)
+        index = best_and_worst(reward_B, states.group_B)
         if len(index):
-            return preferring(states.rows(index), self.reference or base_of(learner))
+            return replace(preferring(states.rows(index), self.reference or base_of(learner)), logged=logged)
         nothing = states.rows(torch.zeros(2, dtype=torch.int64, device=states.ids_BT.device))  # a row against itself
         return Prefer(
             states=nothing,
             supervise_BT=torch.zeros_like(nothing.ids_BT, dtype=torch.bool),
             reference_logp_B=torch.zeros(2, device=nothing.ids_BT.device),
+            logged=logged,
         )
 
 

@@ -7,9 +7,10 @@ A reward that could not be computed is missing, not zero: the row is left out of
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -28,8 +29,24 @@ Scale = Literal["std", "none"]
 Truncated = Literal["grade", "mask", "penalise"]
 STD_EPSILON = 1e-6  # keeps a group of equal rewards at zero credit instead of 0 / 0
 TRUNCATION_PENALTY = 1.0  # off the reward of a row that ran out of tokens: arXiv:2503.14476 eq. 13 at its longest
-Reward: TypeAlias = Callable[[str, str, str], float | None]
+
+
+class Summed(NamedTuple):
+    """A reward that is the weighted sum of several; these by name, each as it is without its weight."""
+
+    total: float | None
+    parts: Mapping[str, float | None]
+
+
+Reward: TypeAlias = Callable[[str, str, str], float | Summed | None]
 """(item id, completion text, finish reason) -> reward, or None (or NaN) where it can't be told."""
+
+
+class Graded(NamedTuple):
+    """The rewards of a batch. logged: the mean of each part of a sum, as TRL names it: rewards/<name>/mean."""
+
+    reward_B: Float[Tensor, " B"]
+    logged: dict[str, float | None]
 
 
 def advantages(
@@ -85,7 +102,7 @@ class GroupReward:
             )
 
     def read(self, learner: Policy, states: States, draw: Draw) -> Credit:
-        reward_B = rewards_of(self.reward, learner, states)
+        reward_B, logged = rewards_of(self.reward, learner, states)
         is_truncated_B = torch.tensor([finish == "length" for finish in states.finishes], device=reward_B.device)
         supervise_BT = states.written_by(Origin.LEARNER) & ~torch.isnan(reward_B)[:, None]
         if self.truncated == "penalise":
@@ -98,17 +115,28 @@ class GroupReward:
             supervise_BT=supervise_BT,
             advantage_BT=advantage_B[:, None].expand(states.ids_BT.shape).contiguous(),
             reward_B=reward_B,
+            logged=logged,
         )
         return credit if self.close_to is None else self.close_to.add(learner, credit)
 
 
-def rewards_of(reward: Reward, policy: Policy, states: States) -> Float[Tensor, " B"]:
+def rewards_of(reward: Reward, policy: Policy, states: States) -> Graded:
     """The reward of each row's completion, fp32; NaN where it is unknown."""
     rows = states.trajectories()
 
-    def graded(mine: list[int]) -> list[float]:
+    def graded(mine: list[int]) -> list[Summed]:
         told = (reward(rows[b].item_id, policy.decode(rows[b].response), rows[b].finish) for b in mine)
-        return [float("nan") if value is None else float(value) for value in told]
+        return [one if isinstance(one, Summed) else Summed(one, {}) for one in told]
 
-    rewards = current().shared([1.0] * len(rows), graded)
-    return torch.tensor(rewards, dtype=torch.float32, device=states.ids_BT.device)
+    summed = current().shared([1.0] * len(rows), graded)
+    totals = [math.nan if one.total is None else float(one.total) for one in summed]
+    names = dict.fromkeys(name for one in summed for name in one.parts)
+    return Graded(
+        torch.tensor(totals, dtype=torch.float32, device=states.ids_BT.device),
+        {f"rewards/{name}/mean": mean_of_known(one.parts[name] for one in summed) for name in names},
+    )
+
+
+def mean_of_known(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None and not math.isnan(value)]
+    return sum(known) / len(known) if known else None

@@ -21,7 +21,7 @@ from stateshape.core.method import Combination, Draw, Method, Term, terms_of
 from stateshape.core.ranks import ALONE, current, using
 from stateshape.core.records import PhaseCost
 from stateshape.core.seeds import generator_for, seed_for
-from stateshape.core.signals import Credit, Imitate, MatchDistribution, MatchTop, Signal
+from stateshape.core.signals import Credit, MatchDistribution, MatchTop, Signal
 from stateshape.core.states import States, chunks
 from stateshape.core.watch import StepRead, StepUpdate, Watch
 from stateshape.policy.flops import activation_bytes
@@ -255,7 +255,7 @@ def step_stats(signals: Mapping[str, Signal], sum_by_term: Mapping[str, TermSum]
     for name, signal in signals.items():
         logged = (
             reward_stats(signal)
-            | read_stats(signal)
+            | dict(signal.logged)
             | truncation(signal)
             | (sum_by_term[name].sums if name in sum_by_term else {})
         )
@@ -279,11 +279,6 @@ def reward_stats(signal: Signal) -> dict[str, float | None]:
         "share_zero_variance_groups": flat / max(len(groups), 1),
         "share_rewards_missing": 1 - float(known_B.float().mean()),
     }
-
-
-def read_stats(signal: Signal) -> dict[str, float | None]:
-    """What reading the signal had to report."""
-    return dict(signal.logged) if isinstance(signal, Imitate | MatchDistribution | MatchTop) else {}
 
 
 def truncation(signal: Signal) -> dict[str, float | None]:

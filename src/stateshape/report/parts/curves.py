@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from stateshape.core.records import StepRecord
-from stateshape.core.step_values import optimised
+from stateshape.core.step_values import optimised, reward_parts
 from stateshape.report.drawing import text
 from stateshape.report.drawing.figure import Plot, finished, short
 from stateshape.report.drawing.labels import Labelled, end_labels
@@ -24,6 +24,7 @@ from stateshape.report.study_files import RunFiles
 
 MAX_CURVE_POINTS = 300  # longer curves are averaged in bins: finer detail is below the width of a line
 MAX_END_LABEL = 26  # characters, beside a small plot
+MAX_PANEL_LABEL = 20  # characters, along the height of a panel
 Value = Callable[[StepRecord], float | None]
 _SEED_WIDTH, _SEED_ALPHA, _MEAN_WIDTH = 0.7, 0.45, 1.6
 
@@ -42,11 +43,12 @@ class Series(NamedTuple):
 
 
 def curve_plot(files: RunFiles, look: Look) -> Plot | None:
-    """Loss, what the method optimises, and gradient norm against the step."""
+    """Loss, what the method optimises, the parts of a summed reward, and gradient norm against the step."""
     seeds = [seed.steps for seed in files.seeds if seed.steps]
     if not seeds:
         return None
-    aims = optimised(record for steps in seeds for record in steps)
+    records = [record for steps in seeds for record in steps]
+    aims = optimised(records) | reward_parts(records)
     panels = [
         ("loss", _loss),
         *((heading, _stat(name)) for name, heading in aims.items()),
@@ -59,7 +61,7 @@ def curve_plot(files: RunFiles, look: Look) -> Plot | None:
             axes = figure.add_subplot(len(panels), 1, number, sharex=first)
             first = first or axes
             _draw(axes, Series("", look, [curve(steps, value) for steps in seeds]), has_markers=False)
-            axes.set_ylabel(heading)
+            axes.set_ylabel(short(heading, limit=MAX_PANEL_LABEL))
             axes.yaxis.set_major_locator(MaxNLocator(4))
             axes.tick_params(labelbottom=number == len(panels))
         axes.set_xlabel("step")
