@@ -373,6 +373,27 @@ def test_line_breaks_in_labels_do_not_break_rows() -> None:
     assert r"a \textbar{} b \textbackslash{}\textbackslash{} c \\" in grid.render_tex(table).splitlines()
 
 
+def test_a_markdown_cell_is_one_line_as_a_person_would_write_it() -> None:
+    columns = [
+        grid.Column(key="run", heading="run"),
+        grid.Column(key="gain", heading="gain", kind="estimate", is_signed=True, companion="p"),
+        grid.Column(key="mmd", heading="mmd", kind="number", companion="base_vs_base"),
+    ]
+    rows = [
+        [
+            grid.Cell(text="a [b]"),
+            grid.Cell(value=0.184, lo=0.152, hi=0.22, companion=1e-5),
+            grid.Cell(value=0.1, companion=0.2),
+        ],
+        [grid.Cell(text="c"), grid.Cell(), grid.Cell()],
+    ]
+    lines = grid.render_markdown(grid.Table(name="t", caption="c", columns=columns, rows=rows)).splitlines()
+    assert lines[4:] == [
+        r"| a \[b\] | +0.184 [+0.152, +0.220], p < 0.001 | 0.100, base vs base 0.200 |",
+        "| c | – | – |",
+    ]
+
+
 def test_tex_braces_balance_whatever_the_labels(hostile_study: Path) -> None:
     for name in ("table1.tex", "table2.tex"):
         bare = re.sub(r"\\.", "", (hostile_study / name).read_text(encoding="utf-8"))

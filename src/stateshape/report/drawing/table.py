@@ -146,10 +146,16 @@ def render_markdown(table: Table) -> str:
         _markdown_row([":--" if column.kind == "text" else "--:" for column in columns]),
     ]
     for row in table.rows:
-        cells = [cell_lines(row[i], table.columns[i]) for i in table.shown]
-        lines.append(_markdown_row(["<br>".join(text.markdown(line) for line in cell) for cell in cells]))
+        lines.append(_markdown_row([_markdown_cell(row[i], table.columns[i]) for i in table.shown]))
     lines += [f"\n{text.markdown(note)}" for note in table.notes]
     return "\n".join(lines) + "\n"
+
+
+def _markdown_cell(cell: Cell, column: Column) -> str:
+    """On one line, for terminals and converters: `0.184 [0.152, 0.220], p = 0.031`. Only what others wrote is escaped."""
+    main, beneath, companion = main_text(cell, column), interval_text(cell, column), companion_text(cell, column)
+    number = " ".join(part for part in (text.markdown(main), beneath) if part)
+    return ", ".join(part for part in (number, companion) if part)
 
 
 def _markdown_row(cells: list[str]) -> str:
