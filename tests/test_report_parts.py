@@ -16,8 +16,9 @@ from stateshape.core.records import DriftRecord, LocalityRecord, Span, Supervisi
 from stateshape.core.study_records import Estimate, Evidence, MapPoint, PairedDifference, RunContrast, StateMap, Verdict
 from stateshape.report.drawing.figure import Plot
 from stateshape.report.drawing.labels import spaced
+from stateshape.report.drawing.outliers import range_without_spikes
 from stateshape.report.drawing.palette import Look
-from stateshape.report.parts.curves import Curve, curve_plot, mean_curve
+from stateshape.report.parts.curves import Curve, Series, curve_plot, mean_curve, series_plot
 from stateshape.report.parts.forest import forest_plots
 from stateshape.report.parts.locality import differ_in_length, last_table, locality_plots, measure_name, over_steps
 from stateshape.report.parts.state_map import MAX_POINTS, MAX_PROMPT, MAX_RESPONSE, cut_spans, map_views
@@ -339,6 +340,52 @@ def test_the_parts_of_a_summed_reward_have_curves_of_their_own(study: Path) -> N
     plot = curve_plot(dataclasses.replace(files, seeds=seeds), Look("#0072B2", "o"))
     assert plot is not None
     assert "last reward 0.500, 0.500; last reward short 0.250, 0.250" in description(plot)
+
+
+def test_a_lone_point_far_outside_goes_to_the_edge_with_its_value() -> None:
+    look = Look("#0072B2", "o")
+    low = Series("low", look, [Curve([0, 1, 2, 3, 4], [0.1, 0.2, 0.15, 0.3, 0.25])])
+    spiked = Series("spiked", look, [Curve([0, 1, 2, 3, 4], [0.2, 0.1, 1013.2, 0.3, 0.2])])
+    plot = series_plot("p", "P", "How to read it.", [low, spiked], x_label="step")
+    assert plot is not None
+    shown = "".join(ElementTree.fromstring(plot.svg).itertext())
+    assert "↑ 1,013" in shown
+    assert "1000" not in shown, "the axis is that of the others"
+    assert (
+        plot.caption == "How to read it. Hollow, with ↑ or ↓: the point is outside the plot range, at the value shown."
+    )
+    usual = series_plot("p", "P", "How to read it.", [low], x_label="step")
+    assert usual is not None
+    assert usual.caption == "How to read it."
+
+
+def test_of_a_spike_in_several_seeds_the_means_value_is_shown_else_the_farthest_seeds() -> None:
+    flat = [0.1, 0.2, 0.15, 0.3, 0.25]
+    seeds = [Curve([0, 1, 2, 3, 4], [*flat[:2], top, *flat[3:]]) for top in (0.1, 0.2, 90.0)]
+    plot = series_plot("p", "P", "", [Series("mean", Look("#0072B2", "o"), seeds)], x_label="step")
+    assert plot is not None
+    assert "↑ 30.10" in "".join(ElementTree.fromstring(plot.svg).itertext())
+    seeds = [Curve([0, 1, 2, 3, 4], [*flat[:2], top, *flat[3:]]) for top in (-4.0, 5.0, -0.5)]
+    plot = series_plot("p", "P", "", [Series("seed", Look("#0072B2", "o"), seeds)], x_label="step")
+    assert plot is not None
+    assert "↑ 5.00" in "".join(ElementTree.fromstring(plot.svg).itertext())
+
+
+@pytest.mark.parametrize(
+    ("curves", "shown"),
+    [
+        ([[0.0, 0.1, 9.0, 0.2, 0.1]], (0.0, 0.2)),
+        ([[0.0, 0.1, -9.0, 0.2, 0.1]], (0.0, 0.2)),
+        ([[0.0, 0.1, 0.3, 0.2, 0.1]], (0.0, 0.3)),  # near
+        ([[9.0, 0.1, 0.0, 0.2, 0.1]], (0.0, 9.0)),  # how it begins
+        ([[0.1, 0.0, 0.2, 0.1, 9.0]], (0.0, 9.0)),  # how it ends
+        ([[0.1, 0.0, 0.2, 0.1], [0.1, 0.0, 0.2, 0.1], [0.0, 8.0, 9.0, 8.0]], (0.0, 9.0)),  # a run apart
+        ([[0.1, 0.1, 9.0, 0.1, 0.1]], (0.1, 9.0)),  # no spread to measure by
+        ([[0.0, math.nan, 9.0]], (0.0, 9.0)),  # too few
+    ],
+)
+def test_the_axis_shows_all_but_lone_points_far_outside(curves: list[list[float]], shown: tuple[float, float]) -> None:
+    assert range_without_spikes(curves) == shown
 
 
 def test_end_labels_keep_their_order_and_distance() -> None:

@@ -1,7 +1,7 @@
 """Curves: loss, what is optimised, and gradient norm of a run; the same measure of several runs against the step, or the depth.
 
-Thin lines are training seeds, the thick one is their mean. A gap is a step without a number. Does not know files, or what
-a measure means.
+Thin lines are training seeds, the thick one is their mean. A gap is a step without a number. A lone point far outside is drawn
+at the edge with its value as text. Does not know files, or what a measure means.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from stateshape.core.records import StepRecord
 from stateshape.core.step_values import optimised, reward_parts
 from stateshape.report.drawing import text
 from stateshape.report.drawing.figure import Plot, finished, short
-from stateshape.report.drawing.labels import Labelled, end_labels
+from stateshape.report.drawing.labels import Labelled, end_labels, place_labels
+from stateshape.report.drawing.outliers import EVERYTHING, Span, range_without_spikes
 from stateshape.report.drawing.palette import Look
 from stateshape.report.drawing.svg import new_figure, plot_style, settle
 from stateshape.report.study_files import RunFiles
 
 MAX_CURVE_POINTS = 300  # longer curves are averaged in bins: finer detail is below the width of a line
 MAX_END_LABEL = 26  # characters, beside a small plot
+OUTSIDE_FONT = 7.0  # points, of the value of what is outside a plot
 MAX_PANEL_LABEL = 20  # characters, along the height of a panel
 Value = Callable[[StepRecord], float | None]
 _SEED_WIDTH, _SEED_ALPHA, _MEAN_WIDTH = 0.7, 0.45, 1.6
@@ -96,36 +98,62 @@ def series_plot(name: str, title: str, caption: str, series: Sequence[Series], *
     with plot_style():
         figure = new_figure(3.6, 2.7)
         axes = figure.add_subplot()
-        ends, described = [], []
+        lines = [_lines(s) for s in drawn]
+        inside = range_without_spikes([one[0].ys for one in lines], [seed.ys for one in lines for seed in one[1:]])
+        ends, described, beyond = [], [], []
         for s in drawn:
-            last = _draw(axes, s, has_markers=True)
+            last = _draw(axes, s, has_markers=True, inside=inside)
             ends.append(Labelled(*last, short(s.label, limit=MAX_END_LABEL)))
             described.append(f"{s.label}: {text.number(last[1])} at {x_label} {last[0]:g}")
+            beyond += _mark_outside(axes, s, inside)
         axes.set_xlabel(x_label)
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         end_labels(axes, ends, [s.look.colour for s in drawn])
+        place_labels(axes, beyond, lines=[], font_size=OUTSIDE_FONT)
+    if beyond:
+        caption = f"{caption} Hollow, with ↑ or ↓: the point is outside the plot range, at the value shown.".strip()
     return finished(name, title, caption, "; ".join(described), figure)
 
 
-def _draw(axes: Axes, series: Series, *, has_markers: bool) -> tuple[float, float]:
-    """Seeds and their mean; returns the mean's last known point."""
-    look, mean = series.look, mean_curve(series.seeds)
-    for seed in series.seeds if len(series.seeds) > 1 else []:
+def _lines(series: Series) -> list[Curve]:
+    """What is drawn: the mean, and the seeds where there are several."""
+    return [mean_curve(series.seeds), *(series.seeds if len(series.seeds) > 1 else [])]
+
+
+def _draw(axes: Axes, series: Series, *, has_markers: bool, inside: Span = EVERYTHING) -> tuple[float, float]:
+    """Seeds and their mean, as far as they are inside; returns the mean's last known point."""
+    look, (mean, *seeds) = series.look, _lines(series)
+    for seed in seeds:
         # a single step has no line; a dot shows it
-        marker = "." if len(seed.xs) == 1 else ""
-        axes.plot(seed.xs, seed.ys, color=look.colour, marker=marker, linewidth=_SEED_WIDTH, alpha=_SEED_ALPHA)
+        marker, ys = "." if len(seed.xs) == 1 else "", [inside.at_edge(y) for y in seed.ys]
+        axes.plot(seed.xs, ys, color=look.colour, marker=marker, linewidth=_SEED_WIDTH, alpha=_SEED_ALPHA)
     axes.plot(
         mean.xs,
-        mean.ys,
+        [inside.at_edge(y) for y in mean.ys],
         color=look.colour,
         linewidth=_MEAN_WIDTH,
         marker=look.marker if has_markers else "." if len(mean.xs) == 1 else "",
         markersize=4.5,
-        markevery=max(1, len(mean.xs) // 6),
+        markevery=[i for i in range(0, len(mean.ys), max(1, len(mean.ys) // 6)) if not inside.excludes(mean.ys[i])],
     )
     known = [(x, y) for x, y in zip(mean.xs, mean.ys) if not math.isnan(y)]
     return known[-1] if known else (math.nan, math.nan)
+
+
+def _mark_outside(axes: Axes, series: Series, inside: Span) -> list[Labelled]:
+    """A hollow marker at the edge for each point outside, and its value as a label: the mean's, else the farthest seed's."""
+    mean, *seeds = _lines(series)
+    of_seeds = [(x, y) for seed in seeds for x, y in zip(*seed) if inside.excludes(y)]
+    of_mean = [(x, y) for x, y in zip(*mean) if inside.excludes(y)]
+    labels = []
+    for x, y in dict([*sorted(of_seeds, key=lambda point: abs(point[1])), *of_mean]).items():
+        axes.plot(
+            [x], [inside.at_edge(y)], color=series.look.colour, marker=series.look.marker, mfc="none", markersize=5.5
+        )
+        value = text.number(y, decimals=0 if abs(y) >= 100 else 2)
+        labels.append(Labelled(x, inside.at_edge(y), f"{'↑' if y > inside.high else '↓'} {value}"))
+    return labels
 
 
 def mean_curve(seeds: Sequence[Curve]) -> Curve:

@@ -6,7 +6,6 @@ exist. Does not know files.
 
 from __future__ import annotations
 
-import statistics
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
@@ -16,12 +15,11 @@ from stateshape.core.study_records import Comparison, Estimate, PlanRecord, RunC
 from stateshape.report.drawing import text
 from stateshape.report.drawing.figure import Plot, finished, short, whisker
 from stateshape.report.drawing.labels import Labelled, Line, place_labels
+from stateshape.report.drawing.outliers import Span, outer_fence
 from stateshape.report.drawing.palette import Look, looks
 from stateshape.report.drawing.svg import INK, SHADE, new_figure, plot_style
 from stateshape.report.study_files import ordered_rows
 
-FENCE, FENCE_FROM = 3.0, 4  # Tukey's outer fence; fewer points have no quartiles worth the name
-EDGE = 0.25  # where runs beyond the fence are drawn, as a share of the others' range
 DRIFT_PLOTS = {"mmd2_unbiased": "MMD² to base, unbiased", "mmd2_biased": "MMD² to base, biased (as in the paper)"}
 
 
@@ -106,25 +104,17 @@ def _drift_point(row: RunComparison, distance: str) -> Point:
 
 
 def moved_inside(points: list[Point], known: list[float]) -> list[Point]:
-    """Runs far outside the others go to the edge with their value as text: one collapse must not hide the rest.
-
-    Far: beyond the quartiles by FENCE times their distance (Tukey's outer fence), with at least FENCE_FROM runs.
-    """
-    if len(points) < FENCE_FROM:
-        return points
-    quarter, _, three_quarters = statistics.quantiles([p.x for p in points], n=4, method="inclusive")
-    reach = FENCE * (three_quarters - quarter)
-    inside = [p.x for p in points if quarter - reach <= p.x <= three_quarters + reach]
-    low, high = min([*inside, *known]), max([*inside, *known])
-    room = EDGE * (high - low)
+    """Runs far outside the others go to the edge with their value as text: one collapse must not hide the rest."""
+    fence = outer_fence([p.x for p in points])
+    inside = [p.x for p in points if not fence.excludes(p.x)]
+    shown = Span(min([*inside, *known]), max([*inside, *known]))
     moved = []
     for p in points:
-        if p.x in inside or reach == 0:
+        if not fence.excludes(p.x):
             moved.append(p)
             continue
-        x, arrow = (high + room, "→") if p.x > high else (low - room, "←")
-        label = f"{short(p.label)} {arrow} {text.number(p.x, decimals=4)}"
-        moved.append(p._replace(x=x, label=label, x_whisker=None, is_outside=True))
+        label = f"{short(p.label)} {'→' if p.x > shown.high else '←'} {text.number(p.x, decimals=4)}"
+        moved.append(p._replace(x=shown.at_edge(p.x), label=label, x_whisker=None, is_outside=True))
     return moved
 
 
