@@ -25,7 +25,7 @@ MIB = 2**20
 # What the machine has: PyTorch's image with transformers. Kept true by tests/test_gpu_packing.py.
 THERE = frozenset({
     "accelerate", "aiohttp", "filelock", "fsspec", "httpx", "huggingface-hub", "jinja2", "matplotlib", "multidict", "numpy",
-    "packaging", "pandas", "peft", "pyarrow", "pyyaml", "requests", "rich", "safetensors", "scikit-learn", "scipy",
+    "packaging", "pandas", "peft", "psutil", "pyarrow", "pyyaml", "requests", "rich", "safetensors", "scikit-learn", "scipy",
     "threadpoolctl", "tokenizers", "torch", "tqdm", "transformers", "xxhash",
 })  # fmt: skip
 # What it lacks, at the versions of constraints.txt; each with all that it needs in turn. gguf: to convert weights there.

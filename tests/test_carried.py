@@ -16,6 +16,7 @@ from stateshape.embedded import base_folder
 from stateshape.locality.settings import LocalitySettings
 from stateshape.policy.adapter_files import base_read, base_written
 from stateshape.policy.open import resolve
+from stateshape.policy.settings import ModelSettings
 
 SETTINGS = TrainSettings(steps=2, batch_prompts=2, lr=1e-2, lora=LoraSettings(rank=2, alpha=4))
 
@@ -37,7 +38,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_peft_and_transformers_open_the_folder_alone_and_compute_what_we_do(run):
     model = peft.AutoPeftModelForCausalLM.from_pretrained(str(run / "adapter"))
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(run / "adapter"))
-    policy = stateshape.open_policy(str(run))
+    policy = stateshape.open_policy(str(run), ModelSettings(device="cpu"))
     ids = policy.encode_prompt("Question: What is 3 + 4?\nAnswer:")
     assert tokenizer("Question: What is 3 + 4?\nAnswer:")["input_ids"] == ids
     assert tokenizer.get_vocab() == policy.tokenizer.get_vocab()

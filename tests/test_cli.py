@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -121,8 +122,15 @@ def test_help_of_a_recipe_explains_the_flags_that_all_share(run: Run) -> None:
     assert "Args:" not in out
 
 
-def test_version_completion_and_overview(run: Run) -> None:
-    assert run("--version")[:2] == (0, "stateshape 0.1.0\n")
+def test_version_completion_and_overview(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stateshape.cli.parser.version", lambda name: "7.8")
+    assert run("--version")[:2] == (0, "stateshape 7.8\n")
+
+    def not_installed(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("stateshape.cli.parser.version", not_installed)
+    assert run("--version")[:2] == (0, "stateshape from source files, not installed\n")
     code, out, _ = run("--tyro-print-completion", "bash")
     assert code == 0
     assert "complete" in out

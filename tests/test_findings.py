@@ -2,13 +2,14 @@
 
 import io
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from stateshape.analysis.compare import write_comparison
-from stateshape.analysis.findings import findings_of
+from stateshape.analysis.findings import _size_words, findings_of
 from stateshape.analysis.reading import load_scores
 from stateshape.analysis.scores import StudyScores
 from stateshape.analysis.statistics import holm
@@ -47,6 +48,18 @@ def test_runs_that_truly_gain_or_forget_are_found_so(folder):
     assert found["opd_stress", "sft_stress", "target"] == "gained"
     assert found["sft_mild", "base", "retention"] in ("no difference", "cannot tell")
     assert found["opd_one_step", "base", "drift"] == "drifted"
+
+
+def test_a_difference_that_no_share_can_have_is_not_said_to_be_found():
+    def of_sizes(*sizes):
+        return _size_words([SimpleNamespace(evidence=SimpleNamespace(minimal_effect=size)) for size in sizes])
+
+    assert of_sizes(0.08, None, 0.2) == ". With 80% power this study finds differences of 0.080 to 0.200 and more"
+    assert of_sizes(0.08, 2.3).endswith(
+        "differences of 0.080 and more, and none at all in 1 of 2 comparisons (too few seeds)"
+    )
+    assert of_sizes(2.3) == ". With 80% power this study finds none at all in 1 of 1 comparisons (too few seeds)"
+    assert of_sizes(None) == ""
 
 
 def test_every_comparison_is_in_one_family_of_holm(folder):

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from benchmarks.gpu import check, driver, files, studies
+from benchmarks.gpu import check, commands, driver, files, mps, studies, unit_tests
 from benchmarks.gpu.causes import kind_of, largest_causes, seconds_by_kind
 from benchmarks.gpu.check_resume import Resumed
 from benchmarks.gpu.estimate import (
@@ -29,6 +29,7 @@ from benchmarks.gpu.record import Job
 from benchmarks.gpu.stages import BUDGET_S, DEFAULT, MOST_FILES, RESERVE_S, STAGES, TOY, Scale, Stage, stage_named
 from benchmarks.gpu.studies import for_a_real_model
 
+from stateshape.cli import main
 from stateshape.core.records import OperatorCost
 from stateshape.policy.open import open_policy
 from stateshape.policy.settings import ModelSettings
@@ -285,6 +286,106 @@ def test_a_finished_stage_is_not_done_again_and_its_file_comes_back(monkeypatch,
     played(monkeypatch, "raise SystemExit('called again')")
     assert driver.one(stage("a"), call) == "done"
     assert json.loads((call.out / "a.json").read_text())["rows"]
+
+
+WAITS_FOR_MAIN = """
+import os
+own, main = sys.argv[1], os.path.join(os.path.dirname(sys.argv[1]), "main.json")
+while os.path.basename(own) == "beside.json" and not os.path.exists(main):
+    time.sleep(0.02)
+content["state"] = "done"
+open(own, "w").write(json.dumps(content))
+"""
+
+
+def test_a_stage_beside_the_others_runs_while_they_do_and_is_waited_for(monkeypatch, call):
+    """The one that is started first ends when the second one has written its file."""
+    played(monkeypatch, ROW_THEN + WAITS_FOR_MAIN)
+    beside = stage("beside")._replace(is_beside=True)
+    assert driver.run_all([beside, stage("main")], call) == 0
+    for name in ("beside", "main"):
+        assert json.loads((call.out / f"{name}.json").read_text())["state"] == "done"
+
+
+# Several processes on one GPU
+
+
+@pytest.fixture
+def control(tmp_path, monkeypatch):
+    """A stand-in for the service's control program, which notes what it is told."""
+    path, noted = tmp_path / mps.CONTROL, tmp_path / "noted"
+    path.write_text(f'#!/bin/sh\necho "$1 $CUDA_MPS_PIPE_DIRECTORY" >> {noted}\n[ "$1" = -d ] || cat >> {noted}\n')
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return noted
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_the_service_lasts_as_long_as_the_stage_and_is_left_out_where_it_does_not_work(
+    tmp_path, monkeypatch, control, works
+):
+    monkeypatch.setattr(mps, "TRIED", "pass" if works else "raise SystemExit(1)")
+    with mps.shared_gpu(tmp_path) as is_shared:
+        assert is_shared == works
+        assert ("CUDA_MPS_PIPE_DIRECTORY" in os.environ) == works
+    assert "CUDA_MPS_PIPE_DIRECTORY" not in os.environ
+    place = tmp_path / "cuda_mps_pipe_directory"
+    assert control.read_text() == f"-d {place}\n {place}\nquit\n"
+
+
+def test_without_the_service_runs_take_turns(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with mps.shared_gpu(tmp_path) as is_shared:
+        assert not is_shared
+
+
+# A user's commands, and the tests
+
+
+def rows_of(monkeypatch, tmp_path, module):
+    rows = []
+    job = Job(
+        models=("embedded",), work=tmp_path, data=None, scale=TOY, is_toy=True, record=SimpleNamespace(add=rows.append)
+    )
+    return job, rows
+
+
+def test_a_command_that_fails_is_named_and_the_others_run(tmp_path, monkeypatch):
+    job, rows = rows_of(monkeypatch, tmp_path, commands)
+    chosen = [
+        commands.Command("wrong", ["eval"]),
+        commands.Command("refused", ["eval"], passes=2),
+        commands.Command("version", ["--version"]),
+    ]
+    monkeypatch.setattr(commands, "commands", lambda job: chosen)
+    with pytest.raises(RuntimeError, match=r"not passed: wrong$"):
+        commands.run(job)
+    assert [(row["check"], row["passed"], row["exit_code"]) for row in rows] == [
+        ("wrong", False, 2),
+        ("refused", True, 2),
+        ("version", True, 0),
+    ]
+    assert rows[2]["stdout"].startswith("stateshape ")
+
+
+def test_the_stages_commands_are_ones_that_the_command_line_takes(tmp_path, capsys):
+    job = Job(models=("embedded",), work=tmp_path, data=None, scale=Scale(), is_toy=False, record=None)
+    for command in commands.commands(job):
+        assert main([*command.arguments, "--no-such-flag"]) == 2
+        assert capsys.readouterr().err.startswith("stateshape: Unrecognized options: --no-such-flag; see stateshape ")
+
+
+def test_a_test_that_fails_is_a_row_and_tests_are_counted(monkeypatch, tmp_path):
+    job, rows = rows_of(monkeypatch, tmp_path, unit_tests)
+    monkeypatch.setattr(unit_tests, "COUNTED", 2)
+    failures = unit_tests.Failures(job)
+    for outcome in ("passed", "failed"):
+        failures.pytest_runtest_logreport(
+            SimpleNamespace(when="call", outcome=outcome, failed=outcome == "failed", nodeid="t::x", longrepr="why")
+        )
+    assert [row["check"] for row in rows] == ["tests so far", "t::x"]
+    assert rows[0]["failed"] == rows[0]["passed"] == 1
+    assert rows[1]["error"] == "why"
 
 
 def test_the_stage_at_work_ends_with_the_command(tmp_path):

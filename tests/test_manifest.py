@@ -70,6 +70,20 @@ def test_what_is_listed_and_checked(tmp_path: Path) -> None:
     assert read_manifest(tmp_path).accepted == accepted
 
 
+def test_of_many_accepted_changes_the_first_are_named_and_the_rest_are_counted(tmp_path: Path) -> None:
+    names = [f"file{i}" for i in range(9)]
+    for name in names:
+        (tmp_path / name).write_text("1")
+    seal(tmp_path, names)
+    for name in names:
+        (tmp_path / name).unlink()
+    said: list[str] = []
+    check_unchanged([tmp_path], accept=True, say=said.append)
+    assert len(said) == 6
+    assert said[-1] == "and 4 more, accepted; the folders' manifest.json list them"
+    assert len(read_manifest(tmp_path).accepted) == 9
+
+
 def test_a_kill_while_a_listed_file_is_rewritten_trips_nothing(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("1")
     seal(tmp_path, ["a"])

@@ -1,8 +1,8 @@
 """The project's tests with the GPU in use: STATESHAPE_TEST_DEVICE=cuda (CONTRIBUTING.md). Needs pytest and pytest-xdist.
 
 First the families of models, which compare each pass with transformers' own code on the device, then all others. A row for
-each test that fails, and one with the counts for each part. What compares fp32 with numbers worked out by hand may fail where
-`auto` means bf16: read what failed.
+each test that fails, and the counts after every COUNTED tests and at the end of a part. What compares fp32 with numbers
+worked out by hand may fail where `auto` means bf16: read what failed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from benchmarks.common import DEVICE, ROOT
 from benchmarks.gpu.record import Job
 
 WORKERS = 6
+COUNTED = 250
 SAID = 400  # characters of a failure
 # a package that only some tests need may be missing here
 OPTIONS = ["-p", "no:cacheprovider", "--continue-on-collection-errors"]
@@ -40,6 +41,8 @@ class Failures:
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.when == "call" or report.outcome != "passed":
             self.counts[report.outcome] += 1
+            if self.counts.total() % COUNTED == 0:
+                self.job.record.add({"check": "tests so far", **self.counts})
         if report.failed:
             said = str(report.longrepr.reprcrash) if hasattr(report.longrepr, "reprcrash") else str(report.longrepr)
             self.job.record.add({"check": report.nodeid, "passed": False, "error": said[:SAID], "during": report.when})

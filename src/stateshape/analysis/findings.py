@@ -150,12 +150,14 @@ def _pair_words(study: StudyScores, one: Finding) -> str:
 def _size_words(found: Sequence[Finding]) -> str:
     """The effects that this study would have found with 80% power."""
     sizes = [one.evidence.minimal_effect for one in found if one.evidence.minimal_effect is not None]
-    if not sizes:
-        return ""
-    ends = (
-        f"{min(sizes):.3f}" if f"{min(sizes):.3f}" == f"{max(sizes):.3f}" else f"{min(sizes):.3f} to {max(sizes):.3f}"
-    )
-    return f". With 80% power this study finds differences of {ends} and more"
+    possible = [size for size in sizes if size < 1]  # scores are shares
+    too_few = f"none at all in {len(sizes) - len(possible)} of {len(sizes)} comparisons (too few seeds)"
+    if not possible:
+        return f". With 80% power this study finds {too_few}" if sizes else ""
+    low, high = f"{min(possible):.3f}", f"{max(possible):.3f}"
+    ends = low if low == high else f"{low} to {high}"
+    others = f", and {too_few}" if len(possible) < len(sizes) else ""
+    return f". With 80% power this study finds differences of {ends} and more{others}"
 
 
 def _value(evidence: Evidence) -> str:

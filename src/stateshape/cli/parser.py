@@ -7,7 +7,7 @@ import difflib
 import io
 import re
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import tyro
 
@@ -73,10 +73,17 @@ OTHER_NAMES = {
 }
 
 
+def installed_version() -> str:
+    try:
+        return version("stateshape")
+    except PackageNotFoundError:
+        return "from source files, not installed"
+
+
 def run(args: Sequence[str]) -> None:
     """Parses and runs. tyro itself ends the process: code 0 for --help, 2 for arguments that do not parse."""
     if args and args[0] == "--version":
-        print(f"stateshape {version('stateshape')}")
+        print(f"stateshape {installed_version()}")
         return
     if args and not args[0].startswith("-") and args[0] not in COMMANDS:
         near = difflib.get_close_matches(args[0], COMMANDS, n=1)

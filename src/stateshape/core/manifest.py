@@ -22,6 +22,7 @@ from stateshape.core import layout
 from stateshape.core.files import BadInput, read_json, sha256_file, write_json
 
 How = Literal["changed", "gone"]
+MOST_SAID = 5  # files that are named when changes are accepted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,8 +114,10 @@ def check_unchanged(
         for folder in dict.fromkeys(change.folder for change in differences):
             accept_changes(folder, [change for change in differences if change.folder == folder])
         if say is not None:
-            for change in differences:
+            for change in differences[:MOST_SAID]:
                 say(f"{change.path}: {change.how} after it was finished; accepted")
+            if len(differences) > MOST_SAID:
+                say(f"and {len(differences) - MOST_SAID} more, accepted; the folders' {layout.MANIFEST} list them")
         return
     first, more = differences[0], len(differences) - 1
     others = f" (and {more} more file{'' if more == 1 else 's'})" if more else ""
