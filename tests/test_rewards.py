@@ -18,6 +18,7 @@ from stateshape.recipes.grpo_opd import GRPOPlusOPD
 from stateshape.recipes.online_dpo import OnlineDPO
 from stateshape.recipes.rewards import GIVEN, reward_of
 from stateshape.signals.reward import advantages
+from stateshape.tasks import gsm8k
 from stateshape.tasks.items import GenerationItem
 
 OWN = """
@@ -261,6 +262,23 @@ def test_a_function_of_lists_is_called_with_lists_of_one_and_the_rows_columns(na
 def test_a_function_of_lists_that_asks_for_more_is_refused_when_it_is_named(name, wanted, listed):
     with pytest.raises(BadInput, match=wanted):
         listed(f"LISTS:{name}")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("exact-answer", "#### 1", 1.0),
+        ("flexible-answer", "#### 1", 1.0),
+        ("exact-answer", "it is 1.", 0.0),
+        ("flexible-answer", "it is 1.", 1.0),
+        ("flexible-answer", "it is 1, or 2", 0.0),
+    ],
+)
+def test_an_answer_is_read_as_the_task_asks_for_it_or_wherever_it_stands(name, text, value):
+    items = (GenerationItem(item_id="plain", prompt="?", gold="1"),)
+    parts = tiny.parts(None)
+    task = replace(parts.task, train=items, grade=gsm8k.grade)
+    assert reward_of(name, replace(parts, task=task))("plain", text, "eos") == value
 
 
 @pytest.mark.parametrize("name", ["gives_one", "gives_two"])

@@ -65,9 +65,9 @@ class Parts:
             max_new_tokens=tokens, temperature=temperature, num_samples=samples, stops=self.task.stops
         )
 
-    def is_right(self, item_id: str, text: str) -> bool:
+    def is_right(self, item_id: str, text: str, *, is_flexible: bool = False) -> bool:
         """Whether the task's grader calls the text right. Raises BadInput where the item has no answer."""
-        verdict = self.task.is_right(text, self.items[item_id])
+        verdict = self.task.is_right(text, self.items[item_id], is_flexible=is_flexible)
         if verdict is None:
             raise BadInput(f"{self.task.name}: {NO_ANSWER} ({item_id})")
         return verdict
@@ -193,7 +193,8 @@ class Rewarded:
     """Fields of every recipe with a reward."""
 
     reward: str = "exact-answer"
-    """exact-answer: 1 if right; file.py:name of a function, ours or TRL's kind; or several with weights, A,0.2*B."""
+    """exact-answer: 1 if right as the task asks for it; flexible-answer: 1 if right wherever it stands (the last number of
+    GSM8K); file.py:name of a function, ours or TRL's kind; or several with weights, A,0.2*B."""
 
 
 def taught(parts: Parts, teacher: str, build: Callable[[Policy], Method]) -> Method | Combination:

@@ -84,7 +84,8 @@ class Replay:
     temperature: float = 1.0
     """Temperature of continuations; for credit, the temperature at which the recorded rows were sampled."""
     reward: str = "exact-answer"
-    """exact-answer: 1 if right; file.py:name of a function, ours or TRL's kind; or several with weights, A,0.2*B."""
+    """exact-answer: 1 if right as the task asks for it; flexible-answer: 1 if right wherever it stands (the last number of
+    GSM8K); file.py:name of a function, ours or TRL's kind; or several with weights, A,0.2*B."""
     target_temperature: float = field(default=1.0, metadata=LATER)
     """For signal teacher-distribution: temperature of the teacher's distribution in the divergence; the learner's stays 1."""
     share: float = field(default=1.0, metadata=LATER)

@@ -23,7 +23,7 @@ from stateshape.recipes.reward_lists import is_of_lists, one_at_a_time
 from stateshape.signals.reward import Reward, Summed
 from stateshape.tasks.items import GenerationItem
 
-EXACT_ANSWER = "exact-answer"
+EXACT_ANSWER, FLEXIBLE_ANSWER = "exact-answer", "flexible-answer"
 EXPECTED = (
     "expected a function (item, text, finish) -> number or None, called once per sample, or one of lists as in TRL: "
     "(prompts, completions, **columns) -> list"
@@ -79,11 +79,14 @@ def weight_and_name(text: str) -> tuple[float, str]:
 
 def one_reward(name: str, parts: Parts) -> Callable[[str, str, str], float | None]:
     """A user's function gets the item itself. Raises BadInput."""
-    if name == EXACT_ANSWER:
+    if name in (EXACT_ANSWER, FLEXIBLE_ANSWER):
         parts.check_gradable()
-        return lambda item_id, text, finish: float(parts.is_right(item_id, text))
+        is_flexible = name == FLEXIBLE_ANSWER
+        return lambda item_id, text, finish: float(parts.is_right(item_id, text, is_flexible=is_flexible))
     if ":" not in name:
-        raise BadInput(f"reward: got {name!r}; expected {EXACT_ANSWER}, or file.py:name of a function")
+        raise BadInput(
+            f"reward: got {name!r}; expected {EXACT_ANSWER}, {FLEXIBLE_ANSWER}, or file.py:name of a function"
+        )
     own = function_of(name, load_object(name, what="reward"), parts.items)
 
     def reward(item_id: str, text: str, finish: str) -> float | None:

@@ -54,12 +54,12 @@ class GenerationTask:
         ]
         return html.facts(f"Task {self.label}", pairs, paragraphs=self.notes)
 
-    def is_right(self, text: str, item: GenerationItem) -> bool | None:
-        """By the task's own metric; None where no answer is known, so that nothing can be graded."""
+    def is_right(self, text: str, item: GenerationItem, *, is_flexible: bool = False) -> bool | None:
+        """By the task's own metric, or by the flexible one; None where no answer is known, so that nothing can be graded."""
         if item.gold is None:
             return None
         grades = self.grade(text, item)
-        return (grades.strict if self.metric == "strict" else grades.flexible).is_correct
+        return (grades.strict if self.metric == "strict" and not is_flexible else grades.flexible).is_correct
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
