@@ -40,6 +40,12 @@ PLATFORMS = (*(f"manylinux_2_{n}" for n in (28, 27, 26, 24, 17)), "manylinux2014
 MOST_CARRIED, MOST_CHARACTERS = 8, 2000  # paths and command of a call
 RUN_S, STORE_S = 600, 60
 DATA = ("gsm8k", "truthfulqa", "mmlu")
+# setsid: what stays in the call's process session ends with the call
+TESTS = (
+    "mkdir -p {keep} && cp -r . {keep}/tree && cd {keep}/tree; "
+    "KEEP={keep} setsid scripts/gpu.sh {keep}/tests --stages tests >{keep}/tests.log 2>&1 </dev/null & "
+    "for i in $(seq 60); do grep -q 'ready after' {keep}/tests.log && break; sleep 1; done; tail -5 {keep}/tests.log"
+)
 
 
 def main() -> int:
@@ -51,7 +57,9 @@ def main() -> int:
         "--data", type=Path, help=f"a folder with {', '.join(DATA)}; default: the data are there already"
     )
     parser.add_argument("--peers", action="store_true", help="with the wheels of the peers stage")
-    parser.add_argument("--tests", action="store_true", help="with the wheels of the tests stage")
+    parser.add_argument(
+        "--tests", action="store_true", help="a first call that starts the tests stage; with its wheels"
+    )
     parser.add_argument("--four-bits", action="store_true", help="with bitsandbytes, in a call of its own")
     parser.add_argument("--into", default=".gpu", help="folder below the checkout, which git ignores")
     parser.add_argument("--keep", default="/tmp/stateshape-gpu", help="folder on the machine that outlives a call")
@@ -75,7 +83,7 @@ def main() -> int:
         (into / "manifest.json").write_text(json.dumps({"models": about}, indent=1) + "\n", encoding="utf-8")
         (into / "revision").write_text(revision() + "\n", encoding="utf-8")
         large = sorted(wheel.name for wheel in (into / "parts").glob("*.whl"))
-        calls = calls_of(chosen.into, chosen.keep, about, chosen.stages, large)
+        calls = calls_of(chosen.into, chosen.keep, about, chosen.stages, large, with_tests=chosen.tests)
         check_sizes(calls, chosen.limit_mib)
     except ValueError as error:
         print(f"gpu_pack: {error}", file=sys.stderr)
@@ -158,19 +166,31 @@ def revision() -> str:
 
 
 def calls_of(
-    into: str, keep: str, models: dict[str, dict[str, object]], stages: str | None, wheels: Sequence[str] = ()
+    into: str,
+    keep: str,
+    models: dict[str, dict[str, object]],
+    stages: str | None,
+    wheels: Sequence[str] = (),
+    *,
+    with_tests: bool = False,
 ) -> list[dict[str, object]]:
-    """One call per part and per large wheel; then the one that measures, which takes the rest along."""
+    """One call per part and per large wheel; then the one that measures, which takes the rest along.
+
+    with_tests: the first call starts the tests on a copy of the tree, and they run while the parts arrive.
+    """
+    rest = [f"{into}/{name}" for name in ("wheels", "data.tar.gz", "manifest.json", "revision")]
+    rest = [path for path in rest if (ROOT / path).exists()]
     calls: list[dict[str, object]] = []
+    if with_tests:
+        calls.append({"command": TESTS.format(keep=keep), "carry": rest, "timeout_s": 2 * STORE_S})
     for name, about in models.items():
         for number in range(int(str(about["parts"]))):
             part = f"{into}/parts/{name}.gguf.{number}"
             calls.append(storing(part, keep))
     calls += [storing(f"{into}/parts/{name}", keep) for name in wheels]
-    rest = [f"{into}/{name}" for name in ("wheels", "data.tar.gz", "manifest.json", "revision")]
     only = f" --stages {stages}" if stages else ""
-    run = f'KEEP={keep} scripts/gpu.sh "$OUT"{only}'
-    calls.append({"command": run, "carry": [path for path in rest if (ROOT / path).exists()], "timeout_s": RUN_S})
+    told = f'; cp {keep}/tests/tests.json "$OUT"/' if with_tests else ""
+    calls.append({"command": f'KEEP={keep} scripts/gpu.sh "$OUT"{only}{told}', "carry": rest, "timeout_s": RUN_S})
     return calls
 
 

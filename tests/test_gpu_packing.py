@@ -109,6 +109,13 @@ def test_a_call_over_the_limit_is_refused_with_its_size(monkeypatch):
         pack.check_sizes([call | {"carry": ["x"] * 9}], 1e9)
 
 
+def test_the_tests_start_in_the_first_call_and_their_file_comes_back_with_the_last():
+    first, part, last = pack.calls_of(".gpu", "/keep", {"m": {"parts": 1}}, "paper", with_tests=True)
+    assert "--stages tests" in first["command"] and first["command"].startswith("mkdir -p /keep ")
+    assert part["carry"] == [".gpu/parts/m.gguf.0"]
+    assert last["command"] == 'KEEP=/keep scripts/gpu.sh "$OUT" --stages paper; cp /keep/tests/tests.json "$OUT"/'
+
+
 def test_what_is_packed_is_ignored_by_git():
     pack.check_ignored(ROOT / ".gpu")
     with pytest.raises(ValueError, match="does not ignore"):
