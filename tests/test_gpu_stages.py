@@ -18,6 +18,7 @@ from benchmarks.gpu.check_resume import Resumed
 from benchmarks.gpu.estimate import (
     Assumed,
     Speed,
+    Spent,
     estimated,
     fitting_share,
     measured_rates,
@@ -166,6 +167,13 @@ def test_the_papers_rows_fit_four_minutes_by_our_own_estimate(papers):
     assert file.target.limit == 500 and [choice.limit for choice in file.retention] == [200, 500]
     whole = total_s(estimated(make_plan(file), tasks, speed), speed)
     assert whole > 240  # so there is something to cut
+
+
+def test_seeds_repeat_all_runs_but_the_base():
+    found = {"base": Spent(1.0, 2.0, 3.0), "sft": Spent(10.0, 20.0, 30.0)}
+    speed = Speed(num_layers=1, num_train=1, assumed=Assumed(start_s=100.0))
+    assert total_s(found, speed) == 166.0
+    assert total_s(found, speed, seeds=3) == 286.0
 
 
 def test_a_share_cuts_steps_and_items_and_nothing_else():

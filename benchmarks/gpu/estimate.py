@@ -79,8 +79,10 @@ def estimated(plan: Plan, tasks: Sequence[Task], speed: Speed) -> dict[str, Spen
     return found
 
 
-def total_s(found: Mapping[str, Spent], speed: Speed) -> float:
-    return sum(one.total for one in found.values()) + speed.assumed.start_s
+def total_s(found: Mapping[str, Spent], speed: Speed, *, seeds: int = 1) -> float:
+    """Of all runs one after another; the base is measured once."""
+    trained = sum(one.total for name, one in found.items() if name != "base")
+    return found["base"].total + seeds * trained + speed.assumed.start_s
 
 
 def training_s(spec: RunSpec, steps: int, speed: Speed) -> float:

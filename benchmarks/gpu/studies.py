@@ -150,7 +150,8 @@ def sized(job: Job, name: str, whole: StudyFile, model: str, share: float | None
     write_whole(kept_at, {"share": share})
     smaller = with_share(file, share)
     found = estimated(make_plan(smaller), tasks, speed)
-    total, by_run = total_s(found, speed), {run: one._asdict() for run, one in found.items()}
+    total = total_s(found, speed, seeds=len(smaller.seeds))
+    by_run = {run: one._asdict() for run, one in found.items()}
     job.record.add({"share_of_steps": share, "estimated_s": total, "estimated_by_run": by_run})
     return dataclasses.replace(
         smaller, notes=NOTES.format(model=model_label(model), share=share, prompts=file.drift.prompts)
