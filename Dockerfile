@@ -12,7 +12,9 @@ FROM python:${PYTHON}-slim AS wheel
 WORKDIR /source
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY src src
-RUN pip wheel --no-cache-dir --no-deps --build-constraint constraints.txt --wheel-dir /wheels .
+# Not by --build-constraint: the pip of this image may be older than 25.3.
+RUN pip install --no-cache-dir -c constraints.txt hatchling && \
+    pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels .
 
 FROM python:${PYTHON}-slim
 ARG TORCH=cpu
