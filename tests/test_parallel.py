@@ -1,6 +1,8 @@
 """Runs side by side: order, threads, errors and dead processes. The runs are stand-ins; processes are real."""
 
 import os
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -64,6 +66,29 @@ def test_every_run_is_done_once_and_after_its_teacher(tmp_path):
     for seed in (0, 1):
         assert times(tmp_path, f"student{seed}")[0] >= times(tmp_path, f"teacher{seed}")[1]
         assert times(tmp_path, f"alone{seed}")[2] == max(1, torch.get_num_threads() // 2)
+
+
+NUMPY_THEN_SCIPY = """
+import os, sys
+import numpy
+from threadpoolctl import threadpool_info
+from stateshape.study.threads import take_threads
+take_threads(1)
+import scipy.linalg
+numpy.ones((64, 64)) @ numpy.ones((64, 64)), scipy.linalg.cholesky(numpy.eye(64))
+print(*sorted({library["num_threads"] for library in threadpool_info()}), os.environ["OPENBLAS_NUM_THREADS"])
+"""
+
+
+def test_every_library_keeps_to_its_share_of_the_threads_also_one_that_is_loaded_later():
+    told = subprocess.run(
+        [sys.executable, "-c", NUMPY_THEN_SCIPY],
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "4", "OMP_NUM_THREADS": "4"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.split() == ["1", "1"]
 
 
 def test_a_run_that_fails_stops_the_others_with_its_own_line(tmp_path):
