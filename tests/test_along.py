@@ -25,6 +25,9 @@ from stateshape.policy.open import open_weights
 from stateshape.policy.policy import Policy
 from stateshape.policy.settings import ModelSettings
 from stateshape.study.along import chosen_by_kl, some_items
+from stateshape.study.context import load_tasks
+from stateshape.study.describe import task_record
+from stateshape.study.plan import StudyFile, plan_sha256, read_study_file
 from stateshape.tasks.load import load_task
 from stateshape.train.kept_adapters import forget_kept_after, keep_adapter, kept_steps
 
@@ -454,6 +457,32 @@ def test_samples_that_make_no_sense_are_refused(
     told = capsys.readouterr().err
     assert wanted in told
     assert told.count("\n") == 1
+
+
+def test_a_task_is_scored_by_the_reading_that_its_file_chooses(tmp_path: Path):
+    """In scores, in the records that tables are made from, and in the default reward."""
+    text = tiny.study_text("tutor: {recipe: sft}")
+    file = parse_study(text.replace("{task: arithmetic,", "{task: arithmetic, metric: flexible,"), tmp_path)
+    target, _facts = load_tasks(file, None)
+    assert target.metric == task_record(target).metric == "flexible"
+    assert load_tasks(parse_study(text, tmp_path), None)[0].metric == "strict"
+    item = target.train[0]
+    assert target.is_right(f"It is {item.gold}.", item)
+    assert plan_sha256(file, []) != plan_sha256(parse_study(text, tmp_path), [])
+
+
+def parse_study(text: str, folder: Path) -> StudyFile:
+    (folder / "read.yaml").write_text(text, encoding="utf-8")
+    return read_study_file(str(folder / "read.yaml"))
+
+
+def test_a_reading_of_multiple_choice_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = tmp_path / "tiny.yaml"
+    text = tiny.study_text("tutor: {recipe: sft}").replace("{task: facts,", "{task: facts, metric: strict,")
+    file.write_text(text, encoding="utf-8")
+    assert study(file, tmp_path / "out") == 2
+    assert "metric: got strict for facts, which is scored by mc1" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_samples_of_multiple_choice_in_a_study_file_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -343,6 +343,7 @@ def test_plans_of_before_keep_their_checksum():
     before = sha256(TaskChoice(task="arithmetic", limit=4), [TaskChoice(task="facts")])
     assert before == BEFORE
     assert before != sha256(TaskChoice(task="arithmetic", limit=4, max_new_tokens=9), [TaskChoice(task="facts")])
+    assert before != sha256(TaskChoice(task="arithmetic", limit=4, metric="flexible"), [TaskChoice(task="facts")])
 
 
 BEFORE = "1f32e7a00460469cf332d9bb86ac54299eeae9b3f4f3e6002b5f0ede4008d62b"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -134,6 +134,16 @@ def spread_over(texts: list[str], num: int) -> list[str]:
     return texts[:: max(1, len(texts) // num)][:num]
 
 
+def graded_by(metric: str, task: Task) -> GenerationTask:
+    """The task with another headline metric. Raises BadInput where it has no such one."""
+    if not isinstance(task, GenerationTask) or not {"strict", "flexible"} <= set(task.metrics):
+        raise BadInput(
+            f"metric: got {metric} for {task.name}, which is scored by {task.metric}; expected a task whose answers in "
+            "free text are read strictly or flexibly; leave it out there"
+        )
+    return replace(task, metric=metric)
+
+
 def load_tasks(file: StudyFile, data_dir: Path | None) -> tuple[GenerationTask, list[Task]]:
     """The study's tasks. Raises BadInput if the target is not a task that is answered in free text."""
 
@@ -147,6 +157,8 @@ def load_tasks(file: StudyFile, data_dir: Path | None) -> tuple[GenerationTask, 
             reading=choice.read,
         )
         check_evaluable(task)
+        if choice.metric is not None:
+            task = graded_by(choice.metric, task)
         if choice.samples is not None and not is_answered_in_text(task):
             raise BadInput(
                 f"samples: got some for {choice.task}, a multiple-choice task; expected none, since its options are "

@@ -24,7 +24,7 @@ from dataclasses import MISSING, dataclass, field, replace
 from importlib.resources import files
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from stateshape.core.decoding import read_text
 from stateshape.core.files import LATER, BadInput, comparable, parse, plain, sha256_text
@@ -80,6 +80,8 @@ class TaskChoice:
     """Longest completion in tokens. Default: the task's own."""
     samples: SampleChoice | None = None
     """Also answer every item several times at a temperature (free text only). Default: only once, greedily."""
+    metric: Literal["strict", "flexible"] | None = None
+    """How answers in free text are read, for scores, claims and the reward exact-answer. Default: the task's own."""
     read: Reading = field(default_factory=Reading)
     """How rows of your own are read: columns, kind, split, turns, as_chat, grader (docs/guides/your-data.md)."""
 
@@ -337,8 +339,8 @@ def plan_sha256(file: StudyFile, specs: Sequence[AnySpec]) -> str:
     Left out: seeds, labels, notes, roles, contrasts, claims, trackers, servers' addresses, where runs are done, and whether
     layers are compiled or split. They may change in a folder that the plan has begun; so may whether adapters are kept once
     they are measured. Left out where they are not chosen, so that plans of before there was a choice stay the same: lengths of
-    completions, samples, how rows are read, chat templates, four bits, what samples, evaluations and measurements along a
-    run, and fields of recipes and of training that are declared LATER.
+    completions, samples, how answers and rows are read, chat templates, four bits, what samples, evaluations and measurements
+    along a run, and fields of recipes and of training that are declared LATER.
     """
     runs = {spec.name: meaning_of(spec) for spec in specs}
     done = replace(file, seeds=[], train={}, runs={}, notes="", roles={}, contrasts=[], claims={})
@@ -355,7 +357,7 @@ def plan_sha256(file: StudyFile, specs: Sequence[AnySpec]) -> str:
         if meaning["model_settings"][name] is None:
             del meaning["model_settings"][name]
     for choice in (meaning["target"], *meaning["retention"]):
-        for name in ("max_new_tokens", "samples"):
+        for name in ("max_new_tokens", "samples", "metric"):
             if choice[name] is None:
                 del choice[name]
         if choice["read"] == plain(Reading()):
