@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from stateshape.cli import main
 from stateshape.cli.drift import print_drift
@@ -283,6 +284,43 @@ def test_a_dry_run_says_what_is_still_to_be_downloaded(run: Run, monkeypatch: py
     monkeypatch.setattr("stateshape.policy.fingerprint.try_to_load_from_cache", lambda *_: None)
     print_before_paying("owner/model-of-ones-own")
     assert run("--version")[1].startswith("Not on this machine: the model owner/model-of-ones-own. It is downloaded")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            torch.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 18.00 MiB. GPU 0 has a total capacity of 79.18 GiB of which 13.19 MiB "
+                "is free. Process 2523 has 5.91 GiB memory in use."
+            ),
+            "Tried to allocate 18.00 MiB. GPU 0 has a total capacity of 79.18 GiB of which 13.19 MiB is free; expected room",
+        ),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "can't allocate memory"),
+        (MemoryError(), "out of memory: no memory; expected room"),
+    ],
+)
+def test_memory_that_is_not_there_is_one_line(
+    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(args: object) -> None:
+        raise error
+
+    monkeypatch.setattr("stateshape.cli.parser.run", fails)
+    assert main(["methods"]) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.startswith("stateshape: out of memory: ")
+    assert told.count("\n") == 1
+
+
+def test_an_error_of_ours_is_not_taken_for_missing_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(args: object) -> None:
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr("stateshape.cli.parser.run", fails)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        main(["methods"])
 
 
 def test_a_flag_of_other_programs_gets_one_suggestion(run: Run) -> None:

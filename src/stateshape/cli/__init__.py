@@ -37,6 +37,11 @@ OF_THE_DISK = (
     errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
     errno.ENAMETOOLONG, errno.EFBIG, errno.ELOOP,
 )  # fmt: skip
+SENTENCES = 3  # of torch's many about memory: what was asked for, how much there is, how much of it is free
+MORE_ROOM = (
+    "expected room for the model, its gradients and a batch; free the device, give chunk_tokens a smaller number (it changes "
+    "memory, not results) or use fewer --jobs, and run the same command again"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,7 +82,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         line = one_line(f"{error.strerror}{where}; fix that and run the same command again")
         print(f"stateshape: {line}", file=sys.stderr)
         return EXIT_BAD_INPUT
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        said = one_line(". ".join(str(error).split(". ")[:SENTENCES]) or "no memory")
+        print(f"stateshape: out of memory: {said.rstrip('.')}; {MORE_ROOM}", file=sys.stderr)
+        return EXIT_BAD_INPUT
     return 0
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """torch's error by its name, since commands that need no torch do not load it; on a CPU torch has no type for it."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
 
 
 def say_it_begins(args: Sequence[str]) -> None:
