@@ -476,18 +476,19 @@ def parse_study(text: str, folder: Path) -> StudyFile:
     return read_study_file(str(folder / "read.yaml"))
 
 
-def test_a_reading_of_multiple_choice_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("samples: {n: 2}", "samples: got some for facts, a multiple-choice task"),
+        ("metric: strict", "metric: got strict for facts, which is scored by mc1"),
+    ],
+)
+def test_what_only_free_text_has_is_refused_of_multiple_choice_in_a_study_file(
+    given: str, wanted: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     file = tmp_path / "tiny.yaml"
-    text = tiny.study_text("tutor: {recipe: sft}").replace("{task: facts,", "{task: facts, metric: strict,")
+    text = tiny.study_text("tutor: {recipe: sft}").replace("{task: facts, limit: 8}", f"{{task: facts, {given}}}")
     file.write_text(text, encoding="utf-8")
     assert study(file, tmp_path / "out") == 2
-    assert "metric: got strict for facts, which is scored by mc1" in capsys.readouterr().err
+    assert wanted in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-
-
-def test_samples_of_multiple_choice_in_a_study_file_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    file = tmp_path / "tiny.yaml"
-    text = tiny.study_text("tutor: {recipe: sft}").replace("{task: facts, limit: 8}", "{task: facts, samples: {n: 2}}")
-    file.write_text(text, encoding="utf-8")
-    assert study(file, tmp_path / "out") == 2
-    assert "samples: got some for facts, a multiple-choice task" in capsys.readouterr().err

@@ -42,7 +42,7 @@ class Failures:
         if report.when == "call" or report.outcome != "passed":
             self.counts[report.outcome] += 1
             if self.counts.total() % COUNTED == 0:
-                self.job.record.add({"check": "tests so far", **self.counts})
+                self.job.record.add({"check": "tests so far", "counts": dict(self.counts)})
         if report.failed:
             said = str(report.longrepr.reprcrash) if hasattr(report.longrepr, "reprcrash") else str(report.longrepr)
             self.job.record.add({"check": report.nodeid, "passed": False, "error": said[:SAID], "during": report.when})
@@ -56,4 +56,6 @@ def run(job: Job) -> None:
             ["--rootdir", str(ROOT), *OPTIONS, "-n", "1" if job.is_toy else str(WORKERS), *chosen],
             plugins=[failures],
         )
-        job.record.add({"check": f"tests of {name}", "passed": code == 0, "exit_code": int(code), **failures.counts})
+        job.record.add(
+            {"check": f"tests of {name}", "passed": code == 0, "exit_code": int(code), "counts": dict(failures.counts)}
+        )
