@@ -28,7 +28,9 @@ from stateshape.locality.watch import LocalityWatch
 from stateshape.policy.policy import Policy
 from stateshape.recipes.recipe import Parts
 from stateshape.sampling.local import LocalSampler
-from stateshape.study.plan import Plan, RunSpec, make_plan, read_study_file
+from stateshape.study.plan import Plan, make_plan
+from stateshape.study.run_spec import RunSpec
+from stateshape.study.study_file import read_study_file
 from stateshape.tasks.load import load_task
 from stateshape.tasks.task import ChoiceTask, GenerationTask
 from stateshape.train.loop import train

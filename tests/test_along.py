@@ -27,7 +27,8 @@ from stateshape.policy.settings import ModelSettings
 from stateshape.study.along import chosen_by_kl, some_items
 from stateshape.study.context import load_tasks
 from stateshape.study.describe import task_record
-from stateshape.study.plan import StudyFile, plan_sha256, read_study_file
+from stateshape.study.plan_checksum import plan_sha256
+from stateshape.study.study_file import StudyFile, read_study_file
 from stateshape.tasks.load import load_task
 from stateshape.train.kept_adapters import forget_kept_after, keep_adapter, kept_steps
 

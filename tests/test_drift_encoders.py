@@ -15,7 +15,7 @@ from stateshape.drift.projection import project
 from stateshape.drift.states import PrefixStates, Rollouts
 from stateshape.policy.policy import Policy
 from stateshape.study.drift_rollouts import encoders_of
-from stateshape.study.plan import DriftChoice
+from stateshape.study.study_file import DriftChoice
 
 STATES = PrefixStates(
     responses=["3 so", "3 so 4", "a", ""],

@@ -14,10 +14,11 @@ from stateshape.core.files import BadInput, parse
 from stateshape.core.progress import Silent
 from stateshape.study.execute_choice import ExecuteChoice, check_executor
 from stateshape.study.executor import WorkerLost, drive
-from stateshape.study.plan import make_plan, read_study_file
+from stateshape.study.plan import make_plan
 from stateshape.study.ray_workers import RayWorkers
 from stateshape.study.run_queue import Queue, RunDied
 from stateshape.study.slurm_jobs import SlurmJobs
+from stateshape.study.study_file import read_study_file
 
 
 class Said(Silent):

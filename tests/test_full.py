@@ -20,8 +20,8 @@ from stateshape.policy.settings import ModelSettings, check_quantize
 from stateshape.policy.weights import SharedWeights
 from stateshape.recipes.sdft import SDFT
 from stateshape.recipes.sft import SFT
-from stateshape.study.plan import DriftChoice
 from stateshape.study.starts import check_start
+from stateshape.study.study_file import DriftChoice
 from stateshape.train.loop import train
 from stateshape.train.settings import TrainSettings
 

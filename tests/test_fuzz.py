@@ -36,7 +36,8 @@ from stateshape.record.parts import part_name, write_part
 from stateshape.record.reading import Recording, item_ids_by_step
 from stateshape.record.schema import PER_TOKEN, SCHEMA, Source, vocabulary_sha256
 from stateshape.report.study_files import read_study_folder as read_folder
-from stateshape.study.plan import make_plan, read_study_file
+from stateshape.study.plan import make_plan
+from stateshape.study.study_file import read_study_file
 from stateshape.tasks.load import load_task
 from stateshape.tasks.reading import Reading
 from synthetic_study import write_synthetic_study

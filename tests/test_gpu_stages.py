@@ -34,7 +34,8 @@ from stateshape.cli import main
 from stateshape.core.records import OperatorCost
 from stateshape.policy.open import open_policy
 from stateshape.policy.settings import ModelSettings
-from stateshape.study.plan import make_plan, read_study_file
+from stateshape.study.plan import make_plan
+from stateshape.study.study_file import read_study_file
 
 ROOT = Path(__file__).parents[1]
 SMOLLM2_LAYERS, GSM8K_TRAIN = 30, 7473

@@ -6,7 +6,8 @@ import pytest
 
 from stateshape.cli import main
 from stateshape.core.files import BadInput
-from stateshape.study.plan import make_plan, read_study_file
+from stateshape.study.plan import make_plan
+from stateshape.study.study_file import read_study_file
 from stateshape.tasks.harness import HarnessOptions, named, names_of, parse_harness_name
 from stateshape.tasks.load import load_task
 

@@ -23,7 +23,8 @@ from stateshape.policy.open import open_policy, resolve
 from stateshape.policy.settings import LoraSettings, ModelSettings
 from stateshape.record.parts import check_rows, read_part
 from stateshape.record.text import spans_of
-from stateshape.study.plan import make_plan, read_study_file
+from stateshape.study.plan import make_plan
+from stateshape.study.study_file import read_study_file
 from stateshape.study.yaml_file import MOST_CHARACTERS, read_yaml
 from stateshape.tasks.load import load_task
 from stateshape.train.settings import TrainSettings

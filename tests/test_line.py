@@ -14,7 +14,8 @@ from stateshape.analysis.planned_claims import measured_values
 from stateshape.analysis.scores import DosePoint, StudyScores
 from stateshape.core.study_records import BASE
 from stateshape.study.describe import settings_of
-from stateshape.study.plan import make_plan, presets, read_study_file
+from stateshape.study.plan import make_plan
+from stateshape.study.study_file import presets, read_study_file
 
 BEFORE = "9304086f4c8b7d7c1fcd31a2ab396551c52fcf91e3f731b89eec778af0d72ae4"  # of a plan of before there was a spacing
 

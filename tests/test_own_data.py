@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from stateshape.core.files import BadInput
-from stateshape.study.plan import StudyFile, TaskChoice, plan_sha256
+from stateshape.study.plan_checksum import plan_sha256
+from stateshape.study.study_file import StudyFile, TaskChoice
 from stateshape.tasks.items import GenerationItem
 from stateshape.tasks.joining import default_delimiter, prompt_text
 from stateshape.tasks.load import check_evaluable, load_task

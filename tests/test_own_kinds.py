@@ -13,7 +13,8 @@ import pytest
 from stateshape.cli.arguments import task_and_folder
 from stateshape.core.chat import END_OF_TURN
 from stateshape.core.files import BadInput
-from stateshape.study.plan import RunChoice, StudyFile, TaskChoice, make_plan
+from stateshape.study.plan import make_plan
+from stateshape.study.study_file import RunChoice, StudyFile, TaskChoice
 from stateshape.tasks.load import check_evaluable, load_task
 from stateshape.tasks.reading import Reading, columns_of
 from stateshape.tasks.sources import HubName, hub_name

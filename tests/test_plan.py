@@ -10,8 +10,9 @@ import tiny
 from stateshape.core.files import BadInput
 from stateshape.recipes.recipe import recipe_class
 from stateshape.study.describe import settings_of
-from stateshape.study.plan import Plan, make_plan, presets, read_study_file
+from stateshape.study.plan import Plan, make_plan
 from stateshape.study.preflight import check_sources
+from stateshape.study.study_file import presets, read_study_file
 
 GOOD = """\
 study: tiny

@@ -9,8 +9,9 @@ from stateshape.analysis.looks import next_level, spent_until
 from stateshape.analysis.verdicts import verdicts
 from stateshape.core.files import read_json, write_json
 from stateshape.core.study_records import ClaimChoice, EffectChoice, Look, PlannedClaim, PlanRecord
-from stateshape.study.plan import make_plan, read_study_file
+from stateshape.study.plan import make_plan
 from stateshape.study.plan_claims import recorded_claims
+from stateshape.study.study_file import read_study_file
 from synthetic_study import write_synthetic_study
 
 BIG = {"num_items": 450, "drift_noise": 0.0001}

@@ -32,7 +32,8 @@ from stateshape.core.files import read_json, write_json, write_jsonl
 from stateshape.core.records import DriftRecord, DriftValue, LocalityRecord
 from stateshape.core.study_records import PredictorReport
 from stateshape.report.parts.predictors import correlation_table, score_table
-from stateshape.study.plan import make_plan, read_study_file
+from stateshape.study.plan import make_plan
+from stateshape.study.study_file import read_study_file
 from synthetic_study import write_synthetic_study
 
 NAMES = (DRIFT, FORWARD_KL, *LOCALITY)

@@ -23,8 +23,9 @@ from stateshape.locality.supervision import Tally, tally_of
 from stateshape.policy.policy import Policy
 from stateshape.recipes.recipe import recipe_class
 from stateshape.sampling.local import LocalSampler
-from stateshape.study.plan import make_plan, read_study_file
+from stateshape.study.plan import make_plan
 from stateshape.study.protection import PROTECT, protect_term, protected
+from stateshape.study.study_file import read_study_file
 from stateshape.tasks.embedded import facts_task
 from stateshape.tasks.items import GenerationItem
 from stateshape.train.band import in_band

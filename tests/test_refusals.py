@@ -19,8 +19,9 @@ from stateshape.recipes.sdft import SDFT
 from stateshape.sampling.settings import SamplingSettings
 from stateshape.states.cuts import Cut
 from stateshape.states.schedules import Schedule
-from stateshape.study.plan import make_plan, read_study_file
+from stateshape.study.plan import make_plan
 from stateshape.study.preflight import check_build
+from stateshape.study.study_file import read_study_file
 from stateshape.train.settings import TrainSettings
 
 

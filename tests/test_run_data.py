@@ -10,7 +10,8 @@ import pytest
 
 import tiny
 from stateshape.cli import main
-from stateshape.study.plan import Plan, make_plan, read_study_file
+from stateshape.study.plan import Plan, make_plan
+from stateshape.study.study_file import read_study_file
 
 ON_OWN = "tutor: {recipe: sft, data: data.jsonl}"
 

@@ -15,8 +15,9 @@ from stateshape.cli import main
 from stateshape.core.files import BadInput
 from stateshape.core.json_schema import field_docs
 from stateshape.recipes.names import BUILT_IN
-from stateshape.study.plan import StudyFile, make_plan, presets, read_study_file
+from stateshape.study.plan import make_plan
 from stateshape.study.schema import study_schema
+from stateshape.study.study_file import StudyFile, presets, read_study_file
 from stateshape.train.settings import TrainSettings
 
 SMALL: dict[str, Any] = {

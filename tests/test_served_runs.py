@@ -23,7 +23,8 @@ from stateshape.policy.settings import ModelSettings
 from stateshape.sampling.served.command import server_command
 from stateshape.sampling.served.wire import Patience
 from stateshape.study import opened
-from stateshape.study.plan import make_plan, read_study_file
+from stateshape.study.plan import make_plan
+from stateshape.study.study_file import read_study_file
 
 GROUP, PROMPTS, STEPS = 4, 2, 3
 

@@ -17,8 +17,9 @@ from stateshape.core.progress import Silent
 from stateshape.core.records import DriftRecord, RunRecord
 from stateshape.policy.open import open_weights
 from stateshape.policy.settings import LoraSettings, ModelSettings
-from stateshape.study.plan import make_plan, read_study_file
+from stateshape.study.plan import make_plan
 from stateshape.study.run_queue import Queue
+from stateshape.study.study_file import read_study_file
 
 STILL = "train: {lr: 1.0e-30, steps: 1}"  # moves nothing: the run ends where it began
 TEXT = tiny.study_text(

@@ -24,7 +24,7 @@ from stateshape.report.drawing.table import Cell, Column, Table
 from stateshape.report.write import write_report
 from stateshape.sampling.local import LocalSampler
 from stateshape.sampling.text_policy import TextPolicy
-from stateshape.study.plan import DriftChoice
+from stateshape.study.study_file import DriftChoice
 from stateshape.views import progress
 from stateshape.views.evaluation import Evaluation
 from stateshape.views.frame import Frame

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from benchmarks.gpu.stages import Scale
-from stateshape.study.plan import Plan, RunSpec, StudyFile, make_plan
+from stateshape.study.plan import Plan, make_plan
+from stateshape.study.run_spec import RunSpec
+from stateshape.study.study_file import StudyFile
 from stateshape.tasks.task import GenerationTask, Task
 
 SHARES = (1.0, 0.75, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05, 0.025)  # of the steps, that are tried

@@ -43,7 +43,8 @@ from stateshape.core.progress import Silent
 from stateshape.core.records import RunRecord
 from stateshape.policy.settings import ModelSettings
 from stateshape.study.context import load_tasks
-from stateshape.study.plan import RunChoice, StudyFile, make_plan, read_study_file
+from stateshape.study.plan import make_plan
+from stateshape.study.study_file import RunChoice, StudyFile, read_study_file
 from stateshape.tasks.task import Task
 
 NOTES = (

@@ -33,12 +33,18 @@ if TYPE_CHECKING:
     from stateshape.core.method import Composition as Composition
     from stateshape.core.method import Method as Method
     from stateshape.evals.evaluate import summarise as summarise
+    from stateshape.evals.settings import EvalSettings as EvalSettings
+    from stateshape.locality.settings import LocalitySettings as LocalitySettings
     from stateshape.policy.settings import LoraSettings as LoraSettings
     from stateshape.policy.settings import ModelSettings as ModelSettings
     from stateshape.recipes.grpo import GRPO as GRPO
     from stateshape.recipes.opd import OPD as OPD
     from stateshape.recipes.opd_continuation import OPDContinuation as OPDContinuation
     from stateshape.recipes.sft import SFT as SFT
+    from stateshape.study.study_file import DriftChoice as DriftChoice
+    from stateshape.study.study_file import RunChoice as RunChoice
+    from stateshape.study.study_file import StudyFile as StudyFile
+    from stateshape.study.study_file import TaskChoice as TaskChoice
     from stateshape.tasks.reading import Reading as Reading
     from stateshape.train.settings import TrainSettings as TrainSettings
     from stateshape.trainers.callback import StateshapeCallback as StateshapeCallback
@@ -46,18 +52,24 @@ if TYPE_CHECKING:
     from stateshape.views.study import Study as Study
 
 _HOME = {
-    "GRPO": "recipes.grpo",
-    "SFT": "recipes.sft",
     "BadInput": "core.files",
     "Composition": "core.method",
+    "DriftChoice": "study.study_file",
+    "EvalSettings": "evals.settings",
+    "GRPO": "recipes.grpo",
+    "LocalitySettings": "locality.settings",
     "LoraSettings": "policy.settings",
     "Method": "core.method",
     "ModelSettings": "policy.settings",
-    "OPDContinuation": "recipes.opd_continuation",
     "OPD": "recipes.opd",
+    "OPDContinuation": "recipes.opd_continuation",
     "Reading": "tasks.reading",
+    "RunChoice": "study.study_file",
+    "SFT": "recipes.sft",
     "StateshapeCallback": "trainers.callback",
     "Study": "views.study",
+    "StudyFile": "study.study_file",
+    "TaskChoice": "study.study_file",
     "TrainSettings": "train.settings",
     "audit": "api",
     "common_dose": "analysis.dose",

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from stateshape.report.cards import Published
     from stateshape.sampling.served.check import SamplerName
     from stateshape.sampling.text_policy import TextPolicy
-    from stateshape.study.plan import DriftChoice, Plan, StudyFile
+    from stateshape.study.plan import Plan
+    from stateshape.study.study_file import DriftChoice, StudyFile
     from stateshape.tasks.reading import Reading
     from stateshape.tasks.task import Task
     from stateshape.train.settings import TrainSettings
@@ -198,8 +199,8 @@ def measure_drift(
         choice: Number of prompts and cuts, length, temperature, encoders.
     """
     from stateshape.policy.settings import ModelSettings
-    from stateshape.study.plan import DriftChoice
     from stateshape.study.single import drift_between
+    from stateshape.study.study_file import DriftChoice
 
     with reporting(None) as told:
         return drift_between(
@@ -224,7 +225,8 @@ def plan_study(
         model: another base than the study's own.
         full: evaluate on all items instead of the study's limits.
     """
-    from stateshape.study.plan import make_plan, read_study_file, with_seeds
+    from stateshape.study.plan import make_plan
+    from stateshape.study.study_file import read_study_file, with_seeds
 
     file = read_study_file(study) if isinstance(study, str) else study
     if model is not None:

@@ -61,7 +61,7 @@ def audit(
     """
     from stateshape.api import audit as run_audit
     from stateshape.cli.terminal import reporter_for
-    from stateshape.study.plan import DriftChoice
+    from stateshape.study.study_file import DriftChoice
     from stateshape.tasks.harness import names_of
 
     folder = out_folder(out)

@@ -63,8 +63,8 @@ def drift(
         quiet: No progress output.
     """
     from stateshape.cli.terminal import reporter_for
-    from stateshape.study.plan import DriftChoice
     from stateshape.study.single import drift_between
+    from stateshape.study.study_file import DriftChoice
 
     check_processes(processes)
     choice = DriftChoice(

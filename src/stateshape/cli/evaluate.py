@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from stateshape.policy.policy import Policy
     from stateshape.policy.settings import ModelSettings
     from stateshape.sampling.settings import Sampler
-    from stateshape.study.plan import SampleChoice
+    from stateshape.study.study_file import SampleChoice
     from stateshape.tasks.task import Task
 
 SEED = 0  # of the samples
@@ -234,7 +234,7 @@ def addresses_of(servers: str | None, task: Task, *, profile: bool) -> list[str]
 
 def sampling_of(samples: int | None, temperature: float, task: Task) -> SampleChoice | None:
     """The flags as a study file has them. Raises BadInput for a task that is not answered in free text."""
-    from stateshape.study.plan import SampleChoice
+    from stateshape.study.study_file import SampleChoice
     from stateshape.tasks.harness import is_answered_in_text
 
     if samples is None:

@@ -23,7 +23,7 @@ from stateshape.locality.doses import FORWARD_KL, DoseStates, doses, some_rollou
 from stateshape.policy.policy import Policy
 from stateshape.study.context import StudyContext
 from stateshape.study.measuring import MeasurementStep
-from stateshape.study.plan import AlongChoice
+from stateshape.study.study_file import AlongChoice
 from stateshape.tasks.harness import HarnessTask
 from stateshape.tasks.mmlu import stratified, stratified_ids
 from stateshape.tasks.task import GenerationTask, Task

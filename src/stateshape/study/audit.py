@@ -10,7 +10,8 @@ from stateshape.core.files import BadInput
 from stateshape.core.study_records import BASE
 from stateshape.core.wording import shown
 from stateshape.policy.settings import ModelSettings
-from stateshape.study.plan import MOST_CHARACTERS, DriftChoice, RunChoice, StudyFile, TaskChoice
+from stateshape.study.run_spec import MOST_CHARACTERS
+from stateshape.study.study_file import DriftChoice, RunChoice, StudyFile, TaskChoice
 
 UNNAMED = "tuned"
 COMMON = (

@@ -5,13 +5,11 @@ It has no training seed, so it is measured once, as the base is. Loads nothing; 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from stateshape.core.files import BadInput
 from stateshape.core.wording import shown
-
-if TYPE_CHECKING:
-    from stateshape.study.plan import RunChoice
+from stateshape.study.study_file import RunChoice
 
 
 class CheckpointSpec(NamedTuple):

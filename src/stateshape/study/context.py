@@ -22,7 +22,9 @@ from stateshape.policy.weights import SharedWeights
 from stateshape.sampling.local import LocalSampler
 from stateshape.sampling.settings import Sampler
 from stateshape.study.drift_rollouts import TokensRecord, encoders_of
-from stateshape.study.plan import Plan, RunSpec, StudyFile, TaskChoice
+from stateshape.study.plan import Plan
+from stateshape.study.run_spec import RunSpec
+from stateshape.study.study_file import StudyFile, TaskChoice
 from stateshape.tasks.harness import is_answered_in_text
 from stateshape.tasks.items import ChoiceItem, GenerationItem
 from stateshape.tasks.load import check_evaluable, load_task

@@ -16,10 +16,12 @@ from stateshape.study.checkpoints import CheckpointSpec
 from stateshape.study.context import StudyContext
 from stateshape.study.opened import engine_of
 from stateshape.study.origin import Stands, origin
-from stateshape.study.plan import AlongChoice, AnySpec, Plan, RunSpec, StudyFile, outside
+from stateshape.study.plan import Plan, outside
 from stateshape.study.plan_claims import recorded_claims
 from stateshape.study.protection import method_of
 from stateshape.study.provenance import now, provenance
+from stateshape.study.run_spec import AnySpec, RunSpec
+from stateshape.study.study_file import AlongChoice, StudyFile
 from stateshape.tasks.task import GenerationTask, Task
 
 

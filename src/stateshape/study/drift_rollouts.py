@@ -24,7 +24,7 @@ from stateshape.policy.policy import Policy
 from stateshape.record.text import added_texts, state_sample
 from stateshape.sampling.settings import Sampler, SamplingSettings
 from stateshape.states.sampled import rollout
-from stateshape.study.plan import DriftChoice
+from stateshape.study.study_file import DriftChoice
 from stateshape.tasks.items import GenerationItem
 from stateshape.tasks.task import GenerationTask
 

@@ -10,7 +10,7 @@ from stateshape.core.files import BadInput
 from stateshape.core.wording import shown
 from stateshape.evals.settings import EvalSettings
 from stateshape.study.along import some_items
-from stateshape.study.plan import StudyFile
+from stateshape.study.study_file import StudyFile
 from stateshape.tasks.load import check_evaluable, load_task
 from stateshape.tasks.task import Task
 

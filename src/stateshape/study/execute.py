@@ -58,10 +58,11 @@ from stateshape.study.measuring import evaluations, measure_drift, measure_drift
 from stateshape.study.opened import asked_by, open_sampler, opened_sampler
 from stateshape.study.pace import Pace
 from stateshape.study.parallel import Processes
-from stateshape.study.plan import AnySpec, Plan
+from stateshape.study.plan import Plan
 from stateshape.study.preflight import check_chats, check_checkpoint, check_sources, check_templates, check_training
 from stateshape.study.protection import load_protected
 from stateshape.study.run_queue import Queue, RunDied
+from stateshape.study.run_spec import AnySpec
 from stateshape.study.training import LEARNER, train_one
 from stateshape.study.workload import work_estimator
 

@@ -16,7 +16,7 @@ from stateshape.study.pace import Pace
 from stateshape.study.run_queue import Item, Queue, RunDied
 
 if TYPE_CHECKING:
-    from stateshape.study.plan import AnySpec
+    from stateshape.study.run_spec import AnySpec
 
 OpenWorker: TypeAlias = "Callable[[], Callable[[AnySpec, int], list[str]]]"
 """Called once in each process: loads what runs share, and gives what does one of them and returns its warnings. Must be

@@ -20,7 +20,8 @@ from stateshape.policy.policy import Policy
 from stateshape.study.context import StudyContext
 from stateshape.study.drift_rollouts import read_rollouts, sample_rollouts, write_rollouts
 from stateshape.study.evaluation import on_machine, planned_evaluation, sampled_evaluation
-from stateshape.study.plan import RunSpec, SampleChoice
+from stateshape.study.run_spec import RunSpec
+from stateshape.study.study_file import SampleChoice
 from stateshape.tasks.task import GenerationTask, Task
 
 SAMPLED_PHASE = "sampled evaluation"

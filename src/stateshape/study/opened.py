@@ -20,7 +20,8 @@ from stateshape.sampling.served.sampler import ServedSampler
 from stateshape.sampling.served.teacher import ServedTeacher, is_address
 from stateshape.sampling.served.wire import Patience
 from stateshape.sampling.settings import Sampler
-from stateshape.study.plan import RunSpec, StudyFile
+from stateshape.study.run_spec import RunSpec
+from stateshape.study.study_file import StudyFile
 
 PATIENCE = Patience()
 

@@ -21,7 +21,7 @@ from stateshape.policy.fingerprint import weights_sha256
 from stateshape.policy.open import resolve
 from stateshape.record.parts import parts_of
 from stateshape.sampling.served.teacher import is_address
-from stateshape.study.plan import AnySpec
+from stateshape.study.run_spec import AnySpec
 from stateshape.tasks.task import Task
 
 Stands = Callable[[str], str]

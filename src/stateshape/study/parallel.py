@@ -29,7 +29,7 @@ from stateshape.study.threads import take_threads
 if TYPE_CHECKING:
     from multiprocessing.queues import SimpleQueue
 
-    from stateshape.study.plan import AnySpec
+    from stateshape.study.run_spec import AnySpec
 
 _run: Callable[[AnySpec, int], list[str]]
 

@@ -27,8 +27,9 @@ from stateshape.states.recorded import steps_of_share
 from stateshape.study.checkpoints import CheckpointSpec
 from stateshape.study.context import data_of
 from stateshape.study.opened import asked_teachers
-from stateshape.study.plan import Plan, RunSpec
+from stateshape.study.plan import Plan
 from stateshape.study.protection import check_names
+from stateshape.study.run_spec import RunSpec
 from stateshape.study.starts import check_start
 from stateshape.tasks.harness import HarnessTask
 from stateshape.tasks.items import GenerationItem

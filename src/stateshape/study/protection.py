@@ -25,7 +25,8 @@ from stateshape.sampling.settings import Sampler, SamplingSettings
 from stateshape.signals.distribution import TeacherDistribution
 from stateshape.states.other_prompts import OtherPrompts
 from stateshape.states.sampled import TeacherStates
-from stateshape.study.plan import Plan, RunSpec
+from stateshape.study.plan import Plan
+from stateshape.study.run_spec import RunSpec
 from stateshape.tasks.items import GenerationItem
 from stateshape.tasks.load import VALIDATION, load_task
 from stateshape.tasks.task import ChoiceTask, GenerationTask, Task

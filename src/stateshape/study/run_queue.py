@@ -15,7 +15,7 @@ from stateshape.core.study_records import FailedRun
 from stateshape.study.checkpoints import CheckpointSpec
 
 if TYPE_CHECKING:  # plans read models and recipes; a process that starts needs none of them to take a run
-    from stateshape.study.plan import AnySpec
+    from stateshape.study.run_spec import AnySpec
 
 Item: TypeAlias = "tuple[AnySpec, int]"
 """A run and its seed."""

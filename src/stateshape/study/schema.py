@@ -11,7 +11,7 @@ from typing import Any
 from stateshape.core.json_schema import OF_TEXT, Schema, fields_schema, schema_of
 from stateshape.recipes.names import BUILT_IN
 from stateshape.recipes.recipe import Recipe, recipe_class
-from stateshape.study.plan import RunChoice, StudyFile, TaskChoice
+from stateshape.study.study_file import RunChoice, StudyFile, TaskChoice
 from stateshape.tasks.harness import HARNESS, HarnessOptions
 from stateshape.train.settings import TrainSettings
 

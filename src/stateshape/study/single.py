@@ -37,9 +37,11 @@ from stateshape.study.drift_rollouts import as_rollouts, encoders_of, sample_rol
 from stateshape.study.eval_tasks import load_eval_tasks
 from stateshape.study.folders import check_same_run, claimed_run, close_run, complete_run
 from stateshape.study.opened import asked_by, opened_sampler
-from stateshape.study.plan import SOURCES, AlongChoice, DriftChoice, Plan, RunSpec, StudyFile, TaskChoice, check_budget
+from stateshape.study.plan import Plan
 from stateshape.study.preflight import check_chats, check_sources, check_training
 from stateshape.study.protection import load_protected
+from stateshape.study.run_spec import SOURCES, RunSpec, check_budget
+from stateshape.study.study_file import AlongChoice, DriftChoice, StudyFile, TaskChoice
 from stateshape.study.training import train_one
 from stateshape.tasks.load import load_task
 from stateshape.tasks.reading import Reading

@@ -15,8 +15,8 @@ from typing import Any
 from stateshape.core import layout
 from stateshape.study.execute_choice import ExecuteChoice
 from stateshape.study.executor import MOST_AT_A_TIME, OpenWorker, Outcome, WorkerLost, work
-from stateshape.study.plan import AnySpec
 from stateshape.study.run_queue import Item
+from stateshape.study.run_spec import AnySpec
 
 POLL_S = 1.0  # between two looks at the jobs; submitit itself asks SLURM less often
 

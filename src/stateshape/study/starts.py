@@ -16,7 +16,8 @@ from stateshape.policy.adapter_files import check_adapter, shape_difference
 from stateshape.policy.open import Resolved, check_teacher, resolve, shares_base
 from stateshape.policy.settings import ModelSettings
 from stateshape.study.checkpoints import CheckpointSpec
-from stateshape.study.plan import Plan, RunSpec
+from stateshape.study.plan import Plan
+from stateshape.study.run_spec import RunSpec
 
 
 def check_start(plan: Plan, spec: RunSpec) -> None:

@@ -36,10 +36,10 @@ from stateshape.study.eval_tasks import best_task
 from stateshape.study.eval_watch import EvalWatch, reference_of
 from stateshape.study.folders import check_same_run
 from stateshape.study.opened import asked_teachers
-from stateshape.study.plan import RunSpec
 from stateshape.study.preflight import crosses_tokenizers
 from stateshape.study.protection import protect_term, protected
 from stateshape.study.run_queue import RunDied
+from stateshape.study.run_spec import RunSpec
 from stateshape.study.starts import start_of
 from stateshape.tasks.items import GenerationItem
 from stateshape.trackers.names import check_trackers

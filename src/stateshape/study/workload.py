@@ -15,7 +15,7 @@ from stateshape.core.study_records import BASE
 from stateshape.recipes.recipe import Budgeted, TokenBudget
 from stateshape.study.checkpoints import CheckpointSpec
 from stateshape.study.context import StudyContext
-from stateshape.study.plan import AnySpec, RunSpec
+from stateshape.study.run_spec import AnySpec, RunSpec
 from stateshape.tasks.task import GenerationTask
 
 CHARACTERS_PER_TOKEN = 3.0  # of worked solutions under common BPE vocabularies; only used to estimate a plan's size
