@@ -286,6 +286,15 @@ def test_a_dry_run_says_what_is_still_to_be_downloaded(run: Run, monkeypatch: py
     assert run("--version")[1].startswith("Not on this machine: the model owner/model-of-ones-own. It is downloaded")
 
 
+def test_a_dry_run_counts_the_items_that_are_evaluated_along_runs(run: Run) -> None:
+    """quickstart evaluates 200 items of each of two retention tasks at a point, and 500 at the end."""
+    code, out, _ = run("study", "quickstart", "--dry-run")
+    rows = [line for line in out.splitlines() if line.startswith("P2")]
+    assert code == 0
+    assert {row.split()[-5] for row in rows if "at equal KL" in row} == {"400"}
+    assert {row.split()[-5] for row in rows if "at equal KL" not in row} == {"1,000"}
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [

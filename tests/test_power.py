@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -226,6 +227,21 @@ def test_resolvable_by_hand():
     assert "over 2 tests / as" in told
     assert gain.minimal_effect is not None
     assert f"effects of {gain.minimal_effect:.2f}, counted from their thresholds" in told
+
+
+def test_effects_at_equal_distance_rest_on_the_items_along_runs():
+    planned = plan("sft_stress", "opd_stress", "rl")
+    measured_at_ends = resolvable(replace(planned, num_along=6))
+    fewer = resolvable(replace(planned, num_along=6, along_limit=200))
+    by_label = {row.label: row for row in measured_at_ends}
+    (kept,) = [row for row in fewer if row.is_at_dose and "opd_stress" in row.label]
+    assert (by_label[kept.label].num_items, kept.num_items) == (1000, 400)  # two tasks of 500, or of 200
+    design = Design(item_variance=2 * (0.25 / 200) / 4, seed_variance=2 * 0.01**2, num_seeds=3)
+    assert kept.minimal_effect_alone == pytest.approx(minimal_effect(design))
+    at_the_end = [row for row in fewer if not row.is_at_dose]
+    assert at_the_end == [by_label[row.label] for row in at_the_end]
+    assert "what interpolation between measured points may be off" in resolvable_text(fewer)
+    assert "interpolation" not in resolvable_text(at_the_end)
 
 
 def test_two_trained_runs_have_two_runs_seeds():

@@ -49,6 +49,7 @@ class Effect:
     bootstrap: tuple[float, float] | None = None
     weights: Mapping[str, float] = field(default_factory=dict)  # of runs, for scores of evaluated items; else empty
     tasks: tuple[str, ...] = ()
+    is_at_dose: bool = False  # compared at equal distance from the base, on the items that are evaluated along runs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,7 +206,15 @@ def dose_effect(
     at, lacks = _common_measured(study, trained, measure, dose)
     if lacks is not None:
         at_all = item_effect(study, label, weights, tasks, threshold=threshold, with_bootstrap=False)
-        return replace(at_all, estimate=EMPTY, p=None, p_equivalent=None, bootstrap=None, lacks=at_all.lacks or lacks)
+        return replace(
+            at_all,
+            estimate=EMPTY,
+            p=None,
+            p_equivalent=None,
+            bootstrap=None,
+            lacks=at_all.lacks or lacks,
+            is_at_dose=True,
+        )
     off_by = sum(abs(weights.get(run, 0.0)) * interpolation_error(study, run, measure, at, tasks) for run in trained)
     between = f", give or take {off_by:.2g} between measured points" if off_by >= NEGLIGIBLE else ""
     effect = item_effect(
@@ -221,8 +230,8 @@ def dose_effect(
         off_by=off_by,
     )
     if effect.lacks is not None and effect.is_planned:
-        return replace(effect, lacks=f"{effect.lacks} that reaches {measure} {at:.3g}")
-    return effect
+        effect = replace(effect, lacks=f"{effect.lacks} that reaches {measure} {at:.3g}")
+    return replace(effect, is_at_dose=True)
 
 
 def _common_measured(

@@ -26,7 +26,7 @@ from stateshape.analysis.power import (
 )
 from stateshape.analysis.scores import StudyScores
 from stateshape.analysis.statistics import MIN_ITEMS
-from stateshape.core.study_records import BASE, PlanRecord, TaskRecord
+from stateshape.core.study_records import BASE, PlanRecord
 
 POWER_EFFECT = 0.03  # of accuracy: the distance from its threshold for which an effect's power is given
 # Assumed of a plan, where nothing is measured yet:
@@ -58,6 +58,7 @@ class Resolvable(NamedTuple):
     num_tests: int = (
         1  # of the plan, over which Holm corrects: claims share effects, and a claim about any pair has its own
     )
+    is_at_dose: bool = False  # see Effect
 
 
 def resolution(part: Effect, alpha: float, *, is_open: bool) -> Resolution:
@@ -130,26 +131,33 @@ def resolvable(
     known = {key: part for key, part in parts.items() if part.tasks}
     num_tests = len({part.key for part in known.values() if part.weights}) + sum(bool(claim.ways) for claim in claims)
     alpha = ALPHA / max(1, num_tests)
-    tasks = {task.name: task for task in (plan.target, *plan.retention)}
+    num_seeds = len(plan.seeds)
     return [
-        _resolvable(
-            claim_id, part, [tasks[name] for name in part.tasks], len(plan.seeds), alpha, rate, rho, seed_sd
-        )._replace(num_tests=num_tests)
+        _resolvable(claim_id, part, items_of(plan, part), num_seeds, alpha, rate, rho, seed_sd)._replace(
+            num_tests=num_tests, is_at_dose=part.is_at_dose
+        )
         for (claim_id, _), part in known.items()
     ]
+
+
+def items_of(plan: PlanRecord, part: Effect) -> list[int]:
+    """How many items of each task an effect rests on: along runs fewer may be evaluated than at their ends."""
+    num_items = {task.name: task.num_items or 0 for task in (plan.target, *plan.retention)}
+    sizes = [num_items[name] for name in part.tasks]
+    most = plan.along_limit if part.is_at_dose else None
+    return sizes if most is None else [min(size, most) for size in sizes]
 
 
 def _resolvable(
     claim_id: str,
     part: Effect,
-    tasks: Sequence[TaskRecord],
+    sizes: Sequence[int],
     num_seeds: int,
     alpha: float,
     rate: float,
     rho: float,
     seed_sd: float,
 ) -> Resolvable:
-    sizes = [task.num_items or 0 for task in tasks]
     lacks = part.lacks if not part.weights else None
     if lacks is None and num_seeds < MIN_SEEDS:
         seeds = "1 seed" if num_seeds == 1 else f"{num_seeds} seeds"
@@ -186,6 +194,11 @@ def resolvable_text(rows: Sequence[Resolvable]) -> str:
             f"Smallest: smallest detectable effect at 80% power, with Holm over {_tests(rows)} / as the only test. "
             f"Assumed: scores near {RATE:g}, correlation between paired items {CORRELATION_OF_ITEMS:g}, "
             f"standard deviation between seeds {SEED_SD:g}."
+        )
+    if any(row.lacks is None and row.is_at_dose for row in rows):
+        lines.append(
+            "At equal distance from the base, intervals are also wider by what interpolation between measured points may be "
+            "off; how much is known after training only, and less with more points (along)."
         )
     return "\n".join([*lines, *_in_words(rows)])
 

@@ -97,5 +97,6 @@ def plan_sizes(plan: Plan, target: TaskRecord, retention: list[TaskRecord]) -> P
         study=file.study, model=file.model, seeds=file.seeds, target=target, retention=retention, runs=[base, *runs],
         plan_sha256=plan.sha256, provenance={}, roles=file.roles,
         num_along=0 if file.along is None else file.along.points,
+        along_limit=None if file.along is None else file.along.limit,
         claims=recorded_claims([], file.claims, now="", runs_begun=0),
     )  # fmt: skip

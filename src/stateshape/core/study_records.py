@@ -147,6 +147,7 @@ class PlanRecord:
     )  # a claim's role -> the run that plays it; others by their names
     contrasts: list[list[str]] = field(default_factory=list)  # [first, second]: first minus second is of interest
     num_along: int = 0  # points along each run that are evaluated; 0: its end only
+    along_limit: int | None = None  # items of each task at such a point; None: as many as at the end
     claims: list[PlannedClaim] = field(default_factory=list)
 
 

@@ -55,6 +55,7 @@ def plan_record(bench: StudyContext) -> PlanRecord:
         roles=file.roles,
         contrasts=file.contrasts,
         num_along=0 if file.along is None else file.along.points,
+        along_limit=None if file.along is None else file.along.limit,
         claims=recorded_claims(begun, file.claims, now=now(), runs_begun=len(layout.run_folders(bench.folder))),
     )
 
