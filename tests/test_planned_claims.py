@@ -6,12 +6,16 @@ import pytest
 
 from stateshape.analysis.compare import write_comparison
 from stateshape.analysis.looks import next_level, spent_until
+from stateshape.analysis.planned_claims import planned_effect
+from stateshape.analysis.reading import load_scores
+from stateshape.analysis.resolution import resolvable
 from stateshape.analysis.verdicts import verdicts
-from stateshape.core.files import read_json, write_json
+from stateshape.core.files import BadInput, read_json, write_json
 from stateshape.core.study_records import ClaimChoice, EffectChoice, Look, PlannedClaim, PlanRecord
 from stateshape.study.plan import make_plan
-from stateshape.study.plan_claims import recorded_claims
+from stateshape.study.plan_claims import check_scores, claims_by_task_name, recorded_claims
 from stateshape.study.study_file import read_study_file
+from stateshape.tasks.load import load_task
 from synthetic_study import write_synthetic_study
 
 BIG = {"num_items": 450, "drift_noise": 0.0001}
@@ -26,9 +30,9 @@ runs:
 """
 
 
-def study_file(tmp_path, claims=""):
+def study_file(tmp_path, claims="", target=""):
     path = tmp_path / "study.yaml"
-    path.write_text(STUDY + claims)
+    path.write_text(STUDY.replace("limit: 100}", f"limit: 100, {target}}}") + claims)
     return read_study_file(str(path))
 
 
@@ -58,7 +62,16 @@ def test_claims_do_not_change_a_plans_checksum(tmp_path):
         ("{contrast: [a, b], above: 0, below: 1}", "got above 0 and below 1; expected one of the two"),
         ("{contrast: [a, b], task: mmlu}", "task: got 'mmlu'; expected target, retention or one of arithmetic, facts"),
         ("{contrast: [a, b], equivalence: 0}", "equivalence: got 0; expected a number above 0"),
-        ("{contrast: [a], measure: mmd2}", "measure: got 'mmd2'; expected drift.NAME or locality.NAME"),
+        ("{contrast: [a], measure: mmd2}", "measure: got 'mmd2'; expected what this study measures: drift.NAME"),
+        ("{contrast: [a], measure: drift.mmd2}", r"did you mean drift.mmd2_\w+\?"),
+        ("{contrast: [a], measure: drift.encoder_energy}", "expected what this study measures"),
+        ("{contrast: [a], measure: locality.c2st}", "did you mean locality.c2st_auc"),
+        ("{contrast: [base], measure: drift.energy}", "got base with a measure; expected trained runs"),
+        (
+            "{contrast: [a], measure: along.peak}",
+            r"in a study without along; expected scores along the runs; add along",
+        ),
+        ("{contrast: [a, b], dose: {}}", r"effects\[0\].dose: got one in a study without along; expected scores along"),
         ("{contrast: [a, b], measure: drift.mmd2_unbiased, score: x}", "got a measure with dose, score or equivalence"),
         ("{contrast: [a, b], dose: {measure: kl}}", "dose.measure: got 'kl'; expected one of forward_kl_new_task_nats"),
         ("{contrast: [a, b], dose: {at: 0}}", "dose.at: got 0; expected a distance above 0"),
@@ -69,6 +82,56 @@ def test_a_claim_that_does_not_fit_is_refused_with_its_field(tmp_path, effect, m
     file = study_file(tmp_path, f"claims: {{H1: {{text: mine, effects: [{effect}]}}}}\n")
     with pytest.raises(ValueError, match=message):
         make_plan(file)
+
+
+SCORES = [
+    ("{contrast: [a, b], task: target, score: pass_at_k}", "samples: {n: 2}", None),
+    ("{contrast: [a, b], task: target, score: flexible_t0.7}", "samples: {n: 2, temperature: 0.7}", None),
+    ("{contrast: [a, b], task: retention, score: gold_mass}", "", None),
+    ("{contrast: [a, b], task: target, score: strict}", "metric: flexible", None),
+    ("{contrast: [a, b], task: target, score: pass_at_k}", "", "expected one of flexible, which rows of arithmetic"),
+    ("{contrast: [a, b], task: target, score: flexible}", "metric: flexible", "expected one of strict, which rows"),
+    ("{contrast: [a, b], task: facts, score: flexible}", "", "expected one of gold_logp_nats, gold_mass"),
+]
+
+
+@pytest.mark.parametrize(("effect", "target", "message"), SCORES)
+def test_a_claim_names_a_score_that_the_tasks_rows_will_have(tmp_path, effect, target, message):
+    file = study_file(tmp_path, f"claims: {{H1: {{text: mine, effects: [{effect}]}}}}\n", target=target)
+    make_plan(file)
+    tasks = [load_task(choice.task, limit=3, reading=choice.read) for choice in (file.target, *file.retention)]
+    tasks[0] = replace(tasks[0], metric=file.target.metric or tasks[0].metric)
+    if message is None:
+        check_scores(file, tasks[0], tasks[1:])
+    else:
+        with pytest.raises(BadInput, match=message):
+            check_scores(file, tasks[0], tasks[1:])
+
+
+def test_a_claim_names_a_task_of_ones_own_as_the_study_file_does(tmp_path):
+    effect = EffectChoice(contrast=["a", "b"], task="rows/data.jsonl")
+    file = study_file(tmp_path)
+    file = replace(file, target=replace(file.target, task="rows/data.jsonl"), claims={"H": claim(contrast=["a", "b"])})
+    file = replace(file, claims={"H": ClaimChoice(text="mine", effects=[effect], premises=[effect])})
+    make_plan(file)
+    named = claims_by_task_name(file, ["data", "facts"])["H"]
+    assert [one.task for one in (*named.effects, *named.premises)] == ["data", "data"]
+    assert claims_by_task_name(study_file(tmp_path), ["arithmetic", "facts"]) == {}
+
+
+def test_a_score_in_nats_has_no_margin_of_accuracy_and_no_power_before_the_study(tmp_path):
+    write_synthetic_study(tmp_path / "s", seeds=[0, 1, 2], num_items=60)
+    score = EffectChoice(contrast=["sft_mild", "sft_stress"], score="gold_logp_nats")
+    study = load_scores(tmp_path / "s")
+    assert planned_effect(study, score).margin is None
+    assert planned_effect(study, replace(score, score=None)).margin is not None
+    assert planned_effect(study, replace(score, equivalence=0.1)).margin == 0.1
+    planned = recorded_claims([], {"H": ClaimChoice(text="", effects=[score])}, now="", runs_begun=0)
+    kept = [replace(task, num_items=60) for task in study.plan.retention]
+    rows = resolvable(replace(study.plan, claims=planned, retention=kept))
+    (row,) = (row for row in rows if row.claim_id == "H")
+    assert (row.power, row.minimal_effect) == (None, None)
+    assert "in nats" in row.lacks
 
 
 @pytest.mark.parametrize("name", ["P1", "a b", "../x"])

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import pytest
 import tiny
 from stateshape.cli import main
 from stateshape.core import layout
-from stateshape.core.files import BadInput, read_jsonl
-from stateshape.core.records import EvalRow, FlippedItem
+from stateshape.core.files import BadInput, read_json, read_jsonl
+from stateshape.core.records import DriftRecord, EvalRow, FlippedItem
 from stateshape.policy.settings import ModelSettings
+from stateshape.study.claim_names import measured_names
+from stateshape.study.study_file import AlongChoice, StudyFile, read_study_file
 from stateshape.train.checkpoint import newest_checkpoint
 
 TEXT = tiny.study_text(
@@ -183,6 +186,22 @@ def test_a_device_that_is_none_is_one_line_and_leaves_nothing(
     assert study(done[0], tmp_path / "out", "--device", "gpu") == 2
     assert capsys.readouterr().err == "stateshape: device: got 'gpu'; expected auto, cpu, cuda or cuda:N\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_claims_may_name_every_number_that_a_run_has(done: Study) -> None:
+    file = read_study_file(str(done[0]))
+    known = measured_names(replace(file, along=AlongChoice()))
+    folder = layout.run_folders(done[1])[-1]
+    drift = read_json(folder / "drift.json", DriftRecord)
+    assert {f"drift.{name}" for name in drift.distances} == {name for name in known if name.startswith("drift.")}
+    assert {"along.peak", "along.line_r2"} <= set(known)
+    assert not any(
+        name.startswith(("along.", "drift.encoder", "drift.hidden")) for name in measured_names(plainer(file))
+    )
+
+
+def plainer(file: StudyFile) -> StudyFile:
+    return replace(file, along=None, drift=replace(file.drift, hidden=False, encoder=None))
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(

@@ -49,6 +49,7 @@ class Effect:
     bootstrap: tuple[float, float] | None = None
     weights: Mapping[str, float] = field(default_factory=dict)  # of runs, for scores of evaluated items; else empty
     tasks: tuple[str, ...] = ()
+    is_share: bool = True  # of right answers or probability; else of another unit, such as nats
     is_at_dose: bool = False  # compared at equal distance from the base, on the items that are evaluated along runs
 
 

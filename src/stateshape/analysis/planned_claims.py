@@ -6,6 +6,7 @@ They are in plan.json with the date at which they were written, and whether a ru
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from stateshape.analysis.claims import drift_values
 from stateshape.analysis.effects import (
@@ -19,6 +20,7 @@ from stateshape.analysis.effects import (
     secondary_study,
 )
 from stateshape.analysis.line import NAMES, values_along
+from stateshape.analysis.reading import GOLD_LOGP
 from stateshape.analysis.scores import StudyScores
 from stateshape.core.dose_records import DOSE_NAMES
 from stateshape.core.study_records import EffectChoice, PlannedClaim
@@ -55,7 +57,10 @@ def planned_effect(study: StudyScores, choice: EffectChoice, *, with_bootstrap: 
     if choice.measure is not None:
         return _measured(study, choice, choice.measure, threshold)
     tasks = _tasks(study, choice.task)
-    margin = choice.equivalence if choice.equivalence is not None else equivalence_margin(study, tasks)
+    is_share = choice.score != GOLD_LOGP
+    margin = choice.equivalence
+    if margin is None and is_share:
+        margin = equivalence_margin(study, tasks)
     label = choice.label or _label(study, choice, pair)
     scores = study if choice.score is None else secondary_study(study, choice.score)
     if choice.dose is not None:
@@ -73,7 +78,7 @@ def planned_effect(study: StudyScores, choice: EffectChoice, *, with_bootstrap: 
         )
     weights = dict(zip(pair, (1.0, -1.0)))
     about = "" if choice.score is None else f" in {choice.score}"
-    return item_effect(
+    effect = item_effect(
         scores,
         label,
         weights,
@@ -83,6 +88,7 @@ def planned_effect(study: StudyScores, choice: EffectChoice, *, with_bootstrap: 
         with_bootstrap=with_bootstrap,
         about=about,
     )
+    return replace(effect, is_share=is_share)
 
 
 def _measured(study: StudyScores, choice: EffectChoice, measure: str, threshold: float) -> Effect:

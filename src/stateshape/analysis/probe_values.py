@@ -14,7 +14,7 @@ import numpy as np
 
 from stateshape.core.records import LocalityRecord
 
-# of the policy after the last step, and of its whole update; all other values are of the states of a step
+# of the policy after the last step, and of its whole update
 OF_THE_END = (
     "forward_kl_new_task_nats",
     "reverse_kl_new_task_nats",
@@ -25,6 +25,20 @@ OF_THE_END = (
     "stable_rank",
     "effective_rank",
 )
+# of a step's states; some need a teacher or a reward
+OF_A_STEP = (
+    "reachability_gap_nats",
+    "reachability_gap_p90_nats",
+    "c2st_auc",
+    "ess_share",
+    "learner_recoverability",
+    "teacher_recoverability",
+    "topk_overlap",
+    "topk_mass",
+    "locality_ratio",
+    "neutral_ratio",
+)
+VALUES = (*OF_A_STEP, *OF_THE_END)
 
 
 def over_probes(records: Sequence[LocalityRecord]) -> LocalityRecord:
@@ -39,8 +53,8 @@ def over_probes(records: Sequence[LocalityRecord]) -> LocalityRecord:
         raise ValueError("over_probes: expected at least one record, got none")
     ordered = sorted(records, key=lambda record: record.step)
     last = ordered[-1]
-    of_states = {name for record in ordered for name in record.values if name not in OF_THE_END}
-    means = {name: _mean([record.values.get(name) for record in ordered[1:] or ordered]) for name in sorted(of_states)}
+    known = {name for record in ordered for name in record.values if name not in OF_THE_END}
+    means = {name: _mean([record.values.get(name) for record in ordered[1:] or ordered]) for name in sorted(known)}
     return replace(last, values={**last.values, **means})
 
 

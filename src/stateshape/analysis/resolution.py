@@ -59,6 +59,7 @@ class Resolvable(NamedTuple):
         1  # of the plan, over which Holm corrects: claims share effects, and a claim about any pair has its own
     )
     is_at_dose: bool = False  # see Effect
+    is_share: bool = True
 
 
 def resolution(part: Effect, alpha: float, *, is_open: bool) -> Resolution:
@@ -67,7 +68,7 @@ def resolution(part: Effect, alpha: float, *, is_open: bool) -> Resolution:
     if part.lacks is not None or effect.value is None:
         return Resolution()
     is_drift = part.test in OF_NO_ITEMS
-    power_effect = None if is_drift else POWER_EFFECT
+    power_effect = POWER_EFFECT if part.is_share and not is_drift else None
     few = [f"at least {MIN_SEEDS} seeds"] if effect.n_seeds < MIN_SEEDS else []
     few += [f"at least {MIN_ITEMS} items"] if not is_drift and effect.n_items < MIN_ITEMS else []
     if not few and part.too_few_items is not None:
@@ -134,7 +135,7 @@ def resolvable(
     num_seeds = len(plan.seeds)
     return [
         _resolvable(claim_id, part, items_of(plan, part), num_seeds, alpha, rate, rho, seed_sd)._replace(
-            num_tests=num_tests, is_at_dose=part.is_at_dose
+            num_tests=num_tests, is_at_dose=part.is_at_dose, is_share=part.is_share
         )
         for (claim_id, _), part in known.items()
     ]
@@ -164,6 +165,8 @@ def _resolvable(
         lacks = f"{seeds}, fewer than {MIN_SEEDS}: cannot decide"
     if lacks is None and min(sizes) < MIN_ITEMS:
         lacks = f"{min(sizes)} items, fewer than {MIN_ITEMS}: cannot decide"
+    if lacks is None and not part.is_share:
+        lacks = "in nats: how much items and seeds differ is known after training only"
     power = smallest = alone = None
     if lacks is None:
         weights = list(part.weights.values())
@@ -220,7 +223,8 @@ def _in_words(rows: Sequence[Resolvable]) -> list[str]:
     """What a reader of the table has to know before paying for the study."""
     found = sorted(row.minimal_effect for row in rows if row.minimal_effect is not None)
     if not found:
-        return ["In words: a study of this size decides none of its claims."] if rows else []
+        is_decided = not rows or not all(row.is_share for row in rows)
+        return [] if is_decided else ["In words: a study of this size decides none of its claims."]
     span = f"{found[0]:.2f}" if f"{found[0]:.2f}" == f"{found[-1]:.2f}" else f"{found[0]:.2f} to {found[-1]:.2f}"
     return [
         f"In words: effects of {span}, counted from their thresholds, are found in 8 of 10 such studies. Most smaller ones "

@@ -15,10 +15,15 @@ PASS_AT_K = "pass_at_k"
 def sampled_scores(row: SampledRow, metric: str) -> dict[str, float]:
     """metric: "strict" or "flexible", the task's own."""
     num_samples = len(row.strict)
-    at = f"t{row.temperature:g}"
     right = row.flexible if metric == "flexible" else row.strict
-    return {
-        f"strict_{at}": sum(row.strict) / num_samples,
-        f"flexible_{at}": sum(row.flexible) / num_samples,
-        PASS_AT_K: pass_at_k(num_samples, sum(right), num_samples),
-    }
+    values = (
+        sum(row.strict) / num_samples,
+        sum(row.flexible) / num_samples,
+        pass_at_k(num_samples, sum(right), num_samples),
+    )
+    return dict(zip(sampled_names(row.temperature), values, strict=True))
+
+
+def sampled_names(temperature: float) -> list[str]:
+    """Of these scores."""
+    return [f"strict_t{temperature:g}", f"flexible_t{temperature:g}", PASS_AT_K]

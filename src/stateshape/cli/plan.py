@@ -88,15 +88,16 @@ def print_resolvable(plan: Plan, tasks: Sequence[Task]) -> None:
 def plan_sizes(plan: Plan, target: TaskRecord, retention: list[TaskRecord]) -> PlanRecord:
     """The record of a plan as far as it is known before a model is loaded."""
     from stateshape.study.describe import planned_run
-    from stateshape.study.plan_claims import recorded_claims
+    from stateshape.study.plan_claims import claims_by_task_name, recorded_claims
 
     base = PlannedRun(name="base", label="base", method=None, teacher=None, settings={})
     runs = [replace(planned_run(spec, plan.file), label=spec.name, method=None, settings={}) for spec in plan.runs]
     file = plan.file
+    claims = claims_by_task_name(file, [task.name for task in (target, *retention)])
     return PlanRecord(
         study=file.study, model=file.model, seeds=file.seeds, target=target, retention=retention, runs=[base, *runs],
         plan_sha256=plan.sha256, provenance={}, roles=file.roles,
         num_along=0 if file.along is None else file.along.points,
         along_limit=None if file.along is None else file.along.limit,
-        claims=recorded_claims([], file.claims, now="", runs_begun=0),
+        claims=recorded_claims([], claims, now="", runs_begun=0),
     )  # fmt: skip

@@ -116,9 +116,11 @@ def print_dry_run(plan: Plan, data_dir: Path | None) -> None:
     """The runs with their steps and tokens, and the smallest effects that the study can resolve."""
     from stateshape.cli.plan import print_plan, print_resolvable
     from stateshape.study.context import load_data, load_tasks
+    from stateshape.study.plan_claims import check_scores
     from stateshape.study.protection import load_protected
 
     target, retention = load_tasks(plan.file, data_dir)
+    check_scores(plan.file, target, retention)
     protects = load_protected(plan, [target, *retention], data_dir)
     print_plan(plan, target, load_data(plan.file, [target, *retention], data_dir), protects)
     print_resolvable(plan, [target, *retention])

@@ -17,7 +17,7 @@ from stateshape.study.context import StudyContext
 from stateshape.study.opened import engine_of
 from stateshape.study.origin import Stands, origin
 from stateshape.study.plan import Plan, outside
-from stateshape.study.plan_claims import recorded_claims
+from stateshape.study.plan_claims import claims_by_task_name, recorded_claims
 from stateshape.study.protection import method_of
 from stateshape.study.provenance import now, provenance
 from stateshape.study.run_spec import AnySpec, RunSpec
@@ -56,7 +56,12 @@ def plan_record(bench: StudyContext) -> PlanRecord:
         contrasts=file.contrasts,
         num_along=0 if file.along is None else file.along.points,
         along_limit=None if file.along is None else file.along.limit,
-        claims=recorded_claims(begun, file.claims, now=now(), runs_begun=len(layout.run_folders(bench.folder))),
+        claims=recorded_claims(
+            begun,
+            claims_by_task_name(file, [task.name for task in bench.tasks]),
+            now=now(),
+            runs_begun=len(layout.run_folders(bench.folder)),
+        ),
     )
 
 

@@ -59,6 +59,7 @@ from stateshape.study.opened import asked_by, open_sampler, opened_sampler
 from stateshape.study.pace import Pace
 from stateshape.study.parallel import Processes
 from stateshape.study.plan import Plan
+from stateshape.study.plan_claims import check_scores
 from stateshape.study.preflight import check_chats, check_checkpoint, check_sources, check_templates, check_training
 from stateshape.study.protection import load_protected
 from stateshape.study.run_queue import Queue, RunDied
@@ -121,6 +122,7 @@ def prepared(
     for old in unsealed_runs(folder):
         reporter.say(f"{old}: no manifest.json (written by an earlier version); its files are used unchecked")
     target, retention = load_tasks(plan.file, data_dir)
+    check_scores(plan.file, target, retention)
     data = load_data(plan.file, [target, *retention], data_dir)
     protects = load_protected(plan, [target, *retention], data_dir)
     eval_tasks = load_eval_tasks(plan.file, [target, *retention], data_dir)

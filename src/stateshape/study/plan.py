@@ -59,7 +59,7 @@ def make_plan(file: StudyFile) -> Plan:
     check_runs_named(file)
     check_servers(file.sampler, file.servers)
     check_trackers(file.report_to)
-    check_claims(file.claims, runs=[BASE, *file.runs], tasks=[choice.task for choice in (file.target, *file.retention)])
+    check_claims(file)
     return Plan(file=file, runs=in_order(specs), sha256=plan_sha256(file, list(specs.values())))
 
 
