@@ -1,38 +1,75 @@
-"""Rebuilds a study that results/ holds: the same preset and seeds into studies/NAME, then its small files into results/NAME.
+"""The small files of a study under results/: of the preset and seeds that are there run again, or of a finished folder.
 
-    python scripts/results.py controls
+    python scripts/results.py controls               # runs it in studies/controls, then refreshes results/controls
+    python scripts/results.py controls FOLDER        # of a study that is finished, in any folder
 
-What is kept under results/ is what people read: plan, comparison, verdicts, predictors and the two tables. The whole
-folder with its report stays in studies/NAME.
+What is kept under results/ is what people read: plan, comparison, verdicts and the main tables, and for scores along runs
+dose.json with its figure. The whole folder with its report stays where it is. Where plan.json names it, results/ says
+studies/NAME, the place of `make results`.
 """
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-KEPT = ("plan.json", "comparison.json", "verdicts.json", "predictors.json", "table1.md", "table2.md")
+KEPT = (
+    "plan.json",
+    "comparison.json",
+    "verdicts.json",
+    "looks.json",
+    "predictors.json",
+    "dose.json",
+    "table1.md",
+    "table2.md",
+    "tables/dose_*.md",
+    "plots/dose_*.svg",
+)
 ROOT = Path(__file__).parents[1]
 
 
-def main(name: str) -> int:
+def main(name: str, finished: str | None) -> int:
     archive = ROOT / "results" / name
-    names = sorted(str(path.parent.relative_to(ROOT / "results")) for path in (ROOT / "results").glob("**/plan.json"))
-    if name not in names:
-        print(f"NAME: got {name!r}; expected one of {', '.join(names)}", file=sys.stderr)
-        return 2
-    plan = json.loads((archive / "plan.json").read_text())
-    folder = ROOT / "studies" / Path(name).name
-    seeds = ",".join(map(str, plan["seeds"]))
-    stateshape = Path(sys.executable).with_name("stateshape")
-    subprocess.run([stateshape, "study", plan["study"], "--seeds", seeds, "--out", folder], check=True)
-    for file in KEPT:
-        if (folder / file).exists():
-            shutil.copyfile(folder / file, archive / file)
+    if finished is None:
+        names = sorted(
+            str(path.parent.relative_to(ROOT / "results")) for path in (ROOT / "results").glob("**/plan.json")
+        )
+        if name not in names:
+            print(f"NAME: got {name!r}; expected one of {', '.join(names)}", file=sys.stderr)
+            return 2
+        folder = run_again(archive)
+    else:
+        folder = Path(finished)
+        if not (folder / "comparison.json").exists():
+            print(f"FOLDER: got {finished}; expected a study that was compared", file=sys.stderr)
+            return 2
+    keep(folder, archive)
     print(f"report: {folder / 'report.html'}; small files: {archive}")
     return 0
 
 
+def run_again(archive: Path) -> Path:
+    plan = json.loads((archive / "plan.json").read_text())
+    folder = ROOT / "studies" / archive.name
+    seeds = ",".join(map(str, plan["seeds"]))
+    stateshape = Path(sys.executable).with_name("stateshape")
+    subprocess.run([stateshape, "study", plan["study"], "--seeds", seeds, "--out", folder], check=True)
+    return folder
+
+
+def keep(folder: Path, archive: Path) -> None:
+    """Files of an earlier time that the study no longer has go."""
+    archive.mkdir(parents=True, exist_ok=True)
+    found = {path.name: path for pattern in KEPT for path in sorted(folder.glob(pattern))}
+    for pattern in KEPT:
+        for old in archive.glob(Path(pattern).name):
+            if old.name not in found:
+                old.unlink()
+    for name, path in found.items():
+        text = path.read_text(encoding="utf-8")
+        (archive / name).write_text(text.replace(str(folder), f"studies/{archive.name}"), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else ""))
+    given = [*sys.argv[1:], "", None]
+    sys.exit(main(given[0], given[1] or None))
