@@ -22,8 +22,8 @@ KEPT = (
     "dose.json",
     "table1.md",
     "table2.md",
-    "tables/dose_*.md",
-    "plots/dose_*.svg",
+    "tables/dose_forward_kl_new_task_nats.md",
+    "plots/dose_forward_kl_new_task_nats.svg",
 )
 ROOT = Path(__file__).parents[1]
 
@@ -58,13 +58,13 @@ def run_again(archive: Path) -> Path:
 
 
 def keep(folder: Path, archive: Path) -> None:
-    """Files of an earlier time that the study no longer has go."""
+    """What else is in the archive is refreshed too, or goes where the study no longer has it."""
     archive.mkdir(parents=True, exist_ok=True)
-    found = {path.name: path for pattern in KEPT for path in sorted(folder.glob(pattern))}
-    for pattern in KEPT:
-        for old in archive.glob(Path(pattern).name):
-            if old.name not in found:
-                old.unlink()
+    more = {f"{part}{old.name}" for old in archive.iterdir() for part in ("", "tables/", "plots/")}
+    found = {path.name: path for name in sorted({*KEPT, *more}) if (path := folder / name).is_file()}
+    for old in archive.iterdir():
+        if old.name not in found:
+            old.unlink()
     for name, path in found.items():
         text = path.read_text(encoding="utf-8")
         (archive / name).write_text(text.replace(str(folder), f"studies/{archive.name}"), encoding="utf-8")
