@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import math
+from itertools import pairwise, product
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,10 +15,11 @@ from html_page import Page, parsed
 from stateshape.core.files import read_json, write_json, write_jsonl
 from stateshape.core.records import DriftRecord, LocalityRecord, Span, SupervisionCell, SupervisionMap
 from stateshape.core.study_records import Estimate, Evidence, MapPoint, PairedDifference, RunContrast, StateMap, Verdict
-from stateshape.report.drawing.figure import Plot
-from stateshape.report.drawing.labels import spaced
+from stateshape.report.drawing.figure import Plot, told_apart, wrapped
+from stateshape.report.drawing.labels import Labelled, end_labels, spaced
 from stateshape.report.drawing.outliers import range_without_spikes
 from stateshape.report.drawing.palette import Look
+from stateshape.report.drawing.svg import new_figure, plot_style
 from stateshape.report.parts.curves import Curve, Series, curve_plot, mean_curve, series_plot
 from stateshape.report.parts.forest import forest_plots
 from stateshape.report.parts.locality import differ_in_length, last_table, locality_plots, measure_name, over_steps
@@ -386,6 +388,39 @@ def test_of_a_spike_in_several_seeds_the_means_value_is_shown_else_the_farthest_
 )
 def test_the_axis_shows_all_but_lone_points_far_outside(curves: list[list[float]], shown: tuple[float, float]) -> None:
     assert range_without_spikes(curves) == shown
+
+
+CELLS = product(("learner", "teacher"), ("forward", "reverse"), ("low", "high"))
+NAMES = [f"{who} states, {way} KL, {rate} rate" for who, way, rate in CELLS]
+
+
+def test_long_names_are_told_apart() -> None:
+    assert wrapped(NAMES[0], limit=26) == "learner states, forward\nKL, low rate"
+    assert wrapped("word " * 20, limit=12) == "word word\nword word…"
+    assert told_apart(["one", "a name that is too long"], limit=10) == ["one", "a name th…"]
+    cut = told_apart(NAMES, limit=26)
+    assert len(set(cut)) == len(NAMES)
+    assert max(map(len, cut)) == 26
+    assert cut[0] == "learner …ward KL, low rate"
+    assert told_apart(["same", "same"], limit=10) == ["same", "same"]
+
+
+@pytest.mark.parametrize(("height", "is_cut"), [(4.0, False), (1.6, True)])
+def test_names_beside_a_plot_take_two_lines_where_there_is_room(height: float, is_cut: bool) -> None:
+    with plot_style():
+        figure = new_figure(4.0, height)
+        axes = figure.add_subplot()
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        end_labels(axes, [Labelled(1.0, k / 8, name) for k, name in enumerate(NAMES)], ["#000000"] * 8, limit=26)
+        figure.draw_without_rendering()
+        boxes = [written.get_window_extent() for written in axes.texts]
+    said = [written.get_text() for written in axes.texts]
+    assert any("…" in one for one in said) == is_cut
+    assert any("\n" in one for one in said) != is_cut
+    assert len(set(said)) == len(NAMES)
+    if not is_cut:
+        assert all(below.y1 <= above.y0 + 1 for below, above in pairwise(sorted(boxes, key=lambda box: box.y0)))
 
 
 def test_end_labels_keep_their_order_and_distance() -> None:

@@ -5,6 +5,8 @@ Does not know what is drawn.
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
@@ -37,6 +39,20 @@ def finished(name: str, title: str, caption: str, described: str, figure: Figure
 def short(label: str, *, limit: int = MAX_LABEL) -> str:
     line = text.one_line(label)
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def wrapped(label: str, *, limit: int, lines: int = 2) -> str:
+    """In so many lines of `limit` characters at most; what does not fit is cut at the end."""
+    return "\n".join(textwrap.wrap(text.one_line(label), limit, max_lines=lines, placeholder="…"))
+
+
+def told_apart(labels: Sequence[str], *, limit: int) -> list[str]:
+    """Each in one line, cut where it is too long: at the end, or in the middle where labels would be alike otherwise."""
+    cut = [short(label, limit=limit) for label in labels]
+    if len(set(cut)) == len(set(labels)):
+        return cut
+    head, full = limit // 3, [text.one_line(label) for label in labels]
+    return [line if len(line) <= limit else f"{line[:head]}…{line[head + 1 - limit :]}" for line in full]
 
 
 def whisker(estimate: Estimate | None) -> tuple[float, float] | None:

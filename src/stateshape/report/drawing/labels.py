@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.transforms import Bbox
 
+from stateshape.report.drawing.figure import told_apart, wrapped
 from stateshape.report.drawing.svg import INK, settle
 
 _RADII_PT = (7.0, 13.0, 21.0, 31.0, 44.0, 60.0)  # tried nearest first
@@ -122,22 +123,31 @@ def _gap(box: Bbox, x: float, y: float) -> float:
     return math.hypot(max(box.x0 - x, 0, x - box.x1), max(box.y0 - y, 0, y - box.y1))
 
 
-def end_labels(axes: Axes, ends: list[Labelled], colours: list[str], *, font_size: float = 7.0) -> None:
-    """Names to the right of the axes, each at its line's last point or as near as the others leave room for."""
+def end_labels(axes: Axes, ends: list[Labelled], colours: list[str], *, limit: int, font_size: float = 7.0) -> None:
+    """Names to the right of the axes, each at its line's last point or as near as the others leave room for.
+
+    limit: characters in a line. A longer name takes two lines, or is cut where there is no room for that.
+    """
     figure = axes.get_figure(root=True)
     assert figure is not None
+    names = [wrapped(end.text, limit=limit) for end in ends]
     texts = [
         axes.annotate(
-            end.text, (1, 0.5), xycoords="axes fraction", xytext=(14, 0), textcoords="offset points",
-            fontsize=font_size, va="center", color=INK, annotation_clip=False, parse_math=False,
+            name, (1, 0.5), xycoords="axes fraction", xytext=(14, 0), textcoords="offset points",
+            fontsize=font_size, va="center", color=INK, annotation_clip=False, parse_math=False, linespacing=1.0,
         )
-        for end in ends
+        for name in names
     ]  # fmt: skip
     settle(figure)
     inside = axes.get_window_extent()
-    pixels = [axes.transData.transform((end.x, end.y)) for end in ends]
     line = _LINE_HEIGHT * font_size * figure.dpi / 72
-    places = spaced([float(y) for _, y in pixels], gap=line, low=inside.y0 + line / 2, high=inside.y1 - line / 2)
+    height = line * max(name.count("\n") + 1 for name in names)
+    if height * len(names) > inside.height:
+        height = line
+        for text, name in zip(texts, told_apart([end.text for end in ends], limit=limit)):
+            text.set_text(name)
+    pixels = [axes.transData.transform((end.x, end.y)) for end in ends]
+    places = spaced([float(y) for _, y in pixels], gap=height, low=inside.y0 + height / 2, high=inside.y1 - height / 2)
     for (x, y), place, text, colour in zip(pixels, places, texts, colours):
         height = (place - inside.y0) / inside.height
         text.xy = (1, height)

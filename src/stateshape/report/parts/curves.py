@@ -24,7 +24,7 @@ from stateshape.report.drawing.svg import new_figure, plot_style, settle
 from stateshape.report.study_files import RunFiles
 
 MAX_CURVE_POINTS = 300  # longer curves are averaged in bins: finer detail is below the width of a line
-MAX_END_LABEL = 26  # characters, beside a small plot
+MAX_END_LABEL = 26  # characters in a line, beside a small plot
 OUTSIDE_FONT = 7.0  # points, of the value of what is outside a plot
 MAX_PANEL_LABEL = 20  # characters, along the height of a panel
 Value = Callable[[StepRecord], float | None]
@@ -103,13 +103,13 @@ def series_plot(name: str, title: str, caption: str, series: Sequence[Series], *
         ends, described, beyond = [], [], []
         for s in drawn:
             last = _draw(axes, s, has_markers=True, inside=inside)
-            ends.append(Labelled(*last, short(s.label, limit=MAX_END_LABEL)))
+            ends.append(Labelled(*last, s.label))
             described.append(f"{s.label}: {text.number(last[1])} at {x_label} {last[0]:g}")
             beyond += _mark_outside(axes, s, inside)
         axes.set_xlabel(x_label)
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        end_labels(axes, ends, [s.look.colour for s in drawn])
+        end_labels(axes, ends, [s.look.colour for s in drawn], limit=MAX_END_LABEL)
         place_labels(axes, beyond, lines=[], font_size=OUTSIDE_FONT)
     if beyond:
         caption = f"{caption} Hollow, with ↑ or ↓: the point is outside the plot range, at the value shown.".strip()

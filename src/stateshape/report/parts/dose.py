@@ -32,7 +32,7 @@ AXIS = {  # what a measure is called below the plot
 SQUARED = ("forward_kl_new_task_nats",)  # grows with the square of a small change: its axis is a root's
 PIECES = 12  # of a line between two measured points
 TICK_GAP = 0.14  # of the axis, between two ticks: 0.005 beside 0.02 needs as much
-LABELS = 30  # characters of a run's name beside the plot
+LABELS = 30  # characters in a line of a run's name beside the plot
 HEADROOM = 0.06  # of the data's range, above and below
 
 
@@ -66,8 +66,8 @@ def dose_plot(report: DoseReport, measure: DoseMeasure, plan: PlanRecord) -> Plo
                 axes.set_ylabel("score")
                 _write_names(axes, panel, measure)
         figure.supxlabel(_axis_label(measure.measure), fontsize=9, color=INK)
-        ends = [Labelled(arm.reach, _end(arm, panels[-1]), short(arm.label, limit=LABELS)) for arm in measure.arms]
-        end_labels(axes, ends, [marks[arm.run].colour for arm in measure.arms], font_size=8.0)
+        ends = [Labelled(arm.reach, _end(arm, panels[-1]), arm.label) for arm in measure.arms]
+        end_labels(axes, ends, [marks[arm.run].colour for arm in measure.arms], limit=LABELS, font_size=8.0)
     name = DOSE_NAMES.get(measure.measure, measure.measure)
     return finished(
         f"dose_{measure.measure}", f"Score and retention against {name}", _caption(report, measure), _described(measure), figure

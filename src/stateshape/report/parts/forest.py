@@ -12,12 +12,12 @@ from matplotlib.axes import Axes
 
 from stateshape.core.study_records import Evidence, Verdict
 from stateshape.report.drawing import text
-from stateshape.report.drawing.figure import Plot, finished, rows_only, short, whisker, write_above
+from stateshape.report.drawing.figure import Plot, finished, rows_only, whisker, wrapped, write_above
 from stateshape.report.drawing.svg import INK, new_figure, plot_style
 from stateshape.report.drawing.table import Cell, Column, Table, estimate_cell
 
-_ROW_IN, _SCALE_IN = 0.38, 0.4  # inches: a row with its label, and a scale
-_MAX_LABEL = 66
+_ROW_IN, _LINE_IN, _SCALE_IN = 0.38, 0.11, 0.4  # inches: a row with its label, a second line of it, and a scale
+_MAX_LABEL = 60  # characters in a line
 DECIDING = ("holds", "fails", "equivalent", "open")
 _UNKNOWN = "unknown"  # records of older versions name no state and no threshold
 _COLOURS = {
@@ -48,7 +48,7 @@ def _forest_plot(verdict: Verdict) -> Plot | None:
     drawn = _by_test(verdict)
     if not drawn:
         return None
-    heights = [_SCALE_IN + _ROW_IN * len(alike) for alike in drawn]
+    heights = [_SCALE_IN + (_ROW_IN + _LINE_IN * _has_long(alike)) * len(alike) for alike in drawn]
     with plot_style():
         figure = new_figure(3.6, sum(heights))
         panels = figure.subplots(len(drawn), 1, squeeze=False, height_ratios=heights)[:, 0]
@@ -67,6 +67,11 @@ def _by_test(verdict: Verdict) -> list[list[Evidence]]:
     return list(found.values())
 
 
+def _has_long(alike: Sequence[Evidence]) -> bool:
+    """Whether some label takes two lines."""
+    return any(len(evidence.label) > _MAX_LABEL for evidence in alike)
+
+
 def _draw(axes: Axes, alike: Sequence[Evidence]) -> None:
     rows_only(axes, len(alike))
     for row, evidence in enumerate(alike):
@@ -83,7 +88,7 @@ def _draw(axes: Axes, alike: Sequence[Evidence]) -> None:
             axes.plot(
                 [evidence.threshold] * 2, [row - 0.02, row + 0.42], color=INK, linewidth=1.2, linestyle=(0, (2, 1))
             )
-        write_above(axes, row - 0.24, short(evidence.label, limit=_MAX_LABEL), size=7.0)
+        write_above(axes, row - 0.24, wrapped(evidence.label, limit=_MAX_LABEL), size=7.0)
     axes.margins(x=0.06)
 
 
