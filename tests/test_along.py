@@ -284,9 +284,9 @@ def findings(folder: Path) -> dict[str, Any]:
     ("place", "call"),
     [
         ("stateshape.study.along.write_jsonl", 1),  # before the first rows
-        ("stateshape.study.along.write_jsonl", 3),  # before the first line
+        pytest.param("stateshape.study.along.write_jsonl", 3, marks=pytest.mark.slow),  # before the first line
         ("stateshape.study.along.write_jsonl", 7),  # before the last line
-        ("stateshape.train.loop.keep_adapter", 2),
+        pytest.param("stateshape.train.loop.keep_adapter", 2, marks=pytest.mark.slow),
         ("stateshape.train.loop.save_checkpoint", 3),  # kept, and not yet a checkpoint
     ],
 )

@@ -168,6 +168,7 @@ def test_a_checkpoint_that_changed_is_noticed(
     assert "different weights for checkpoint" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_audit_killed_anywhere_goes_on_to_the_same(
     adapter: Path, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

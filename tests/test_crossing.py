@@ -294,7 +294,12 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "logged"), [("opd_continuation", "share_dropped"), ("opd", "share_aligned"), ("kd", "share_aligned")]
+    ("recipe", "logged"),
+    [
+        ("opd_continuation", "share_dropped"),
+        ("opd", "share_aligned"),
+        pytest.param("kd", "share_aligned", marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_logs_what_the_other_tokenizer_cost(recipe: str, logged: str, stranger: Path, tmp_path: Path) -> None:
     command = ["train", recipe, "--model", "embedded", "--task", "arithmetic", "--teacher", str(stranger), "--quiet"]

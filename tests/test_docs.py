@@ -33,6 +33,9 @@ LONG = (
     "docs/guides/audit.md",
     "docs/guides/distil.md",
     "docs/drift.md",
+    "docs/studies.md",
+    "docs/guides/notebook.md",
+    "docs/guides/other-trainers.md",
 )  # of which each takes a quarter of a minute or more
 LINKED = [*PAGES, "CHANGELOG.md"]
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")

@@ -43,7 +43,7 @@ from stateshape.tasks.reading import Reading
 from synthetic_study import write_synthetic_study
 
 SHARES = {"study": 30, "task": 30, "record": 15, "flags": 20, "states": 5}  # of a hundred cases
-CASES = os.environ.get("STATESHAPE_FUZZ", "1200")
+CASES = os.environ.get("STATESHAPE_FUZZ", "600")
 Case = Callable[[random.Random], hostile.End]
 
 STUDY = """\

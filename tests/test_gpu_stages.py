@@ -78,6 +78,7 @@ def test_sampling_at_toy_size(tmp_path):
         assert 1 <= num_causes <= 3 if row["engine"] == "ours" else num_causes == 0
 
 
+@pytest.mark.slow
 def test_training_at_toy_size(tmp_path):
     rows = run_stage("training", tmp_path)
     assert [row["method"] for row in rows] == ["sft", "opd", "grpo"]

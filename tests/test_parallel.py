@@ -108,6 +108,7 @@ class Said(Silent):
         self.lines.append(f"warning: {text}")
 
 
+@pytest.mark.slow
 def test_the_others_go_on_without_a_run_that_diverged(tmp_path):
     said = Said()
     runs = [spec("mad"), spec("pupil", "mad"), spec("its_pupil", "pupil"), spec("other")]
@@ -138,7 +139,9 @@ def opened_on_gpu(folder: Path):
     return partial(note_gpu, folder)
 
 
-@pytest.mark.parametrize(("gpus", "seen"), [(["GPU-7f", "3"], {"GPU-7f", "3"}), (["5"], {"5"})])
+@pytest.mark.parametrize(
+    ("gpus", "seen"), [(["GPU-7f", "3"], {"GPU-7f", "3"}), pytest.param(["5"], {"5"}, marks=pytest.mark.slow)]
+)
 def test_each_process_sees_one_gpu_and_they_take_them_in_turn(tmp_path, gpus, seen):
     run_parallel(partial(opened_on_gpu, tmp_path), [spec("a"), spec("b")], [0], 2, Silent(), gpus)
     assert {path.read_text() for path in tmp_path.iterdir()} == seen

@@ -186,6 +186,7 @@ def test_all_ranks_hold_the_same_bits(trained):
         assert tiny.is_same(first, second), job.name
 
 
+@pytest.mark.slow
 def test_a_run_that_lost_a_rank_goes_on_with_another_number_of_ranks(trained, tmp_path):
     """Killed in two processes and resumed in one, killed in one and resumed in two or three: as if nothing had happened."""
     job = next(job for job in JOBS if job.name == "aggregate")

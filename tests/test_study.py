@@ -87,7 +87,7 @@ def test_what_a_study_leaves(done: Study) -> None:
         ("stateshape.study.measuring.write_evaluation", 2),
         pytest.param("stateshape.train.loop.save_checkpoint", 2, marks=pytest.mark.numerics),
         ("stateshape.train.loop.append_jsonl", 6),
-        ("stateshape.study.measuring.write_json", 5),
+        pytest.param("stateshape.study.measuring.write_json", 5, marks=pytest.mark.slow),
         ("stateshape.study.folders.finish", 1),
     ],
 )
