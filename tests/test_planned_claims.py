@@ -12,8 +12,9 @@ from stateshape.analysis.resolution import resolvable
 from stateshape.analysis.verdicts import verdicts
 from stateshape.core.files import BadInput, read_json, write_json
 from stateshape.core.study_records import ClaimChoice, EffectChoice, Look, PlannedClaim, PlanRecord
+from stateshape.study.claim_checks import check_scores
 from stateshape.study.plan import make_plan
-from stateshape.study.plan_claims import check_scores, claims_by_task_name, recorded_claims
+from stateshape.study.plan_claims import claims_by_task_name, recorded_claims
 from stateshape.study.study_file import read_study_file
 from stateshape.tasks.load import load_task
 from synthetic_study import write_synthetic_study

@@ -115,8 +115,8 @@ def report(folder: tyro.conf.Positional[str], *, accept_changes: bool = False) -
 def print_dry_run(plan: Plan, data_dir: Path | None) -> None:
     """The runs with their steps and tokens, and the smallest effects that the study can resolve."""
     from stateshape.cli.plan import print_plan, print_resolvable
+    from stateshape.study.claim_checks import check_scores
     from stateshape.study.context import load_data, load_tasks
-    from stateshape.study.plan_claims import check_scores
     from stateshape.study.protection import load_protected
 
     target, retention = load_tasks(plan.file, data_dir)

@@ -37,6 +37,7 @@ from stateshape.policy.settings import resolve_device
 from stateshape.policy.weights import SharedWeights
 from stateshape.study.along import along_run
 from stateshape.study.checkpoints import CheckpointSpec
+from stateshape.study.claim_checks import check_scores
 from stateshape.study.context import StudyContext, data_of, load_data, load_tasks
 from stateshape.study.describe import plan_record, run_record
 from stateshape.study.eval_tasks import load_eval_tasks
@@ -59,7 +60,6 @@ from stateshape.study.opened import asked_by, open_sampler, opened_sampler
 from stateshape.study.pace import Pace
 from stateshape.study.parallel import Processes
 from stateshape.study.plan import Plan
-from stateshape.study.plan_claims import check_scores
 from stateshape.study.preflight import check_chats, check_checkpoint, check_sources, check_templates, check_training
 from stateshape.study.protection import load_protected
 from stateshape.study.run_queue import Queue, RunDied

@@ -17,8 +17,8 @@ from stateshape.core.study_records import BASE
 from stateshape.core.wording import MAX_PATH, shown
 from stateshape.sampling.served.check import check_servers
 from stateshape.study.checkpoints import CheckpointSpec
+from stateshape.study.claim_checks import check_claims
 from stateshape.study.plan_checksum import plan_sha256
-from stateshape.study.plan_claims import check_claims
 from stateshape.study.run_spec import AnySpec, RunSpec, any_spec
 from stateshape.study.study_file import StudyFile
 from stateshape.trackers.names import check_trackers
