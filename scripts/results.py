@@ -3,7 +3,7 @@
     python scripts/results.py controls               # runs it in studies/controls, then refreshes results/controls
     python scripts/results.py controls FOLDER        # of a study that is finished, in any folder
 
-What is kept under results/ is what people read: plan, comparison, verdicts and the main tables, and for scores along runs
+What is kept under results/ is what people read: plan, comparison, verdicts, findings and the main tables, and for scores along runs
 dose.json with its figure. The whole folder with its report stays where it is. Where plan.json names it, results/ says
 studies/NAME, the place of `make results`.
 """
@@ -17,6 +17,7 @@ KEPT = (
     "plan.json",
     "comparison.json",
     "verdicts.json",
+    "findings.json",
     "looks.json",
     "predictors.json",
     "dose.json",
