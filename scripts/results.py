@@ -3,9 +3,9 @@
     python scripts/results.py controls               # runs it in studies/controls, then refreshes results/controls
     python scripts/results.py controls FOLDER        # of a study that is finished, in any folder
 
-What is kept under results/ is what people read: plan, comparison, verdicts, findings and the main tables, and for scores along runs
-dose.json with its figure. The whole folder with its report stays where it is. Where plan.json names it, results/ says
-studies/NAME, the place of `make results`.
+What is kept under results/ is what people read: plan, comparison, verdicts, findings and the main tables, and for scores
+along runs dose.json with its figure. The whole folder with its report stays where it is. Where plan.json names it, results/
+says studies/NAME, the place of `make results`.
 """
 
 import json
