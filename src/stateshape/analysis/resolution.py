@@ -223,8 +223,8 @@ def _in_words(rows: Sequence[Resolvable]) -> list[str]:
     """What a reader of the table has to know before paying for the study."""
     found = sorted(row.minimal_effect for row in rows if row.minimal_effect is not None)
     if not found:
-        is_decided = not rows or not all(row.is_share for row in rows)
-        return [] if is_decided else ["In words: a study of this size decides none of its claims."]
+        is_known = bool(rows) and all(row.is_share for row in rows)
+        return ["In words: a study of this size decides none of its claims."] if is_known else []
     span = f"{found[0]:.2f}" if f"{found[0]:.2f}" == f"{found[-1]:.2f}" else f"{found[0]:.2f} to {found[-1]:.2f}"
     return [
         f"In words: effects of {span}, counted from their thresholds, are found in 8 of 10 such studies. Most smaller ones "
