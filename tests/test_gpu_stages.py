@@ -264,9 +264,14 @@ def played(monkeypatch, code):
 
 
 ROW_THEN = """
-import json, sys, time
+import json, os, sys, time
+
+def write():  # as records are: whole or not at all, since the driver reads them while stages run
+    open(sys.argv[1] + ".tmp", "w").write(json.dumps(content))
+    os.replace(sys.argv[1] + ".tmp", sys.argv[1])
+
 content = {"stage": "a", "state": "running", "rows": [{"check": "first", "passed": True}], "provenance": {}}
-open(sys.argv[1], "w").write(json.dumps(content))
+write()
 """
 
 
@@ -299,12 +304,11 @@ def test_a_finished_stage_is_not_done_again_and_its_file_comes_back(monkeypatch,
 
 
 WAITS_FOR_MAIN = """
-import os
 own, main = sys.argv[1], os.path.join(os.path.dirname(sys.argv[1]), "main.json")
 while os.path.basename(own) == "beside.json" and not os.path.exists(main):
     time.sleep(0.02)
 content["state"] = "done"
-open(own, "w").write(json.dumps(content))
+write()
 """
 
 

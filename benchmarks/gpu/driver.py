@@ -8,7 +8,6 @@ stage was about to write when its time was over is lost, all else stands. Torch-
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -66,7 +65,7 @@ def one(stage: Stage, call: Call) -> str:
     path, kept = call.out / f"{stage.name}.json", call.work / f"{stage.name}.json"
     before = read(kept)
     if before is not None and before["state"] == "done" and before.get("asked") == asked(call):
-        shutil.copyfile(kept, path)
+        write_whole(path, before)
         print(f"{stage.name}: done in an earlier call", flush=True)
         return "done"
     seconds = min(stage.seconds, call.left()) if not call.is_toy else call.left()
@@ -84,7 +83,7 @@ def one(stage: Stage, call: Call) -> str:
         content |= {"state": "failed", "reason": f"exit code {code}"}
     content |= {"seconds": round(time.monotonic() - began, 2), "limit_s": round(seconds, 1), "asked": asked(call)}
     write_whole(path, content)
-    shutil.copyfile(path, kept)
+    write_whole(kept, content)
     print(f"{stage.name}: {content['state']} after {content['seconds']:.0f} s", flush=True)
     return str(content["state"])
 
