@@ -1,4 +1,4 @@
-"""Checks the shapes that public maths declares (jaxtyping + beartype), keeps torch on one thread, and hides GPUs.
+"""Checks the shapes that public maths declares (jaxtyping + beartype), keeps to one thread, and hides GPUs.
 
 Tests are for a CPU, on any machine. STATESHAPE_TEST_DEVICE=cuda shows them the GPU (CONTRIBUTING.md).
 """
@@ -7,8 +7,9 @@ import dataclasses
 import os
 
 import pytest
-import torch
 from jaxtyping import install_import_hook
+
+from stateshape.study.threads import take_threads
 
 # Before anything imports these packages: the hook rewrites modules as they are imported.
 install_import_hook(
@@ -25,7 +26,9 @@ install_import_hook(
     ],
     "beartype.beartype",
 )
-torch.set_num_threads(1)
+# Each of several workers, and the processes that its tests start. Also NumPy's and SciPy's libraries: their threads spin while
+# they wait, which takes ten times the work where others use the cores.
+take_threads(1)
 if os.environ.get("STATESHAPE_TEST_DEVICE", "cpu") == "cpu":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # read when CUDA is first used; processes that tests start inherit it
 

@@ -13,6 +13,7 @@ from stateshape.cli import main
 from stateshape.cli.processes import asked_for, check_processes, environment
 from stateshape.core.ranks import num_started
 from stateshape.core.wording import BadInput
+from stateshape.study.threads import VARIABLES
 
 FLAGS = ["--model", "embedded", "--task", "arithmetic", "--train-items", "8", "--batch-prompts", "4", "--device", "cpu"]
 
@@ -119,8 +120,10 @@ def test_processes_are_asked_for_by_commands_that_know_them():
 
 
 def test_ranks_share_the_cores_unless_told_otherwise(monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
     made = environment(1, 10_000, 29500)
-    assert (made["RANK"], made["WORLD_SIZE"], made["OMP_NUM_THREADS"]) == ("1", "10000", "1")
+    assert (made["RANK"], made["WORLD_SIZE"]) == ("1", "10000")
+    assert [made[name] for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")] == ["1", "1", "1"]
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     assert environment(0, 2, 29500)["OMP_NUM_THREADS"] == "7"

@@ -19,6 +19,7 @@ from itertools import pairwise
 from stateshape.core.files import BadInput
 from stateshape.core.limits import MOST, check_most
 from stateshape.core.locks import release_all
+from stateshape.study.threads import VARIABLES
 
 COMMANDS = ("train", "eval", "drift")  # that are made for several ranks
 PARENT = (
@@ -133,7 +134,7 @@ class Ranked:
 
 
 def environment(rank: int, num: int, port: int) -> dict[str, str]:
-    """As torchrun sets it, and an equal share of the CPU threads, unless that is given."""
+    """As torchrun sets it, and an equal share of the CPU threads for each library, unless that is given."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     own = {
         "RANK": str(rank),
@@ -144,7 +145,7 @@ def environment(rank: int, num: int, port: int) -> dict[str, str]:
         "MASTER_PORT": str(port),
         PARENT: str(os.getpid()),
     }
-    return {"OMP_NUM_THREADS": str(max(1, cores // num)), **os.environ, **own}
+    return dict.fromkeys(VARIABLES, str(max(1, cores // num))) | os.environ | own
 
 
 def free_port() -> int:

@@ -1,17 +1,18 @@
-"""How many threads a process takes that works beside others. Knows no run."""
+"""How many threads a process takes that works beside others. Knows no run. Torch-free until threads are taken."""
 
 from __future__ import annotations
 
 import os
 
-import torch
 from threadpoolctl import threadpool_limits
 
-VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # of torch, of NumPy and SciPy, of either
 
 
 def take_threads(number: int) -> None:
     """At most so many in each library: torch, NumPy and SciPy have threads of their own and would each take all cores."""
+    import torch
+
     torch.set_num_threads(number)
     for name in VARIABLES:  # of libraries that are loaded later
         asked = os.environ.get(name, "")
