@@ -375,22 +375,26 @@ def test_interruption_and_a_full_disk_are_one_line(run: Run, monkeypatch: pytest
     assert err.count("\n") == 1
 
 
-def test_methods_and_report_need_no_tensor_library(tmp_path: Path) -> None:
-    program = (
-        "import sys, importlib.abc\n"
-        "class Block(importlib.abc.MetaPathFinder):\n"
-        "    def find_spec(self, name, path, target=None):\n"
-        "        if name.split('.')[0] in ('torch', 'transformers', 'peft'):\n"
-        "            raise ImportError(name + ' is blocked')\n"
-        "sys.meta_path.insert(0, Block())\n"
-        "from stateshape.cli import main\n"
-        "import stateshape.report.write, stateshape.analysis.compare\n"
-        "assert not {'torch', 'transformers'} & set(sys.modules)\n"
-        f"sys.exit(main(['report', {str(tmp_path)!r}]))\n"
-    )
+WITHOUT_TORCH = """
+import importlib.abc, sys
+class Block(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.split('.')[0] in ('torch', 'transformers', 'peft'):
+            raise ImportError(name + ' is blocked')
+sys.meta_path.insert(0, Block())
+from stateshape.cli import main
+import stateshape.report.write, stateshape.analysis.compare
+"""
+
+
+def test_what_refuses_a_folder_or_a_study_file_loads_no_tensor_library(tmp_path: Path) -> None:
+    (tmp_path / "slip.yaml").write_text("study: a\nmodle: embedded\n")
+    commands = [["report", str(tmp_path)], ["study", str(tmp_path / "slip.yaml"), "--out", str(tmp_path / "out")]]
+    program = f"{WITHOUT_TORCH}\nsys.exit({len(commands)} * 2 - sum(main(each) for each in {commands!r}))"
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert (told.returncode, told.stderr.count("\n")) == (2, 1), told.stderr
+    assert (told.returncode, told.stderr.count("\n")) == (0, 2), told.stderr
     assert "contains no plan.json" in told.stderr
+    assert "did you mean model?" in told.stderr
 
 
 def test_eval_writes_rows_and_summary(run: Run, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from stateshape.core.files import BadInput, read_json, write_json
 from stateshape.core.records import DriftRecord
 from stateshape.drift import kernels
 from stateshape.drift.features import LexicalFeatures, Vocabulary, gram_counts, words
-from stateshape.drift.measure import DISTANCES, measure
+from stateshape.drift.measure import measure
+from stateshape.drift.names import DISTANCES
 from stateshape.drift.nulls import Draws, judged
 from stateshape.drift.paired import Paired
 from stateshape.drift.pairwise import contrasts, unbiased

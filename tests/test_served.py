@@ -17,7 +17,8 @@ from stateshape.policy.policy import Policy
 from stateshape.sampling.local import LocalSampler
 from stateshape.sampling.served import gate
 from stateshape.sampling.served.adapters import remove_published
-from stateshape.sampling.served.check import check_servers, reach
+from stateshape.sampling.served.check import reach
+from stateshape.sampling.served.choice import check_servers
 from stateshape.sampling.served.gate import Row, own_logps, share_of_adapter
 from stateshape.sampling.served.sampler import ServedSampler
 from stateshape.sampling.served.wire import KEY, Patience, Refused, Server

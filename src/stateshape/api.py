@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from stateshape.policy.settings import ModelSettings
     from stateshape.recipes.recipe import Recipe
     from stateshape.report.cards import Published
-    from stateshape.sampling.served.check import SamplerName
+    from stateshape.sampling.served.choice import SamplerName
     from stateshape.sampling.text_policy import TextPolicy
     from stateshape.study.plan import Plan
     from stateshape.study.study_file import DriftChoice, StudyFile
@@ -225,7 +225,6 @@ def plan_study(
         model: another base than the study's own.
         full: evaluate on all items instead of the study's limits.
     """
-    from stateshape.study.plan import make_plan
     from stateshape.study.study_file import read_study_file, with_seeds
 
     file = read_study_file(study) if isinstance(study, str) else study
@@ -239,6 +238,8 @@ def plan_study(
             target=replace(file.target, limit=None),
             retention=[replace(choice, limit=None) for choice in file.retention],
         )
+    from stateshape.study.plan import make_plan  # of recipes, which load torch: a file with a slip is refused before
+
     return make_plan(file)
 
 

@@ -209,7 +209,7 @@ def evaluate_policy(
 def addresses_of(servers: str | None, task: Task, *, profile: bool) -> list[str]:
     """--servers as a list; empty: this machine. Raises BadInput where servers can't do what is asked."""
     from stateshape.core.ranks import current
-    from stateshape.sampling.served.check import check_servers
+    from stateshape.sampling.served.choice import check_servers
     from stateshape.tasks.harness import is_answered_in_text
 
     if servers is None:

@@ -41,8 +41,8 @@ def serve(
         run: Start it.
     """
     from stateshape.embedded import base_folder
+    from stateshape.policy.device import resolve_device, resolve_dtype
     from stateshape.policy.open import EMBEDDED, resolve
-    from stateshape.policy.settings import resolve_device, resolve_dtype
     from stateshape.sampling.served.command import server_command
 
     resolved = resolve(model)

@@ -70,11 +70,12 @@ def study(
     from stateshape.api import run_study as run
     from stateshape.cli.results import print_results
     from stateshape.cli.terminal import reporter_for
-    from stateshape.study.plan import on_device
 
     chosen = None if seeds is None else parse_seeds(seeds)
     plan = plan_study(preset_or_file, seeds=chosen, model=model, full=full)
     if dry_run:
+        from stateshape.study.plan import on_device
+
         print_dry_run(on_device(plan, device), data_folder(data))
         return
     if out is None:

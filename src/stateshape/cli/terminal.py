@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from rich.console import Console, RenderableType
 from rich.progress import (
@@ -23,9 +24,11 @@ from rich.progress import (
 from rich.text import Text
 
 from stateshape.cli.processes import is_first
-from stateshape.core.meter import Meter
 from stateshape.core.progress import Reporter, Silent, Tick
 from stateshape.core.wording import duration
+
+if TYPE_CHECKING:
+    from stateshape.core.meter import Meter
 
 SHOW_AFTER_S = 2.0  # shorter work needs no bar
 BAR_WIDTH = 10

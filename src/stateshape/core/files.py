@@ -29,6 +29,7 @@ from stateshape.core.decoding import json_value, read_text
 from stateshape.core.wording import MAX_PATH, MAX_SHOWN, BadInput, printable, shown
 
 T = TypeVar("T")
+UNKNOWN = "unknown field"
 MAX_PROBLEMS = 250  # characters: of several faults those are told that fit; one always is
 MAX_INT = 10**30  # of any whole number in a record: counts of floating-point operations come nearest, far below
 LATER = {"is_later": True}  # metadata of a dataclass's field that was added when records without it already existed
@@ -168,8 +169,10 @@ def parse(value: object, kind: type[T], *, where: str) -> T:
     try:
         return converter().structure(value, kind)
     except (cattrs.BaseValidationError, cattrs.StructureHandlerNotFoundError, ValueError, TypeError) as error:
-        faults = cattrs.transform_error(error, path="", format_exception=_reason)[:3]
-        problems = [_field_first(problem) for problem in faults]
+        faults = cattrs.transform_error(error, path="", format_exception=_reason)
+        # an unknown field is often the misspelt name of one that is missing
+        faults.sort(key=lambda fault: not fault.startswith(UNKNOWN))
+        problems = [_field_first(problem) for problem in faults[:3]]
         while len(problems) > 1 and sum(map(len, problems)) > MAX_PROBLEMS:
             problems.pop()
         raise BadInput(f"{where}: {'; '.join(problems)}") from None
@@ -184,7 +187,7 @@ def _reason(error: BaseException, _: object) -> str:
         near = difflib.get_close_matches(unknown[0], fields, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         others = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
-        return f"unknown field {', '.join(unknown[:3])}{others}; expected {', '.join(fields)}{hint}"
+        return f"{UNKNOWN} {', '.join(unknown[:3])}{others}; expected {', '.join(fields)}{hint}"
     return str(error)
 
 

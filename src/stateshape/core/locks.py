@@ -194,7 +194,10 @@ def _make(folder: Path) -> list[Path]:
         if path.exists():
             break
         missing.append(path)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError:
+        raise BadInput(f"out: got {str(folder)!r}, where the system makes no folders; give another one") from None
     return missing[::-1]
 
 

@@ -1,13 +1,15 @@
 """The only source of randomness: a seed for each purpose and step, so a resumed run draws what it would have drawn.
 
-Source: SHA-256 of the named parts; no global generator is ever touched.
+Source: SHA-256 of the named parts; no global generator is ever touched. Torch-free until a generator is asked for.
 """
 
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def seed_for(run_seed: int, purpose: str, step: int = 0) -> int:
@@ -17,4 +19,6 @@ def seed_for(run_seed: int, purpose: str, step: int = 0) -> int:
 
 
 def generator_for(run_seed: int, purpose: str, step: int = 0, *, device: torch.device | str = "cpu") -> torch.Generator:
+    import torch
+
     return torch.Generator(device=device).manual_seed(seed_for(run_seed, purpose, step))

@@ -19,6 +19,7 @@ from jaxtyping import Float64, Int64
 from stateshape.core.seeds import seed_for
 from stateshape.drift.classifier import NUM_FOLDS, classifier_auc
 from stateshape.drift.fourier import BLOCK_ROWS, fourier_mmd2
+from stateshape.drift.names import GEOMETRIC, WORD_OVERLAP
 from stateshape.drift.nulls import Draws, Statistic
 from stateshape.drift.overlap import Tokens, overlaps, thinned_counts
 from stateshape.drift.paired import Paired
@@ -26,16 +27,6 @@ from stateshape.drift.pairwise import biased, centroid, contrasts, unbiased
 from stateshape.drift.rulers import Ruler
 from stateshape.drift.sliced import sliced_wassersteins
 
-GEOMETRIC = (
-    "mmd2_unbiased",
-    "mmd2_biased",
-    "centroid",
-    "energy",
-    "sliced_wasserstein_1",
-    "sliced_wasserstein_2",
-    "c2st_auc",
-)
-WORD_OVERLAP = ("jaccard", "ruzicka")
 MAX_EXACT = (
     2048  # states per side: 4096^2 / 2 pairs in float64 take about a second, and three P x P sums at most 100 MB
 )

@@ -28,9 +28,7 @@ import numpy as np
 from stateshape.core.files import BadInput
 from stateshape.core.records import DriftRecord, DriftValue
 from stateshape.drift.all_distances import (
-    GEOMETRIC,
     MAX_EXACT,
-    WORD_OVERLAP,
     Found,
     Trials,
     drawn_note,
@@ -40,15 +38,14 @@ from stateshape.drift.all_distances import (
 )
 from stateshape.drift.features import Corpus, Vocabulary, gram_counts
 from stateshape.drift.kernels import Rows
+from stateshape.drift.names import DISTANCES, FULL_STATE, GEOMETRIC
 from stateshape.drift.nulls import NUM_PERMUTATIONS, NUM_RESAMPLES, judged
 from stateshape.drift.overlap import Tokens
 from stateshape.drift.paired import Paired
 from stateshape.drift.rulers import Encoder, Ruler, ToRows, centred, lexical, stacked
 from stateshape.drift.states import NUM_CUTS, Matched, PrefixStates, Rollouts, matched, number_labels, prefix_states
 
-DISTANCES = (*GEOMETRIC, *WORD_OVERLAP)
 BASE_A, BASE_B, RUN = 0, 1, 2  # the three sides
-FULL_STATE = "state_"
 MIN_PROMPTS = 8  # 2^7 different swaps, so p can't fall below .008; below that a null says nothing
 FEATURES = "hashed word 1-2-grams, 1024-d, sublinear tf, idf of the base, L2"
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from stateshape.policy.device import resolve_device, resolve_dtype
 from stateshape.policy.fingerprint import folder_of
 from stateshape.policy.flops import activation_bytes
-from stateshape.policy.settings import ModelSettings, resolve_device, resolve_dtype
+from stateshape.policy.settings import ModelSettings
 from stateshape.policy.targets import linear_layers, sizes
 from stateshape.policy.tensor_files import count_numbers
 

@@ -29,11 +29,12 @@ from stateshape.embedded import base_folder
 from stateshape.policy.adapter_files import CONFIG, EMBEDDED, base_read, check_adapter
 from stateshape.policy.agreement import GENERATION_TAGS
 from stateshape.policy.decoder import PLAIN, compiled_halves
+from stateshape.policy.device import resolve_device, resolve_dtype
 from stateshape.policy.fingerprint import weights_sha256
 from stateshape.policy.foreign import reason_of
 from stateshape.policy.model_files import check_model, read_model
 from stateshape.policy.policy import Policy
-from stateshape.policy.settings import ModelSettings, check_quantize, check_shard, resolve_device, resolve_dtype
+from stateshape.policy.settings import ModelSettings, check_quantize, check_shard
 from stateshape.policy.weights import SharedWeights
 
 HUB_TIMEOUT_S = 5.0  # the hub's own client tries each file for half a minute before it gives up

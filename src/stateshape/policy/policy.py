@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +19,9 @@ from stateshape.core.files import BadInput
 from stateshape.core.head import Head
 from stateshape.policy import chat as chats
 from stateshape.policy.flops import Flops, flops_of
-from stateshape.policy.weights import SharedWeights
+
+if TYPE_CHECKING:
+    from stateshape.policy.weights import SharedWeights
 
 
 class Joined(NamedTuple):

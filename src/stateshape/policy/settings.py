@@ -1,4 +1,4 @@
-"""Settings of a model and its adapter, with sensible defaults. Loads nothing."""
+"""Settings of a model and its adapter, with sensible defaults. Loads nothing. Torch-free."""
 
 from __future__ import annotations
 
@@ -6,15 +6,10 @@ import importlib.util
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
-
 from stateshape.core.files import LATER, BadInput
 from stateshape.core.limits import check_most
-from stateshape.core.ranks import current
-from stateshape.core.wording import shown
 
 ALL_LINEAR = "all-linear"  # peft's name
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +64,8 @@ def check_quantize(settings: ModelSettings, *, is_full: bool = False) -> None:
             f"quantize: got {settings.quantize} with parameters full; expected LoRA, since weights in four bits have no "
             "gradients; leave one of them out"
         )
+    from stateshape.policy.device import resolve_device
+
     if resolve_device(settings.device).type != "cuda":
         raise BadInput(
             f"quantize: got {settings.quantize}, but no CUDA device is used; expected a GPU, where bitsandbytes runs; leave "
@@ -85,6 +82,8 @@ def check_shard(settings: ModelSettings, *, is_full: bool = False) -> None:
     """Whether the base's layers can be split over the processes there are, and be trained on in this way. Raises BadInput."""
     if not settings.shard_base:
         return
+    from stateshape.core.ranks import current
+
     if current().count == 1:
         raise BadInput(
             "shard_base: got true in one process; expected several, to split the base between them; add --processes N, or "
@@ -105,21 +104,3 @@ def check_shard(settings: ModelSettings, *, is_full: bool = False) -> None:
             "shard_base: got true with compile; expected one of the two, since what is compiled reads whole layers; leave "
             "one of them out"
         )
-
-
-def resolve_device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise BadInput(f"device: got {shown(name)}; expected auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise BadInput(f"device: got {name!r}, but torch sees no CUDA device; use --device cpu")
-    return device
-
-
-def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return DTYPES[name]

@@ -2,7 +2,8 @@
 
 Left alone by all-linear: the head and the embedding; the router and the experts of a mixture; and what peft refuses in
 state-space models, whose fused kernels read the weights past any adapter. Weights that are not layers but bare tensors, as
-fused experts are, cannot be adapted. Loads nothing.
+fused experts are, cannot be adapted. Loads nothing, and peft and transformers only once there are layers: what plans a run
+imports this file.
 """
 
 from __future__ import annotations
@@ -10,9 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from stateshape.core.files import BadInput
 from stateshape.policy.settings import ALL_LINEAR, LoraSettings
@@ -56,13 +55,22 @@ def linear_modules(root: nn.Module, *, below: nn.Module | None = None) -> Iterat
             continue
         if bare(module) is not module:
             inside.update(module.modules())
-        if isinstance(bare(module), nn.Linear | Conv1D):
+        if isinstance(bare(module), nn.Linear) or is_transposed(bare(module)):
             yield name, module
 
 
 def bare(module: Any) -> Any:
     """The base's module, without an adapter around it."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+
+
+def is_transposed(module: Any) -> bool:
+    """Whether it is GPT-2's kind of linear layer, whose matrix has the outputs in columns."""
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, Conv1D)
 
 
 def resolve(weights: SharedWeights, lora: LoraSettings) -> list[str]:
@@ -129,7 +137,7 @@ def sizes(layer: Any) -> tuple[int, int]:
 
 def _is_left_alone(name: str, layer: Any, config: Any) -> bool:
     parts = name.split(".")
-    outputs = layer.nf if isinstance(layer, Conv1D) else layer.out_features
+    outputs = layer.nf if is_transposed(layer) else layer.out_features
     counts = {1, *(getattr(config, field, None) for field in EXPERT_COUNTS)}
     is_router = not ROUTERS.isdisjoint(parts[-2:]) and outputs in counts
     is_fused = getattr(config, "model_type", "") in FUSED_STATE_SPACE and parts[-1] in FUSED_NAMES

@@ -10,8 +10,7 @@ from stateshape.analysis.probe_values import VALUES
 from stateshape.analysis.reading import GOLD_LOGP, GOLD_MASS
 from stateshape.analysis.sampled import sampled_names
 from stateshape.analysis.scores import EXTRACTIONS
-from stateshape.drift.all_distances import GEOMETRIC
-from stateshape.drift.measure import DISTANCES, FULL_STATE
+from stateshape.drift.names import DISTANCES, FULL_STATE, GEOMETRIC
 from stateshape.study.study_file import DriftChoice, SampleChoice, StudyFile
 from stateshape.tasks.harness import HarnessTask, is_answered_in_text
 from stateshape.tasks.task import Task

@@ -15,7 +15,7 @@ from stateshape.core.files import BadInput
 from stateshape.core.limits import check_most
 from stateshape.core.study_records import BASE
 from stateshape.core.wording import MAX_PATH, shown
-from stateshape.sampling.served.check import check_servers
+from stateshape.sampling.served.choice import check_servers
 from stateshape.study.checkpoints import CheckpointSpec
 from stateshape.study.claim_checks import check_claims
 from stateshape.study.plan_checksum import plan_sha256

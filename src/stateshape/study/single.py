@@ -29,7 +29,7 @@ from stateshape.recipes.recipe import Recipe
 from stateshape.recipes.replay import Replay
 from stateshape.record.reading import Recording
 from stateshape.sampling.local import LocalSampler
-from stateshape.sampling.served.check import SamplerName, check_servers
+from stateshape.sampling.served.choice import SamplerName, check_servers
 from stateshape.states.recorded import steps_of_share
 from stateshape.study.context import StudyContext
 from stateshape.study.describe import planned_record

@@ -32,7 +32,7 @@ from stateshape.core.wording import MAX_PATH, shown
 from stateshape.evals.settings import EvalSettings
 from stateshape.locality.settings import LocalitySettings
 from stateshape.policy.settings import ModelSettings
-from stateshape.sampling.served.check import SamplerName
+from stateshape.sampling.served.choice import SamplerName
 from stateshape.study.execute_choice import ExecuteChoice
 from stateshape.study.yaml_file import read_yaml
 from stateshape.tasks.harness import named

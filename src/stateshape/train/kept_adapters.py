@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from stateshape.core import layout
-from stateshape.policy.policy import Policy
+
+if TYPE_CHECKING:
+    from stateshape.policy.policy import Policy
 
 TEMPORARY = ".{}.tmp"
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from stateshape.core.files import BadInput
 from stateshape.core.wording import MAX_PATH, shown
-from stateshape.policy.open import shares_base
 from stateshape.sampling.served.protocol import (
     OddAnswer,
     Served,
@@ -25,10 +24,7 @@ from stateshape.sampling.served.protocol import (
 from stateshape.sampling.served.wire import Patience, Refused, Server
 
 T = TypeVar("T")
-SamplerName = Literal["local", "vllm"]
 OLDEST = (0, 10, 2)  # the first version whose completions can hold token ids
-MOST_SERVERS = 1024
-ADDRESS = re.compile(r"https?://(([A-Za-z0-9_-]+\.)*[A-Za-z0-9_-]+|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?/?")
 PROBE = "Q: 12 + 7 = ?\n\nA: She said, “naïve café”; 東京 → x_i² {}\t0.5"  # cut differently by most vocabularies
 
 
@@ -38,24 +34,6 @@ class Reached(NamedTuple):
     servers: list[Server]
     version: str
     bases: list[Served]
-
-
-def check_servers(sampler: str, servers: Sequence[str]) -> None:
-    """Whether the choice makes sense. Raises BadInput."""
-    if sampler == "local" and servers:
-        raise BadInput(f"servers: got {shown(servers[0])} with sampler local; expected none; add sampler vllm")
-    if sampler == "vllm" and not servers:
-        raise BadInput("servers: got none with sampler vllm; expected addresses such as http://localhost:8000")
-    if len(servers) > MOST_SERVERS:
-        raise BadInput(f"servers: got {len(servers)}; expected at most {MOST_SERVERS}")
-    for url in servers:
-        found = ADDRESS.fullmatch(url)
-        if found is None or not 0 < int(found["port"] or 80) < 2**16:
-            raise BadInput(
-                f"servers: got {shown(url, limit=MAX_PATH)}; expected an address such as http://localhost:8000"
-            )
-    if len({url.rstrip("/") for url in servers}) < len(servers):
-        raise BadInput(f"servers: got {shown(list(servers))}; expected each address once")
 
 
 def reach(urls: Sequence[str], model: str, tokenizer: Any, patience: Patience) -> Reached:
@@ -85,6 +63,8 @@ def checked(server: Server, model: str, tokenizer: Any) -> tuple[str, Served]:
             f"servers: got vLLM {version} at {server.url}; expected {'.'.join(map(str, OLDEST))} or later, which answers with "
             "token ids; install a later one"
         )
+    from stateshape.policy.open import shares_base
+
     base, _ = told(server, "its models", lambda: served_models(server))
     if os.path.isdir(base.root) and not shares_base(base.root, model):
         raise BadInput(

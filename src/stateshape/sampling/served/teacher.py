@@ -15,7 +15,8 @@ from typing import Any
 from stateshape.core.files import BadInput
 from stateshape.core.records import Json
 from stateshape.core.wording import shown
-from stateshape.sampling.served.check import check_servers, check_tokens, told
+from stateshape.sampling.served.check import check_tokens, told
+from stateshape.sampling.served.choice import check_servers
 from stateshape.sampling.served.protocol import (
     OddAnswer,
     Served,
