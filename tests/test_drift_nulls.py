@@ -14,8 +14,10 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.model_selection import GroupKFold
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from stateshape.drift import all_distances as comparison
+from stateshape.drift import classifier, projection
 from stateshape.drift.all_distances import Trials, geometric_distances, word_overlaps
 from stateshape.drift.classifier import classifier_auc
 from stateshape.drift.fourier import fourier_mmd2
@@ -273,6 +275,25 @@ def test_equal_rows_are_a_tie_for_the_classifier():
     found = classifier_auc(same, some_draws(10))
     assert found.value == 0.5
     assert found.null_B == pytest.approx([0.5] * 7)
+
+
+def test_solving_keeps_to_one_thread_of_linear_algebra(monkeypatch):
+    """The libraries' threads spin while they wait for a core that others use: ten times the work was measured."""
+    seen = []
+    monkeypatch.setattr(classifier, "cho_factor", noting_threads(seen, classifier.cho_factor))
+    monkeypatch.setattr(projection.np.linalg, "eigh", noting_threads(seen, np.linalg.eigh))
+    with threadpool_limits(2, user_api="blas"):
+        classifier_auc(pair_of(), some_draws())
+        projection.project({"base": ["a b", "b c"], "run": ["c d"]}, base="base")
+    assert len(seen) == 6 and all(each <= {1} for each in seen)  # five folds and the map; no number where it can't be set
+
+
+def noting_threads(seen, function):
+    def noting(*args, **kwargs):
+        seen.append({each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"})
+        return function(*args, **kwargs)
+
+    return noting
 
 
 # Word overlap

@@ -18,6 +18,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse import csr_array
 from scipy.stats import rankdata
 from sklearn.model_selection import GroupKFold
+from threadpoolctl import threadpool_limits
 
 from stateshape.drift.kernels import Rows
 from stateshape.drift.nulls import Draws, Statistic
@@ -52,6 +53,9 @@ def classifier_auc(pair: Paired, draws: Draws) -> Statistic:
     )
 
 
+@threadpool_limits.wrap(
+    limits=1, user_api="blas"
+)  # threads save little at this size, and beside other work spin for most of it
 def _held_out(pair: Paired, draws: Draws) -> list[_Fold]:
     """One fold after another: fitted on the other folds' prompts under the data's labels and every permutation's."""
     rows_ND, prompt_N, side_N = pair.pooled()

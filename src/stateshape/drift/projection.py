@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
+from threadpoolctl import threadpool_limits
 
 from stateshape.core.files import BadInput
 from stateshape.drift.features import LexicalFeatures
@@ -27,6 +28,7 @@ class Projection(NamedTuple):
     shares: tuple[float, float]
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")  # as in classifier.py
 def project(groups: Mapping[str, Sequence[str]], *, base: str) -> Projection:
     """Projects every text of every group. An axis points to where its largest loading is positive.
 
