@@ -11,9 +11,10 @@ from safetensors.torch import load_file, save_file
 
 import tiny
 from stateshape.core.files import BadInput, write_json
-from stateshape.policy.open import load_weights, open_beside, open_policy, policy_on, resolve, resolve_base
+from stateshape.policy.open import load_weights, open_beside, open_policy, policy_on
 from stateshape.policy.policy import Policy
 from stateshape.policy.settings import ModelSettings
+from stateshape.policy.source import resolve, resolve_base
 from stateshape.policy.weights import SharedWeights
 
 IDS = [5, 9, 13, 2, 30, 41, 7, 7]

@@ -24,9 +24,10 @@ from stateshape.core.records import EvalRow, FlippedItem, KlRecord, RunRecord
 from stateshape.core.study_records import Audit, PlannedRun, PlanRecord, TaskRecord
 from stateshape.embedded import base_folder
 from stateshape.locality.apart import kl_at, mean_over_prompts, own_states
-from stateshape.policy.open import open_weights, resolve
+from stateshape.policy.open import open_weights
 from stateshape.policy.policy import Policy
 from stateshape.policy.settings import LoraSettings, ModelSettings
+from stateshape.policy.source import resolve
 from stateshape.sampling.local import LocalSampler
 from stateshape.sampling.settings import SamplingSettings
 from stateshape.study.audit import audit_file, label_of, names_of

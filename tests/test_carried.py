@@ -14,9 +14,8 @@ import stateshape
 from stateshape import LoraSettings, TrainSettings
 from stateshape.embedded import base_folder
 from stateshape.locality.settings import LocalitySettings
-from stateshape.policy.adapter_files import base_read, base_written
-from stateshape.policy.open import resolve
 from stateshape.policy.settings import ModelSettings
+from stateshape.policy.source import base_read, base_written, resolve
 
 SETTINGS = TrainSettings(steps=2, batch_prompts=2, lr=1e-2, lora=LoraSettings(rank=2, alpha=4))
 

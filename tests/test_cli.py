@@ -20,7 +20,8 @@ from stateshape.cli.study import print_before_paying
 from stateshape.core.files import BadInput, read_jsonl
 from stateshape.core.method import SIGNALS, STATES, legal_triples
 from stateshape.core.records import DriftRecord, DriftValue, EvalRow
-from stateshape.policy.open import check_same_vocabulary, resolve
+from stateshape.policy.open import check_same_vocabulary
+from stateshape.policy.source import resolve
 from stateshape.recipes.names import BUILT_IN
 from stateshape.recipes.recipe import all_methods
 
@@ -387,14 +388,23 @@ import stateshape.report.write, stateshape.analysis.compare
 """
 
 
-def test_what_refuses_a_folder_or_a_study_file_loads_no_tensor_library(tmp_path: Path) -> None:
+def test_what_refuses_a_folder_a_file_or_a_model_loads_no_tensor_library(tmp_path: Path) -> None:
     (tmp_path / "slip.yaml").write_text("study: a\nmodle: embedded\n")
-    commands = [["report", str(tmp_path)], ["study", str(tmp_path / "slip.yaml"), "--out", str(tmp_path / "out")]]
+    gone, task, out = str(tmp_path / "gone"), ["--task", "arithmetic"], ["--out", str(tmp_path / "out")]
+    commands = [
+        ["report", str(tmp_path)],
+        ["study", str(tmp_path / "slip.yaml"), *out],
+        ["eval", gone, *task, *out],
+        ["drift", "embedded", gone, *task],
+        ["audit", "embedded", gone, *task, *out],
+    ]
     program = f"{WITHOUT_TORCH}\nsys.exit({len(commands)} * 2 - sum(main(each) for each in {commands!r}))"
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert (told.returncode, told.stderr.count("\n")) == (0, 2), told.stderr
+    assert (told.returncode, told.stderr.count("\n")) == (0, len(commands)), told.stderr
     assert "contains no plan.json" in told.stderr
     assert "did you mean model?" in told.stderr
+    assert told.stderr.count("which does not exist") == 3
+    assert not (tmp_path / "out").exists()
 
 
 def test_eval_writes_rows_and_summary(run: Run, tmp_path: Path) -> None:

@@ -285,7 +285,9 @@ def test_solving_keeps_to_one_thread_of_linear_algebra(monkeypatch):
     with threadpool_limits(2, user_api="blas"):
         classifier_auc(pair_of(), some_draws())
         projection.project({"base": ["a b", "b c"], "run": ["c d"]}, base="base")
-    assert len(seen) == 6 and all(each <= {1} for each in seen)  # five folds and the map; no number where it can't be set
+    assert len(seen) == 6 and all(
+        each <= {1} for each in seen
+    )  # five folds and the map; no number where it can't be set
 
 
 def noting_threads(seen, function):

@@ -17,7 +17,7 @@ from stateshape.core.manifest import changes
 from stateshape.embedded import base_folder
 from stateshape.evals.evaluate import read_about, read_summaries
 from stateshape.policy.fingerprint import weights_sha256
-from stateshape.policy.open import Resolved
+from stateshape.policy.source import Resolved
 from stateshape.study.evaluation import check_names_files, first_other, planned_evaluation
 from stateshape.tasks.load import load_task
 

@@ -14,9 +14,10 @@ from stateshape.core.tensors import CHUNK_ELEMENTS, divergence_in_detail, token_
 from stateshape.locality.geometry import update_of
 from stateshape.policy import settings as policy_settings
 from stateshape.policy.doctor import examine
-from stateshape.policy.open import check_teacher, open_beside, open_policy, resolve, resolve_base
+from stateshape.policy.open import check_teacher, open_beside, open_policy
 from stateshape.policy.policy import Policy
 from stateshape.policy.settings import ModelSettings, check_quantize
+from stateshape.policy.source import resolve, resolve_base
 from stateshape.policy.weights import SharedWeights
 from stateshape.recipes.sdft import SDFT
 from stateshape.recipes.sft import SFT

@@ -31,7 +31,7 @@ from stateshape.core.study_records import Comparison, PredictorReport, StateMap
 from stateshape.embedded import base_folder
 from stateshape.evals.evaluate import read_summaries
 from stateshape.locality.counts import StepCounts
-from stateshape.policy.open import resolve
+from stateshape.policy.source import resolve
 from stateshape.record.parts import part_name, write_part
 from stateshape.record.reading import Recording, item_ids_by_step
 from stateshape.record.schema import PER_TOKEN, SCHEMA, Source, vocabulary_sha256

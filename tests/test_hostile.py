@@ -19,8 +19,9 @@ from stateshape.core.files import BadInput, drop_cut_off_line, iter_jsonl, read_
 from stateshape.core.limits import MOST
 from stateshape.core.wording import MAX_LINE, one_line, shown
 from stateshape.embedded import base_folder
-from stateshape.policy.open import open_policy, resolve
+from stateshape.policy.open import open_policy
 from stateshape.policy.settings import LoraSettings, ModelSettings
+from stateshape.policy.source import resolve
 from stateshape.record.parts import check_rows, read_part
 from stateshape.record.text import spans_of
 from stateshape.study.plan import make_plan

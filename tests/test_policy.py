@@ -10,9 +10,10 @@ from torch import nn
 import tiny
 from stateshape.core.files import BadInput, write_json
 from stateshape.policy.device import resolve_device
-from stateshape.policy.open import check_same_vocabulary, open_beside, policy_on, resolve
+from stateshape.policy.open import check_same_vocabulary, open_beside, policy_on
 from stateshape.policy.policy import Policy
 from stateshape.policy.settings import LoraSettings
+from stateshape.policy.source import resolve
 from stateshape.policy.weights import SharedWeights
 from stateshape.sampling.local import LocalSampler
 from stateshape.sampling.settings import SamplingSettings

@@ -10,7 +10,7 @@ import pytest
 import tiny
 from stateshape.core.files import BadInput
 from stateshape.core.states import Origin
-from stateshape.policy.open import is_same_model
+from stateshape.policy.source import is_same_model
 from stateshape.recipes.opd import OPD
 from stateshape.recipes.opd_sft import OPDPlusSFT
 from stateshape.recipes.recipe import recipe_class

@@ -18,9 +18,9 @@ from stateshape.core.tensors import row_sums
 from stateshape.losses.divergence import Divergence
 from stateshape.losses.policy_gradient import PolicyGradient
 from stateshape.policy import doctor
-from stateshape.policy.open import Resolved
 from stateshape.policy.policy import Policy
 from stateshape.policy.settings import ModelSettings
+from stateshape.policy.source import Resolved
 from stateshape.recipes.grpo import GRPO
 from stateshape.recipes.names import BUILT_IN
 from stateshape.recipes.recipe import fields_of, recipe_class

@@ -78,6 +78,14 @@ def data_folder(flag: str | None) -> Path | None:
     return Path(chosen)
 
 
+def check_models(*sources: str) -> None:
+    """Whether models are named that can be there, before libraries are loaded that take seconds. Raises BadInput."""
+    from stateshape.policy.source import resolve
+
+    for source in sources:
+        resolve(source)
+
+
 def out_folder(name: str) -> Path:
     """--out as a folder that can be written to. Raises BadInput."""
     if not name.strip():

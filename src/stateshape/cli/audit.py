@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from stateshape.cli.arguments import data_folder, model_settings_from, out_folder
+from stateshape.cli.arguments import check_models, data_folder, model_settings_from, out_folder
 from stateshape.core import layout
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def audit(
     from stateshape.study.study_file import DriftChoice
     from stateshape.tasks.harness import names_of
 
+    check_models(base, *tuned)
     folder = out_folder(out)
     reporter = reporter_for(quiet=quiet, json_events=json_events)
     try:

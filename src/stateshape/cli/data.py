@@ -42,7 +42,8 @@ def data(
     from rich.console import Console
 
     from stateshape.cli.states import legend
-    from stateshape.policy.open import open_reader, resolve
+    from stateshape.policy.open import open_reader
+    from stateshape.policy.source import resolve
     from stateshape.tasks.load import load_task
     from stateshape.tasks.task import GenerationTask
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from stateshape.cli.arguments import RowFlags, data_folder, model_settings_from
+from stateshape.cli.arguments import RowFlags, check_models, data_folder, model_settings_from
 from stateshape.cli.processes import check_processes, is_first
 from stateshape.core.files import plain
 
@@ -63,10 +63,12 @@ def drift(
         quiet: No progress output.
     """
     from stateshape.cli.terminal import reporter_for
-    from stateshape.study.single import drift_between
     from stateshape.study.study_file import DriftChoice
 
     check_processes(processes)
+    check_models(a, b)
+    from stateshape.study.single import drift_between
+
     choice = DriftChoice(
         prompts=prompts,
         cuts=cuts,

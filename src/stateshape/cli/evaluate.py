@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from stateshape.cli.arguments import RowFlags, data_folder, model_settings_from, out_folder
+from stateshape.cli.arguments import RowFlags, check_models, data_folder, model_settings_from, out_folder
 from stateshape.cli.processes import check_processes
 from stateshape.core import layout
 from stateshape.core.files import BadInput, check_output
@@ -80,14 +80,15 @@ def evaluate(
         quiet: No progress output.
         json_events: Report progress as JSON lines on stderr.
     """
+    check_processes(processes)
+    check_models(source)
     from stateshape.cli.terminal import reporter_for
     from stateshape.core.ranks import current
-    from stateshape.policy.open import resolve
+    from stateshape.policy.source import resolve
     from stateshape.study.evaluation import claim_evaluation, planned_evaluation, sampled_evaluation
     from stateshape.study.preflight import check_templates
     from stateshape.tasks.load import check_evaluable, load_task
 
-    check_processes(processes)
     ranks = current()
     if profile and ranks.count > 1:
         raise BadInput(f"profile: got --profile in {ranks.count} processes; expected one; leave one of the two out")
@@ -149,7 +150,8 @@ def evaluate_into(
     reporter: Reporter,
 ) -> None:
     """Opens the model, and what samples from it; then the evaluation."""
-    from stateshape.policy.open import open_weights, policy_on, resolve
+    from stateshape.policy.open import open_weights, policy_on
+    from stateshape.policy.source import resolve
     from stateshape.study.opened import Asked, opened_sampler
 
     resolved = resolve(source)

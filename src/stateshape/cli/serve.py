@@ -42,7 +42,7 @@ def serve(
     """
     from stateshape.embedded import base_folder
     from stateshape.policy.device import resolve_device, resolve_dtype
-    from stateshape.policy.open import EMBEDDED, resolve
+    from stateshape.policy.source import EMBEDDED, resolve
     from stateshape.sampling.served.command import server_command
 
     resolved = resolve(model)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import tyro
 
-from stateshape.cli.arguments import RowFlags, out_folder, task_and_folder
+from stateshape.cli.arguments import RowFlags, check_models, out_folder, task_and_folder
 from stateshape.cli.processes import check_processes, is_first
 from stateshape.core import layout
 from stateshape.core.files import BadInput
@@ -93,6 +93,7 @@ def train_command(name: str) -> Callable[..., None]:
         from stateshape.cli.terminal import reporter_for
 
         check_processes(processes)
+        check_models(model)
         folder = out_folder(out)
         task_name, data_dir = task_and_folder(task, data)
         operators: Operators | None = {} if profile else None

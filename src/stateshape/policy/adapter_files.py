@@ -7,7 +7,6 @@ Does not know the base (policy/weights.py).
 
 from __future__ import annotations
 
-import os
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,13 +17,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from stateshape.core.files import BadInput, read_json
-from stateshape.embedded import base_folder
 from stateshape.policy.foreign import reason_of
 from stateshape.policy.settings import ALL_LINEAR, LoraSettings
+from stateshape.policy.source import CONFIG
 from stateshape.policy.tensor_files import check_whole
 
-EMBEDDED = "embedded"
-CONFIG, TENSORS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+TENSORS, PICKLED = "adapter_model.safetensors", "adapter_model.bin"
 # where training starts from; once trained these are plain LoRA. All others subtract from the base's weights at the start
 HARMLESS_STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 HARMLESS = {
@@ -38,18 +36,6 @@ HARMLESS = {
 class SavedAdapter(NamedTuple):
     config: peft.LoraConfig
     state: dict[str, Tensor]
-
-
-def base_written(source: str) -> str:
-    """A base as an adapter's configuration names it: a hub id as it is, a folder so that peft finds it from anywhere."""
-    folder = base_folder() if source == EMBEDDED else Path(source)
-    return str(folder.absolute()) if os.path.isdir(folder) else source
-
-
-def base_read(written: str) -> str:
-    """The base as it is named here: the embedded one by its name, wherever the package was installed when it was written."""
-    own = base_folder().parts[-3:]
-    return EMBEDDED if Path(written).parts[-3:] == own else written
 
 
 def check_adapter(folder: Path) -> peft.LoraConfig:

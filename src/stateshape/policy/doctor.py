@@ -18,9 +18,10 @@ from stateshape.policy.memory import (
     lora_memory,
     millions,
 )
-from stateshape.policy.open import Resolved, open_weights, policy_on, resolve, shares_base, token_difference
+from stateshape.policy.open import open_weights, policy_on, token_difference
 from stateshape.policy.policy import Policy
 from stateshape.policy.settings import ModelSettings, check_quantize
+from stateshape.policy.source import Resolved, resolve, shares_base
 from stateshape.policy.targets import fused_experts, linear_layers
 from stateshape.policy.weights import SharedWeights
 

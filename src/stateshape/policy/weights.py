@@ -24,7 +24,7 @@ from stateshape.core.files import BadInput
 from stateshape.core.head import Head
 from stateshape.core.meter import Meter
 from stateshape.core.ranks import current
-from stateshape.policy.adapter_files import TENSORS, base_written, holds_model, read_adapter, without_base
+from stateshape.policy.adapter_files import TENSORS, holds_model, read_adapter, without_base
 from stateshape.policy.bridge import run_transformers
 from stateshape.policy.checks import (
     CacheShapes,
@@ -42,6 +42,7 @@ from stateshape.policy.general import hidden_by_rows
 from stateshape.policy.rotary import hold_angles
 from stateshape.policy.settings import LoraSettings
 from stateshape.policy.sharding import shard_layers
+from stateshape.policy.source import base_written
 from stateshape.policy.targets import resolve as resolve_targets
 from stateshape.policy.tree_attention import TreeAttention, lay_out
 

@@ -20,7 +20,7 @@ from stateshape.core.records import EvaluationRecord
 from stateshape.core.sealed import sealed_folders
 from stateshape.evals.evaluate import read_about
 from stateshape.policy.fingerprint import weights_sha256
-from stateshape.policy.open import Resolved, is_same_model, resolve
+from stateshape.policy.source import Resolved, is_same_model, resolve
 from stateshape.policy.weights import SharedWeights
 from stateshape.sampling.settings import Sampler
 from stateshape.study.opened import sampler_of

@@ -32,8 +32,9 @@ from stateshape.core.sealed import (
 from stateshape.core.seeds import seed_for
 from stateshape.core.study_records import BASE
 from stateshape.policy.device import resolve_device
-from stateshape.policy.open import Resolved, open_weights, resolve_base
+from stateshape.policy.open import open_weights
 from stateshape.policy.policy import Policy
+from stateshape.policy.source import Resolved, resolve_base
 from stateshape.policy.weights import SharedWeights
 from stateshape.study.along import along_run
 from stateshape.study.checkpoints import CheckpointSpec

@@ -14,7 +14,7 @@ from stateshape.core.manifest import has_manifest
 from stateshape.core.records import RunRecord
 from stateshape.core.sealed import check_record_is_there, seal_run
 from stateshape.core.study_records import PlanRecord
-from stateshape.policy.open import is_same_model
+from stateshape.policy.source import is_same_model
 from stateshape.study.earlier import as_before
 from stateshape.study.evaluation import check_names_files
 from stateshape.study.origin import check_same_origin, origin

@@ -30,9 +30,10 @@ from stateshape.locality.probe import response_text
 from stateshape.locality.reachability import reachability_gap
 from stateshape.locality.states import places, written
 from stateshape.locality.told_apart import c2st_auc
-from stateshape.policy.open import check_teacher, open_beside, open_weights, resolve, resolve_base
+from stateshape.policy.open import check_teacher, open_beside, open_weights
 from stateshape.policy.policy import Policy
 from stateshape.policy.settings import ModelSettings
+from stateshape.policy.source import resolve, resolve_base
 from stateshape.recipes.recipe import Parts
 from stateshape.sampling.local import LocalSampler
 from stateshape.signals.continuation import continued

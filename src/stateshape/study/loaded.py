@@ -18,8 +18,9 @@ from stateshape.core.records import EvalStep, KlRecord, KlValue, RunRecord, Supe
 from stateshape.core.sealed import is_finished
 from stateshape.core.seeds import seed_for
 from stateshape.locality.apart import OwnStates, kl_at, own_states
-from stateshape.policy.open import open_beside, resolve, token_difference
+from stateshape.policy.open import open_beside, token_difference
 from stateshape.policy.policy import Policy
+from stateshape.policy.source import resolve
 from stateshape.sampling.local import LocalSampler
 from stateshape.sampling.settings import SamplingSettings
 from stateshape.study.checkpoints import CheckpointSpec

@@ -15,8 +15,8 @@ from stateshape.core.study_records import BASE
 from stateshape.drift.measure import measure
 from stateshape.evals.evaluate import evaluate, read_summaries, summarise, write_evaluation
 from stateshape.evals.sampled import sample_and_grade, summarise_sampled
-from stateshape.policy.open import Resolved
 from stateshape.policy.policy import Policy
+from stateshape.policy.source import Resolved
 from stateshape.study.context import StudyContext
 from stateshape.study.drift_rollouts import read_rollouts, sample_rollouts, write_rollouts
 from stateshape.study.evaluation import on_machine, planned_evaluation, sampled_evaluation

@@ -18,7 +18,7 @@ from stateshape.core.manifest import entry_of
 from stateshape.core.records import Json
 from stateshape.core.study_records import BASE
 from stateshape.policy.fingerprint import weights_sha256
-from stateshape.policy.open import resolve
+from stateshape.policy.source import resolve
 from stateshape.record.parts import parts_of
 from stateshape.sampling.served.teacher import is_address
 from stateshape.study.run_spec import AnySpec

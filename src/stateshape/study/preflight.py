@@ -11,9 +11,10 @@ from stateshape.core.files import BadInput
 from stateshape.core.sealed import check_source
 from stateshape.core.study_records import BASE
 from stateshape.core.wording import shown
-from stateshape.policy.open import check_teacher, check_tokenizer, open_reader, open_tokenizer, resolve, shares_base
+from stateshape.policy.open import check_teacher, check_tokenizer, open_reader, open_tokenizer
 from stateshape.policy.policy import Policy
 from stateshape.policy.settings import ModelSettings, check_quantize, check_shard
+from stateshape.policy.source import resolve, shares_base
 from stateshape.recipes.names import built_in_path
 from stateshape.recipes.opd import OPD
 from stateshape.recipes.recipe import Need, Parts, made_of_by, teachers_of

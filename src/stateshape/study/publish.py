@@ -22,9 +22,9 @@ from stateshape.core.locks import holds_files
 from stateshape.core.records import RunRecord
 from stateshape.core.sealed import check_source, is_finished
 from stateshape.core.wording import one_line
-from stateshape.policy.adapter_files import CONFIG
 from stateshape.policy.open import tokenizer_of
 from stateshape.policy.settings import ModelSettings
+from stateshape.policy.source import CONFIG
 
 Kind = Literal["model", "dataset"]
 TOKENIZER = "tokenizer_config.json"

@@ -22,9 +22,10 @@ from stateshape.core.study_records import BASE
 from stateshape.drift.measure import measure
 from stateshape.evals.settings import EvalSettings
 from stateshape.locality.settings import LocalitySettings
-from stateshape.policy.open import check_teacher, open_beside, open_weights, policy_on, resolve, resolve_base
+from stateshape.policy.open import check_teacher, open_beside, open_weights, policy_on
 from stateshape.policy.policy import Policy
 from stateshape.policy.settings import ModelSettings
+from stateshape.policy.source import resolve, resolve_base
 from stateshape.recipes.recipe import Recipe
 from stateshape.recipes.replay import Replay
 from stateshape.record.reading import Recording

@@ -13,8 +13,9 @@ from stateshape.core.files import BadInput
 from stateshape.core.sealed import check_source
 from stateshape.core.wording import MAX_PATH, shown
 from stateshape.policy.adapter_files import check_adapter, shape_difference
-from stateshape.policy.open import Resolved, check_teacher, resolve, shares_base
+from stateshape.policy.open import check_teacher
 from stateshape.policy.settings import ModelSettings
+from stateshape.policy.source import Resolved, resolve, shares_base
 from stateshape.study.checkpoints import CheckpointSpec
 from stateshape.study.plan import Plan
 from stateshape.study.run_spec import RunSpec

@@ -21,8 +21,9 @@ from stateshape.core.watch import Watch
 from stateshape.core.wording import MAX_PATH, shown
 from stateshape.locality.watch import LocalityWatch
 from stateshape.policy.memory import full_memory, in_words
-from stateshape.policy.open import open_beside, policy_on, resolve
+from stateshape.policy.open import open_beside, policy_on
 from stateshape.policy.policy import Policy
+from stateshape.policy.source import resolve
 from stateshape.policy.targets import resolve as resolve_targets
 from stateshape.policy.weights import SharedWeights
 from stateshape.recipes.recipe import Parts, teachers_of

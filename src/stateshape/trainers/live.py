@@ -33,9 +33,9 @@ from stateshape.policy.checks import (
 )
 from stateshape.policy.general import hidden_by_rows
 from stateshape.policy.habits import find_habits
-from stateshape.policy.open import EMBEDDED
 from stateshape.policy.policy import Policy
 from stateshape.policy.probe import make_probe, run_own
+from stateshape.policy.source import EMBEDDED
 from stateshape.policy.weights import Passed, SharedWeights
 from stateshape.trainers.reading import adapters_off, reading, switch_adapters
 

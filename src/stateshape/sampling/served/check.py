@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from stateshape.core.files import BadInput
 from stateshape.core.wording import MAX_PATH, shown
+from stateshape.policy.source import shares_base
 from stateshape.sampling.served.protocol import (
     OddAnswer,
     Served,
@@ -63,8 +64,6 @@ def checked(server: Server, model: str, tokenizer: Any) -> tuple[str, Served]:
             f"servers: got vLLM {version} at {server.url}; expected {'.'.join(map(str, OLDEST))} or later, which answers with "
             "token ids; install a later one"
         )
-    from stateshape.policy.open import shares_base
-
     base, _ = told(server, "its models", lambda: served_models(server))
     if os.path.isdir(base.root) and not shares_base(base.root, model):
         raise BadInput(
