@@ -394,6 +394,7 @@ def test_what_refuses_a_folder_a_file_or_a_model_loads_no_tensor_library(tmp_pat
     commands = [
         ["report", str(tmp_path)],
         ["study", str(tmp_path / "slip.yaml"), *out],
+        ["study", "smoke", "--model", gone, *out],
         ["eval", gone, *task, *out],
         ["drift", "embedded", gone, *task],
         ["audit", "embedded", gone, *task, *out],
@@ -403,7 +404,7 @@ def test_what_refuses_a_folder_a_file_or_a_model_loads_no_tensor_library(tmp_pat
     assert (told.returncode, told.stderr.count("\n")) == (0, len(commands)), told.stderr
     assert "contains no plan.json" in told.stderr
     assert "did you mean model?" in told.stderr
-    assert told.stderr.count("which does not exist") == 3
+    assert told.stderr.count("which does not exist") == 4
     assert not (tmp_path / "out").exists()
 
 

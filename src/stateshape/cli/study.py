@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from stateshape.cli.arguments import data_folder, out_folder
+from stateshape.cli.arguments import check_models, data_folder, out_folder
 from stateshape.core import layout
 from stateshape.core.files import BadInput
 from stateshape.core.locks import hold
@@ -72,6 +72,8 @@ def study(
     from stateshape.cli.terminal import reporter_for
 
     chosen = None if seeds is None else parse_seeds(seeds)
+    if model is not None:
+        check_models(model)
     plan = plan_study(preset_or_file, seeds=chosen, model=model, full=full)
     if dry_run:
         from stateshape.study.plan import on_device
