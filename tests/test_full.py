@@ -379,7 +379,7 @@ def test_four_bits_are_refused_with_full_without_cuda_and_without_the_library(mo
         check_quantize(four)
     with pytest.raises(BadInput, match="no CUDA device"):
         list(examine("embedded", None, settings=four, rank=4))
-    monkeypatch.setattr(policy_settings, "resolve_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr("stateshape.policy.device.resolve_device", lambda name: torch.device("cuda"))
     monkeypatch.setattr(policy_settings.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BadInput, match="bitsandbytes is not installed"):
         check_quantize(four)
