@@ -195,7 +195,7 @@ def test_reading_a_study(tmp_path):
 
 
 def test_records_with_the_names_of_older_versions_are_still_shown():
-    report = read_json(Path(__file__).parents[1] / "results/predictors/predictors.json", PredictorReport)
+    report = read_json(Path(__file__).parent / "records/predictors_of_2026_11_21.json", PredictorReport)
     assert ["c2st_auc", "Pearson"] in [[cell.text for cell in row[:2]] for row in correlation_table(report).rows]
     assert len(score_table(report).rows) == len(report.scores)
 
@@ -252,9 +252,9 @@ def test_predictors_that_are_noise_over_seeds_are_in_no_set():
     assert any("nothing of its own is left" in note for note in alone.notes)
 
 
-def test_one_step_of_six_rows_was_noise_in_the_predictors_study():
+def test_one_step_of_six_rows_was_noise_in_the_first_predictors_study():
     """In the file the names have no prefix, and c2st_auc is locality's."""
-    rows = read_json(Path(__file__).parents[1] / "results/predictors/predictors.json", PredictorReport).rows
+    rows = read_json(Path(__file__).parent / "records/predictors_of_2026_11_21.json", PredictorReport).rows
     for name in ("reachability_gap_nats", "c2st_auc", "locality_ratio", "neutral_ratio"):
         assert reliability(rows, name) < 0.5
     for name in ("mmd2_unbiased", "forward_kl_new_task_nats", "forward_kl_retention_nats", "update_frobenius"):
