@@ -10,7 +10,8 @@ from stateshape.analysis.planned_claims import planned_effect
 from stateshape.analysis.reading import load_scores
 from stateshape.analysis.resolution import resolvable
 from stateshape.analysis.verdicts import verdicts
-from stateshape.core.files import BadInput, read_json, write_json
+from stateshape.core.files import BadInput, read_json, write_json, write_jsonl
+from stateshape.core.records import LocalityRecord
 from stateshape.core.study_records import ClaimChoice, EffectChoice, Look, PlannedClaim, PlanRecord
 from stateshape.study.claim_checks import check_scores
 from stateshape.study.plan import make_plan
@@ -19,6 +20,7 @@ from stateshape.study.study_file import read_study_file
 from stateshape.tasks.load import load_task
 from synthetic_study import write_synthetic_study
 
+GAP = "reachability_gap_nats"
 BIG = {"num_items": 450, "drift_noise": 0.0001}
 STUDY = """
 study: mine
@@ -67,6 +69,7 @@ def test_claims_do_not_change_a_plans_checksum(tmp_path):
         ("{contrast: [a], measure: drift.mmd2}", r"did you mean drift.mmd2_\w+\?"),
         ("{contrast: [a], measure: drift.encoder_energy}", "expected what this study measures"),
         ("{contrast: [a], measure: locality.c2st}", "did you mean locality.c2st_auc"),
+        ("{contrast: [a], measure: locality.before.update_frobenius}", "did you mean locality.update_frobenius"),
         ("{contrast: [base], measure: drift.energy}", "got base with a measure; expected trained runs"),
         (
             "{contrast: [a], measure: along.peak}",
@@ -181,6 +184,25 @@ def test_a_planned_claim_is_decided_by_its_effects(tmp_path):
     assert found["turned"].evidence[0].effect.value > 0.05 == found["turned"].evidence[0].threshold
     assert "locality.reachability_gap_nats was not measured" in found["gap"].sentence
     assert found["P1"].written == "fixed by the package before any study"
+
+
+def test_what_the_states_were_before_training_is_not_what_they_became(tmp_path):
+    """A teacher's prefixes are far from the learner at first, and no longer once it has learned them."""
+    folder = write_synthetic_study(tmp_path, **BIG, has_locality=True)
+    for path in folder.glob("runs/sft_mild/seed*/locality.jsonl"):
+        write_jsonl(path, [LocalityRecord(step=step, values={GAP: 2.0 / (1 + step)}) for step in (0, 9, 19)])
+    gap = {"contrast": ["sft_mild"], "above": 1.0}
+    found = with_claims(
+        folder,
+        {
+            "before": claim(measure="locality.before.reachability_gap_nats", **gap),
+            "over": claim(measure="locality.reachability_gap_nats", **gap),
+            "none": claim(measure="locality.before.c2st_auc", **gap),
+        },
+    )
+    effects = {name: found[name].evidence[0].effect for name in ("before", "over", "none")}
+    assert (effects["before"].value, effects["over"].value) == (2.0, pytest.approx(0.15))
+    assert effects["none"].value is None
 
 
 def test_a_premise_that_is_not_shown_keeps_a_claim_from_being_decided(tmp_path):

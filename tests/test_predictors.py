@@ -26,7 +26,7 @@ from stateshape.analysis.predictors import (
     reliability,
     ridge_heldout,
 )
-from stateshape.analysis.probe_values import over_probes
+from stateshape.analysis.probe_values import before_training, over_probes
 from stateshape.analysis.reading import load_scores
 from stateshape.core.files import read_json, write_json, write_jsonl
 from stateshape.core.records import DriftRecord, DriftValue, LocalityRecord
@@ -271,5 +271,6 @@ def test_a_run_is_the_mean_of_its_probes_and_the_end_of_its_policy():
     assert run.step == 9
     assert run.values == {"c2st_auc": pytest.approx(0.6), "locality_ratio": 2.0, "update_frobenius": 3.0}
     assert over_probes(probes[1:2]) == probes[1]
+    assert before_training(probes) is probes[1] and before_training(probes[::2]) is None
     with pytest.raises(ValueError, match="at least one"):
         over_probes([])

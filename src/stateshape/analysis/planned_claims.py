@@ -26,6 +26,7 @@ from stateshape.core.dose_records import DOSE_NAMES
 from stateshape.core.study_records import EffectChoice, PlannedClaim
 
 DRIFT_PREFIX, LOCALITY_PREFIX, ALONG_PREFIX = "drift.", "locality.", "along."
+BEFORE_PREFIX = LOCALITY_PREFIX + "before."
 
 
 def planned_claims(study: StudyScores, *, with_bootstrap: bool = True) -> list[Claim]:
@@ -108,13 +109,17 @@ def _measured(study: StudyScores, choice: EffectChoice, measure: str, threshold:
 
 
 def measured_values(study: StudyScores, run: str, measure: str) -> Mapping[int, float]:
-    """By seed: drift.NAME from drift.json, locality.NAME from the last probe, along.NAME from the points on the run's way."""
+    """By seed: drift.NAME from drift.json, locality.NAME over the run's probes (probe_values.py), locality.before.NAME from
+    the probe before the first step, along.NAME from the points on the run's way.
+    """
     if measure.startswith(DRIFT_PREFIX):
         return drift_values(study, run, measure.removeprefix(DRIFT_PREFIX))
     if measure.startswith(ALONG_PREFIX):
         return values_along(study, run, measure.removeprefix(ALONG_PREFIX))
-    name = measure.removeprefix(LOCALITY_PREFIX)
-    by_seed = {seed: record.values.get(name) for seed, record in study.locality.get(run, {}).items()}
+    is_before = measure.startswith(BEFORE_PREFIX)
+    name = measure.removeprefix(BEFORE_PREFIX if is_before else LOCALITY_PREFIX)
+    records = study.locality_before if is_before else study.locality
+    by_seed = {seed: record.values.get(name) for seed, record in records.get(run, {}).items()}
     return {seed: value for seed, value in by_seed.items() if value is not None}
 
 

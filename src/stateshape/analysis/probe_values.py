@@ -58,6 +58,11 @@ def over_probes(records: Sequence[LocalityRecord]) -> LocalityRecord:
     return replace(last, values={**last.values, **means})
 
 
+def before_training(records: Sequence[LocalityRecord]) -> LocalityRecord | None:
+    """The probe before the first step: the run's states as the learner finds them that it began with. None: there is none."""
+    return next((record for record in records if record.step == 0), None)
+
+
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stateshape.analysis.probe_values import over_probes
+from stateshape.analysis.probe_values import before_training, over_probes
 from stateshape.analysis.sampled import sampled_scores
 from stateshape.analysis.scores import EXTRACTIONS, DosePoint, SeedScores, StudyScores
 from stateshape.core import layout
@@ -100,6 +100,8 @@ def _read_run(folder: Path, run: str, seed: int, study: StudyScores, known: _Kno
         records = read_jsonl(folder / layout.LOCALITY, LocalityRecord)
         if records:
             study.locality[run][seed] = over_probes(records)
+            if (before := before_training(records)) is not None:
+                study.locality_before.setdefault(run, {})[seed] = before
     if os.path.exists(folder / layout.ALONG):
         study.along[run][seed] = _along(folder, study, known)
 
