@@ -8,11 +8,11 @@ from stateshape.analysis.compare import write_comparison
 from stateshape.analysis.looks import next_level, spent_until
 from stateshape.analysis.planned_claims import planned_effect
 from stateshape.analysis.reading import load_scores
-from stateshape.analysis.resolution import resolvable
+from stateshape.analysis.resolution import resolvable, resolvable_text
 from stateshape.analysis.verdicts import verdicts
 from stateshape.core.files import BadInput, read_json, write_json, write_jsonl
 from stateshape.core.records import LocalityRecord
-from stateshape.core.study_records import ClaimChoice, EffectChoice, Look, PlannedClaim, PlanRecord
+from stateshape.core.study_records import ClaimChoice, DoseChoice, EffectChoice, Look, PlannedClaim, PlanRecord
 from stateshape.study.claim_checks import check_scores
 from stateshape.study.plan import make_plan
 from stateshape.study.plan_claims import claims_by_task_name, recorded_claims
@@ -184,6 +184,21 @@ def test_a_planned_claim_is_decided_by_its_effects(tmp_path):
     assert found["turned"].evidence[0].effect.value > 0.05 == found["turned"].evidence[0].threshold
     assert "locality.reachability_gap_nats was not measured" in found["gap"].sentence
     assert found["P1"].written == "fixed by the package before any study"
+
+
+def test_each_family_has_its_own_number_of_tests_and_each_dose_is_one(tmp_path):
+    plan = read_json(write_synthetic_study(tmp_path, **BIG) / "plan.json", PlanRecord)
+    plan = replace(plan, num_along=6, target=replace(plan.target, num_items=450))
+    pair = {"contrast": ["sft_mild", "sft_stress"], "task": "target"}
+    doses = [None, DoseChoice(at=0.04), DoseChoice(at=0.1), DoseChoice(), DoseChoice(measure="update_frobenius")]
+    primary = ClaimChoice(text="mine", family="primary", effects=[EffectChoice(**pair, dose=dose) for dose in doses])
+    other = ClaimChoice(text="mine", family="other", effects=[EffectChoice(**pair)])
+    claims = recorded_claims([], {"H": primary, "I": other}, now="2026-11-26T10:00:00+00:00", runs_begun=0)
+    rows = resolvable(replace(plan, claims=claims))
+    tests = {row.claim_id: row.num_tests for row in rows}
+    assert (tests["H"], tests["I"]) == (5, 1) and len([row for row in rows if row.claim_id == "H"]) == 5
+    assert len({row.label for row in rows if row.claim_id == "H"}) == 5
+    assert "5 tests of the family primary and 1 test of the family other and " in resolvable_text(rows)
 
 
 def test_what_the_states_were_before_training_is_not_what_they_became(tmp_path):

@@ -206,7 +206,16 @@ def dose_effect(
     trained = [run for run in pair if run != BASE]
     at, lacks = _common_measured(study, trained, measure, dose)
     if lacks is not None:
-        at_all = item_effect(study, label, weights, tasks, threshold=threshold, with_bootstrap=False)
+        at_all = item_effect(
+            study,
+            label if dose is None else f"{label} (at {dose:.3g})",
+            weights,
+            tasks,
+            threshold=threshold,
+            offset=offset,
+            with_bootstrap=False,
+            about=f" at {measure} {'that both reach' if dose is None else f'{dose:.6g}'}",
+        )
         return replace(
             at_all,
             estimate=EMPTY,

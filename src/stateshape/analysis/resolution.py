@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from stateshape.analysis.claims import paper_claims
-from stateshape.analysis.effects import OF_NO_ITEMS, Effect
+from stateshape.analysis.effects import OF_NO_ITEMS, Claim, Effect
 from stateshape.analysis.planned_claims import planned_claims
 from stateshape.analysis.power import (
     ALPHA,
@@ -55,9 +55,9 @@ class Resolvable(NamedTuple):
     minimal_effect: float | None  # seen with 80% power, at that step
     minimal_effect_alone: float | None  # the same at .05: Holm's last step, where all other effects are decided
     lacks: str | None
-    num_tests: int = (
-        1  # of the plan, over which Holm corrects: claims share effects, and a claim about any pair has its own
-    )
+    key: str = ""  # claims may share an effect, see Effect
+    family: str = "paper"
+    num_tests: int = 1  # of the family, over which Holm corrects: a shared effect is one, and a claim about any pair another
     is_at_dose: bool = False  # see Effect
     is_share: bool = True
 
@@ -128,17 +128,30 @@ def resolvable(
     """
     study = StudyScores(plan=plan, scores={}, drift={}, missing=[])
     claims = [claim for claim in (*planned_claims(study), *paper_claims(study)) if claim.is_asked()]
-    parts = {(claim.claim_id, part.key): part for claim in claims for part in (*claim.effects, *claim.counted)}
-    known = {key: part for key, part in parts.items() if part.tasks}
-    num_tests = len({part.key for part in known.values() if part.weights}) + sum(bool(claim.ways) for claim in claims)
-    alpha = ALPHA / max(1, num_tests)
-    num_seeds = len(plan.seeds)
-    return [
-        _resolvable(claim_id, part, items_of(plan, part), num_seeds, alpha, rate, rho, seed_sd)._replace(
-            num_tests=num_tests, is_at_dose=part.is_at_dose, is_share=part.is_share
-        )
-        for (claim_id, _), part in known.items()
-    ]
+    num_tests = {family: _number_of_tests(claims, family) for family in {claim.family for claim in claims}}
+    rows = []
+    for claim in claims:
+        in_family = max(1, num_tests[claim.family])
+        parts = {part.key: part for part in (*claim.effects, *claim.counted) if part.tasks}
+        rows += [
+            _resolvable(
+                claim.claim_id, part, items_of(plan, part), len(plan.seeds), ALPHA / in_family, rate, rho, seed_sd
+            )._replace(
+                key=part.key,
+                family=claim.family,
+                num_tests=in_family,
+                is_at_dose=part.is_at_dose,
+                is_share=part.is_share,
+            )
+            for part in parts.values()
+        ]
+    return rows
+
+
+def _number_of_tests(claims: Sequence[Claim], family: str) -> int:
+    members = [claim for claim in claims if claim.family == family]
+    effects = [part for claim in members for part in (*claim.effects, *claim.counted) if part.tasks and part.weights]
+    return len({part.key for part in effects}) + sum(bool(claim.ways) for claim in members)
 
 
 def items_of(plan: PlanRecord, part: Effect) -> list[int]:
@@ -207,8 +220,16 @@ def resolvable_text(rows: Sequence[Resolvable]) -> str:
 
 
 def _tests(rows: Sequence[Resolvable]) -> str:
-    """Their number, with the reason where it is not the table's."""
-    num_tests, different = rows[0].num_tests, len({row.label for row in rows})
+    """Their number in each family, with the reason where it is not the table's."""
+    families = list(dict.fromkeys(row.family for row in rows))
+    told = [_tests_of([row for row in rows if row.family == family]) for family in families]
+    if len(families) == 1:
+        return told[0]
+    return " and ".join(f"{text} of the family {family}" for text, family in zip(told, families))
+
+
+def _tests_of(rows: Sequence[Resolvable]) -> str:
+    num_tests, different = rows[0].num_tests, len({row.key for row in rows})
     reasons = []
     if different < len(rows):
         reasons.append(f"the {len(rows)} rows are {different} different effects")
@@ -216,7 +237,7 @@ def _tests(rows: Sequence[Resolvable]) -> str:
         reasons.append(
             f"{num_tests - different} more {'is' if num_tests - different == 1 else 'are'} on distances or any pair of runs"
         )
-    return f"{num_tests} tests" + (f" ({'; '.join(reasons)})" if reasons else "")
+    return f"{num_tests} test{'s' if num_tests > 1 else ''}" + (f" ({'; '.join(reasons)})" if reasons else "")
 
 
 def _in_words(rows: Sequence[Resolvable]) -> list[str]:
