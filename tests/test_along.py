@@ -426,7 +426,7 @@ def test_several_samples_per_item_are_a_second_evaluation(tmp_path: Path):
     summary = json.loads(layout.summary(tmp_path / "o", layout.SAMPLED).read_text())["arithmetic"]
     share = sum(sum(row["strict"]) / 3 for row in rows) / 5
     assert summary["strict_t0.7"]["value"] == pytest.approx(share)
-    assert summary["pass_at_k"]["value"] == pytest.approx(sum(any(row["strict"]) for row in rows) / 5)
+    assert summary["pass_at_3"]["value"] == pytest.approx(sum(any(row["strict"]) for row in rows) / 5)
     assert (summary["evaluation"]["num_samples"], summary["evaluation"]["temperature"]) == (3, 0.7)
 
 

@@ -18,7 +18,7 @@ from stateshape.analysis.effects import dose_effect, item_effect
 from stateshape.analysis.estimates import contrast, equivalence_p
 from stateshape.analysis.reading import load_scores
 from stateshape.analysis.rule import state_of
-from stateshape.analysis.sampled import sampled_scores
+from stateshape.analysis.sampled import attempts, sampled_scores
 from stateshape.analysis.scores import DosePoint, StudyScores
 from stateshape.core import layout
 from stateshape.core.dose_records import DoseReport
@@ -268,10 +268,16 @@ def test_the_scores_of_several_samples_by_hand():
         item_id="x", prompt_sha256="", gold="1", temperature=1.0, strict=[True, False, False, False],
         flexible=[True, True, False, False], completions=[""] * 4, finishes=["eos"] * 4,
     )  # fmt: skip
-    assert sampled_scores(row, "strict") == {"strict_t1": 0.25, "flexible_t1": 0.5, "pass_at_k": 1.0}
+    assert sampled_scores(row, "strict") == {"strict_t1": 0.25, "flexible_t1": 0.5, "pass_at_2": 0.5, "pass_at_4": 1.0}
     none_right = replace(row, strict=[False] * 4, temperature=0.7)
-    assert sampled_scores(none_right, "strict") == {"strict_t0.7": 0.0, "flexible_t0.7": 0.5, "pass_at_k": 0.0}
-    assert sampled_scores(none_right, "flexible")["pass_at_k"] == 1.0
+    shares = {"strict_t0.7": 0.0, "flexible_t0.7": 0.5}
+    assert sampled_scores(none_right, "strict") == {**shares, "pass_at_2": 0.0, "pass_at_4": 0.0}
+    assert sampled_scores(none_right, "flexible")["pass_at_2"] == pytest.approx(5 / 6)  # of 6 pairs one has none right
+
+
+@pytest.mark.parametrize(("n", "expected"), [(1, [1]), (2, [2]), (3, [2, 3]), (8, [2, 4, 8]), (10, [2, 4, 8, 10])])
+def test_chances_are_given_for_powers_of_two_and_all_samples(n, expected):
+    assert attempts(n) == expected
 
 
 # A study's folder
@@ -406,17 +412,20 @@ def test_scores_at_temperature_and_by_flexible_extraction_are_secondary(tmp_path
         ]  # fmt: skip
         write_jsonl(layout.evaluation(run, "gsm8k", layout.SAMPLED), reversed(sampled))
     study = load_scores(made)
-    assert set(study.secondary["sft_mild"]["gsm8k"]) == {"flexible", "strict_t1", "flexible_t1", "pass_at_k"}
+    assert set(study.secondary["sft_mild"]["gsm8k"]) == {"flexible", "strict_t1", "flexible_t1", "pass_at_2"}
     row = next(row for row in compare_scores(study).rows if row.run == "sft_mild")
     secondary = row.versus_base["gsm8k"].secondary
     assert {name: secondary[name].value for name in secondary} == pytest.approx(
-        {"flexible": 0.0, "strict_t1": 0.5, "flexible_t1": 0.5, "pass_at_k": 1.0}
+        {"flexible": 0.0, "strict_t1": 0.5, "flexible_t1": 0.5, "pass_at_2": 1.0}
     )
-    assert {name: one.value for name, one in row.extractions.items()} == {"flexible": 1.0}
+    assert {name: one.value for name, one in row.extractions.items()} == pytest.approx(
+        {"flexible": 1.0, "strict_t1": 0.5, "flexible_t1": 1.0, "pass_at_2": 1.0}
+    )
     table = table2(study.plan, compare_scores(study))
     at = [column.key for column in table.columns].index("gsm8k_flexible")
     assert table.columns[at].heading == f"{study.plan.target.label}, flexible"
     assert [line[at].value for line in table.rows] == [1.0] * len(table.rows)  # the base's too
+    assert any("strict_t1, flexible_t1 and pass_at_2 are of several samples" in note for note in table.notes)
 
 
 # The picture

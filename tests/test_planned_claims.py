@@ -89,11 +89,11 @@ def test_a_claim_that_does_not_fit_is_refused_with_its_field(tmp_path, effect, m
 
 
 SCORES = [
-    ("{contrast: [a, b], task: target, score: pass_at_k}", "samples: {n: 2}", None),
+    ("{contrast: [a, b], task: target, score: pass_at_2}", "samples: {n: 2}", None),
     ("{contrast: [a, b], task: target, score: flexible_t0.7}", "samples: {n: 2, temperature: 0.7}", None),
     ("{contrast: [a, b], task: retention, score: gold_mass}", "", None),
     ("{contrast: [a, b], task: target, score: strict}", "metric: flexible", None),
-    ("{contrast: [a, b], task: target, score: pass_at_k}", "", "expected one of flexible, which rows of arithmetic"),
+    ("{contrast: [a, b], task: target, score: pass_at_2}", "", "expected one of flexible, which rows of arithmetic"),
     ("{contrast: [a, b], task: target, score: flexible}", "metric: flexible", "expected one of strict, which rows"),
     ("{contrast: [a, b], task: facts, score: flexible}", "", "expected one of gold_logp_nats, gold_mass"),
 ]

@@ -29,7 +29,8 @@ from stateshape.analysis.effects import (
 )
 from stateshape.analysis.predictors import DRIFT, correlation, heldout_r2, offered_sets, predictor_rows
 from stateshape.analysis.rule import CORRELATION, HELDOUT, is_met
-from stateshape.analysis.scores import StudyScores
+from stateshape.analysis.sampled import of_samples
+from stateshape.analysis.scores import EXTRACTIONS, StudyScores
 from stateshape.core.files import BadInput
 from stateshape.core.study_records import BASE, PlanRecord
 
@@ -37,12 +38,6 @@ ROLES = (BASE, "sft_mild", "sft_stress", "opd_stress", "opd_mild", "opd_one_step
 NO_LOSS_SHARE = 0.1  # of what the base scores above chance: a loss below it counts as none
 DEGRADED_SHARE = 0.05  # the same: a teacher that lost no more is not degraded
 COLLAPSE_SHARE = 0.5  # of the base's target score: a collapse keeps less
-LEARNING_SCORES = (
-    "flexible",
-    "strict_t1",
-    "flexible_t1",
-    "pass_at_k",
-)  # of the target's rows, where they were measured
 FORWARD_KL, UPDATE_LENGTH = "forward_kl_new_task_nats", "update_frobenius"
 DRIFT_NAME = "mmd2_unbiased"  # the biased value sits on its sampling floor, where any two runs look alike
 DRIFT_LABEL = "unbiased MMD²"
@@ -121,6 +116,24 @@ class Cast:
             offset=-DEGRADED_SHARE * self.chance(tasks),
             is_difference=False,
         )
+
+    def by_other_scores(self, label: str, weights: Mapping[str, float]) -> list[Effect]:
+        """An effect on the target by each other score of its answers: greedy answers by the task's own hide part of what is
+        learned.
+        """
+        target = self.target()[0]
+        held = [tasks.get(target, {}) for tasks in self.study.secondary.values()]
+        names = dict.fromkeys(name for scores in held for name in (*EXTRACTIONS, *of_samples(scores)) if name in scores)
+        return [
+            item_effect(
+                secondary_study(self.study, name),
+                f"{label} ({name})",
+                self.named(weights),
+                [target],
+                with_bootstrap=False,
+            )
+            for name in names
+        ]
 
     def plays(self, role: str, wanted: str, *, is_on_policy: bool | None = None, signal: str = "") -> Effect:
         """Whether the plan gives the role a run of the kind that the claim is about; unplanned where there is no run."""
@@ -201,7 +214,9 @@ def _p2_on_policy(cast: Cast) -> Claim:
                     with_bootstrap=cast.with_bootstrap,
                 )
             )
-        effects.append(cast.no_loss(role, cast.target(), cast.study.plan.target.label))
+        target = cast.study.plan.target.label
+        effects.append(cast.no_loss(role, cast.target(), target))
+        shown += cast.by_other_scores(f"{target}, {name} minus base", {role: 1, BASE: -1})
     return Claim(
         claim_id="P2",
         text=(
@@ -225,7 +240,7 @@ def _p3_surpass(cast: Cast) -> Claim:
         cast.effect(f"{target.label}, {pair}", weights, [target.name]),
         cast.effect(f"{target.label}, {student} minus base", {"opd_stress": 1, BASE: -1}, [target.name]),
     ]
-    counted, shown = [], []
+    counted, shown = [], cast.by_other_scores(f"{target.label}, {pair}", weights)
     for task in kept:
         effect = cast.effect(f"{task.label}, {pair}", weights, [task.name])
         premise = cast.degraded(teacher, task.name)
@@ -261,17 +276,7 @@ def _improves_and_retains(cast: Cast, claim_id: str, role: str, premise: Effect,
             cast.effect(gain, {role: 1, BASE: -1}, cast.target()),
             cast.no_loss(role, cast.kept(), "mean retained score"),
         ],
-        shown=[
-            item_effect(
-                secondary_study(cast.study, score),
-                f"{gain} ({score})",
-                cast.named({role: 1, BASE: -1}),
-                cast.target(),
-                with_bootstrap=False,
-            )
-            for score in LEARNING_SCORES
-            if any(score in tasks.get(cast.target()[0], {}) for tasks in cast.study.secondary.values())
-        ],
+        shown=cast.by_other_scores(gain, {role: 1, BASE: -1}),
     )
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from stateshape.analysis.audit import audits
 from stateshape.analysis.estimates import (
+    answer_estimates,
     contrast,
-    extraction_estimates,
     retention,
     score_estimate,
     secondary_differences,
@@ -144,7 +144,7 @@ def _row(study: StudyScores, planned: PlannedRun) -> RunComparison:
         kl=study.kl.get(run),
         by_subject=by_subject(study, run),
         checkpoint=planned.checkpoint,
-        extractions=extraction_estimates(study, run, study.plan.target.name),
+        extractions=answer_estimates(study, run, study.plan.target.name),
     )
 
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from stateshape.analysis.sampled import of_samples
 from stateshape.analysis.scores import EXTRACTIONS, StudyScores
 from stateshape.analysis.statistics import (
     centred_p,
@@ -60,13 +61,15 @@ def score_estimate(study: StudyScores, run: str, task: str) -> Estimate:
     return found
 
 
-def extraction_estimates(study: StudyScores, run: str, task: str) -> dict[str, Estimate]:
-    """A run's mean score by each extraction that is not the task's metric; empty where answers are not free text."""
+def answer_estimates(study: StudyScores, run: str, task: str) -> dict[str, Estimate]:
+    """A run's mean by each score of its answers that is not the task's metric: the other extraction, and of samples.
+
+    Empty where answers are not free text.
+    """
     held = study.secondary.get(run, {}).get(task, {})
     return {
         name: score_estimate(replace(study, scores={run: {task: held[name]}}), run, task)
-        for name in EXTRACTIONS
-        if name in held
+        for name in (*(name for name in EXTRACTIONS if name in held), *of_samples(held))
     }
 
 

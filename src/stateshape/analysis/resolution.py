@@ -57,7 +57,9 @@ class Resolvable(NamedTuple):
     lacks: str | None
     key: str = ""  # claims may share an effect, see Effect
     family: str = "paper"
-    num_tests: int = 1  # of the family, over which Holm corrects: a shared effect is one, and a claim about any pair another
+    num_tests: int = (
+        1  # of the family, over which Holm corrects: a shared effect is one, and a claim about any pair another
+    )
     is_at_dose: bool = False  # see Effect
     is_share: bool = True
 

@@ -37,7 +37,9 @@ class StudyScores:
     missing: list[str]
     secondary: dict[str, dict[str, dict[str, SeedScores]]] = field(default_factory=dict)  # by run, task and name
     locality: dict[str, dict[int, LocalityRecord]] = field(default_factory=dict)  # by run and seed, see probe_values.py
-    locality_before: dict[str, dict[int, LocalityRecord]] = field(default_factory=dict)  # the probe before the first step
+    locality_before: dict[str, dict[int, LocalityRecord]] = field(
+        default_factory=dict
+    )  # the probe before the first step
     warnings: list[str] = field(default_factory=list)
     drift_since_start: dict[str, dict[int, DriftRecord]] = field(default_factory=dict)  # by run and seed
     kl: dict[str, KlRecord] = field(default_factory=dict)  # by checkpoint

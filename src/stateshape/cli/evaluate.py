@@ -65,7 +65,7 @@ def evaluate(
         limit: Evaluate N items: the first N; for exams, N stratified by subject. Default: all.
         shots: Worked examples in the prompt.
         max_new_tokens: Longest completion, in tokens. Default: the task's own (docs/tasks.md).
-        samples: Also answer every item N times at a temperature: share of right answers and pass@N, in sampled/.
+        samples: Also answer every item N times at a temperature: share of right answers and pass@2 to pass@N, in sampled/.
         temperature: Of these samples.
         device: auto, cpu, cuda, cuda:N.
         dtype: auto, float32, bfloat16, float16.

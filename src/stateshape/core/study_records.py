@@ -207,7 +207,7 @@ class RunComparison:
     )  # task -> subject -> mean over items and seeds
     extractions: dict[str, Estimate] = field(
         default_factory=dict
-    )  # the target's score by its other ways to read an answer
+    )  # the target's other scores: by another way to read an answer, and of samples at a temperature
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

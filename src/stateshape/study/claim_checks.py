@@ -117,5 +117,5 @@ def check_scores(file: StudyFile, target: Task, retention: Sequence[Task]) -> No
                 others = f"one of {', '.join(scores)}" if scores else "none"
                 raise BadInput(
                     f"{where}.score: got {shown(effect.score)}; expected {others}, which rows of {task.name} have beside "
-                    f"{task.metric}; samples add strict_t1, flexible_t1 and pass_at_k to answers in free text"
+                    f"{task.metric}; samples add strict_t1, flexible_t1 and pass_at_2 to answers in free text"
                 )

@@ -41,5 +41,5 @@ def score_names(task: Task, samples: SampleChoice | None) -> list[str]:
     if not is_answered_in_text(task):
         return [GOLD_LOGP, GOLD_MASS]
     extractions: Iterable[str] = () if isinstance(task, HarnessTask) else EXTRACTIONS
-    sampled = [] if samples is None else sampled_names(samples.temperature)
+    sampled = [] if samples is None else sampled_names(samples.temperature, samples.n)
     return [*(name for name in extractions if name != task.metric), *sampled]

@@ -167,6 +167,11 @@ def _drift_cell(row: RunComparison, distance: str, common: dict[str, float]) -> 
     return Cell() if drift is None else Cell(value=drift.value, companion=drift.base_vs_base)
 
 
+def _listed(names: list[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def table2_notes(comparison: Comparison, common: dict[str, float]) -> list[str]:
     names = ", ".join(task.label for task in comparison.retention)
     chances = ", ".join(f"{task.label} {task.chance:g}" for task in tasks_of(comparison))
@@ -176,8 +181,12 @@ def table2_notes(comparison: Comparison, common: dict[str, float]) -> list[str]:
         if common
         else "The base-vs-base value below is due to sampling noise only."
     )
+    others = dict.fromkeys(name for row in comparison.rows for name in row.extractions)
+    sampled = [name for name in others if name not in ("strict", "flexible")]  # these are of greedy answers
+    samples = [f"{_listed(sampled)} are of several samples per item (docs/dose.md)."] if sampled else []
     return [
         *warnings,
+        *samples,
         f"[Brackets]: 95% intervals. Training seeds: {len(comparison.seeds)}. Forgetting (base minus run), retention "
         f"(run / base) and retention above chance ((run - chance) / (base - chance)) are means over {names}. "
         f"Chance: {chances}.",
