@@ -16,6 +16,7 @@ from stateshape.core.states import Origin, pack
 from stateshape.locality.budget import MOST_PROBES, interval, is_probed, step_work
 from stateshape.locality.divergence import kl, top_k_overlap
 from stateshape.locality.geometry import factors, singular_values, update_geometry
+from stateshape.locality.probe import CUTS
 from stateshape.locality.reachability import ess_share, reachability_gap
 from stateshape.locality.recoverability import (
     GradeCounts,
@@ -82,6 +83,27 @@ def test_a_prompt_is_never_on_both_sides_of_a_fold():
     own = [[100 + i, 100 + i, 100 + i] for i in range(16) for _ in range(4)]
     names = [str(i) for i in range(16) for _ in range(4)]
     assert c2st_auc(training, own, training_prompts=names, own_prompts=names, seed=3) < 0.75
+
+
+def test_a_single_probe_reads_noise_far_from_one_half_and_the_mean_of_eight_does_not():
+    """Both sides from one distribution, in a probe's default sizes: docs/locality.md once said 0.35 to 0.65 for one probe."""
+    rng = np.random.default_rng(0)
+    share_T = 1 / np.arange(1, 61)
+
+    def side(num_rows):
+        rows = rng.choice(60, size=(num_rows, 40), p=share_T / share_T.sum())
+        cuts = [(n, t) for n in range(num_rows) for t in rng.choice(40, CUTS, replace=False)]
+        return [rows[n, :t].tolist() for n, t in cuts], [str(n) for n, _ in cuts]
+
+    def probe():
+        (training, training_prompts), (own, own_prompts) = side(16), side(6)
+        names = {"training_prompts": training_prompts, "own_prompts": own_prompts}
+        return c2st_auc(training, own, **names, seed=int(rng.integers(2**31)))
+
+    auc_PK = np.array([[probe() for _ in range(8)] for _ in range(6)])
+    assert 0.1 < auc_PK.std() < 0.25
+    assert np.mean((auc_PK < 0.35) | (auc_PK > 0.65)) > 0.15
+    assert np.all(np.abs(auc_PK.mean(axis=1) - 0.5) < 0.15)
 
 
 def test_what_the_classifier_sees_of_a_prefix():

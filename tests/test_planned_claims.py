@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from stateshape.analysis.compare import write_comparison
+from stateshape.analysis.compare import compare_scores, write_comparison
 from stateshape.analysis.looks import next_level, spent_until
 from stateshape.analysis.planned_claims import planned_effect
 from stateshape.analysis.reading import load_scores
@@ -158,6 +158,22 @@ def test_a_claim_that_was_changed_is_a_new_one_and_the_old_one_stays_on_record()
         ("2026-02-02", 4, None),
         ("2026-01-01", 0, "2026-02-02"),
     ]
+
+
+def test_a_changed_claim_does_not_pass_for_the_one_that_was_written_first(tmp_path):
+    folder = write_synthetic_study(tmp_path, **BIG)
+    first = {name: claim(contrast=["sft_mild", "base"], task="target") for name in ("H", "I")}
+    changed = {"H": claim(contrast=["sft_mild", "base"], task="target", above=0.01)}
+    old = recorded_claims([], first, now="2026-01-01T10:00:00+00:00", runs_begun=0)
+    now = recorded_claims(old, changed, now="2026-02-02T10:00:00+00:00", runs_begun=4)
+    write_json(folder / "plan.json", replace(read_json(folder / "plan.json", PlanRecord), claims=now))
+    found = {verdict.claim_id: verdict for verdict in verdicts(folder)}
+    assert found["H"].written == (
+        "written 2026-02-02, after 4 runs had begun; replaces one written 2026-01-01, before the first run"
+    )
+    assert "I" not in found
+    withdrawn = "claim I, written 2026-01-01, before the first run, was withdrawn on 2026-02-02"
+    assert compare_scores(load_scores(folder)).warnings == [withdrawn]
 
 
 def test_a_planned_claim_is_decided_by_its_effects(tmp_path):

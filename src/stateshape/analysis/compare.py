@@ -24,6 +24,7 @@ from stateshape.analysis.estimates import (
 )
 from stateshape.analysis.findings import findings_of
 from stateshape.analysis.looks import counts_as_look, finished_seeds, next_level
+from stateshape.analysis.planned_claims import withdrawn_words
 from stateshape.analysis.power import ALPHA
 from stateshape.analysis.predictors import predictor_report, predictor_rows, too_few
 from stateshape.analysis.reading import load_scores
@@ -103,7 +104,7 @@ def compare_scores(study: StudyScores) -> Comparison:
         retention=study.plan.retention,
         rows=[_row(study, planned) for planned in study.plan.runs],
         missing=study.missing,
-        warnings=study.warnings,
+        warnings=[*study.warnings, *withdrawn_words(study.plan.claims)],
         subjects=subject_sizes(study),
         contrasts=[_contrast(study, first, second) for first, second in study.plan.contrasts],
     )

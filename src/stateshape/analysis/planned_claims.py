@@ -5,7 +5,7 @@ They are in plan.json with the date at which they were written, and whether a ru
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from stateshape.analysis.claims import drift_values
@@ -44,10 +44,28 @@ def planned_claims(study: StudyScores, *, with_bootstrap: bool = True) -> list[C
     ]
 
 
-def written_words(planned: PlannedClaim) -> str:
-    """When a claim was written, in words."""
-    when = "before the first run" if planned.runs_begun == 0 else f"after {planned.runs_begun} runs had begun"
-    return f"written {planned.written[:10]}, {when}"
+def written_words(claims: Sequence[PlannedClaim]) -> dict[str, str]:
+    """When each claim that the study file still has was written, by its id, and what it replaces."""
+    words = {one.claim_id: f"written {_when(one)}" for one in claims if one.withdrawn is None}
+    for one in claims:
+        if one.withdrawn is not None and one.claim_id in words:
+            words[one.claim_id] += f"; replaces one written {_when(one)}"
+    return words
+
+
+def withdrawn_words(claims: Sequence[PlannedClaim]) -> list[str]:
+    """One warning for each claim that the study file dropped; one that was only changed is not among them."""
+    kept = {one.claim_id for one in claims if one.withdrawn is None}
+    return [
+        f"claim {one.claim_id}, written {_when(one)}, was withdrawn on {(one.withdrawn or '')[:10]}"
+        for one in claims
+        if one.claim_id not in kept
+    ]
+
+
+def _when(planned: PlannedClaim) -> str:
+    begun = "before the first run" if planned.runs_begun == 0 else f"after {planned.runs_begun} runs had begun"
+    return f"{planned.written[:10]}, {begun}"
 
 
 def planned_effect(study: StudyScores, choice: EffectChoice, *, with_bootstrap: bool = True) -> Effect:

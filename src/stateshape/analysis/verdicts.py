@@ -61,7 +61,7 @@ def verdicts(
     Raises: BadInput naming a role or run that does not exist.
     """
     scores = load_scores(study) if isinstance(study, Path) else study
-    written = {planned.claim_id: written_words(planned) for planned in scores.plan.claims}
+    written = written_words(scores.plan.claims)
     claims = [
         *planned_claims(scores, with_bootstrap=with_bootstrap),
         *paper_claims(scores, roles, with_bootstrap=with_bootstrap),
