@@ -236,6 +236,18 @@ def test_what_the_states_were_before_training_is_not_what_they_became(tmp_path):
     assert effects["none"].value is None
 
 
+def test_a_premise_with_one_value_for_every_seed_is_not_refuted(tmp_path):
+    """An AUC that is 1 in all runs could not be more above its threshold, and gives no spread to test by."""
+    folder = write_synthetic_study(tmp_path, **BIG, has_locality=True)
+    for path in folder.glob("runs/sft_mild/seed*/locality.jsonl"):
+        write_jsonl(path, [LocalityRecord(step=step, values={"c2st_auc": 1.0}) for step in (0, 9, 19)])
+    premise = EffectChoice(contrast=["sft_mild"], measure="locality.c2st_auc", above=0.8)
+    effects = [EffectChoice(contrast=["sft_mild", "base"], task="target")]
+    found = with_claims(folder, {"H": ClaimChoice(text="mine", effects=effects, premises=[premise])})["H"]
+    assert found.outcome == "cannot tell"
+    assert "the same value, 1, for every seed" in found.sentence
+
+
 def test_a_premise_that_is_not_shown_keeps_a_claim_from_being_decided(tmp_path):
     folder = write_synthetic_study(tmp_path, **BIG)
     premise = EffectChoice(contrast=["base", "sft_mild"], task="target", above=0.05)  # mild SFT is better than the base

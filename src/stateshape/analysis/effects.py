@@ -272,13 +272,16 @@ def over_seeds(label: str, values: Mapping[int, float], *, threshold: float = 0.
     mean = float(ordered.mean())
     note: str | None = "one training seed: no interval"
     lo = hi = p = sd = stderr = None
+    nothing_to_test_by: str | None = None
     if len(ordered) > 1:
         sd, note = float(ordered.std(ddof=1)), None
         stderr = sd / math.sqrt(len(ordered))
         half = float(student_t.ppf(0.975, len(ordered) - 1)) * stderr
         lo, hi = mean - half, mean + half
-        # no spread at all over seeds is what a copied file looks like; there is then nothing to test by
-        p = float(ttest_1samp(ordered, threshold).pvalue) if half > 0 else None
+        if half > 0:
+            p = float(ttest_1samp(ordered, threshold).pvalue)
+        else:  # what a copied file looks like, or a measure at its end, as an AUC of 1
+            nothing_to_test_by = f"the same value, {mean:.3g}, for every seed: no spread to test by"
     estimate = Estimate(
         value=mean,
         lo=lo,
@@ -291,7 +294,9 @@ def over_seeds(label: str, values: Mapping[int, float], *, threshold: float = 0.
         note=note,
     )
     key = f"{label} above {threshold:g}"
-    return Effect(key=key, label=label, estimate=estimate, p=p, test=OVER_SEEDS, threshold=threshold)
+    return Effect(
+        key=key, label=label, estimate=estimate, p=p, test=OVER_SEEDS, threshold=threshold, lacks=nothing_to_test_by
+    )
 
 
 def secondary_study(study: StudyScores, name: str) -> StudyScores:
