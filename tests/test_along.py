@@ -13,13 +13,17 @@ import torch
 from safetensors.torch import load_file
 
 import tiny
+from stateshape.analysis.effects import secondary_study
+from stateshape.analysis.reading import load_scores
+from stateshape.api import open_policy
 from stateshape.cli import main
 from stateshape.core import layout
 from stateshape.core.files import read_json, read_jsonl
 from stateshape.core.manifest import changes, read_manifest
-from stateshape.core.records import DoseRecord, EvalRow, RunRecord
-from stateshape.core.seeds import generator_for
+from stateshape.core.records import DoseRecord, EvalRow, RunRecord, SampledRow
+from stateshape.core.seeds import generator_for, seed_for
 from stateshape.embedded import base_folder
+from stateshape.evals.sampled import sample_and_grade
 from stateshape.locality.doses import dose_states, doses, some_rollouts
 from stateshape.policy.open import open_weights
 from stateshape.policy.policy import Policy
@@ -32,7 +36,9 @@ from stateshape.study.study_file import StudyFile, read_study_file
 from stateshape.tasks.load import load_task
 from stateshape.train.kept_adapters import forget_kept_after, keep_adapter, kept_steps
 
-TEXT = "along: {points: 3, limit: 3, positions: 20}\n" + tiny.study_text("tutor: {recipe: sft, train: {steps: 5}}")
+TEXT = "along: {points: 3, limit: 3, positions: 20, samples: true}\n" + tiny.study_text(
+    "tutor: {recipe: sft, train: {steps: 5}}"
+).replace("arithmetic, limit: 4", "arithmetic, limit: 4, samples: {n: 2}")
 TENSORS = "adapter_model.safetensors"
 
 
@@ -191,10 +197,40 @@ def test_what_a_measured_run_holds(done: Path):
         for step in (2, 3):
             assert [r.item_id for r in read_jsonl(layout.along_rows(folder, step, task), EvalRow)] == own[:3]
     assert not layout.along_rows(folder, 5, "facts").exists()  # the run's own evaluation
+    for step in (2, 3):
+        sampled = read_jsonl(layout.along_rows(folder, step, "arithmetic", layout.SAMPLED), SampledRow)
+        assert [len(row.strict) for row in sampled] == [2, 2, 2]
+        assert not layout.along_rows(folder, step, "facts", layout.SAMPLED).exists()
     assert list(layout.kept_checkpoints(folder)) == [2, 3]
     assert not layout.tokens(folder).exists()
     assert layout.tokens(run_of(done, "base")).exists()
     assert read_json(folder / layout.RUN, RunRecord).seconds["along"] > 0
+
+
+def test_points_have_the_scores_of_samples_and_the_last_one_those_of_the_end(done: Path):
+    read = load_scores(done / "out")
+    names = {"flexible", "strict_t1", "flexible_t1", "pass_at_2"}
+    points = read.along["tutor"][0]
+    assert [set(point.secondary["arithmetic"]) for point in points] == [names] * 3
+    assert [len(scores) for point in points for scores in point.secondary["arithmetic"].values()] == [3] * 12
+    end = read_jsonl(layout.evaluation(run_of(done), "arithmetic", layout.SAMPLED), SampledRow)
+    assert points[-1].secondary["arithmetic"]["strict_t1"].tolist() == [sum(row.strict) / 2 for row in end[:3]]
+    by_samples = secondary_study(read, "strict_t1").along["tutor"][0]
+    assert [set(point.scores) for point in by_samples] == [{"arithmetic"}] * 3
+
+
+def test_samples_of_a_point_draw_the_numbers_of_the_end(done: Path):
+    """An adapter that is measured at a point and at the end writes the same."""
+    folder, task = run_of(done), load_task("arithmetic", limit=4)
+    policy = open_policy(str(run_of(done)))
+    seed = seed_for(0, "sampled evaluation")
+    rows = [
+        sample_and_grade(policy, some_items(task, limit), num_samples=2, temperature=1.0, seed=seed)
+        for limit in (None, 3)
+    ]
+    assert [row.completions for row in rows[0][:3]] == [row.completions for row in rows[1]]
+    kept = read_jsonl(layout.evaluation(folder, "arithmetic", layout.SAMPLED), SampledRow)
+    assert [row.completions for row in rows[0]] == [row.completions for row in kept]
 
 
 def test_fewer_items_are_those_that_a_limit_of_the_task_would_give():

@@ -14,8 +14,9 @@ import pytest
 from stateshape.analysis.compare import compare_scores
 from stateshape.analysis.dose import common_dose, interpolation_error, matched, reach, scores_at_dose
 from stateshape.analysis.dose_report import dose_report, write_dose_report
-from stateshape.analysis.effects import dose_effect, item_effect
+from stateshape.analysis.effects import dose_effect, item_effect, secondary_study
 from stateshape.analysis.estimates import contrast, equivalence_p
+from stateshape.analysis.planned_claims import planned_effect
 from stateshape.analysis.reading import load_scores
 from stateshape.analysis.rule import state_of
 from stateshape.analysis.sampled import attempts, sampled_scores
@@ -24,7 +25,7 @@ from stateshape.core import layout
 from stateshape.core.dose_records import DoseReport
 from stateshape.core.files import BadInput, read_json, read_jsonl, write_json, write_jsonl
 from stateshape.core.records import DoseRecord, EvalRow, SampledRow
-from stateshape.core.study_records import PlannedRun, PlanRecord, TaskRecord
+from stateshape.core.study_records import DoseChoice, EffectChoice, PlannedRun, PlanRecord, TaskRecord
 from stateshape.report.parts.dose import dose_tables, finer, root_ticks
 from stateshape.report.parts.tables import table2
 from stateshape.report.study_files import read_study_folder
@@ -258,6 +259,53 @@ def test_nothing_is_decided_at_a_dose_in_the_middle_of_a_fall():
     known = dose_effect(measured, "e", ("b", "a"), ["t"], measure=KL, dose=0.3, margin=0.02)
     assert state_of(known, known.p, known.p_equivalent) == "holds"
     assert "give or take" not in known.label
+
+
+# Other scores
+
+
+def by_samples(study: StudyScores, values: dict[str, list[float]], base: list[float]) -> StudyScores:
+    """The study with strict_t1 scores of its target, by run, at every point; the base's apart."""
+    along = {
+        run: {
+            seed: [replace(one, secondary={"t": {"strict_t1": np.array(values[run])}}) for one in points]
+            for seed, points in seeds.items()
+        }
+        for run, seeds in study.along.items()
+    }
+    held = {
+        run: {"t": {"strict_t1": {seed: np.array(values[run]) for seed in seeds}}} for run, seeds in along.items()
+    } | {"base": {"t": {"strict_t1": {0: np.array(base)}}}}
+    return replace(study, along=along, secondary=held)
+
+
+def test_another_score_is_interpolated_along_the_same_way():
+    study = by_hand({"a": {0: [point(1, 0.2, [1, 1], [1, 0]), point(2, 0.6, [1, 0], [0, 0])]}})
+    found = scores_at_dose(secondary_study(by_samples(study, {"a": [0.5, 1.0]}, [0.0, 0.5]), "strict_t1"), "a", KL, 0.1)
+    assert set(found) == {"t"}
+    np.testing.assert_allclose(found["t"][0], [0.25, 0.75])  # half-way from the base, by its samples too
+
+
+def test_a_claim_at_a_dose_in_another_score_is_another_effect():
+    study = falling({"a": (0.1, 0.5), "b": (0.1, 0.5)})
+    size = len(study.along["a"][0][0].scores["t"])
+    values = {"a": [0.25] * size, "b": [0.75] * size}
+    sampled = by_samples(study, values, [0.5] * size)
+    at = {"contrast": ["b", "a"], "task": "target", "dose": DoseChoice(at=0.3)}
+    greedy = planned_effect(sampled, EffectChoice(**at))
+    by_score = planned_effect(sampled, EffectChoice(**at, score="strict_t1"))
+    assert abs(greedy.estimate.value) < 0.1 and by_score.estimate.value == pytest.approx(0.5)
+    assert by_score.key == greedy.key.replace(" at ", " in strict_t1 at ")
+    assert "(strict_t1)" in by_score.label
+    bare = planned_effect(study, EffectChoice(**at, score="strict_t1"))
+    assert bare.estimate.value is None and bare.lacks is not None
+
+
+def test_the_peak_of_another_score():
+    study = by_samples(falling({"a": (0.1, 0.5)}), {"a": [0.25] * 100}, [0.5] * 100)
+    choice = EffectChoice(contrast=["a"], measure="along.peak", score="strict_t1")
+    assert planned_effect(study, choice).estimate.value == pytest.approx(0.25)
+    assert "(strict_t1)" in planned_effect(study, choice).label
 
 
 # Several samples per item

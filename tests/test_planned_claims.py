@@ -76,7 +76,8 @@ def test_claims_do_not_change_a_plans_checksum(tmp_path):
             r"in a study without along; expected scores along the runs; add along",
         ),
         ("{contrast: [a, b], dose: {}}", r"effects\[0\].dose: got one in a study without along; expected scores along"),
-        ("{contrast: [a, b], measure: drift.mmd2_unbiased, score: x}", "got a measure with dose, score or equivalence"),
+        ("{contrast: [a, b], measure: drift.mmd2_unbiased, dose: {}}", "got a measure with dose or equivalence"),
+        ("{contrast: [a, b], measure: drift.mmd2_unbiased, score: x}", "expected one for along.NAME only"),
         ("{contrast: [a, b], dose: {measure: kl}}", "dose.measure: got 'kl'; expected one of forward_kl_new_task_nats"),
         ("{contrast: [a, b], dose: {at: 0}}", "dose.at: got 0; expected a distance above 0"),
         ("{contrast: [a, base], dose: {}}", "got base with a dose; expected two trained runs"),
@@ -97,6 +98,39 @@ SCORES = [
     ("{contrast: [a, b], task: target, score: flexible}", "metric: flexible", "expected one of strict, which rows"),
     ("{contrast: [a, b], task: facts, score: flexible}", "", "expected one of gold_logp_nats, gold_mass"),
 ]
+
+
+T1 = "{contrast: [a, b], task: target, score: strict_t1"
+AT_END = "'strict_t1' on the way of runs, which take samples at their end only; .* add samples: true to along"
+ON_THE_WAY = [
+    (f"{T1}, dose: {{}}}}", "along: {points: 4, samples: true}", None),
+    ("{contrast: [a], measure: along.peak, score: strict_t1}", "along: {points: 4, samples: true}", None),
+    ("{contrast: [a, b], task: target, score: flexible, dose: {}}", "along: {points: 4}", None),
+    (f"{T1}}}", "along: {points: 4}", None),
+    (f"{T1}, dose: {{}}}}", "along: {points: 4}", AT_END),
+    ("{contrast: [a], measure: along.peak, score: strict_t1}", "along: {points: 4}", AT_END),
+    ("{contrast: [a], measure: along.peak, score: gold_mass}", "along: {points: 4}", "expected one of flexible"),
+]
+
+
+@pytest.mark.parametrize(("effect", "along", "message"), ON_THE_WAY)
+def test_a_score_of_samples_at_a_distance_needs_samples_there(tmp_path, effect, along, message):
+    claims = f"{along}\nclaims: {{H1: {{text: mine, effects: [{effect}]}}}}\n"
+    file = study_file(tmp_path, claims, target="samples: {n: 2}")
+    make_plan(file)
+    tasks = [load_task(choice.task, limit=3, reading=choice.read) for choice in (file.target, *file.retention)]
+    if message is None:
+        check_scores(file, tasks[0], tasks[1:])
+    else:
+        with pytest.raises(BadInput, match=message):
+            check_scores(file, tasks[0], tasks[1:])
+
+
+def test_samples_along_runs_need_a_task_that_takes_some(tmp_path):
+    with pytest.raises(
+        BadInput, match=r"along.samples: got true in a study whose tasks take none; .* add samples: {n: 4}"
+    ):
+        make_plan(study_file(tmp_path, "along: {points: 4, samples: true}\n"))
 
 
 @pytest.mark.parametrize(("effect", "target", "message"), SCORES)

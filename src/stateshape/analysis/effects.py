@@ -17,7 +17,7 @@ from scipy.stats import ttest_1samp
 
 from stateshape.analysis.dose import common_dose, first_measured, interpolation_error, matched, measures, reach
 from stateshape.analysis.estimates import EMPTY, contrast, equivalence_p, shifted, too_few_items, wider
-from stateshape.analysis.scores import StudyScores
+from stateshape.analysis.scores import DosePoint, StudyScores
 from stateshape.core.study_records import BASE, STATED, Estimate, PairedDifference
 
 OVER_SEEDS = "t interval over seeds"
@@ -189,6 +189,7 @@ def dose_effect(
     offset: float = 0.0,
     margin: float | None = None,
     with_bootstrap: bool = True,
+    about: str = "",
 ) -> Effect:
     """As item_effect, with the runs of `pair` at the same distance from the base instead of at their ends.
 
@@ -214,7 +215,7 @@ def dose_effect(
             threshold=threshold,
             offset=offset,
             with_bootstrap=False,
-            about=f" at {measure} {'that both reach' if dose is None else f'{dose:.6g}'}",
+            about=f"{about} at {measure} {'that both reach' if dose is None else f'{dose:.6g}'}",
         )
         return replace(
             at_all,
@@ -236,7 +237,7 @@ def dose_effect(
         offset=offset,
         margin=margin,
         with_bootstrap=with_bootstrap,
-        about=f" at {measure} {at:.6g}",
+        about=f"{about} at {measure} {at:.6g}",
         off_by=off_by,
     )
     if effect.lacks is not None and effect.is_planned:
@@ -305,7 +306,16 @@ def secondary_study(study: StudyScores, name: str) -> StudyScores:
         run: {task: by_name[name] for task, by_name in tasks.items() if name in by_name}
         for run, tasks in study.secondary.items()
     }
-    return replace(study, scores=scores, secondary={}, along={})
+    along = {
+        run: {seed: [_by_score(point, name) for point in points] for seed, points in seeds.items()}
+        for run, seeds in study.along.items()
+    }
+    return replace(study, scores=scores, secondary={}, along=along)
+
+
+def _by_score(point: DosePoint, name: str) -> DosePoint:
+    held = {task: scores[name] for task, scores in point.secondary.items() if name in scores}
+    return replace(point, scores=held, secondary={})
 
 
 def above_chance(study: StudyScores, tasks: Sequence[str]) -> float | None:

@@ -73,18 +73,19 @@ def planned_effect(study: StudyScores, choice: EffectChoice, *, with_bootstrap: 
     is_below = choice.below is not None
     pair = list(reversed(choice.contrast)) if is_below else list(choice.contrast)
     threshold = -choice.below if choice.below is not None else choice.above or 0.0
+    scores = study if choice.score is None else secondary_study(study, choice.score)
     if choice.measure is not None:
-        return _measured(study, choice, choice.measure, threshold)
+        return _measured(scores, choice, choice.measure, threshold)
     tasks = _tasks(study, choice.task)
     is_share = choice.score != GOLD_LOGP
     margin = choice.equivalence
     if margin is None and is_share:
         margin = equivalence_margin(study, tasks)
     label = choice.label or _label(study, choice, pair)
-    scores = study if choice.score is None else secondary_study(study, choice.score)
+    about = "" if choice.score is None else f" in {choice.score}"
     if choice.dose is not None:
         first, second = pair
-        return dose_effect(
+        effect = dose_effect(
             scores,
             label,
             (first, second),
@@ -94,9 +95,10 @@ def planned_effect(study: StudyScores, choice: EffectChoice, *, with_bootstrap: 
             threshold=threshold,
             margin=margin,
             with_bootstrap=with_bootstrap,
+            about=about,
         )
+        return replace(effect, is_share=is_share)
     weights = dict(zip(pair, (1.0, -1.0)))
-    about = "" if choice.score is None else f" in {choice.score}"
     effect = item_effect(
         scores,
         label,
@@ -114,7 +116,8 @@ def _measured(study: StudyScores, choice: EffectChoice, measure: str, threshold:
     """First run minus second (or the first run alone) in one number per seed, turned round where it must be below."""
     planned = [run.name for run in study.plan.runs]
     name = NAMES.get(measure.removeprefix(ALONG_PREFIX), measure) if measure.startswith(ALONG_PREFIX) else measure
-    label = choice.label or f"{name}, {' minus '.join(study.label(run) for run in choice.contrast)}"
+    by_score = "" if choice.score is None else f" ({choice.score})"
+    label = choice.label or f"{name}{by_score}, {' minus '.join(study.label(run) for run in choice.contrast)}"
     if absent := [run for run in choice.contrast if run not in planned]:
         lacks = f"the study does not plan the run {absent[0]}"
         return lacking(label, lacks, test="not available", is_planned=False, threshold=threshold)

@@ -86,7 +86,8 @@ def _read_run(folder: Path, run: str, seed: int, study: StudyScores, known: _Kno
         if len({row.subject for row in rows}) > 1:
             study.subjects.setdefault(task.name, [row.subject or "" for row in rows])
         study.scores[run].setdefault(task.name, {})[seed] = np.array([row.scores[task.metric] for row in rows])
-        beside = _secondary(rows, task.metric) | _sampled(folder, task, known)
+        sampled = layout.evaluation(folder, task.name, layout.SAMPLED)
+        beside = _secondary(rows, task.metric) | _sampled(sampled, task.metric, known.tasks[task.name])
         for name, values in beside.items():
             per_task: dict[str, SeedScores] = study.secondary[run].setdefault(task.name, {})
             per_task.setdefault(name, {})[seed] = values
@@ -111,12 +112,16 @@ def _along(folder: Path, study: StudyScores, known: _Known) -> list[DosePoint]:
     records = sorted(read_jsonl(folder / layout.ALONG, DoseRecord), key=lambda record: record.step)
     points = []
     for record in records:
-        scores = {}
+        point = DosePoint(step=record.step, doses=record.doses, scores={})
         for task in study.tasks():
             path = layout.along_rows(folder, record.step, task.name)
             if os.path.exists(path):
-                scores[task.name] = _some_items(path, task, study, known)
-        points.append(DosePoint(step=record.step, doses=record.doses, scores=scores))
+                rows = _some_items(path, task, study, known)
+                point.scores[task.name] = np.array([row.scores[task.metric] for row in rows])
+                sampled = layout.along_rows(folder, record.step, task.name, layout.SAMPLED)
+                greedy = _Reference(path=path, prompts={row.item_id: row.prompt_sha256 for row in rows})
+                point.secondary[task.name] = _secondary(rows, task.metric) | _sampled(sampled, task.metric, greedy)
+        points.append(point)
     return points
 
 
@@ -124,14 +129,18 @@ def _add_ends(study: StudyScores) -> None:
     """A run's last point is its own evaluation, on the items that were measured along runs."""
     for run, seeds in study.along.items():
         for seed, points in seeds.items():
-            for task, held in study.scores[run].items():
-                if points and seed in held:
-                    items = study.along_items.get(task)
-                    points[-1].scores[task] = held[seed] if items is None else held[seed][items]
+            for task, held in study.scores[run].items() if points else ():
+                if seed in held:
+                    items = study.along_items.get(task, slice(None))
+                    beside = study.secondary[run].get(task, {})
+                    points[-1].scores[task] = held[seed][items]
+                    points[-1].secondary[task] = {
+                        name: values[seed][items] for name, values in beside.items() if seed in values
+                    }
 
 
-def _some_items(path: Path, task: TaskRecord, study: StudyScores, known: _Known) -> np.ndarray:
-    """Scores [N] of the items that are measured along runs, the same in every file."""
+def _some_items(path: Path, task: TaskRecord, study: StudyScores, known: _Known) -> list[EvalRow]:
+    """The rows of the items that are measured along runs, the same in every file, in the common order."""
     rows = _rows_by_item(path, task)
     every = known.tasks[task.name]
     if odd := [item_id for item_id, row in rows.items() if every.prompts.get(item_id) != row.prompt_sha256]:
@@ -144,7 +153,7 @@ def _some_items(path: Path, task: TaskRecord, study: StudyScores, known: _Known)
     if len(order) < len(every.prompts) and task.name not in study.along_items:
         chosen = set(order)
         study.along_items[task.name] = np.array([i for i, item in enumerate(every.prompts) if item in chosen])
-    return np.array([rows[item_id].scores[task.metric] for item_id in order])
+    return [rows[item_id] for item_id in order]
 
 
 def _finished(study_dir: Path, run: str, study: StudyScores, known: _Known) -> list[tuple[int, Path]]:
@@ -226,17 +235,15 @@ def _check_paired(path: Path, prompts: dict[str, str], reference: _Reference) ->
         raise BadInput(f"{path} and {reference.path}: item {differ[0]!r} has different prompts in the two; cannot pair")
 
 
-def _sampled(folder: Path, task: TaskRecord, known: _Known) -> dict[str, np.ndarray]:
+def _sampled(path: Path, metric: str, reference: _Reference) -> dict[str, np.ndarray]:
     """By name, the scores of an evaluation on several samples per item (sampled.py); empty where there is none."""
-    path = layout.evaluation(folder, task.name, layout.SAMPLED)
     if not os.path.exists(path):
         return {}
     rows = {row.item_id: row for row in read_jsonl(path, SampledRow)}
-    reference = known.tasks[task.name]
     _check_paired(path, {item_id: row.prompt_sha256 for item_id, row in rows.items()}, reference)
     if bare := [row.item_id for row in rows.values() if not row.strict or len(row.strict) != len(row.flexible)]:
         raise BadInput(f"{path}: item {bare[0]!r}: expected one or more samples, each graded both ways")
-    found = [sampled_scores(rows[item_id], task.metric) for item_id in reference.prompts]
+    found = [sampled_scores(rows[item_id], metric) for item_id in reference.prompts]
     if len({tuple(scores) for scores in found}) > 1:
         raise BadInput(f"{path}: got several temperatures; expected one for all items")
     return {name: np.array([scores[name] for scores in found]) for name in found[0]}

@@ -25,6 +25,7 @@ class DosePoint:
     step: int
     doses: dict[str, float]
     scores: dict[str, np.ndarray]
+    secondary: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)  # by task and name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

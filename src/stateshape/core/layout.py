@@ -117,6 +117,6 @@ def kept_checkpoints(folder: Path) -> dict[int, Path]:
     return dict(sorted((int(name[1]), path) for path, name in found.items() if name))
 
 
-def along_rows(folder: Path, step: int, task: str) -> Path:
-    """The rows of a task's evaluation after `step` completed steps."""
-    return folder / ALONG_ROWS / f"step{step}" / f"{task}.jsonl"
+def along_rows(folder: Path, step: int, task: str, kind: str = "") -> Path:
+    """The rows of a task's evaluation after `step` completed steps. kind: SAMPLED, or the greedy one."""
+    return folder / ALONG_ROWS / f"step{step}" / kind / f"{task}.jsonl"

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from stateshape.core import layout
 from stateshape.core.files import BadInput, read_jsonl, write_jsonl
@@ -22,8 +23,8 @@ from stateshape.evals.evaluate import evaluate
 from stateshape.locality.doses import FORWARD_KL, DoseStates, doses, some_rollouts
 from stateshape.policy.policy import Policy
 from stateshape.study.context import StudyContext
-from stateshape.study.measuring import MeasurementStep
-from stateshape.study.study_file import AlongChoice
+from stateshape.study.measuring import MeasurementStep, sampled_rows
+from stateshape.study.study_file import AlongChoice, SampleChoice
 from stateshape.tasks.harness import HarnessTask
 from stateshape.tasks.mmlu import stratified, stratified_ids
 from stateshape.tasks.task import GenerationTask, Task
@@ -34,32 +35,49 @@ AT_STEP = "along"  # the adapter's name while it is measured
 CANDIDATE_ROLLOUTS = 8  # one in so many of the base's rollouts says roughly how far a candidate is
 
 
+class Way(NamedTuple):
+    """A run that is measured on its way."""
+
+    bench: StudyContext
+    folder: Path
+    run: str
+    seed: int
+    choice: AlongChoice
+
+
 def along_run(
-    bench: StudyContext, policy: Policy, folder: Path, run: str, num_steps: int, choice: AlongChoice
+    bench: StudyContext, policy: Policy, folder: Path, run: str, seed: int, num_steps: int, choice: AlongChoice
 ) -> list[MeasurementStep]:
     """The parts of one run in order. policy: as it is after the last step."""
+    at = Way(bench, folder, run, seed, choice)
     *earlier, last = kept_steps(num_steps, choice.points, choice.spacing)
     if choice.spacing == "kl":
         work: list[Callable[[], None]] = [
             *(partial(candidate_at, bench, folder, step) for step in earlier),
             partial(candidate_at, bench, folder, last, policy),
             partial(drop_others, folder, earlier, choice.points),
-            *(partial(point_by_kl, bench, folder, run, number, choice) for number in range(choice.points)),
+            *(partial(point_by_kl, at, number) for number in range(choice.points)),
         ]
     else:
-        work = [one for step in earlier for one in point_at(bench, folder, run, step, choice)]
+        work = [one for step in earlier for one in point_at(at, step)]
     work.append(partial(write_dose, bench, folder, last, policy))
     return [(PHASE, one) for one in work]
 
 
-def point_at(bench: StudyContext, folder: Path, run: str, step: int, choice: AlongChoice) -> list[Callable[[], None]]:
+def point_at(way: Way, step: int) -> list[Callable[[], None]]:
     """The parts of a point before the last step: each task's rows, the distance, and the adapter's end."""
+    bench, choice = way.bench, way.choice
     parts: list[Callable[[], None]] = [
-        partial(rows_at, bench, folder, run, step, some_items(task, choice.limit)) for task in bench.tasks
+        partial(rows_at, way, step, some_items(task, choice.limit)) for task in bench.tasks
     ]
-    parts.append(partial(dose_at, bench, folder, step))
+    for task in bench.tasks if choice.samples else ():
+        samples = bench.choice_of(task).samples
+        if samples is not None and isinstance(task, GenerationTask):
+            fewer = replace(task, test=task.test[: choice.limit])
+            parts.append(partial(samples_at, way, step, fewer, samples))
+    parts.append(partial(dose_at, bench, way.folder, step))
     if not choice.keep:
-        parts.append(partial(shutil.rmtree, layout.kept_checkpoint(folder, step), ignore_errors=True))
+        parts.append(partial(shutil.rmtree, layout.kept_checkpoint(way.folder, step), ignore_errors=True))
     return parts
 
 
@@ -95,10 +113,10 @@ def drop_others(folder: Path, candidates: Sequence[int], points: int) -> None:
         shutil.rmtree(layout.kept_checkpoint(folder, step), ignore_errors=True)
 
 
-def point_by_kl(bench: StudyContext, folder: Path, run: str, number: int, choice: AlongChoice) -> None:
+def point_by_kl(way: Way, number: int) -> None:
     """The point of a number among those before the last step; nothing where there are fewer."""
-    chosen = chosen_by_kl(read_jsonl(folder / layout.ALONG_CANDIDATES, DoseRecord), choice.points)
-    for part in point_at(bench, folder, run, chosen[number], choice) if number < len(chosen) else ():
+    chosen = chosen_by_kl(read_jsonl(way.folder / layout.ALONG_CANDIDATES, DoseRecord), way.choice.points)
+    for part in point_at(way, chosen[number]) if number < len(chosen) else ():
         part()
 
 
@@ -112,13 +130,24 @@ def some_items(task: Task, limit: int | None) -> Task:
     return replace(task, items=stratified(task.items, limit) if task.is_lettered else task.items[:limit])
 
 
-def rows_at(bench: StudyContext, folder: Path, run: str, step: int, task: Task) -> None:
-    path = layout.along_rows(folder, step, task.name)
+def rows_at(way: Way, step: int, task: Task) -> None:
+    path = layout.along_rows(way.folder, step, task.name)
     if path.exists():
         return
-    with policy_at(bench, folder, step) as policy:
-        tick = bench.reporter.track(f"evaluate {run} at step {step} on {task.name}", "items", policy.weights.meter)
+    with policy_at(way.bench, way.folder, step) as policy:
+        told = f"evaluate {way.run} at step {step} on {task.name}"
+        tick = way.bench.reporter.track(told, "items", policy.weights.meter)
         write_jsonl(path, evaluate(policy, task, progress=tick))
+
+
+def samples_at(way: Way, step: int, task: GenerationTask, samples: SampleChoice) -> None:
+    """With the random numbers of the run's end, so that a score does not change by chance alone."""
+    path = layout.along_rows(way.folder, step, task.name, layout.SAMPLED)
+    if path.exists():
+        return
+    with policy_at(way.bench, way.folder, step) as policy:
+        told = f"sample {way.run} at step {step} on {task.name}"
+        write_jsonl(path, sampled_rows(way.bench, policy, task, samples, seed=way.seed, told=told))
 
 
 def dose_at(bench: StudyContext, folder: Path, step: int) -> None:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from stateshape.analysis.planned_claims import ALONG_PREFIX
+from stateshape.analysis.sampled import of_samples
 from stateshape.core.dose_records import DOSE_NAMES
 from stateshape.core.files import BadInput
 from stateshape.core.study_records import BASE, DoseChoice, EffectChoice
@@ -69,8 +70,10 @@ def check_effect(effect: EffectChoice, where: str, file: StudyFile) -> None:
 
 def check_measure(effect: EffectChoice, measure: str, where: str, file: StudyFile) -> None:
     """Raises BadInput."""
-    if effect.dose is not None or effect.score is not None or effect.equivalence is not None:
-        raise BadInput(f"{where}: got a measure with dose, score or equivalence; expected these for scores only")
+    if effect.dose is not None or effect.equivalence is not None:
+        raise BadInput(f"{where}: got a measure with dose or equivalence; expected these for scores only")
+    if effect.score is not None and not measure.startswith(ALONG_PREFIX):
+        raise BadInput(f"{where}: got a measure with a score; expected one for along.NAME only, which is about scores")
     if BASE in effect.contrast:
         raise BadInput(
             f"{where}.contrast: got base with a measure; expected trained runs: base is what they are measured from"
@@ -89,8 +92,6 @@ def check_measure(effect: EffectChoice, measure: str, where: str, file: StudyFil
 
 def check_dose(effect: EffectChoice, dose: DoseChoice, where: str, file: StudyFile) -> None:
     """Raises BadInput."""
-    if effect.score is not None:
-        raise BadInput(f"{where}: got score and dose; expected one of them: doses have the tasks' own scores")
     if dose.measure not in DOSE_NAMES:
         raise BadInput(f"{where}.dose.measure: got {shown(dose.measure)}; expected one of {', '.join(DOSE_NAMES)}")
     if dose.at is not None and not dose.at > 0:
@@ -112,10 +113,22 @@ def check_scores(file: StudyFile, target: Task, retention: Sequence[Task]) -> No
         "retention": known[1:],
     }
     for where, effect in effects_of(file):
-        for task, scores in by_name[effect.task]:
+        of = "target" if effect.measure is not None else effect.task  # what is measured along runs is about the target
+        for task, scores in by_name[of]:
             if effect.score is not None and effect.score not in scores:
                 others = f"one of {', '.join(scores)}" if scores else "none"
                 raise BadInput(
                     f"{where}.score: got {shown(effect.score)}; expected {others}, which rows of {task.name} have beside "
                     f"{task.metric}; samples add strict_t1, flexible_t1 and pass_at_2 to answers in free text"
                 )
+        check_sampled_along(file, where, effect)
+
+
+def check_sampled_along(file: StudyFile, where: str, effect: EffectChoice) -> None:
+    """Raises BadInput where a score of samples is asked for on the runs' way, and samples are taken at the end only."""
+    is_along = effect.dose is not None or effect.measure is not None
+    if is_along and effect.score is not None and of_samples([effect.score]) and not (file.along and file.along.samples):
+        raise BadInput(
+            f"{where}.score: got {shown(effect.score)} on the way of runs, which take samples at their end only; expected "
+            "samples at each point; add samples: true to along"
+        )

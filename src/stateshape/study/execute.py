@@ -303,7 +303,9 @@ def run_one(bench: StudyContext, spec: AnySpec, seed: int) -> list[str]:
         try:
             policy, choice = Policy(bench.weights, LEARNER), bench.plan.file.along
             source = Resolved(bench.plan.file.model, layout.trained(folder))
-            along = [] if choice is None else along_run(bench, policy, folder, spec.name, record.num_steps, choice)
+            along = (
+                [] if choice is None else along_run(bench, policy, folder, spec.name, seed, record.num_steps, choice)
+            )
             record = measured(
                 bench,
                 record,

@@ -17,6 +17,7 @@ from stateshape.evals.evaluate import evaluate, read_summaries, summarise, write
 from stateshape.evals.sampled import sample_and_grade, summarise_sampled
 from stateshape.policy.policy import Policy
 from stateshape.policy.source import Resolved
+from stateshape.sampling.settings import Sampler
 from stateshape.study.context import StudyContext
 from stateshape.study.drift_rollouts import read_rollouts, sample_rollouts, write_rollouts
 from stateshape.study.evaluation import on_machine, planned_evaluation, sampled_evaluation
@@ -76,19 +77,10 @@ def sample_one(
     samples: SampleChoice,
     source: Resolved,
 ) -> None:
-    """Runs of one seed draw the same random numbers for an item, so that their difference has less noise."""
     path = layout.evaluation(folder, task.name, layout.SAMPLED)
     if not path.exists():
-        tick = bench.reporter.track(f"sample {run} on {task.name}", "items", policy.weights.meter)
-        rows = sample_and_grade(
-            policy,
-            task,
-            num_samples=samples.n,
-            temperature=samples.temperature,
-            seed=seed_for(seed, "sampled evaluation"),
-            sampler=bench.sampler,
-            progress=tick,
-        )
+        told = f"sample {run} on {task.name}"
+        rows = sampled_rows(bench, policy, task, samples, seed=seed, told=told, sampler=bench.sampler)
     elif task.name not in read_summaries(folder, layout.SAMPLED):
         rows = read_jsonl(path, SampledRow)  # killed between the two files
     else:
@@ -96,6 +88,28 @@ def sample_one(
     about = sampled_evaluation(about_evaluation(bench, policy, task, source), samples.n, samples.temperature)
     summary = summarise_sampled(rows, task.metric)
     write_evaluation(folder, task.name, rows, summary, about, kind=layout.SAMPLED)
+
+
+def sampled_rows(
+    bench: StudyContext,
+    policy: Policy,
+    task: GenerationTask,
+    samples: SampleChoice,
+    *,
+    seed: int,
+    told: str,
+    sampler: Sampler | None = None,
+) -> list[SampledRow]:
+    """Runs of one seed draw the same random numbers for an item, so that their difference has less noise."""
+    return sample_and_grade(
+        policy,
+        task,
+        num_samples=samples.n,
+        temperature=samples.temperature,
+        seed=seed_for(seed, "sampled evaluation"),
+        sampler=sampler,
+        progress=bench.reporter.track(told, "items", policy.weights.meter),
+    )
 
 
 def about_evaluation(bench: StudyContext, policy: Policy, task: Task, source: Resolved) -> EvaluationRecord:

@@ -59,8 +59,19 @@ def make_plan(file: StudyFile) -> Plan:
     check_runs_named(file)
     check_servers(file.sampler, file.servers)
     check_trackers(file.report_to)
+    check_samples_along(file)
     check_claims(file)
     return Plan(file=file, runs=in_order(specs), sha256=plan_sha256(file, list(specs.values())))
+
+
+def check_samples_along(file: StudyFile) -> None:
+    """Raises BadInput."""
+    has_samples = any(choice.samples is not None for choice in (file.target, *file.retention))
+    if file.along is not None and file.along.samples and not has_samples:
+        raise BadInput(
+            "along.samples: got true in a study whose tasks take none; expected a task with samples; add samples: {n: 4} to "
+            "the target"
+        )
 
 
 def check_runs_named(file: StudyFile) -> None:

@@ -84,6 +84,8 @@ class AlongChoice:
     KL to the base, chosen among five times as many steps."""
     limit: int | None = None
     """Items of each task at a point: the first, of an exam some of each subject. Default: all that the task evaluates."""
+    samples: bool = field(default=False, metadata=LATER)
+    """Also the samples of the tasks that have `samples`, at each point: claims may then name their scores at a dose."""
     positions: int = 2048
     """Token states of the base's rollouts on which the distance from the base is measured, at most."""
     keep: bool = True
