@@ -298,7 +298,7 @@ def test_a_claim_at_a_dose_in_another_score_is_another_effect():
     assert by_score.key == greedy.key.replace(" at ", " in strict_t1 at ")
     assert "(strict_t1)" in by_score.label
     bare = planned_effect(study, EffectChoice(**at, score="strict_t1"))
-    assert bare.estimate.value is None and bare.lacks is not None
+    assert bare.estimate.value is None and bare.estimate.note == bare.lacks is not None
 
 
 def test_the_peak_of_another_score():

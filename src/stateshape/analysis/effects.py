@@ -219,7 +219,7 @@ def dose_effect(
         )
         return replace(
             at_all,
-            estimate=EMPTY,
+            estimate=replace(EMPTY, note=at_all.lacks or lacks),
             p=None,
             p_equivalent=None,
             bootstrap=None,
@@ -241,7 +241,8 @@ def dose_effect(
         off_by=off_by,
     )
     if effect.lacks is not None and effect.is_planned:
-        effect = replace(effect, lacks=f"{effect.lacks} that reaches {measure} {at:.3g}")
+        lacks = f"{effect.lacks} that reaches {measure} {at:.3g}"
+        effect = replace(effect, lacks=lacks, estimate=replace(effect.estimate, note=lacks))
     return replace(effect, is_at_dose=True)
 
 
@@ -272,8 +273,7 @@ def over_seeds(label: str, values: Mapping[int, float], *, threshold: float = 0.
         return lacking(label, lacks, test=OVER_SEEDS, threshold=threshold)
     mean = float(ordered.mean())
     note: str | None = "one training seed: no interval"
-    lo = hi = p = sd = stderr = None
-    nothing_to_test_by: str | None = None
+    lo = hi = p = sd = stderr = half = None
     if len(ordered) > 1:
         sd, note = float(ordered.std(ddof=1)), None
         stderr = sd / math.sqrt(len(ordered))
@@ -282,7 +282,7 @@ def over_seeds(label: str, values: Mapping[int, float], *, threshold: float = 0.
         if half > 0:
             p = float(ttest_1samp(ordered, threshold).pvalue)
         else:  # what a copied file looks like, or a measure at its end, as an AUC of 1
-            nothing_to_test_by = f"the same value, {mean:.3g}, for every seed: no spread to test by"
+            note = f"the same value, {mean:.3g}, for every seed: no spread to test by"
     estimate = Estimate(
         value=mean,
         lo=lo,
@@ -295,8 +295,9 @@ def over_seeds(label: str, values: Mapping[int, float], *, threshold: float = 0.
         note=note,
     )
     key = f"{label} above {threshold:g}"
+    lacks_spread = note if half == 0 else None
     return Effect(
-        key=key, label=label, estimate=estimate, p=p, test=OVER_SEEDS, threshold=threshold, lacks=nothing_to_test_by
+        key=key, label=label, estimate=estimate, p=p, test=OVER_SEEDS, threshold=threshold, lacks=lacks_spread
     )
 
 
