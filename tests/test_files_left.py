@@ -14,7 +14,7 @@ from stateshape.cli import main
 from stateshape.core import records
 
 DOCS = (Path(__file__).parents[1] / "docs" / "studies.md").read_text(encoding="utf-8")
-TEXT = "along: {points: 2}\n" + tiny.study_text(
+TEXT = "along: {points: 2, samples: true}\n" + tiny.study_text(
     "tutor: {recipe: sft}",
     "filtered: {recipe: rft, with: {rollout_tokens: 4, keep: all}}",
     "further: {recipe: sft, start: tutor}",

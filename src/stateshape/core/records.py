@@ -6,6 +6,7 @@ A run folder:    run.json (RunRecord) metrics.jsonl (StepRecord) states.jsonl (S
                  supervision.json (SupervisionMap)
                  sampled/<task>.jsonl (SampledRow) sampled/summary.json (as evals/summary.json)
                  along.jsonl along_candidates.jsonl (DoseRecord) along/step<k>/<task>.jsonl (EvalRow)
+                 along/step<k>/sampled/<task>.jsonl (SampledRow)
                  drift_start.json (DriftRecord) kl.json (KlRecord) flips.jsonl (FlippedItem)
                  checkpoint-<k>/adapter_config.json checkpoint-<k>/adapter_model.safetensors (peft), or checkpoint-<k>/*
                  states/steps-*.parquet states/summary.json (record/schema.py) kept/*.jsonl (core.states.Trajectory)
