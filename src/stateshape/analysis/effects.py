@@ -207,7 +207,7 @@ def dose_effect(
     trained = [run for run in pair if run != BASE]
     at, lacks = _common_measured(study, trained, measure, dose)
     if lacks is not None:
-        at_all = item_effect(
+        at_end = item_effect(
             study,
             label if dose is None else f"{label} (at {dose:.3g})",
             weights,
@@ -217,15 +217,7 @@ def dose_effect(
             with_bootstrap=False,
             about=f"{about} at {measure} {'that both reach' if dose is None else f'{dose:.6g}'}",
         )
-        return replace(
-            at_all,
-            estimate=replace(EMPTY, note=at_all.lacks or lacks),
-            p=None,
-            p_equivalent=None,
-            bootstrap=None,
-            lacks=at_all.lacks or lacks,
-            is_at_dose=True,
-        )
+        return _never_measured(at_end, at_end.lacks or lacks)
     off_by = sum(abs(weights.get(run, 0.0)) * interpolation_error(study, run, measure, at, tasks) for run in trained)
     between = f", give or take {off_by:.2g} between measured points" if off_by >= NEGLIGIBLE else ""
     effect = item_effect(
@@ -244,6 +236,12 @@ def dose_effect(
         lacks = f"{effect.lacks} that reaches {measure} {at:.3g}"
         effect = replace(effect, lacks=lacks, estimate=replace(effect.estimate, note=lacks))
     return replace(effect, is_at_dose=True)
+
+
+def _never_measured(at_end: Effect, lacks: str) -> Effect:
+    """The effect at a distance at which its runs were not measured."""
+    estimate = replace(EMPTY, note=lacks)
+    return replace(at_end, estimate=estimate, p=None, p_equivalent=None, bootstrap=None, lacks=lacks, is_at_dose=True)
 
 
 def _common_measured(
