@@ -89,6 +89,18 @@ def test_a_claim_that_does_not_fit_is_refused_with_its_field(tmp_path, effect, m
         make_plan(file)
 
 
+def check_named_scores(file, message):
+    """message: of the refusal; None: there is none."""
+    make_plan(file)
+    tasks = [load_task(choice.task, limit=3, reading=choice.read) for choice in (file.target, *file.retention)]
+    tasks[0] = replace(tasks[0], metric=file.target.metric or tasks[0].metric)
+    if message is None:
+        check_scores(file, tasks[0], tasks[1:])
+    else:
+        with pytest.raises(BadInput, match=message):
+            check_scores(file, tasks[0], tasks[1:])
+
+
 SCORES = [
     ("{contrast: [a, b], task: target, score: pass_at_2}", "samples: {n: 2}", None),
     ("{contrast: [a, b], task: target, score: flexible_t0.7}", "samples: {n: 2, temperature: 0.7}", None),
@@ -117,13 +129,7 @@ ON_THE_WAY = [
 def test_a_score_of_samples_at_a_distance_needs_samples_there(tmp_path, effect, along, message):
     claims = f"{along}\nclaims: {{H1: {{text: mine, effects: [{effect}]}}}}\n"
     file = study_file(tmp_path, claims, target="samples: {n: 2}")
-    make_plan(file)
-    tasks = [load_task(choice.task, limit=3, reading=choice.read) for choice in (file.target, *file.retention)]
-    if message is None:
-        check_scores(file, tasks[0], tasks[1:])
-    else:
-        with pytest.raises(BadInput, match=message):
-            check_scores(file, tasks[0], tasks[1:])
+    check_named_scores(file, message)
 
 
 def test_samples_along_runs_need_a_task_that_takes_some(tmp_path):
@@ -136,14 +142,7 @@ def test_samples_along_runs_need_a_task_that_takes_some(tmp_path):
 @pytest.mark.parametrize(("effect", "target", "message"), SCORES)
 def test_a_claim_names_a_score_that_the_tasks_rows_will_have(tmp_path, effect, target, message):
     file = study_file(tmp_path, f"claims: {{H1: {{text: mine, effects: [{effect}]}}}}\n", target=target)
-    make_plan(file)
-    tasks = [load_task(choice.task, limit=3, reading=choice.read) for choice in (file.target, *file.retention)]
-    tasks[0] = replace(tasks[0], metric=file.target.metric or tasks[0].metric)
-    if message is None:
-        check_scores(file, tasks[0], tasks[1:])
-    else:
-        with pytest.raises(BadInput, match=message):
-            check_scores(file, tasks[0], tasks[1:])
+    check_named_scores(file, message)
 
 
 def test_a_claim_names_a_task_of_ones_own_as_the_study_file_does(tmp_path):
