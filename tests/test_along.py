@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from stateshape.analysis.reading import load_scores
 from stateshape.api import open_policy
 from stateshape.cli import main
 from stateshape.core import layout
-from stateshape.core.files import read_json, read_jsonl
+from stateshape.core.files import BadInput, read_json, read_jsonl
 from stateshape.core.manifest import changes, read_manifest
 from stateshape.core.records import DoseRecord, EvalRow, RunRecord, SampledRow
 from stateshape.core.seeds import generator_for, seed_for
@@ -28,7 +29,7 @@ from stateshape.locality.doses import dose_states, doses, some_rollouts
 from stateshape.policy.open import open_weights
 from stateshape.policy.policy import Policy
 from stateshape.policy.settings import ModelSettings
-from stateshape.study.along import chosen_by_kl, some_items
+from stateshape.study.along import chosen_by_kl, enclosed, some_items
 from stateshape.study.context import load_tasks
 from stateshape.study.describe import task_record
 from stateshape.study.plan_checksum import plan_sha256
@@ -81,6 +82,7 @@ def test_candidates_are_multiples_of_each_other_up_to_rounding_and_end_at_the_en
     assert steps == [2, 3, 4, 6, 10, 16, 25, 40, 63, 100, 158, 251, 398, 631, 1000]  # 1000 to the power of i / 15
     assert kept_steps(3, 2, "kl") == [1, 2, 3]
     assert kept_steps(1, 4, "kl") == [1]
+    assert kept_steps(64, 1, "kl", per_point=6) == [2, 4, 8, 16, 32, 64]
 
 
 def candidates(*kls: float | None) -> list[DoseRecord]:
@@ -97,6 +99,18 @@ def test_points_by_kl_are_the_first_to_reach_equally_spaced_roots():
     assert chosen_by_kl(candidates(None, 0.25, None, 1.0), 2) == [20]
     assert chosen_by_kl(candidates(0.0, 0.0), 3) == chosen_by_kl(candidates(None, None), 3) == []
     assert chosen_by_kl(found, 1) == []
+
+
+def test_points_around_a_kl_are_the_step_that_reaches_it_first_and_the_one_before():
+    found = candidates(0.01, 0.04, 0.09, 0.16, 0.25, 0.36, 0.49, 1.0)
+    assert chosen_by_kl(found, 4, [0.1]) == [30, 40, 50]  # .25 and .5 by their roots; .09 and .16 enclose .1
+    assert chosen_by_kl(found, 1, [0.04, 0.3]) == [10, 20, 50, 60]  # reached at a candidate: it, and the one before
+    assert chosen_by_kl(found, 1, [0.9]) == [70]  # the last step is a point anyhow
+    assert chosen_by_kl(found, 1, [2.0]) == []  # not reached
+    assert chosen_by_kl(found, 1, [0.001]) == [10]  # between the base and the first
+    back = candidates(0.01, 1.0, 0.04, 0.25, 0.16)
+    assert chosen_by_kl(back, 1, [0.1]) == [10, 20]
+    assert chosen_by_kl(candidates(None, 0.25, None, 1.0), 1, [0.5]) == [20]
 
 
 # Doses
@@ -395,6 +409,60 @@ def test_points_by_kl_are_the_same_where_it_was_stopped(
     monkeypatch.undo()
     assert study(by_kl / "tiny.yaml", tmp_path / "out") == 0
     assert findings(tmp_path) == findings(by_kl)
+
+
+AROUND = BY_KL.replace("points: 3", "points: 2, around: [MIDDLE]")
+
+
+@pytest.fixture(scope="module")
+def around(by_kl: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study that encloses the KL half-way between two steps of the same run."""
+    second, third = read_jsonl(run_of(by_kl) / layout.ALONG_CANDIDATES, DoseRecord)[1:3]
+    middle = (second.doses["forward_kl_new_task_nats"] + third.doses["forward_kl_new_task_nats"]) / 2
+    folder = tmp_path_factory.mktemp("around")
+    (folder / "tiny.yaml").write_text(AROUND.replace("MIDDLE", str(middle)), encoding="utf-8")
+    assert study(folder / "tiny.yaml", folder / "out") == 0
+    return folder
+
+
+def test_a_kl_is_enclosed_by_two_steps_whose_distances_are_known_for_sure(around: Path):
+    folder, kl = run_of(around), "forward_kl_new_task_nats"
+    asked = read_study_file(str(around / "tiny.yaml")).along
+    assert asked is not None
+    measured = read_jsonl(folder / layout.ALONG_CANDIDATES, DoseRecord)
+    assert [record.step for record in measured] == [1, 2, 3, 4, 5]  # one line each, also of those measured twice
+    first, second = enclosed(measured, asked.around[0])
+    assert second.step == first.step + 1
+    assert first.num_states == second.num_states == 20
+    points = {record.step: record for record in read_jsonl(folder / layout.ALONG, DoseRecord)}
+    assert points[first.step] == first
+    assert points[second.step] == second
+    assert first.doses[kl] < asked.around[0] <= second.doses[kl]
+    assert list(layout.kept_checkpoints(folder)) == sorted(points)[:-1] == chosen_by_kl(measured, 2, asked.around)
+
+
+@pytest.mark.parametrize("call", [6, 7])  # before the first and the second of the exact distances
+def test_a_kl_is_enclosed_by_the_same_steps_where_it_was_stopped(
+    call: int, around: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    tiny.stop_at("stateshape.study.along.write_jsonl", call, monkeypatch)
+    assert study(around / "tiny.yaml", tmp_path / "out") == 130
+    monkeypatch.undo()
+    assert study(around / "tiny.yaml", tmp_path / "out") == 0
+    assert findings(tmp_path) == findings(around)
+
+
+@pytest.mark.parametrize(
+    ("along", "told"),
+    [
+        ("around: [0.1]", "along around: got [0.1] with spacing doubling; expected spacing: kl"),
+        ("spacing: kl, around: [0]", "along around: got 0; expected KLs above 0, in nats"),
+    ],
+)
+def test_a_kl_to_enclose_that_makes_no_sense_is_refused(along: str, told: str, tmp_path: Path):
+    (tmp_path / "slip.yaml").write_text(TEXT.replace("points: 3", f"points: 3, {along}"), encoding="utf-8")
+    with pytest.raises(BadInput, match=re.escape(told)):
+        read_study_file(str(tmp_path / "slip.yaml"))
 
 
 def test_adapters_that_are_not_to_be_kept_are_gone_once_measured(done: Path, tmp_path: Path):

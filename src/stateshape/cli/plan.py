@@ -54,9 +54,10 @@ def print_plan(
         )
         console().print(f"{role}: {choice.task}, items: {choice.limit or 'all'}, shots: {choice.shots}{samples}")
     if file.along is not None:
+        around = "".join(f"; 2 around {distance:g} nats" for distance in file.along.around)
         items = f"{file.along.limit} items" if file.along.limit is not None else "all items"
         console().print(
-            f"along: at most {file.along.points} points per run ({file.along.spacing}), {items} of each task at each"
+            f"along: at most {file.along.most} points per run ({file.along.spacing}{around}), {items} of each task at each"
         )
     console().print(
         f"drift: {file.drift.prompts} rollouts x {file.drift.cuts} prefix states per run; plan {plan.sha256[:12]}"
@@ -97,7 +98,7 @@ def plan_sizes(plan: Plan, target: TaskRecord, retention: list[TaskRecord]) -> P
     return PlanRecord(
         study=file.study, model=file.model, seeds=file.seeds, target=target, retention=retention, runs=[base, *runs],
         plan_sha256=plan.sha256, provenance={}, roles=file.roles,
-        num_along=0 if file.along is None else file.along.points,
+        num_along=0 if file.along is None else file.along.most,
         along_limit=None if file.along is None else file.along.limit,
         claims=recorded_claims([], claims, now="", runs_begun=0),
     )  # fmt: skip

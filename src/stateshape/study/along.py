@@ -2,7 +2,8 @@
 
 along/step<k>/<task>.jsonl, then a line of along.jsonl: a point is done when its line is there. The last point is the run's own
 evaluation, of which only the distance is measured here. Where points are chosen by KL, the distance of every candidate comes
-first (along_candidates.jsonl). Does not know how doses are compared.
+first (along_candidates.jsonl): roughly, and of those around a distance that was asked for once more, on all states. Does not
+know how doses are compared.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ from stateshape.study.study_file import AlongChoice, SampleChoice
 from stateshape.tasks.harness import HarnessTask
 from stateshape.tasks.mmlu import stratified, stratified_ids
 from stateshape.tasks.task import GenerationTask, Task
-from stateshape.train.kept_adapters import kept_steps
 
 PHASE = "along"
 AT_STEP = "along"  # the adapter's name while it is measured
@@ -50,13 +50,14 @@ def along_run(
 ) -> list[MeasurementStep]:
     """The parts of one run in order. policy: as it is after the last step."""
     at = Way(bench, folder, run, seed, choice)
-    *earlier, last = kept_steps(num_steps, choice.points, choice.spacing)
+    *earlier, last = choice.steps(num_steps)
     if choice.spacing == "kl":
         work: list[Callable[[], None]] = [
             *(partial(candidate_at, bench, folder, step) for step in earlier),
             partial(candidate_at, bench, folder, last, policy),
-            partial(drop_others, folder, earlier, choice.points),
-            *(partial(point_by_kl, at, number) for number in range(choice.points)),
+            *(partial(enclose, at, last, policy, distance) for distance in choice.around),
+            partial(drop_others, at, earlier),
+            *(partial(point_by_kl, at, number) for number in range(choice.most)),
         ]
     else:
         work = [one for step in earlier for one in point_at(at, step)]
@@ -81,8 +82,9 @@ def point_at(way: Way, step: int) -> list[Callable[[], None]]:
     return parts
 
 
-def chosen_by_kl(candidates: Sequence[DoseRecord], points: int) -> list[int]:
-    """Steps before the last candidate, in order, at most points - 1: the first to reach each of equally spaced roots of the KL.
+def chosen_by_kl(candidates: Sequence[DoseRecord], points: int, around: Sequence[float] = ()) -> list[int]:
+    """Steps before the last candidate, in order: the first to reach each of equally spaced roots of the KL, at most points - 1,
+    and those that enclose each of the KLs `around`.
 
     The largest of those roots is that of the farthest candidate. Candidates without a KL are passed over.
     """
@@ -91,31 +93,67 @@ def chosen_by_kl(candidates: Sequence[DoseRecord], points: int) -> list[int]:
     if farthest == 0:
         return []
     levels = [farthest * number / points for number in range(1, points + 1)]
+    last = candidates[-1].step
     firsts = {next(step for step, root in roots if root >= level) for level in levels}
-    return sorted(firsts - {candidates[-1].step})[: points - 1]
+    enclosing = {record.step for distance in around for record in enclosed(candidates, distance)}
+    return sorted({*sorted(firsts - {last})[: points - 1], *(enclosing - {last})})
+
+
+def enclosed(candidates: Sequence[DoseRecord], distance: float) -> list[DoseRecord]:
+    """The first candidate that is as far as the distance and the one before it, the latter first; none where none is."""
+    known = [record for record in candidates if FORWARD_KL in record.doses]
+    reached = next((i for i, record in enumerate(known) if record.doses[FORWARD_KL] >= distance), None)
+    return [] if reached is None else known[max(reached - 1, 0) : reached + 1]
+
+
+def read_candidates(folder: Path) -> list[DoseRecord]:
+    path = folder / layout.ALONG_CANDIDATES
+    return read_jsonl(path, DoseRecord) if path.exists() else []
 
 
 def candidate_at(bench: StudyContext, folder: Path, step: int, policy: Policy | None = None) -> None:
     """Adds the candidate's line, unless it is there: a rough distance. policy: where it is loaded already."""
-    path = folder / layout.ALONG_CANDIDATES
-    known = read_jsonl(path, DoseRecord) if path.exists() else []
-    if any(record.step == step for record in known):
-        return
-    with contextlib.nullcontext(policy) if policy is not None else policy_at(bench, folder, step) as there:
+    if all(record.step != step for record in read_candidates(folder)):
         rough = some_rollouts(bench.dose_states, every=CANDIDATE_ROLLOUTS)
-        write_jsonl(path, [*known, dose_record(rough, step, there)])
+        add_candidate(bench, folder, step, policy, rough)
 
 
-def drop_others(folder: Path, candidates: Sequence[int], points: int) -> None:
+def enclose(way: Way, last: int, policy: Policy, distance: float) -> None:
+    """Measures on all states until the two candidates that enclose the distance are known. policy: of the last step."""
+    states = way.bench.dose_states
+    while rough := [
+        record.step
+        for record in enclosed(read_candidates(way.folder), distance)
+        if record.num_states < len(states.states)
+    ]:
+        add_candidate(way.bench, way.folder, rough[0], policy if rough[0] == last else None, states)
+
+
+def add_candidate(bench: StudyContext, folder: Path, step: int, policy: Policy | None, reference: DoseStates) -> None:
+    """In the order of steps, in the place of what was known of this step."""
+    with contextlib.nullcontext(policy) if policy is not None else policy_at(bench, folder, step) as there:
+        found = dose_record(reference, step, there)
+    others = [record for record in read_candidates(folder) if record.step != step]
+    write_jsonl(folder / layout.ALONG_CANDIDATES, in_order([*others, found]))
+
+
+def in_order(records: Sequence[DoseRecord]) -> list[DoseRecord]:
+    return sorted(records, key=lambda record: record.step)
+
+
+def chosen_points(way: Way) -> list[int]:
+    return chosen_by_kl(read_candidates(way.folder), way.choice.points, way.choice.around)
+
+
+def drop_others(way: Way, candidates: Sequence[int]) -> None:
     """Deletes the adapters that no point needs."""
-    chosen = chosen_by_kl(read_jsonl(folder / layout.ALONG_CANDIDATES, DoseRecord), points)
-    for step in set(candidates) - set(chosen):
-        shutil.rmtree(layout.kept_checkpoint(folder, step), ignore_errors=True)
+    for step in set(candidates) - set(chosen_points(way)):
+        shutil.rmtree(layout.kept_checkpoint(way.folder, step), ignore_errors=True)
 
 
 def point_by_kl(way: Way, number: int) -> None:
     """The point of a number among those before the last step; nothing where there are fewer."""
-    chosen = chosen_by_kl(read_jsonl(way.folder / layout.ALONG_CANDIDATES, DoseRecord), way.choice.points)
+    chosen = chosen_points(way)
     for part in point_at(way, chosen[number]) if number < len(chosen) else ():
         part()
 

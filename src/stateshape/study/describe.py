@@ -54,7 +54,7 @@ def plan_record(bench: StudyContext) -> PlanRecord:
         notes=file.notes,
         roles=file.roles,
         contrasts=file.contrasts,
-        num_along=0 if file.along is None else file.along.points,
+        num_along=0 if file.along is None else file.along.most,
         along_limit=None if file.along is None else file.along.limit,
         claims=recorded_claims(
             begun,
@@ -90,6 +90,8 @@ def settings_of(spec: RunSpec, along: AlongChoice | None = None, sampler: str = 
     kept: dict[str, Json] = {} if along is None else {"along": along.points}
     if along is not None and along.spacing != "doubling":
         kept["along_spacing"] = along.spacing
+    if along is not None and along.around:
+        kept["along_around"] = list[Json](along.around)
     data: dict[str, Json] = {} if spec.data is None else {"data": spec.data}
     data |= {} if spec.read.is_default else {"read": comparable(spec.read)}
     served: dict[str, Json] = {} if sampler == "local" else {"sampler": sampler}

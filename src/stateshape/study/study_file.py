@@ -37,7 +37,7 @@ from stateshape.study.execute_choice import ExecuteChoice
 from stateshape.study.yaml_file import read_yaml
 from stateshape.tasks.harness import named
 from stateshape.tasks.reading import Reading
-from stateshape.train.kept_adapters import Spacing
+from stateshape.train.kept_adapters import CANDIDATES, FINE, Spacing, kept_steps
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +82,8 @@ class AlongChoice:
     spacing: Spacing = field(default="doubling", metadata=LATER)
     """doubling: each step is half of the next; even: all are equally far apart; kl: about equally far apart in the root of the
     KL to the base, chosen among five times as many steps."""
+    around: list[float] = field(default_factory=list, metadata=LATER)
+    """KLs to the base, in nats, at which claims compare: the steps right before and after each are points, too (spacing kl)."""
     limit: int | None = None
     """Items of each task at a point: the first, of an exam some of each subject. Default: all that the task evaluates."""
     samples: bool = field(default=False, metadata=LATER)
@@ -97,6 +99,19 @@ class AlongChoice:
             if value is not None and value < 1:
                 raise BadInput(f"along {name}: got {value}; expected at least 1")
             check_most("along ", **{name: value})
+        if self.around and self.spacing != "kl":
+            raise BadInput(f"along around: got {self.around} with spacing {self.spacing}; expected spacing: kl")
+        if wrong := [distance for distance in self.around if not distance > 0]:
+            raise BadInput(f"along around: got {wrong[0]:g}; expected KLs above 0, in nats")
+
+    @property
+    def most(self) -> int:
+        """Steps at most, with those around a distance."""
+        return self.points + 2 * len(self.around)
+
+    def steps(self, num_steps: int) -> list[int]:
+        """At which the adapter is kept; by KL those among which points are chosen."""
+        return kept_steps(num_steps, self.points, self.spacing, per_point=FINE if self.around else CANDIDATES)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

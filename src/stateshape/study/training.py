@@ -47,7 +47,6 @@ from stateshape.trackers.names import check_trackers
 from stateshape.trackers.report import Trackers, reporting
 from stateshape.train.checkpoint import Progress
 from stateshape.train.health import EARLY_STEPS, Kinds, learned_nothing, warnings_of
-from stateshape.train.kept_adapters import kept_steps
 from stateshape.train.loop import OnStep, carried_adapters, draw_for, train
 from stateshape.train.operators import step_operators
 from stateshape.train.step import TrainingDiverged
@@ -220,7 +219,7 @@ def high_rate(spec: RunSpec) -> list[str]:
 def steps_before_last(bench: StudyContext, num_steps: int) -> list[int]:
     """At which the adapter is kept beside the one at the end; none where the study does not ask for them."""
     along = bench.plan.file.along
-    return [] if along is None else kept_steps(num_steps, along.points, along.spacing)[:-1]
+    return [] if along is None else along.steps(num_steps)[:-1]
 
 
 def check_items(bench: StudyContext, spec: RunSpec, item_ids: tuple[str, ...]) -> None:

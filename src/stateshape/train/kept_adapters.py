@@ -18,17 +18,20 @@ TEMPORARY = ".{}.tmp"
 
 
 Spacing = Literal["doubling", "even", "kl"]
-CANDIDATES = 5  # per point, where points are chosen among them by KL
+CANDIDATES, FINE = (
+    5,
+    10,
+)  # per point, where points are chosen among them by KL; and where they are to enclose a distance
 
 
-def kept_steps(num_steps: int, points: int, spacing: Spacing = "doubling") -> list[int]:
+def kept_steps(num_steps: int, points: int, spacing: Spacing = "doubling", *, per_point: int = CANDIDATES) -> list[int]:
     """Different numbers of completed steps, in order; the last is num_steps. At most `points`, but for kl.
 
-    doubling: each is half of the next one. even: all are equally far apart, up to rounding. kl: candidates, CANDIDATES per
+    doubling: each is half of the next one. even: all are equally far apart, up to rounding. kl: candidates, so many per
     point at most, each the same multiple of the one before, up to rounding; how far they are is not known yet.
     """
     if spacing == "kl":
-        most = CANDIDATES * points
+        most = per_point * points
         return sorted({round(num_steps ** (i / most)) for i in range(1, most)} | {num_steps})
     if spacing == "even":
         return sorted({-(-num_steps * i // points) for i in range(1, points + 1)})
