@@ -296,7 +296,7 @@ def test_a_claim_at_a_dose_in_another_score_is_another_effect():
     by_score = planned_effect(sampled, EffectChoice(**at, score="strict_t1"))
     assert abs(greedy.estimate.value) < 0.1 and by_score.estimate.value == pytest.approx(0.5)
     assert by_score.key == greedy.key.replace(" at ", " in strict_t1 at ")
-    assert "(strict_t1)" in by_score.label
+    assert "(strict, temperature 1)" in by_score.label
     bare = planned_effect(study, EffectChoice(**at, score="strict_t1"))
     assert bare.estimate.value is None and bare.estimate.note == bare.lacks is not None
 
@@ -305,7 +305,7 @@ def test_the_peak_of_another_score():
     study = by_samples(falling({"a": (0.1, 0.5)}), {"a": [0.25] * 100}, [0.5] * 100)
     choice = EffectChoice(contrast=["a"], measure="along.peak", score="strict_t1")
     assert planned_effect(study, choice).estimate.value == pytest.approx(0.25)
-    assert "(strict_t1)" in planned_effect(study, choice).label
+    assert "(strict, temperature 1)" in planned_effect(study, choice).label
 
 
 # Several samples per item

@@ -232,6 +232,9 @@ def test_a_planned_claim_is_decided_by_its_effects(tmp_path):
     assert found["yes"].written == "written 2026-11-26, before the first run"
     assert found["turned"].evidence[0].effect.value > 0.05 == found["turned"].evidence[0].threshold
     assert "locality.reachability_gap_nats was not measured" in found["gap"].sentence
+    labels = {name: found[name].evidence[0].label for name in ("drift", "gap")}
+    assert labels["drift"].startswith("drift (unbiased MMD²): ")
+    assert labels["gap"].startswith("Reachability gap, nats: ")
     assert found["P1"].written == "fixed by the package before any study"
 
 

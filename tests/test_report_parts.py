@@ -13,6 +13,7 @@ import pytest
 
 from html_page import Page, parsed
 from stateshape.core.files import read_json, write_json, write_jsonl
+from stateshape.core.measure_words import distance_name, measure_name, score_name
 from stateshape.core.records import DriftRecord, LocalityRecord, Span, SupervisionCell, SupervisionMap
 from stateshape.core.study_records import Estimate, Evidence, MapPoint, PairedDifference, RunContrast, StateMap, Verdict
 from stateshape.report.drawing.figure import Plot, told_apart, wrapped
@@ -22,7 +23,7 @@ from stateshape.report.drawing.palette import Look
 from stateshape.report.drawing.svg import new_figure, plot_style
 from stateshape.report.parts.curves import Curve, Series, curve_plot, mean_curve, series_plot
 from stateshape.report.parts.forest import forest_plots
-from stateshape.report.parts.locality import differ_in_length, last_table, locality_plots, measure_name, over_steps
+from stateshape.report.parts.locality import differ_in_length, last_table, locality_plots, over_steps
 from stateshape.report.parts.state_map import MAX_POINTS, MAX_PROMPT, MAX_RESPONSE, cut_spans, map_views
 from stateshape.report.parts.supervision import share_table, supervision_shares
 from stateshape.report.parts.tables import contrast_table
@@ -323,6 +324,14 @@ def test_measures_are_named_by_their_keys() -> None:
     assert measure_name("forward_kl_new_task_nats") == "Forward KL on the new task, nats"
     assert measure_name("topk_overlap") == "Top-k overlap"
     assert measure_name("nats") == "Nats"
+    assert [score_name(name) for name in ("strict_t1", "flexible_t0.7", "pass_at_4", "gold_mass", "flexible")] == [
+        "strict, temperature 1",
+        "flexible, temperature 0.7",
+        "pass@4",
+        "share of the right options",
+        "flexible",
+    ]
+    assert [distance_name(name) for name in ("mmd2_unbiased", "state_centroid")] == ["unbiased MMD²", "state centroid"]
 
 
 def test_the_mean_curve_leaves_gaps_where_no_seed_has_a_number() -> None:

@@ -23,6 +23,7 @@ from stateshape.analysis.line import NAMES, values_along
 from stateshape.analysis.reading import GOLD_LOGP
 from stateshape.analysis.scores import StudyScores
 from stateshape.core.dose_records import DOSE_NAMES
+from stateshape.core.measure_words import distance_name, measure_name, score_name
 from stateshape.core.study_records import EffectChoice, PlannedClaim
 
 DRIFT_PREFIX, LOCALITY_PREFIX, ALONG_PREFIX = "drift.", "locality.", "along."
@@ -115,9 +116,9 @@ def planned_effect(study: StudyScores, choice: EffectChoice, *, with_bootstrap: 
 def _measured(study: StudyScores, choice: EffectChoice, measure: str, threshold: float) -> Effect:
     """First run minus second (or the first run alone) in one number per seed, turned round where it must be below."""
     planned = [run.name for run in study.plan.runs]
-    name = NAMES.get(measure.removeprefix(ALONG_PREFIX), measure) if measure.startswith(ALONG_PREFIX) else measure
-    by_score = "" if choice.score is None else f" ({choice.score})"
-    label = choice.label or f"{name}{by_score}, {' minus '.join(study.label(run) for run in choice.contrast)}"
+    label = (
+        choice.label or f"{_in_words(choice, measure)}: {' minus '.join(study.label(run) for run in choice.contrast)}"
+    )
     if absent := [run for run in choice.contrast if run not in planned]:
         lacks = f"the study does not plan the run {absent[0]}"
         return lacking(label, lacks, test="not available", is_planned=False, threshold=threshold)
@@ -127,6 +128,17 @@ def _measured(study: StudyScores, choice: EffectChoice, measure: str, threshold:
     values = {seed: sign * (first[seed] - sum(other[seed] for other in others)) for seed in seeds}
     label += " (below, sign turned)" if sign < 0 else ""
     return over_seeds(label, values, threshold=threshold, lacks=f"{measure} was not measured")
+
+
+def _in_words(choice: EffectChoice, measure: str) -> str:
+    _, _, name = measure.partition(".")
+    if measure.startswith(ALONG_PREFIX):
+        return NAMES[name] if choice.score is None else f"{NAMES[name]} ({score_name(choice.score)})"
+    if measure.startswith(DRIFT_PREFIX):
+        return f"drift ({distance_name(name)})"
+    if measure.startswith(BEFORE_PREFIX):
+        return f"{measure_name(measure.removeprefix(BEFORE_PREFIX))}, before training"
+    return measure_name(name)
 
 
 def measured_values(study: StudyScores, run: str, measure: str) -> Mapping[int, float]:
@@ -155,6 +167,6 @@ def _label(study: StudyScores, choice: EffectChoice, pair: list[str]) -> str:
     what = {"target": study.plan.target.label, "retention": "mean retained score"}.get(choice.task) or known.get(
         choice.task, choice.task
     )
-    score = "" if choice.score is None else f" ({choice.score})"
+    score = "" if choice.score is None else f" ({score_name(choice.score)})"
     dose = "" if choice.dose is None else f" at equal {DOSE_NAMES.get(choice.dose.measure, choice.dose.measure)}"
     return f"{what}{score}{dose}, {' minus '.join(study.label(run) for run in pair)}"

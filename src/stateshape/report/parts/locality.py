@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+from stateshape.core.measure_words import measure_name
 from stateshape.core.records import LocalityRecord
 from stateshape.report.drawing.figure import Plot
 from stateshape.report.drawing.palette import looks
@@ -15,21 +16,6 @@ from stateshape.report.drawing.table import Cell, Column, Table
 from stateshape.report.parts.curves import Curve, Series, mean_curve, series_plot
 from stateshape.report.study_files import RunFiles, SeedFiles, StudyFiles
 
-_UNITS = ("nats",)
-_TITLES = {
-    "forward_kl_new_task_nats": "Forward KL on the new task, nats",
-    "reverse_kl_new_task_nats": "Reverse KL on the new task, nats",
-    "forward_kl_retention_nats": "Forward KL on retention prompts, nats",
-    "reverse_kl_retention_nats": "Reverse KL on retention prompts, nats",
-    "c2st_auc": "Classifier AUC, training states vs own rollouts",
-    "ess_share": "Effective sample size, share",
-    "update_frobenius": "Update size (Frobenius norm)",
-    "update_spectral": "Update size (spectral norm)",
-    "stable_rank": "Stable rank of the update",
-    "effective_rank": "Effective rank of the update",
-    "mass": "Share of the training signal",
-}
-_WORDS = {"kl": "KL", "c2st": "C2ST", "auc": "AUC", "ess": "ESS", "p90": "(90th percentile)", "topk": "top-k"}
 READING = {  # how to read a value, by the name in the file
     "reachability_gap_nats": "Learner surprisal of training states minus that of its own rollouts. 0: on-policy states.",
     "reachability_gap_p90_nats": "The reachability gap between 90th percentiles.",
@@ -51,16 +37,6 @@ READING = {  # how to read a value, by the name in the file
     "effective_rank": "Exponential of the entropy of the update's singular values, mean over modules that changed.",
     "mass": "Share of the training signal in each tenth of the response.",
 }
-
-
-def measure_name(key: str) -> str:
-    """`reachability_gap_nats` as "Reachability gap, nats"."""
-    if key in _TITLES:
-        return _TITLES[key]
-    words = key.split("_")
-    unit = f", {words.pop()}" if words[-1] in _UNITS and len(words) > 1 else ""
-    name = " ".join(_WORDS.get(word, word) for word in words)
-    return name[:1].upper() + name[1:] + unit
 
 
 def measures(study: StudyFiles) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from stateshape.core.files import write_text
+from stateshape.core.measure_words import score_name
 from stateshape.core.records import MethodRecord
 from stateshape.core.study_records import (
     BASE,
@@ -47,7 +48,6 @@ SINCE_START = [
     Column(key="mean_forgetting_since_start", heading="Mean forgetting since the start", kind="estimate"),
     Column(key="mmd2_unbiased", heading="MMD² to the start (unbiased)", kind="number", decimals=DRIFT_DECIMALS),
 ]
-SECONDARY = {"gold_logp_nats": "log-prob of the right options, nats", "gold_mass": "share of the right options"}
 RATIOS = ("retention_above_chance",)  # among the secondary scores, which are differences else
 MEANS = [
     Column(key="mean_forgetting", heading="Mean forgetting", kind="estimate"),
@@ -276,7 +276,7 @@ def secondary_table(plan: PlanRecord, comparison: Comparison) -> Table:
     columns = [Column(key="label", heading="Run")]
     for task, score in keys:
         is_ratio = score in RATIOS
-        heading = f"{'' if is_ratio else 'Δ '}{names.get(task, task)}, {SECONDARY.get(score, score.replace('_', ' '))}"
+        heading = f"{'' if is_ratio else 'Δ '}{names.get(task, task)}, {score_name(score)}"
         columns.append(Column(key=f"{task}_{score}", heading=heading, kind="estimate", is_signed=not is_ratio))
     cells = [
         [_run_cell(row, colours), *[estimate_cell(row.versus_base[task].secondary.get(score)) for task, score in keys]]
