@@ -64,7 +64,7 @@ def main() -> int:
     parser.add_argument("--into", default=".gpu", help="folder below the checkout, which git ignores")
     parser.add_argument("--keep", default="/tmp/stateshape-gpu", help="folder on the machine that outlives a call")
     parser.add_argument("--limit-mib", type=float, default=64, help="all that travels in one call")
-    parser.add_argument("--part-mib", type=float, default=50, help="size of a part of the weights")
+    parser.add_argument("--part-mib", type=float, default=46, help="size of a part of the weights")
     parser.add_argument("--stages", help="stages of the last call; default: all")
     chosen = parser.parse_args()
     into = ROOT / chosen.into

@@ -2,6 +2,6 @@
 
 __main__ is the command. stages: what there is, in order of worth. driver: processes, time limits, the table. record: a
 stage's file. check, sampling, training, studies, peers, commands, unit_tests: the stages. mps: several processes on one
-GPU. estimate: how much of a study fits. causes: what the time between a floor and a measurement is spent on. See
-docs/guides/gpu.md.
+GPU. within: a time limit for a piece of a stage. estimate: how long a study takes. causes: what the time between a floor
+and a measurement is spent on. See docs/guides/gpu.md.
 """

@@ -1,4 +1,4 @@
-"""How long a study takes on a GPU, and how many of its steps fit a budget. Steps and lengths are upper limits.
+"""How long a study takes on a GPU, and the same study with a share of its steps. Steps and lengths are upper limits.
 
     training step   decoding steps, one after another, at DECODE_S each + one pass of our own (kernels, or its operations)
     evaluation      decoding steps of each wave of rows + operations of the options
@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from benchmarks.gpu.stages import Scale
-from stateshape.study.plan import Plan, make_plan
+from stateshape.study.plan import Plan
 from stateshape.study.run_spec import RunSpec
 from stateshape.study.study_file import StudyFile
 from stateshape.tasks.task import GenerationTask, Task
 
-SHARES = (1.0, 0.75, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05, 0.025)  # of the steps, that are tried
 LARGE_BATCH = 2.0  # a step of hundreds of rows over a step of few: its cache is no longer small
 DRIFT_PROMPTS = 128
 LEAST_ITEMS = 16  # a batch: with fewer, an epoch is no step
@@ -100,14 +99,6 @@ def evaluation_s(task: Task, speed: Speed) -> float:
         return len(task.items) * assumed.choice_item_s
     waves = -(-len(task.test) // assumed.wave_rows)
     return waves * task.max_new_tokens * speed.decode_s * LARGE_BATCH + assumed.shapes * assumed.record_shape_s
-
-
-def fitting_share(file: StudyFile, tasks: Sequence[Task], budget_s: float, speed: Speed) -> float:
-    """The largest share of the study's steps whose estimate fits; the smallest where none does."""
-    for share in SHARES:
-        if total_s(estimated(make_plan(with_share(file, share)), tasks, speed), speed) <= budget_s:
-            return share
-    return SHARES[-1]
 
 
 def with_share(file: StudyFile, share: float) -> StudyFile:

@@ -2,13 +2,14 @@
 
 GSM8K prompts of mixed length (arithmetic for the embedded base), group 8, no stop texts: rows end at EOS or at their
 length. In order of worth: ours on the largest model, generate with a dynamic cache, ours on the smaller models. What has to
-be compiled first, which takes minutes, is a stage of its own: generate with a static cache, ours with compiled layers, and
-ours plain beside them. Causes are those of the first new tokens, taken for all.
+be compiled first, which may take minutes, is a stage of its own, with a time limit for each: ours plain, generate with a
+static cache, ours with compiled layers. Causes are those of the first new tokens, taken for all.
 """
 
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
@@ -17,6 +18,7 @@ import torch
 from benchmarks.common import DEVICE, Measured, Row, load_policy, model_label, train_task
 from benchmarks.gpu.causes import floors, largest_causes, profiled, rates, seconds_by_kind
 from benchmarks.gpu.record import Job
+from benchmarks.gpu.within import within
 from benchmarks.limits import Shape, decode_bytes, forward_flops, shape_of
 from benchmarks.sampling import Generate, Ours
 from benchmarks.trl_peer import peer_model
@@ -24,23 +26,26 @@ from stateshape.policy.policy import Policy
 from stateshape.sampling.settings import SamplingSettings
 
 REPEATS = 2  # after one that warms up; the faster one counts
+CASE_S = 75  # of what is compiled, before the next one begins
 PROFILED_TOKENS = 32  # new ones: of 256, a profiler's events take longer than what they are about
 Engine = Callable[[int], Measured]
 
 
 def run(job: Job) -> None:
-    take_all(job, cases(job))
+    take_all(job, cases(job), seconds=math.inf)
 
 
 def static(job: Job) -> None:
-    take_all(job, compiled_cases(job, is_gpu=DEVICE.type == "cuda"))
+    take_all(job, compiled_cases(job, is_gpu=DEVICE.type == "cuda"), seconds=CASE_S)
 
 
-def take_all(job: Job, cases: Iterable[tuple[str, str, int]]) -> None:
+def take_all(job: Job, cases: Iterable[tuple[str, str, int]], *, seconds: float) -> None:
+    """`seconds`: the limit of one."""
     for name, model, rows in cases:
         row: Row = {"engine": name, "model": model_label(model), "rows": rows, "new_tokens": job.scale.new_tokens}
         try:
-            row |= measured(job, name, model, rows)
+            with within(seconds):
+                row |= measured(job, name, model, rows, has_causes=math.isinf(seconds))
         except Exception as error:  # a static cache may fail to compile here; the others still count
             row |= {"error": f"{type(error).__name__}: {str(error)[:300]}"}
         job.record.add(row | {"group": job.scale.group})
@@ -58,14 +63,15 @@ def cases(job: Job) -> Iterator[tuple[str, str, int]]:
 
 
 def compiled_cases(job: Job, *, is_gpu: bool) -> Iterator[tuple[str, str, int]]:
-    largest, all_rows = job.models[0], job.scale.sampling_rows
-    yield from (("generate, static cache", largest, rows) for rows in reversed(all_rows))
-    yield from (("ours", largest, rows) for rows in reversed(all_rows))
-    if is_gpu:  # on a CPU compiling takes a minute and brings nothing
-        yield from (("ours, compiled", largest, rows) for rows in all_rows)
+    """The number of rows that the dynamic cache is measured at comes first, with all engines."""
+    for rows in job.scale.sampling_rows:
+        yield "ours", job.models[0], rows
+        yield "generate, static cache", job.models[0], rows
+        if is_gpu:  # on a CPU compiling takes a minute and brings nothing
+            yield "ours, compiled", job.models[0], rows
 
 
-def measured(job: Job, name: str, model: str, rows: int) -> Row:
+def measured(job: Job, name: str, model: str, rows: int, *, has_causes: bool) -> Row:
     scale = job.scale
     policy, task = load_policy(model, is_compiled=name == "ours, compiled"), train_task(model)
     # in order of length, as Generate puts them: a measurement's lengths belong to its prompts
@@ -79,7 +85,7 @@ def measured(job: Job, name: str, model: str, rows: int) -> Row:
     lengths = [len(prompt) for prompt in prompts for _ in range(scale.group)]
     bounds = bounds_of(shape_of(policy), lengths, best, job)
     floor_s = max(bounds["memory_floor_s"], bounds["compute_floor_s"])
-    causes = [] if name.startswith("generate") else causes_of(short, best, floor_s)
+    causes = causes_of(short, best, floor_s) if has_causes and name.startswith("ours") else []
     return {
         "tokens_per_s": best.tokens / best.seconds,
         "tokens": best.tokens,
@@ -122,6 +128,7 @@ def bounds_of(shape: Shape, prompt_lengths: list[int], best: Measured, job: Job)
 
 def free() -> None:
     """Of what the case before held."""
+    torch.compiler.reset()
     gc.collect()
     if DEVICE.type == "cuda":
         torch.cuda.empty_cache()

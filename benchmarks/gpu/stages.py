@@ -27,8 +27,9 @@ STAGES = (
     Stage("quickstart", "studies:quickstart", 80, 20, "the quickstart on the embedded base, one seed"),
     Stage("sampling", "sampling:run", 65, 20, "tokens/s of our sampler and of transformers' generate"),
     Stage("training", "training:run", 65, 20, "LoRA steps: SFT, OPD over the vocabulary, GRPO"),
-    Stage("peers", "peers:run", 120, 40, "GRPO and OPD steps beside TRL's trainers"),
-    Stage("static", "sampling:static", 110, 40, "tokens/s of what is compiled first: generate with a static cache"),
+    Stage("full", "commands:full", 100, 30, "all parameters trained and scored, alone on the device"),
+    Stage("peers", "peers:run", 170, 40, "a GRPO and an OPD step beside TRL's trainers"),
+    Stage("static", "sampling:static", 130, 40, "tokens/s of what is compiled first: generate with a static cache"),
     Stage(
         "commands",
         "commands:run",
@@ -40,8 +41,9 @@ STAGES = (
     Stage("tests", "unit_tests:run", 300, 60, "the project's tests on the device", is_beside=True),
     Stage("paper", "studies:paper", 470, 60, "the paper's rows on the largest model, three seeds, five runs at a time"),
     Stage("controls", "studies:controls", 235, 60, "the controls' rows on the largest model, one seed"),
+    Stage("smoke", "commands:smoke", 120, 30, "the study that a user tries first, as a command"),
 )
-DEFAULT = ("check", "quickstart", "sampling", "training", "peers", "static")  # the others take a call of their own
+DEFAULT = ("check", "quickstart", "sampling", "training")  # the others take calls of their own
 BUDGET_S = 540.0  # of the whole command: a call of ten minutes, less its start and its transfers
 RESERVE_S = 20.0  # kept back for ending, reporting and packing
 MOST_FILES = 8  # that come back: a stage's file each, the table and the archive of studies
@@ -66,8 +68,7 @@ class Scale:
     check_tokens: int = 48
     resumed_steps: int = 60
     killed_after: int = 20  # steps
-    study_budget_s: float = 230.0  # by our own estimate (estimate.py)
-    study_share: float | None = None  # of its steps; None: what fits the budget
+    study_share: float | None = None  # of its steps; None: as the stage says
     study_items: int | None = None  # per task; None: as many as the study says
 
 
