@@ -47,7 +47,11 @@ from stateshape.tasks.task import Task
 
 NOTES = (
     "A stand-in: {model}, whose 4-bit weights were de-quantised, in place of the preset's model. {share:.3g} of the preset's "
-    "steps and training items, drift on {prompts} prompts. Every other setting is the preset's."
+    "steps and training items, drift on {prompts} prompts. {more}Every other setting is the preset's."
+)
+CONTROLS_NOTE = (
+    "The tasks are the paper's; rates are a tenth of the preset's, samples up to twice as long, answers read by their last "
+    "number. "
 )
 PAPER_SEEDS, JOBS = (0, 1, 2), 5  # a run holds up to 13 GB
 PAPER_SHARE = 0.15  # of the preset's steps: fifteen minutes of runs one after another, on an H100
@@ -103,13 +107,14 @@ def controls(job: Job) -> None:
         train=at_a_tenth(whole.train),
         runs={name: for_a_real_model(run) for name, run in whole.runs.items()},
     )
-    several_at_a_time(job, "controls", whole, model, CONTROLS_SHARE)
+    several_at_a_time(job, "controls", whole, model, CONTROLS_SHARE, CONTROLS_NOTE)
 
 
-def several_at_a_time(job: Job, name: str, whole: StudyFile, model: str, share: float) -> None:
+def several_at_a_time(job: Job, name: str, whole: StudyFile, model: str, share: float, more: str = "") -> None:
+    """`more`: what else differs from the preset, for the study's notes."""
     with shared_gpu(job.work) as is_shared:
         job.record.add({"runs_at_a_time": JOBS, "is_gpu_shared": is_shared})
-        file = sized(job, name, whole, model, share=share)
+        file = sized(job, name, whole, model, share, more)
         carry_out(job, name, file, data=job.data, jobs=JOBS)
 
 
@@ -136,7 +141,7 @@ def largest_real(job: Job) -> str:
     return job.models[0]
 
 
-def sized(job: Job, name: str, whole: StudyFile, model: str, share: float) -> StudyFile:
+def sized(job: Job, name: str, whole: StudyFile, model: str, share: float, more: str) -> StudyFile:
     """A share of the study's steps; the first call settles it. Writes the estimate down."""
     scale = job.scale
     file = dataclasses.replace(whole, model=model, model_settings=ModelSettings(device=str(DEVICE)))
@@ -158,9 +163,8 @@ def sized(job: Job, name: str, whole: StudyFile, model: str, share: float) -> St
     total = total_s(found, speed, seeds=len(smaller.seeds))
     by_run = {run: one._asdict() for run, one in found.items()}
     job.record.add({"share_of_steps": share, "estimated_s": total, "estimated_by_run": by_run})
-    return dataclasses.replace(
-        smaller, notes=NOTES.format(model=model_label(model), share=share, prompts=file.drift.prompts)
-    )
+    notes = NOTES.format(model=model_label(model), share=share, prompts=file.drift.prompts, more=more)
+    return dataclasses.replace(smaller, notes=notes)
 
 
 def layers_of(model: str) -> int:
