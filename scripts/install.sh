@@ -10,7 +10,7 @@ set -euo pipefail
 venv=$1 extras=$2
 python=${PYTHON:-python3} torch=${TORCH:-auto}
 cpu_index=https://download.pytorch.org/whl/cpu
-pins=(-c constraints.txt --build-constraint constraints.txt)
+pins=(-c constraints.txt --build-constraint constraints.txt --no-compile)
 
 "$python" - <<'PY'
 import sys
@@ -42,3 +42,5 @@ if ! "$bin/python" -c 'import torch' 2> /dev/null; then
   fi
 fi
 "$bin/python" -m pip install -q "${pins[@]}" -e ".${extras:+[$extras]}"
+# On all cores at once: pip compiles one module after the other, a minute of it. Some packages hold files that are not Python.
+"$bin/python" -m compileall -q -j 0 "$venv/lib" > /dev/null 2>&1 || true

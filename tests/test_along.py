@@ -400,17 +400,6 @@ def test_points_by_kl_are_chosen_among_measured_candidates(by_kl: Path):
     assert "along_candidates.jsonl" in read_manifest(folder).files
 
 
-@pytest.mark.parametrize("call", [3, 7])  # before a candidate's line, and before a point's rows
-def test_points_by_kl_are_the_same_where_it_was_stopped(
-    call: int, by_kl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    tiny.stop_at("stateshape.study.along.write_jsonl", call, monkeypatch)
-    assert study(by_kl / "tiny.yaml", tmp_path / "out") == 130
-    monkeypatch.undo()
-    assert study(by_kl / "tiny.yaml", tmp_path / "out") == 0
-    assert findings(tmp_path) == findings(by_kl)
-
-
 AROUND = BY_KL.replace("points: 3", "points: 2, around: [MIDDLE]")
 
 
@@ -441,8 +430,8 @@ def test_a_kl_is_enclosed_by_two_steps_whose_distances_are_known_for_sure(around
     assert list(layout.kept_checkpoints(folder)) == sorted(points)[:-1] == chosen_by_kl(measured, 2, asked.around)
 
 
-@pytest.mark.parametrize("call", [6, 7])  # before the first and the second of the exact distances
-def test_a_kl_is_enclosed_by_the_same_steps_where_it_was_stopped(
+@pytest.mark.parametrize("call", [3, 7, 9])  # before a rough distance, an exact one, and a point's rows
+def test_points_by_kl_are_the_same_where_it_was_stopped(
     call: int, around: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     tiny.stop_at("stateshape.study.along.write_jsonl", call, monkeypatch)

@@ -23,8 +23,8 @@ class ModelSettings:
     trust_remote_code: bool = False
     """Run Python code that comes with the model."""
     compile: bool = False
-    """Fuse a layer's small operations with torch.compile, which takes seconds to a minute at the start. Meant for a GPU: on a CPU
-    it was not faster (LOG.md). No effect on models that run through transformers' own code."""
+    """Fuse a layer's small operations with torch.compile, which takes seconds to a minute at the start. Meant for a GPU: on a
+    CPU it was not faster (LOG.md). No effect on models that run through transformers' own code."""
     quantize: Literal["4bit"] | None = field(default=None, metadata=LATER)
     """Base weights in four bits (NF4, bitsandbytes), on a GPU, for LoRA. Default: none."""
     shard_base: bool = field(default=False, metadata=LATER)
