@@ -101,6 +101,14 @@ def test_points_by_kl_are_the_first_to_reach_equally_spaced_roots():
     assert chosen_by_kl(found, 1) == []
 
 
+def test_rounding_does_not_put_a_level_beyond_the_farthest_candidate():
+    farthest = 0.5046868558173903  # whose root times 6 over 6 is larger than the root
+    root = math.sqrt(farthest)
+    assert root * 6 / 6 > root
+    assert chosen_by_kl(candidates(0.01, farthest, 0.4), 6) == [20]
+    assert all(chosen_by_kl(candidates(0.2 * farthest, farthest, 0.1), points) == [10, 20] for points in range(3, 40))
+
+
 def test_points_around_a_kl_are_the_step_that_reaches_it_first_and_the_one_before():
     found = candidates(0.01, 0.04, 0.09, 0.16, 0.25, 0.36, 0.49, 1.0)
     assert chosen_by_kl(found, 4, [0.1]) == [30, 40, 50]  # .25 and .5 by their roots; .09 and .16 enclose .1
