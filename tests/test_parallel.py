@@ -130,8 +130,10 @@ def test_a_runs_warnings_reach_the_one_who_waits(tmp_path):
 
 
 def note_gpu(folder: Path, run, seed):
-    time.sleep(0.5)  # so that both processes get a run
     (folder / f"{run.name}{seed}").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+    ends = time.monotonic() + 60
+    while len(list(folder.iterdir())) < 2 and time.monotonic() < ends:  # so that each process gets a run
+        time.sleep(0.01)
     return []
 
 
