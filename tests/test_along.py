@@ -438,7 +438,8 @@ def test_a_kl_is_enclosed_by_two_steps_whose_distances_are_known_for_sure(around
     assert list(layout.kept_checkpoints(folder)) == sorted(points)[:-1] == chosen_by_kl(measured, 2, asked.around)
 
 
-@pytest.mark.parametrize("call", [3, 7, 9])  # before a rough distance, an exact one, and a point's rows
+# before a rough distance, an exact one, and a point's rows
+@pytest.mark.parametrize("call", [7, *(pytest.param(call, marks=pytest.mark.slow) for call in (3, 9))])
 def test_points_by_kl_are_the_same_where_it_was_stopped(
     call: int, around: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -444,6 +444,7 @@ def test_a_command_that_fails_is_named_and_the_others_run(tmp_path, monkeypatch)
     assert rows[2]["stdout"].startswith("stateshape ")
 
 
+@pytest.mark.slow
 def test_a_run_that_a_command_makes_says_what_it_took(tmp_path, monkeypatch):
     job, rows = rows_of(monkeypatch, tmp_path, commands)
     made = tmp_path / "run"
