@@ -18,10 +18,8 @@ TEMPORARY = ".{}.tmp"
 
 
 Spacing = Literal["doubling", "even", "kl"]
-CANDIDATES, FINE = (
-    5,
-    10,
-)  # per point, where points are chosen among them by KL; and where they are to enclose a distance
+CANDIDATES = 5  # per point, where points are chosen among them by KL
+FINE = 20  # the same, where points are to enclose a distance
 
 
 def kept_steps(num_steps: int, points: int, spacing: Spacing = "doubling", *, per_point: int = CANDIDATES) -> list[int]:
