@@ -473,7 +473,9 @@ def test_scores_at_temperature_and_by_flexible_extraction_are_secondary(tmp_path
     at = [column.key for column in table.columns].index("gsm8k_flexible")
     assert table.columns[at].heading == f"{study.plan.target.label}, flexible"
     assert [line[at].value for line in table.rows] == [1.0] * len(table.rows)  # the base's too
-    assert any("strict_t1, flexible_t1 and pass_at_2 are of several samples" in note for note in table.notes)
+    headings = [column.heading.removeprefix(f"{study.plan.target.label}, ") for column in table.columns]
+    assert headings[at : at + 4] == ["flexible", "strict, temperature 1", "flexible, temperature 1", "pass@2"]
+    assert any("at a temperature, and pass@k, are of several samples" in note for note in table.notes)
 
 
 # The picture

@@ -131,14 +131,14 @@ def _measured(study: StudyScores, choice: EffectChoice, measure: str, threshold:
 
 
 def _in_words(choice: EffectChoice, measure: str) -> str:
-    _, _, name = measure.partition(".")
     if measure.startswith(ALONG_PREFIX):
-        return NAMES[name] if choice.score is None else f"{NAMES[name]} ({score_name(choice.score)})"
+        name = NAMES[measure.removeprefix(ALONG_PREFIX)]
+        return name if choice.score is None else f"{name} ({score_name(choice.score)})"
     if measure.startswith(DRIFT_PREFIX):
-        return f"drift ({distance_name(name)})"
+        return f"drift ({distance_name(measure.removeprefix(DRIFT_PREFIX))})"
     if measure.startswith(BEFORE_PREFIX):
         return f"{measure_name(measure.removeprefix(BEFORE_PREFIX))}, before training"
-    return measure_name(name)
+    return measure_name(measure.removeprefix(LOCALITY_PREFIX))
 
 
 def measured_values(study: StudyScores, run: str, measure: str) -> Mapping[int, float]:

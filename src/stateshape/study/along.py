@@ -92,9 +92,8 @@ def chosen_by_kl(candidates: Sequence[DoseRecord], points: int, around: Sequence
     farthest = max((root for _, root in roots), default=0.0)
     if farthest == 0:
         return []
-    levels = [
-        farthest * (number / points) for number in range(1, points + 1)
-    ]  # the last one is the farthest to the bit
+    # times a share, so that the last level is the farthest to the bit
+    levels = [farthest * (number / points) for number in range(1, points + 1)]
     last = candidates[-1].step
     firsts = {next(step for step, root in roots if root >= level) for level in levels}
     enclosing = {record.step for distance in around for record in enclosed(candidates, distance)}

@@ -121,7 +121,7 @@ def table2(plan: PlanRecord, comparison: Comparison) -> Table:
         Column(key="n_seeds", heading="Seeds", is_shown=False),
         *[Column(key=task.name, heading=task.label, kind="estimate") for task in tasks[:1]],
         *[
-            Column(key=f"{tasks[0].name}_{name}", heading=f"{tasks[0].label}, {name}", kind="estimate")
+            Column(key=f"{tasks[0].name}_{name}", heading=f"{tasks[0].label}, {score_name(name)}", kind="estimate")
             for name in others
         ],
         *[Column(key=task.name, heading=task.label, kind="estimate") for task in tasks[1:]],
@@ -167,11 +167,6 @@ def _drift_cell(row: RunComparison, distance: str, common: dict[str, float]) -> 
     return Cell() if drift is None else Cell(value=drift.value, companion=drift.base_vs_base)
 
 
-def _listed(names: list[str]) -> str:
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last
-
-
 def table2_notes(comparison: Comparison, common: dict[str, float]) -> list[str]:
     names = ", ".join(task.label for task in comparison.retention)
     chances = ", ".join(f"{task.label} {task.chance:g}" for task in tasks_of(comparison))
@@ -182,8 +177,10 @@ def table2_notes(comparison: Comparison, common: dict[str, float]) -> list[str]:
         else "The base-vs-base value below is due to sampling noise only."
     )
     others = dict.fromkeys(name for row in comparison.rows for name in row.extractions)
-    sampled = [name for name in others if name not in ("strict", "flexible")]  # these are of greedy answers
-    samples = [f"{_listed(sampled)} are of several samples per item (docs/dose.md)."] if sampled else []
+    has_samples = any(name not in ("strict", "flexible") for name in others)  # these are of greedy answers
+    samples = (
+        ["Scores at a temperature, and pass@k, are of several samples per item (docs/dose.md)."] if has_samples else []
+    )
     return [
         *warnings,
         *samples,
