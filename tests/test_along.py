@@ -82,6 +82,7 @@ def test_candidates_are_multiples_of_each_other_up_to_rounding_and_end_at_the_en
     assert steps == [2, 3, 4, 6, 10, 16, 25, 40, 63, 100, 158, 251, 398, 631, 1000]  # 1000 to the power of i / 15
     assert kept_steps(3, 2, "kl") == [1, 2, 3]
     assert kept_steps(1, 4, "kl") == [1]
+    assert kept_steps(40, 2, "kl", per_point=20) == list(range(1, 41))  # room for every step
     assert kept_steps(64, 1, "kl", per_point=6) == [2, 4, 8, 16, 32, 64]
 
 

@@ -26,10 +26,12 @@ def kept_steps(num_steps: int, points: int, spacing: Spacing = "doubling", *, pe
     """Different numbers of completed steps, in order; the last is num_steps. At most `points`, but for kl.
 
     doubling: each is half of the next one. even: all are equally far apart, up to rounding. kl: candidates, so many per
-    point at most, each the same multiple of the one before, up to rounding; how far they are is not known yet.
+    point at most: every step, or each the same multiple of the one before, up to rounding; how far they are is not known yet.
     """
     if spacing == "kl":
         most = per_point * points
+        if num_steps <= most:
+            return list(range(1, num_steps + 1))
         return sorted({round(num_steps ** (i / most)) for i in range(1, most)} | {num_steps})
     if spacing == "even":
         return sorted({-(-num_steps * i // points) for i in range(1, points + 1)})
