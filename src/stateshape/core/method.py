@@ -8,7 +8,7 @@ any particular recipe.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar, get_args, runtime_checkable
 
@@ -201,6 +201,31 @@ class SignalSource(Protocol[AnyPolicy_contra]):
     kind: ClassVar[SignalKind]
 
     def read(self, learner: AnyPolicy_contra, states: States, draw: Draw) -> Signal: ...
+
+
+@runtime_checkable
+class DrawnAhead(Protocol[AnyPolicy_contra]):
+    """Optional for a state source: the states of several steps in one call, where a step's learner has no part in them."""
+
+    def steps_ahead(self, num_prompts: int) -> int:
+        """How many steps of so many prompts are best drawn together; 0: each needs the learner of its step."""
+        ...
+
+    def draw_several(self, learner: AnyPolicy_contra, draws: Sequence[Draw]) -> list[States]:
+        """What `draw` gives for each, up to rounding."""
+        ...
+
+
+@runtime_checkable
+class ReadAhead(Protocol[AnyPolicy_contra]):
+    """Optional for a signal: as DrawnAhead, at states that were drawn ahead."""
+
+    def steps_ahead(self, num_prompts: int) -> int: ...
+    def read_several(
+        self, learner: AnyPolicy_contra, states: Sequence[States], draws: Sequence[Draw]
+    ) -> Sequence[Signal]:
+        """What `read` gives for each, up to rounding."""
+        ...
 
 
 @runtime_checkable

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from stateshape.policy.tree_attention import lay_out
 from stateshape.sampling.decode import PLACE_STEP, Decoding, is_recorded, round_up
 from stateshape.sampling.general import sample_general
 from stateshape.sampling.rows import Results, Row
-from stateshape.sampling.settings import Completion, Progress, SamplingSettings
+from stateshape.sampling.settings import Call, Completion, Progress, SamplingSettings
 from stateshape.sampling.slots import Slots
 
 CACHE_BYTES = 2**31  # of keys and values on a CPU; half of what is free on a GPU
@@ -49,7 +50,6 @@ class LocalSampler:
         """Lets go of the last call's model, cache and recorded steps."""
         self._kept = None
 
-    @torch.no_grad()
     def sample(
         self,
         policy: Policy,
@@ -60,11 +60,27 @@ class LocalSampler:
         progress: Progress | None = None,
     ) -> list[Completion]:
         """See Sampler. A row depends on its prompt, its number and the seed, not on the other rows."""
+        return self._sample(policy, [Call([*map(list, prompts)], seed)], settings, progress)
+
+    def sample_several(
+        self, policy: Policy, calls: Sequence[Call], settings: SamplingSettings
+    ) -> list[list[Completion]]:
+        """See Batching."""
+        rows = iter(self._sample(policy, calls, settings))
+        return [list(islice(rows, len(call.prompts) * settings.num_samples)) for call in calls]
+
+    @torch.no_grad()
+    def _sample(
+        self, policy: Policy, calls: Sequence[Call], settings: SamplingSettings, progress: Progress | None = None
+    ) -> list[Completion]:
+        prompts = [prompt for call in calls for prompt in call.prompts]
         if not prompts:
             return []
         longest = max(map(len, prompts))
         check_prompts(policy, longest, settings)
-        uniform_CS = uniform_numbers(policy.device, len(prompts), settings, seed=seed)
+        uniform_CS = torch.cat(
+            [uniform_numbers(policy.device, len(call.prompts), settings, seed=call.seed) for call in calls]
+        )
 
         def own(mine: list[int], uniform_CS: Tensor) -> list[Completion]:
             results = Results(policy, len(mine), settings, progress)

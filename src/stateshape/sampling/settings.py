@@ -30,6 +30,10 @@ class SamplingSettings:
         if "" in self.stops:
             raise BadInput("stops: got an empty text, which every completion contains; expected texts that end a row")
 
+    def steps_together(self, num_prompts: int) -> int:
+        """How many steps of so many prompts fill the rows that are sampled at once."""
+        return max(1, self.batch_rows // max(1, num_prompts * self.num_samples))
+
 
 def check_sampling(**fields: float) -> None:
     """Temperatures are finite and not negative, counts at least 1. Raises BadInput by the names given."""
@@ -49,6 +53,13 @@ class Completion(NamedTuple):
     finish: Finish
 
 
+class Call(NamedTuple):
+    """Prompts, and the seed of what is written behind them."""
+
+    prompts: Sequence[list[int]]
+    seed: int
+
+
 @runtime_checkable
 class Sampler(Protocol):
     def sample(
@@ -62,3 +73,21 @@ class Sampler(Protocol):
     ) -> list[Completion]:
         """num_samples completions per prompt, all of prompt 0's first."""
         ...
+
+
+@runtime_checkable
+class Batching(Protocol):
+    """A sampler that runs the rows of several calls together."""
+
+    def sample_several(
+        self, policy: Policy, calls: Sequence[Call], settings: SamplingSettings
+    ) -> list[list[Completion]]: ...
+
+
+def sample_several(
+    sampler: Sampler, policy: Policy, calls: Sequence[Call], settings: SamplingSettings
+) -> list[list[Completion]]:
+    """What each of the calls gives alone, up to rounding; together where the sampler can."""
+    if isinstance(sampler, Batching):
+        return sampler.sample_several(policy, calls, settings)
+    return [sampler.sample(policy, call.prompts, settings, seed=call.seed) for call in calls]

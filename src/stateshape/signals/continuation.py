@@ -20,7 +20,7 @@ from stateshape.core.seeds import seed_for
 from stateshape.core.signals import Imitate
 from stateshape.core.states import Origin, States, Trajectory, pack
 from stateshape.policy.policy import Policy
-from stateshape.sampling.settings import Completion, Finish, Sampler, SamplingSettings
+from stateshape.sampling.settings import Call, Completion, Finish, Sampler, SamplingSettings, sample_several
 from stateshape.sampling.stops import StopWatch, ended_across
 from stateshape.signals.crossing import BROKEN, own_text, spliced, written_text
 from stateshape.signals.rendering import Items, own_rows
@@ -43,18 +43,20 @@ class TeacherContinuation:
     kind: ClassVar[SignalKind] = "teacher continuation"
 
     def read(self, learner: Policy, states: States, draw: Draw) -> Imitate:
+        return self.read_several(learner, [states], [draw])[0]
+
+    def steps_ahead(self, num_prompts: int) -> int:
+        """See ReadAhead."""
+        return self.settings.steps_together(num_prompts)
+
+    def read_several(self, learner: Policy, states: Sequence[States], draws: Sequence[Draw]) -> list[Imitate]:
         if not self.teacher.has_tokens_of(learner):
-            return continued_across(self.teacher, learner, states, draw, self.sampler, self.settings, self.accept)
-        return continued(
-            self.teacher,
-            Origin.TEACHER,
-            states,
-            draw,
-            self.sampler,
-            self.settings,
-            self.accept,
-            self.read_by(learner, states),
-        )
+            return [
+                continued_across(self.teacher, learner, one, draw, self.sampler, self.settings, self.accept)
+                for one, draw in zip(states, draws, strict=True)
+            ]
+        as_read = [self.read_by(learner, one) for one in states]
+        return continued(self.teacher, Origin.TEACHER, states, draws, self.sampler, self.settings, self.accept, as_read)
 
     def read_by(self, learner: Policy, states: States) -> list[list[int]] | None:
         """The rows in the teacher's template, where that differs from the learner's."""
@@ -75,32 +77,53 @@ class OwnContinuation:
     kind: ClassVar[SignalKind] = "own continuation"
 
     def read(self, learner: Policy, states: States, draw: Draw) -> Imitate:
+        return self.read_several(learner, [states], [draw])[0]
+
+    def steps_ahead(self, num_prompts: int) -> int:
+        """See ReadAhead."""
+        return self.settings.steps_together(num_prompts) if self.writer == "base" else 0
+
+    def read_several(self, learner: Policy, states: Sequence[States], draws: Sequence[Draw]) -> list[Imitate]:
         writer = learner if self.writer == "learner" else Policy(learner.weights, None)
-        return continued(writer, Origin.LEARNER, states, draw, self.sampler, self.settings, self.accept)
+        return continued(writer, Origin.LEARNER, states, draws, self.sampler, self.settings, self.accept)
 
 
 def continued(
     writer: Policy,
     origin: Origin,
-    states: States,
-    draw: Draw,
+    states: Sequence[States],
+    draws: Sequence[Draw],
     sampler: Sampler,
     settings: SamplingSettings,
     accept: Accept | None,
-    as_read: list[list[int]] | None = None,
-) -> Imitate:
-    """Rows with the writer's tokens behind them, and these tokens supervised. as_read: the rows as the writer reads them."""
-    rows = states.trajectories()
-    sampled = sampler.sample(
-        writer, as_read or [row.ids for row in rows], settings, seed=seed_for(draw.seed, "continuation", draw.step)
-    )
-    watch = StopWatch(writer, settings.stops)
-    written = [ended_across(watch, row.response, part) for row, part in zip(rows, sampled, strict=True)]
-    extended = [
-        row.extended(part.ids, origin, logps=part.logps, finish=part.finish)
-        for row, part in zip(rows, written, strict=True)
+    as_read: Sequence[list[list[int]] | None] | None = None,
+) -> list[Imitate]:
+    """By step, rows with the writer's tokens behind them, and these tokens supervised.
+
+    as_read: each step's rows as the writer reads them, where they differ.
+    """
+    rows = [one.trajectories() for one in states]
+    calls = [
+        Call(prompts=other or [row.ids for row in one], seed=seed_for(draw.seed, "continuation", draw.step))
+        for one, other, draw in zip(rows, as_read or [None] * len(rows), draws, strict=True)
     ]
-    return imitating(writer, states, extended, accept)
+    parts = sample_several(sampler, writer, calls, settings)
+    watch = StopWatch(writer, settings.stops)
+    return [
+        imitating(writer, one, extended_by(own, written, origin, watch), accept)
+        for one, own, written in zip(states, rows, parts, strict=True)
+    ]
+
+
+def extended_by(
+    rows: Sequence[Trajectory], parts: Sequence[Completion], origin: Origin, watch: StopWatch
+) -> list[Trajectory]:
+    """The rows with what was written behind each, up to a stop text that may begin in the row."""
+    ended = [ended_across(watch, row.response, part) for row, part in zip(rows, parts, strict=True)]
+    return [
+        row.extended(part.ids, origin, logps=part.logps, finish=part.finish)
+        for row, part in zip(rows, ended, strict=True)
+    ]
 
 
 def imitating(reader: Policy, states: States, extended: list[Trajectory], accept: Accept | None) -> Imitate:

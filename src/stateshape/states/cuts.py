@@ -14,6 +14,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
+from typing import ClassVar
 
 import torch
 
@@ -48,6 +49,11 @@ class Cut:
             raise BadInput(f"cut: got low {self.low}, high {self.high}; expected 0 <= low <= high <= 1")
         if self.at not in KINDS and ":" not in self.at:
             raise BadInput(f"cut.at: got {shown(self.at)}; expected {', '.join(KINDS)}, or file.py:name of a function")
+
+    @property
+    def reads_policy(self) -> bool:
+        """Whether the policy's weights decide, or may."""
+        return self.at not in ("uniform", "first-error")
 
     def applied(self, policy: Policy, rows: Sequence[Trajectory], items: Items, rng: random.Random) -> list[Trajectory]:
         """Each row up to its cut, which is in its last turn. `policy`: the policy whose entropy is read."""
@@ -107,6 +113,8 @@ class Cut:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OneState:
     """One uniformly drawn state of the rollout: the row is kept up to and including the token written there."""
+
+    reads_policy: ClassVar[bool] = False
 
     def applied(self, policy: Policy, rows: Sequence[Trajectory], items: Items, rng: random.Random) -> list[Trajectory]:
         rows = [row.in_last_turn() for row in rows]

@@ -37,6 +37,13 @@ class DatasetStates:
             rows = self.cut.applied(learner, rows, self.items, random.Random(seed_for(draw.seed, "cut", draw.step)))
         return pack(rows, device=learner.device)
 
+    def steps_ahead(self, num_prompts: int) -> int:
+        """See DrawnAhead: nothing is sampled, so nothing is gained here, but by a signal that is read ahead."""
+        return 0 if self.cut is not None and self.cut.reads_policy else 1
+
+    def draw_several(self, learner: Policy, draws: Sequence[Draw]) -> list[States]:
+        return [self.draw(learner, draw) for draw in draws]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetPairs:

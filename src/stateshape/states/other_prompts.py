@@ -6,6 +6,7 @@ Which prompts a step takes depends on the run's seed and the step alone. Knows n
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,8 +26,19 @@ class OtherPrompts:
     kind: ClassVar[StateKind] = "teacher"
 
     def draw(self, learner: Policy, draw: Draw) -> States:
+        return self.source.draw(learner, self.own(draw))
+
+    def steps_ahead(self, num_prompts: int) -> int:
+        """See DrawnAhead. The step's prompts are others."""
+        return self.source.steps_ahead(self.num_prompts)
+
+    def draw_several(self, learner: Policy, draws: Sequence[Draw]) -> list[States]:
+        return self.source.draw_several(learner, [self.own(draw) for draw in draws])
+
+    def own(self, draw: Draw) -> Draw:
+        """The draw of this source's prompts in the same step."""
         seed = seed_for(draw.seed, "other prompts")
         names = list(self.source.items)
         rng = random.Random(seed_for(seed, "which", draw.step))
         taken = rng.sample(names, min(self.num_prompts, len(names)))
-        return self.source.draw(learner, draw._replace(item_ids=tuple(taken), seed=seed))
+        return draw._replace(item_ids=tuple(taken), seed=seed)

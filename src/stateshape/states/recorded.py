@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -82,6 +83,13 @@ class RecordedStates:
                 "replay a run whose every step has them"
             )
         return pack([trajectory(row, self.until) for row in rows], device=learner.device)
+
+    def steps_ahead(self, num_prompts: int) -> int:
+        """See DrawnAhead: nothing is sampled, so nothing is gained here, but by a signal that is read ahead."""
+        return 1
+
+    def draw_several(self, learner: Policy, draws: Sequence[Draw]) -> list[States]:
+        return [self.draw(learner, draw) for draw in draws]
 
     def check_vocabulary(self, learner: Policy) -> None:
         if self._spoken_by is learner.tokenizer:

@@ -12,13 +12,15 @@ from stateshape.core.method import Draw, StateKind
 from stateshape.core.seeds import seed_for
 from stateshape.core.states import Origin, States, Trajectory, pack
 from stateshape.policy.policy import Policy
-from stateshape.sampling.settings import Completion, Sampler, SamplingSettings
+from stateshape.sampling.settings import Call, Completion, Sampler, SamplingSettings, sample_several
 from stateshape.states.cuts import Items
 
 Prefixes = Literal["refreshed", "frozen", "shuffled"]
 
 
 class PrefixCut(Protocol):
+    @property
+    def reads_policy(self) -> bool: ...
     def applied(
         self, policy: Policy, rows: Sequence[Trajectory], items: Items, rng: random.Random
     ) -> list[Trajectory]: ...
@@ -40,13 +42,20 @@ class LearnerStates:
     kind: ClassVar[StateKind] = "learner"
 
     def draw(self, learner: Policy, draw: Draw) -> States:
+        return self.draw_several(learner, [draw])[0]
+
+    def steps_ahead(self, num_prompts: int) -> int:
+        """See DrawnAhead."""
+        return self.settings.steps_together(num_prompts) if self.prefixes == "frozen" else 0
+
+    def draw_several(self, learner: Policy, draws: Sequence[Draw]) -> list[States]:
         writer = Policy(learner.weights, None) if self.prefixes == "frozen" else learner
-        rows = sampled(writer, Origin.LEARNER, self.items, self.sampler, self.settings, draw)
-        if self.cut is not None:
-            rows = self.cut.applied(writer, rows, self.items, random.Random(seed_for(draw.seed, "cut", draw.step)))
-        if self.prefixes == "shuffled":
-            rows = exchanged(rows)
-        return pack(rows, device=learner.device)
+        written = sampled_several(writer, Origin.LEARNER, self.items, self.sampler, self.settings, draws)
+        return [self._states(learner, writer, rows, draw) for rows, draw in zip(written, draws, strict=True)]
+
+    def _states(self, learner: Policy, writer: Policy, rows: list[Trajectory], draw: Draw) -> States:
+        rows = cut_rows(self.cut, writer, rows, self.items, draw)
+        return pack(exchanged(rows) if self.prefixes == "shuffled" else rows, device=learner.device)
 
     def policy_version(self, draw: Draw) -> int:
         """Completed updates of the learner that writes this step's states."""
@@ -65,24 +74,63 @@ class TeacherStates:
     kind: ClassVar[StateKind] = "teacher"
 
     def draw(self, learner: Policy, draw: Draw) -> States:
-        rows = sampled(self.teacher, Origin.TEACHER, self.items, self.sampler, self.settings, draw)
-        if self.cut is not None:
-            rng = random.Random(seed_for(draw.seed, "cut", draw.step))
-            rows = self.cut.applied(self.teacher, rows, self.items, rng)
+        return self.draw_several(learner, [draw])[0]
+
+    def steps_ahead(self, num_prompts: int) -> int:
+        """See DrawnAhead."""
+        return self.settings.steps_together(num_prompts)
+
+    def draw_several(self, learner: Policy, draws: Sequence[Draw]) -> list[States]:
+        written = sampled_several(self.teacher, Origin.TEACHER, self.items, self.sampler, self.settings, draws)
+        return [self._states(learner, rows, draw) for rows, draw in zip(written, draws, strict=True)]
+
+    def _states(self, learner: Policy, rows: list[Trajectory], draw: Draw) -> States:
+        rows = cut_rows(self.cut, self.teacher, rows, self.items, draw)
         return pack([as_read_by(learner, row, self.items, writer=self.teacher) for row in rows], device=learner.device)
+
+
+def cut_rows(
+    cut: PrefixCut | None, policy: Policy, rows: list[Trajectory], items: Items, draw: Draw
+) -> list[Trajectory]:
+    """The rows of a step up to their cuts."""
+    if cut is None:
+        return rows
+    return cut.applied(policy, rows, items, random.Random(seed_for(draw.seed, "cut", draw.step)))
 
 
 def sampled(
     writer: Policy, origin: Origin, items: Items, sampler: Sampler, settings: SamplingSettings, draw: Draw
 ) -> list[Trajectory]:
     """num_samples rows per prompt of the draw, in one group each."""
+    return sampled_several(writer, origin, items, sampler, settings, [draw])[0]
+
+
+def sampled_several(
+    writer: Policy, origin: Origin, items: Items, sampler: Sampler, settings: SamplingSettings, draws: Sequence[Draw]
+) -> list[list[Trajectory]]:
+    """As `sampled`, for several steps at once."""
     behind = settings.max_new_tokens + 1  # another policy may continue at the last token's position
-    prompts = [writer.fitted_prompt(items[item_id].asked, behind=behind) for item_id in draw.item_ids]
     purpose = "rollouts" if origin == Origin.LEARNER else "teacher rollouts"
-    completions = sampler.sample(writer, prompts, settings, seed=seed_for(draw.seed, purpose, draw.step))
+    calls = [
+        Call(
+            prompts=[writer.fitted_prompt(items[item_id].asked, behind=behind) for item_id in draw.item_ids],
+            seed=seed_for(draw.seed, purpose, draw.step),
+        )
+        for draw in draws
+    ]
+    written = sample_several(sampler, writer, calls, settings)
     return [
-        rollout(draw.item_ids[group], prompts[group], completion, group, origin=origin)
-        for group, completion in ((k // settings.num_samples, one) for k, one in enumerate(completions))
+        [
+            rollout(
+                draw.item_ids[k // settings.num_samples],
+                call.prompts[k // settings.num_samples],
+                completion,
+                k // settings.num_samples,
+                origin=origin,
+            )
+            for k, completion in enumerate(completions)
+        ]
+        for draw, call, completions in zip(draws, calls, written, strict=True)
     ]
 
 

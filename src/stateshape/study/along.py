@@ -8,10 +8,9 @@ know how doses are compared.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -132,8 +131,7 @@ def enclose(way: Way, last: int, policy: Policy, distance: float) -> None:
 
 def add_candidate(bench: StudyContext, folder: Path, step: int, policy: Policy | None, reference: DoseStates) -> None:
     """In the order of steps, in the place of what was known of this step."""
-    with contextlib.nullcontext(policy) if policy is not None else policy_at(bench, folder, step) as there:
-        found = dose_record(reference, step, there)
+    found = dose_record(reference, step, policy or policy_at(bench, folder, step))
     others = [record for record in read_candidates(folder) if record.step != step]
     write_jsonl(folder / layout.ALONG_CANDIDATES, in_order([*others, found]))
 
@@ -173,10 +171,10 @@ def rows_at(way: Way, step: int, task: Task) -> None:
     path = layout.along_rows(way.folder, step, task.name)
     if path.exists():
         return
-    with policy_at(way.bench, way.folder, step) as policy:
-        told = f"evaluate {way.run} at step {step} on {task.name}"
-        tick = way.bench.reporter.track(told, "items", policy.weights.meter)
-        write_jsonl(path, evaluate(policy, task, progress=tick))
+    policy = policy_at(way.bench, way.folder, step)
+    told = f"evaluate {way.run} at step {step} on {task.name}"
+    tick = way.bench.reporter.track(told, "items", policy.weights.meter)
+    write_jsonl(path, evaluate(policy, task, progress=tick))
 
 
 def samples_at(way: Way, step: int, task: GenerationTask, samples: SampleChoice) -> None:
@@ -184,15 +182,14 @@ def samples_at(way: Way, step: int, task: GenerationTask, samples: SampleChoice)
     path = layout.along_rows(way.folder, step, task.name, layout.SAMPLED)
     if path.exists():
         return
-    with policy_at(way.bench, way.folder, step) as policy:
-        told = f"sample {way.run} at step {step} on {task.name}"
-        write_jsonl(path, sampled_rows(way.bench, policy, task, samples, seed=way.seed, told=told))
+    policy = policy_at(way.bench, way.folder, step)
+    told = f"sample {way.run} at step {step} on {task.name}"
+    write_jsonl(path, sampled_rows(way.bench, policy, task, samples, seed=way.seed, told=told))
 
 
 def dose_at(bench: StudyContext, folder: Path, step: int) -> None:
     if step not in measured_steps(folder):
-        with policy_at(bench, folder, step) as policy:
-            write_dose(bench, folder, step, policy)
+        write_dose(bench, folder, step, policy_at(bench, folder, step))
 
 
 def write_dose(bench: StudyContext, folder: Path, step: int, policy: Policy) -> None:
@@ -215,17 +212,25 @@ def read_along(folder: Path) -> list[DoseRecord]:
     return read_jsonl(path, DoseRecord) if path.exists() else []
 
 
-@contextlib.contextmanager
-def policy_at(bench: StudyContext, folder: Path, step: int) -> Iterator[Policy]:
-    """The run as it was after `step` completed steps. Raises BadInput where its adapter is gone."""
+def policy_at(bench: StudyContext, folder: Path, step: int) -> Policy:
+    """The run as it was after `step` completed steps, until the next call. Raises BadInput where its adapter is gone.
+
+    Steps of one run take turns in one adapter, which is much faster than to make another each time; see let_go.
+    """
     place = layout.kept_checkpoint(folder, step)
     if not place.is_dir():
         raise BadInput(
             f"{place}: is gone before it was measured; expected the adapter after step {step}; put it back, or delete {folder} "
             "to run it again"
         )
-    bench.weights.load_adapter(AT_STEP, place)
-    try:
-        yield Policy(bench.weights, AT_STEP)
-    finally:
+    if bench.weights.has_adapter(AT_STEP):
+        bench.weights.fill_adapter(AT_STEP, place)
+    else:
+        bench.weights.load_adapter(AT_STEP, place)
+    return Policy(bench.weights, AT_STEP)
+
+
+def let_go(bench: StudyContext) -> None:
+    """Removes what policy_at has loaded: the next run's adapters have another shape."""
+    if bench.weights.has_adapter(AT_STEP):
         bench.weights.remove_adapter(AT_STEP)

@@ -36,7 +36,7 @@ from stateshape.policy.open import open_weights
 from stateshape.policy.policy import Policy
 from stateshape.policy.source import Resolved, resolve_base
 from stateshape.policy.weights import SharedWeights
-from stateshape.study.along import along_run
+from stateshape.study.along import along_run, let_go
 from stateshape.study.checkpoints import CheckpointSpec
 from stateshape.study.claim_checks import check_scores
 from stateshape.study.context import StudyContext, data_of, load_data, load_tasks
@@ -320,6 +320,7 @@ def run_one(bench: StudyContext, spec: AnySpec, seed: int) -> list[str]:
                 ],
             )
         finally:
+            let_go(bench)
             bench.weights.remove_adapter(LEARNER)
         complete_run(folder, record)
     bench.reporter.event("run", {"run": spec.name, "seed": seed, "seconds": record.seconds})

@@ -247,7 +247,7 @@ def right_from(
     """1 for each row that the policy continues to a right answer, else 0."""
     sampling = parts.sampling(settings.max_new_tokens, temperature=temperature)
     states = pack(rows, device=policy.device)
-    whole = continued(policy, Origin.TEACHER, states, draw, parts.sampler, sampling, None).states.trajectories()
+    whole = continued(policy, Origin.TEACHER, [states], [draw], parts.sampler, sampling, None)[0].states.trajectories()
     return [float(parts.is_right(row.item_id, response_text(policy, row.response))) for row in whole]
 
 

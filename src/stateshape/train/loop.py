@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from stateshape.core.watch import Watch
 from stateshape.policy.policy import Policy
 from stateshape.record.text import state_sample
 from stateshape.train.checkpoint import Progress, load_checkpoint, remove_checkpoints, save_checkpoint
+from stateshape.train.drawing import Ahead
 from stateshape.train.kept_adapters import forget_kept_after, keep_adapter
 from stateshape.train.settings import TrainSettings, lr_at
 from stateshape.train.step import StepResult, train_step
@@ -62,11 +64,12 @@ def train(
     for watch in watches:
         watch.resume(progress.step)
     carried = carried_adapters(method)
+    draw_at = partial(draw_for, item_ids, batch=settings.batch_prompts, seed=seed, num_steps=num_steps)
+    ahead = Ahead(lambda step: draw_at(step=step))
     for step in range(progress.step, num_steps):
         for group in optimiser.param_groups:
             group["lr"] = lr_at(settings, step, num_steps)
-        draw = draw_for(item_ids, batch=settings.batch_prompts, step=step, seed=seed, num_steps=num_steps)
-        result = train_step(method, learner, optimiser, draw, settings, watches)
+        result = train_step(method, learner, optimiser, draw_at(step=step), settings, watches, ahead)
         record = step_record(step, result, optimiser.param_groups[0]["lr"])
         progress = advanced(progress, result)
         if not ranks.is_first:

@@ -20,13 +20,14 @@ from stateshape.core.dealt import DealtRows
 from stateshape.core.method import Combination, Draw, Method, Term, terms_of
 from stateshape.core.ranks import ALONE, current, using
 from stateshape.core.records import PhaseCost
-from stateshape.core.seeds import generator_for, seed_for
+from stateshape.core.seeds import generator_for
 from stateshape.core.signals import Credit, MatchDistribution, MatchTop, Signal
-from stateshape.core.states import States, chunks
+from stateshape.core.states import chunks
 from stateshape.core.watch import StepRead, StepUpdate, Watch
 from stateshape.policy.flops import activation_bytes
 from stateshape.policy.policy import Policy
 from stateshape.train.band import in_band
+from stateshape.train.drawing import Ahead, draw_states, read_signals
 from stateshape.train.settings import TrainSettings
 
 MIN_CHUNK_TOKENS = 512  # products of fewer rows leave a machine idle
@@ -69,15 +70,19 @@ def train_step(
     draw: Draw,
     settings: TrainSettings,
     watches: Sequence[Watch[Policy]] = (),
+    ahead: Ahead | None = None,
 ) -> StepResult:
-    """Draws states, reads the signal, accumulates the gradient by chunk, steps once."""
+    """Draws states, reads the signal, accumulates the gradient by chunk, steps once.
+
+    ahead: of the run, where steps to come may be sampled with this one.
+    """
     costs: dict[str, PhaseCost] = {}
     meter, ranks = learner.weights.meter, current()
     terms = terms_of(method)
     with meter.phase("sampling", costs):
-        drawn = draw_states(terms, learner, draw)
+        drawn = draw_states(terms, learner, draw, ahead)
     with meter.phase("signal", costs):
-        signals = read_signals(terms, learner, drawn)
+        signals = read_signals(terms, learner, drawn, ahead)
         signals |= chosen(
             {name: one for name, one in signals.items() if not terms[name].is_apart}, learner, draw, settings
         )
@@ -116,40 +121,6 @@ def train_step(
         stats=step_stats(signals, done),
         apart=tuple(name for name, term in terms.items() if term.is_apart),
     )
-
-
-class Drawn(NamedTuple):
-    """A term's states, and its share of the step's prompts."""
-
-    states: States
-    draw: Draw
-
-
-@torch.no_grad()
-def draw_states(terms: Mapping[str, Term], learner: Policy, draw: Draw) -> dict[str, Drawn]:
-    """Where. A term none of whose prompts are in the draw has no states.
-
-    Terms that take prompts of their own have chance of their own; those that share a source and its prompts share the states.
-    """
-    by_source: dict[tuple[int, tuple[str, ...]], States] = {}
-    drawn: dict[str, Drawn] = {}
-    for name, term in terms.items():
-        ids = tuple(item_id for item_id in draw.item_ids if term.takes is None or term.takes(item_id))
-        if not ids:
-            continue
-        seed = draw.seed if term.takes is None else seed_for(draw.seed, f"term {name}")
-        own, source = draw._replace(item_ids=ids, seed=seed), term.method.states
-        key = (id(source), ids)
-        if key not in by_source:
-            by_source[key] = source.draw(learner, own)
-        drawn[name] = Drawn(by_source[key], own)
-    return drawn
-
-
-@torch.no_grad()
-def read_signals(terms: Mapping[str, Term], learner: Policy, drawn: Mapping[str, Drawn]) -> dict[str, Signal]:
-    """What is said there, by term."""
-    return {name: terms[name].method.signal.read(learner, states, draw) for name, (states, draw) in drawn.items()}
 
 
 def chosen(signals: Mapping[str, Signal], learner: Policy, draw: Draw, settings: TrainSettings) -> dict[str, Signal]:
