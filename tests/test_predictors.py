@@ -236,7 +236,7 @@ def test_predictors_that_are_noise_over_seeds_are_in_no_set():
     found = offered_sets(noisy)
     assert found.sets["drift and locality"] == (DRIFT, *kept)
     assert (
-        "drift and locality: left out for a reliability over seeds below 0.8: locality.reachability_gap_nats"
+        "drift and locality: left out for a reliability over seeds that is not above 0.8: locality.reachability_gap_nats"
         in found.notes[0]
     )
     report = predictor_report("s", noisy)
@@ -250,6 +250,14 @@ def test_predictors_that_are_noise_over_seeds_are_in_no_set():
     assert {score.name for score in alone.scores} == SETS.keys() - {"drift and locality"}
     assert [gain.name for gain in alone.gains] == ["forward KL on the new task"] * 2
     assert any("nothing of its own is left" in note for note in alone.notes)
+
+
+def test_what_few_rows_say_of_one_seed_predicts_nothing():
+    once = [row for row in made_rows(lambda v, e: v[DRIFT] + 0.1 * e) if row.seed == 0]
+    found = offered_sets(once)
+    assert all(name not in predictors for predictors in found.sets.values() for name in LOCALITY)
+    assert {"drift", "forward KL on the new task"} <= found.sets.keys()
+    assert "locality.c2st_auc (unknown: too few runs have several seeds)" in found.notes[0]
 
 
 def test_one_step_of_six_rows_was_noise_in_the_first_predictors_study():

@@ -17,8 +17,8 @@ from stateshape.study.plan_claims import claims_by_task_name, recorded_claims
 from stateshape.study.study_file import read_study_file
 
 CLAIMS = ("H1", "H2", "H3", "H4", "S1", "S2", "S3", "S4")
-OF_SOURCES = ("H2", "H3", "S1", "S2", "S3", "S4")  # compare learner with teacher prefixes, if these differ
-NUM_POINTS = 8  # of the preset's `along:`, and spaced as there: at equal steps of the root of the KL
+OF_SOURCES = ("H2", "H3", "S1", "S2", "S3", "S4")  # compare learner with other prefixes, if these differ
+NUM_POINTS = 8  # spaced as the preset's: at equal steps of the root of the KL; none of them right at a KL of its claims
 
 PRESET = read_study_file("matched_sources")
 DESIGN = Design(
@@ -43,7 +43,8 @@ TAUGHT = {"signal": "teacher continuation", "teacher": "tutor"}
 TUTOR = Arm(kl=0.40, gain=-0.20, loss=0.18, states=APART)
 LEARNER = Arm(kl=0.15, gain=0.07, loss=0.0, is_on_policy=True, states=OWN, **TAUGHT)
 ON_TEACHER = Arm(kl=0.15, gain=-0.04, loss=0.08, states=APART, **TAUGHT)
-EFFECTS = {"tutor": TUTOR, "learner": LEARNER, "teacher": ON_TEACHER}
+ON_DATASET = replace(ON_TEACHER)
+EFFECTS = {"tutor": TUTOR, "learner": LEARNER, "teacher": ON_TEACHER, "dataset": ON_DATASET}
 IDLE = {"kl": 0.0, "gain": 0.0, "loss": 0.0}
 
 
@@ -57,12 +58,17 @@ def on_one_curve(arm: Arm, kl: float) -> Arm:
 SAME_LEARNER = replace(LEARNER, gain=-0.10, loss=0.10)
 SAME_TUTOR = replace(on_one_curve(SAME_LEARNER, TUTOR.kl), gain=-0.30, is_on_policy=False, states=APART)
 SAME_ON_TEACHER = replace(SAME_LEARNER, is_on_policy=False, states=APART)
-NO_EFFECT = {"tutor": SAME_TUTOR, "learner": SAME_LEARNER, "teacher": SAME_ON_TEACHER}
+NO_EFFECT = {
+    "tutor": SAME_TUTOR,
+    "learner": SAME_LEARNER,
+    "teacher": SAME_ON_TEACHER,
+    "dataset": replace(SAME_ON_TEACHER),
+}
 
 SCENARIOS = (
     Scenario(
         name="sources apart",
-        text="teacher prefixes are far from the learner's, and learner prefixes teach and retain more; the student is above "
+        text="the others' prefixes are far from the learner's, and learner prefixes teach and retain more; the student is above "
         "base and teacher",
         arms=EFFECTS,
         true=CLAIMS,
@@ -70,7 +76,7 @@ SCENARIOS = (
     ),
     Scenario(
         name="sources apart, no effect",
-        text="the same at every distance from both prefixes; the student is above its teacher and below the base",
+        text="the same at every distance from all prefixes; the student is above its teacher and below the base",
         arms=NO_EFFECT,
         design=DESIGN,
     ),
@@ -83,16 +89,16 @@ SCENARIOS = (
     ),
     Scenario(
         name="sources alike",
-        text="scores as in the first, but teacher prefixes hardly differ from the learner's",
-        arms=EFFECTS | {"teacher": replace(ON_TEACHER, states=ALIKE)},
+        text="scores as in the first, but the others' prefixes hardly differ from the learner's",
+        arms=EFFECTS | {name: replace(EFFECTS[name], states=ALIKE) for name in ("teacher", "dataset")},
         true=("H1", "H4"),
         unasked=OF_SOURCES,
         design=DESIGN,
     ),
     Scenario(
         name="idle students",
-        text="as the first, but neither student was ever trained",
-        arms=EFFECTS | {"learner": replace(LEARNER, **IDLE), "teacher": replace(ON_TEACHER, **IDLE)},
+        text="as the first, but no student was ever trained",
+        arms=EFFECTS | {name: replace(EFFECTS[name], **IDLE) for name in ("learner", "teacher", "dataset")},
         design=DESIGN,
     ),
     Scenario(

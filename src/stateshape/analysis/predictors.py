@@ -38,12 +38,14 @@ Statistic = Callable[[np.ndarray], np.ndarray]  # [R, G] how often each configur
 DRIFT = "drift.mmd2_unbiased"
 FORWARD_KL = "locality.forward_kl_new_task_nats"
 LOCALITY = ("locality.reachability_gap_nats", "locality.c2st_auc", "locality.locality_ratio")
+RECOVERABILITY = "locality.teacher_recoverability"
+OF_FEW_ROWS = (*LOCALITY, RECOVERABILITY)  # measured on the rows of probes: noise, until seeds show otherwise
 SETS: Mapping[str, tuple[str, ...]] = {
     "drift": (DRIFT,),
     "forward KL on the new task": (FORWARD_KL,),
     "drift and locality": (DRIFT, *LOCALITY),
     # known only where there is a teacher: fewer runs
-    "drift, locality and recoverability": (DRIFT, *LOCALITY, "locality.teacher_recoverability"),
+    "drift, locality and recoverability": (DRIFT, *LOCALITY, RECOVERABILITY),
     # measured where forgetting is, without answers; added after the first study had been seen
     "forward KL on retention prompts": ("locality.forward_kl_retention_nats",),
     "update norm": ("locality.update_frobenius",),  # a control: says how much was changed, and nothing of where
@@ -139,16 +141,23 @@ class Offered(NamedTuple):
 
 
 def offered_sets(rows: Sequence[PredictorRow]) -> Offered:
-    """SETS without predictors of known and low reliability; a set that thereby becomes empty or another one is left out."""
+    """SETS without predictors of low reliability, or of few rows and unknown reliability.
+
+    A set that thereby becomes empty or another one is left out.
+    """
     known = reliabilities(rows)
-    noisy = {name for name, value in known.items() if value < MIN_RELIABILITY}
+    noisy = {name: f"{value:.2f}" for name, value in known.items() if value < MIN_RELIABILITY}
+    measured = {name for row in rows for name in row.values}
+    noisy |= {
+        name: "unknown: too few runs have several seeds" for name in OF_FEW_ROWS if name in measured - known.keys()
+    }
     sets: dict[str, tuple[str, ...]] = {}
     notes = []
     for name, predictors in SETS.items():
         kept = tuple(one for one in predictors if one not in noisy)
         if kept != predictors:
-            out = ", ".join(f"{one} ({known[one]:.2f})" for one in predictors if one in noisy)
-            what = f"{name}: left out for a reliability over seeds below {MIN_RELIABILITY:g}: {out}"
+            out = ", ".join(f"{one} ({noisy[one]})" for one in predictors if one in noisy)
+            what = f"{name}: left out for a reliability over seeds that is not above {MIN_RELIABILITY:g}: {out}"
             notes.append(what if kept and kept not in sets.values() else f"{what}; nothing of its own is left")
         if kept and kept not in sets.values():
             sets[name] = kept

@@ -7,6 +7,7 @@ import difflib
 import io
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 import tyro
@@ -96,6 +97,7 @@ def run(args: Sequence[str]) -> None:
             lambda: tyro.cli(deferred(command), prog=prog, args=given, config=MARKERS, registry=REGISTRY),
             prog=prog,
             args=args,
+            explain=partial(flag_of_other_recipes, args[1]),
         )()
         return
     if list(args[:2]) == ["study", "status"]:
@@ -126,8 +128,17 @@ def spelled(args: Sequence[str]) -> list[str]:
     return [re.sub(r"^--train(?=$|=)", "--parameters", one) for one in args]
 
 
-def parsed(parse: Callable[[], Callable[[], None]], *, prog: str, args: Sequence[str]) -> Callable[[], None]:
-    """The call that `args` ask for. Raises BadInput with tyro's reason in one line; --help ends the process."""
+def parsed(
+    parse: Callable[[], Callable[[], None]],
+    *,
+    prog: str,
+    args: Sequence[str],
+    explain: Callable[[str], str | None] = lambda reason: None,
+) -> Callable[[], None]:
+    """The call that `args` ask for. Raises BadInput with tyro's reason in one line; --help ends the process.
+
+    explain: a better reason than tyro's, where there is one.
+    """
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told):
@@ -138,7 +149,19 @@ def parsed(parse: Callable[[], Callable[[], None]], *, prog: str, args: Sequence
         reason, other = one_line(told.getvalue()), other_name(args)
         if other:
             reason = reason.partition("; did you mean")[0]  # the nearest in letters, beside the one that is meant
+        reason = explain(reason) or reason
         raise BadInput(f"{reason}{other}; see {prog} --help") from None
+
+
+def flag_of_other_recipes(recipe: str, reason: str) -> str | None:
+    """Why a flag that tyro does not know is none of this recipe's, where it is one of others."""
+    from stateshape.recipes.other_fields import first_reason
+    from stateshape.recipes.recipe import recipe_class
+
+    _, unknown, flags = reason.partition("Unrecognized options:")
+    names = {flag[2:].replace("-", "_").replace(".", "_"): None for flag in re.findall(r"--[\w.-]+", flags)}
+    why = first_reason(names, recipe_class(recipe)) if unknown else None
+    return None if why is None else f"--{why.partition(' ')[0].replace('_', '-')} {why.partition(' ')[2]}"
 
 
 def other_name(args: Sequence[str]) -> str:

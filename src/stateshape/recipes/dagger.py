@@ -8,9 +8,9 @@ from typing import ClassVar, Literal
 from stateshape.core.files import LATER, BadInput
 from stateshape.core.method import Combination, Composition, Loss, Method, SignalSource, StateSource
 from stateshape.losses.cross_entropy import CrossEntropy
-from stateshape.losses.divergence import Divergence
+from stateshape.losses.divergence import Direction, Divergence
 from stateshape.policy.policy import Policy
-from stateshape.recipes.recipe import LearnerRollouts, Need, Parts, Taught, TeacherText, TokenBudget, taught
+from stateshape.recipes.recipe import LearnerRollouts, Need, Parts, Taught, TeacherText, TokenBudget, divergence, taught
 from stateshape.signals.continuation import TeacherContinuation
 from stateshape.signals.distribution import TeacherDistribution
 from stateshape.states.cuts import Cut
@@ -43,14 +43,27 @@ class DAgger(LearnerRollouts, Taught, TeacherText):
     """Where the teacher takes over, for continuations."""
     target_temperature: float = field(default=1.0, metadata=LATER)
     """For distributions: temperature of the teacher's distribution in the divergence; the learner's stays 1."""
+    direction: Direction = field(default="forward", metadata=LATER)
+    """For distributions. forward: KL(teacher || learner); reverse: KL(learner || teacher); jsd: between, see beta."""
+    beta: float = field(default=0.5, metadata=LATER)
+    """For jsd: position between forward (0) and reverse (1) KL. Not the schedule's beta."""
 
     def __post_init__(self) -> None:
         LearnerRollouts.__post_init__(self)
+        self.divergence()
         if self.signal == "continuation" and self.target_temperature != 1:
             raise BadInput(
                 f"target_temperature: got {self.target_temperature} for signal continuation, which is cross-entropy on the "
                 "teacher's tokens; expected 1; use --signal distribution, or teacher_temperature for the text itself"
             )
+        if self.signal == "continuation" and self.direction != "forward":
+            raise BadInput(
+                f"direction: got {self.direction} for signal continuation, which is cross-entropy on the teacher's tokens; "
+                "expected forward; use --signal distribution"
+            )
+
+    def divergence(self) -> Divergence:
+        return divergence(direction=self.direction, beta=self.beta, target_temperature=self.target_temperature)
 
     @property
     def composition(self) -> Composition:
@@ -81,7 +94,7 @@ class DAgger(LearnerRollouts, Taught, TeacherText):
             states = Aggregated(source=states, folder=parts.folder)
         settings = self.teacher_sampling(parts)
         signal: SignalSource[Policy] = TeacherDistribution(teacher=teacher, positions="all", items=parts.items)
-        loss: Loss = Divergence(target_temperature=self.target_temperature)
+        loss: Loss = self.divergence()
         if self.signal == "continuation":
             signal = TeacherContinuation(teacher=teacher, sampler=parts.sampler, settings=settings, items=parts.items)
             loss = CrossEntropy()

@@ -43,6 +43,7 @@ class OPD(LearnerRollouts, Taught, Diverging):
 
     def __post_init__(self) -> None:
         LearnerRollouts.__post_init__(self)
+        Diverging.__post_init__(self)
         served = [source for source in teachers_of(self.teacher).values() if is_address(source)]
         if self.top_k is not None and not served:
             raise BadInput(

@@ -184,8 +184,20 @@ class Diverging:
     target_temperature: float = field(default=1.0, metadata=LATER)
     """Temperature of the teacher's distribution in the divergence; the learner's stays 1. Below 1 the target is sharper."""
 
+    def __post_init__(self) -> None:
+        self.divergence()
+
     def divergence(self) -> Divergence:
-        return Divergence(direction=self.direction, beta=self.beta, target_temperature=self.target_temperature)
+        """Raises BadInput where its numbers make no sense."""
+        return divergence(direction=self.direction, beta=self.beta, target_temperature=self.target_temperature)
+
+
+def divergence(*, direction: Direction, beta: float, target_temperature: float) -> Divergence:
+    """Raises BadInput where its numbers make no sense."""
+    try:
+        return Divergence(direction=direction, beta=beta, target_temperature=target_temperature)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
 
 
 @dataclass(frozen=True, kw_only=True)

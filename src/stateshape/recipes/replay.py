@@ -21,11 +21,11 @@ from stateshape.core.method import (
 )
 from stateshape.core.states import Origin
 from stateshape.losses.cross_entropy import CrossEntropy
-from stateshape.losses.divergence import Direction, Divergence
+from stateshape.losses.divergence import Direction
 from stateshape.losses.policy_gradient import PolicyGradient
 from stateshape.losses.preference import Preference
 from stateshape.policy.policy import Policy
-from stateshape.recipes.recipe import Need, Parts, TokenBudget
+from stateshape.recipes.recipe import Need, Parts, TokenBudget, divergence
 from stateshape.recipes.rewards import reward_of
 from stateshape.record.reading import Recording
 from stateshape.signals.continuation import OwnContinuation, TeacherContinuation
@@ -98,6 +98,7 @@ class Replay:
             raise BadInput(
                 f"teacher: got none; signal {self.signal} expected one; give --teacher a run folder or a model"
             )
+        divergence(direction=self.direction, beta=self.beta, target_temperature=self.target_temperature)
         if not 0 < self.share <= 1:
             raise BadInput(f"share: got {self.share}; expected a number above 0, up to 1 for all recorded steps")
         if self.signal != "teacher-distribution" and self.target_temperature != 1:
@@ -157,7 +158,7 @@ class Replay:
     def loss(self) -> Loss:
         loss_for: dict[str, Callable[[], Loss]] = {
             "cross-entropy": CrossEntropy,
-            "divergence": lambda: Divergence(
+            "divergence": lambda: divergence(
                 direction=self.direction, beta=self.beta, target_temperature=self.target_temperature
             ),
             "policy gradient": lambda: PolicyGradient(normalise="token-mean", temperature=self.temperature),

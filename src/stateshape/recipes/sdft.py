@@ -32,6 +32,7 @@ class SDFT(LearnerRollouts, Diverging):
 
     def __post_init__(self) -> None:
         LearnerRollouts.__post_init__(self)
+        Diverging.__post_init__(self)
         if not 0 <= self.ema_rate <= 1:
             raise BadInput(f"ema_rate: got {self.ema_rate}; expected a number between 0 and 1")
         if "{prompt}" not in self.template or "{solution}" not in self.template:

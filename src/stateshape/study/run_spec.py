@@ -16,6 +16,7 @@ from stateshape.core.limits import check_most
 from stateshape.core.records import Json
 from stateshape.core.study_records import BASE
 from stateshape.core.wording import MAX_SHOWN, shown
+from stateshape.recipes.other_fields import first_reason
 from stateshape.recipes.recipe import Recipe, fields_of, made_of_by, recipe_class, teachers_of
 from stateshape.study.checkpoints import CheckpointSpec, checkpoint_spec
 from stateshape.study.study_file import RunChoice
@@ -70,7 +71,10 @@ class RunSpec(NamedTuple):
             else where(text)
             for name, text in self.sources.items()
         }
-        return parse(self.settings | found, self.recipe_class, where=f"runs.{self.name}.with")
+        where_from = f"runs.{self.name}.with"
+        if (reason := first_reason(self.settings, self.recipe_class)) is not None:
+            raise BadInput(f"{where_from}: {reason}")
+        return parse(self.settings | found, self.recipe_class, where=where_from)
 
 
 AnySpec = RunSpec | CheckpointSpec
