@@ -235,7 +235,7 @@ def test_a_planned_claim_is_decided_by_its_effects(tmp_path):
     labels = {name: found[name].evidence[0].label for name in ("drift", "gap")}
     assert labels["drift"].startswith("drift (unbiased MMD²): ")
     assert labels["gap"].startswith("Reachability gap, nats: ")
-    assert found["P1"].written == "fixed by the package before any study"
+    assert found["P1"].written == "by the package, the same for every study"
 
 
 def test_each_family_has_its_own_number_of_tests_and_each_dose_is_one(tmp_path):

@@ -221,7 +221,7 @@ def _p2_on_policy(cast: Cast) -> Claim:
         claim_id="P2",
         text=(
             "At equal distance from the base, on-policy methods retain more of its knowledge than off-policy SFT, "
-            "and are not worse than the base at the target."
+            "and keep more than nine tenths of its score on the target."
         ),
         premises=premises,
         effects=effects,

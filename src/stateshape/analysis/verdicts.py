@@ -31,7 +31,7 @@ from stateshape.analysis.statistics import holm
 from stateshape.core.study_records import Evidence, Outcome, Verdict
 
 MOST_WAYS = 2  # pairs whose effects are listed
-BY_THE_PACKAGE = "fixed by the package before any study"
+BY_THE_PACKAGE = "by the package, the same for every study"
 
 
 class Adjusted(NamedTuple):
