@@ -11,14 +11,14 @@ from stateshape.analysis.reading import load_scores
 from stateshape.analysis.resolution import resolvable, resolvable_text
 from stateshape.analysis.verdicts import verdicts
 from stateshape.core.files import BadInput, read_json, write_json, write_jsonl
-from stateshape.core.records import LocalityRecord
+from stateshape.core.records import LocalityRecord, RunRecord
 from stateshape.core.study_records import ClaimChoice, DoseChoice, EffectChoice, Look, PlannedClaim, PlanRecord
 from stateshape.study.claim_checks import check_scores
 from stateshape.study.plan import make_plan
 from stateshape.study.plan_claims import claims_by_task_name, recorded_claims
 from stateshape.study.study_file import read_study_file
 from stateshape.tasks.load import load_task
-from synthetic_study import write_synthetic_study
+from synthetic_study import LABELS, write_synthetic_study
 
 GAP = "reachability_gap_nats"
 BIG = {"num_items": 450, "drift_noise": 0.0001}
@@ -70,6 +70,7 @@ def test_claims_do_not_change_a_plans_checksum(tmp_path):
         ("{contrast: [a], measure: drift.encoder_energy}", "expected what this study measures"),
         ("{contrast: [a], measure: locality.c2st}", "did you mean locality.c2st_auc"),
         ("{contrast: [a], measure: locality.before.update_frobenius}", "did you mean locality.update_frobenius"),
+        ("{contrast: [a], measure: run.steps_taken}", "did you mean run.steps"),
         ("{contrast: [base], measure: drift.energy}", "got base with a measure; expected trained runs"),
         (
             "{contrast: [a], measure: along.peak}",
@@ -290,6 +291,38 @@ def test_a_premise_that_is_not_shown_keeps_a_claim_from_being_decided(tmp_path):
     effects = [EffectChoice(contrast=["sft_mild", "base"], task="target")]
     found = with_claims(folder, {"H": ClaimChoice(text="mine", effects=effects, premises=[premise])})["H"]
     assert (found.outcome, found.evidence[0].state, found.premises[0].state) == ("premise not met", "holds", "fails")
+
+
+def matched_in(measure, margin):
+    """Premises: the two runs differ by less than the margin, either way."""
+    pair = ["sft_mild", "sft_stress"]
+    return [
+        EffectChoice(contrast=pair, measure=measure, above=-margin),
+        EffectChoice(contrast=pair, measure=measure, below=margin),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("extra", "outcome", "states"),
+    [
+        (0, "supported", ["holds", "holds"]),
+        (99, "supported", ["holds", "holds"]),
+        (101, "premise not met", ["fails", "holds"]),  # one seed is enough: what is counted has no noise
+    ],
+)
+def test_runs_are_matched_in_what_they_took_or_the_claim_is_not_asked(tmp_path, extra, outcome, states):
+    folder = write_synthetic_study(tmp_path, **BIG)
+    path = folder / "runs/sft_stress/seed1/run.json"
+    record = read_json(path, RunRecord)
+    write_json(path, replace(record, num_supervised_tokens=record.num_supervised_tokens + extra))
+    effects = [EffectChoice(contrast=["sft_mild", "base"], task="target")]
+    premises = matched_in("run.supervised_tokens", 100)
+    found = with_claims(folder, {"H": ClaimChoice(text="mine", effects=effects, premises=premises)})["H"]
+    assert (found.outcome, [premise.state for premise in found.premises]) == (outcome, states)
+    told = "0" if extra == 0 else f"-{extra} to 0"
+    assert found.premises[0].label == (
+        f"Supervised tokens: {LABELS['sft_mild']} minus {LABELS['sft_stress']}: {told}, above -100"
+    )
 
 
 def test_families_are_corrected_on_their_own(tmp_path):

@@ -18,7 +18,7 @@ from scipy.stats import ttest_1samp
 from stateshape.analysis.dose import common_dose, first_measured, interpolation_error, matched, measures, reach
 from stateshape.analysis.estimates import EMPTY, contrast, equivalence_p, shifted, too_few_items, wider
 from stateshape.analysis.scores import DosePoint, StudyScores
-from stateshape.core.study_records import BASE, STATED, Estimate, PairedDifference
+from stateshape.core.study_records import BASE, COUNTED, STATED, Estimate, PairedDifference
 
 OVER_SEEDS = "t interval over seeds"
 PERMUTATIONS = "permutations of each seed, combined"
@@ -85,6 +85,16 @@ class Claim:
 def fact(label: str, is_true: bool) -> Effect:
     """Something that the plan states and no data can change."""
     return Effect(key=label, label=label, estimate=EMPTY, p=None, test=STATED, is_true=is_true)
+
+
+def counted(label: str, values: Mapping[int, float], *, threshold: float, lacks: str) -> Effect:
+    """What was counted and not estimated, by seed: true where it is above the threshold in every seed."""
+    if not values:
+        return lacking(label, lacks, test=COUNTED, threshold=threshold)
+    least, most = min(values.values()), max(values.values())
+    found = f"{least:,.0f}" if least == most else f"{least:,.0f} to {most:,.0f}"
+    told = fact(f"{label}: {found}, above {threshold:,.0f}", is_true=least > threshold)
+    return replace(told, test=COUNTED, threshold=threshold)
 
 
 def lacking(label: str, lacks: str, *, test: str, is_planned: bool = True, threshold: float = 0.0) -> Effect:

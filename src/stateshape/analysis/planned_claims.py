@@ -12,6 +12,7 @@ from stateshape.analysis.claims import drift_values
 from stateshape.analysis.effects import (
     Claim,
     Effect,
+    counted,
     dose_effect,
     equivalence_margin,
     item_effect,
@@ -26,7 +27,8 @@ from stateshape.core.dose_records import DOSE_NAMES
 from stateshape.core.measure_words import distance_name, measure_name, score_name
 from stateshape.core.study_records import EffectChoice, PlannedClaim
 
-DRIFT_PREFIX, LOCALITY_PREFIX, ALONG_PREFIX = "drift.", "locality.", "along."
+DRIFT_PREFIX, LOCALITY_PREFIX, ALONG_PREFIX, RUN_PREFIX = "drift.", "locality.", "along.", "run."
+COUNTS = ("steps", "supervised_tokens", "sampled_tokens")
 BEFORE_PREFIX = LOCALITY_PREFIX + "before."
 
 
@@ -127,6 +129,8 @@ def _measured(study: StudyScores, choice: EffectChoice, measure: str, threshold:
     seeds = set(first).intersection(*(set(other) for other in others))
     values = {seed: sign * (first[seed] - sum(other[seed] for other in others)) for seed in seeds}
     label += " (below, sign turned)" if sign < 0 else ""
+    if measure.startswith(RUN_PREFIX):
+        return counted(label, values, threshold=threshold, lacks="no run has finished")
     return over_seeds(label, values, threshold=threshold, lacks=f"{measure} was not measured")
 
 
@@ -138,13 +142,16 @@ def _in_words(choice: EffectChoice, measure: str) -> str:
         return f"drift ({distance_name(measure.removeprefix(DRIFT_PREFIX))})"
     if measure.startswith(BEFORE_PREFIX):
         return f"{measure_name(measure.removeprefix(BEFORE_PREFIX))}, before training"
-    return measure_name(measure.removeprefix(LOCALITY_PREFIX))
+    return measure_name(measure.removeprefix(RUN_PREFIX).removeprefix(LOCALITY_PREFIX))
 
 
 def measured_values(study: StudyScores, run: str, measure: str) -> Mapping[int, float]:
     """By seed: drift.NAME from drift.json, locality.NAME over the run's probes (probe_values.py), locality.before.NAME from
-    the probe before the first step, along.NAME from the points on the run's way.
+    the probe before the first step, along.NAME from the points on the run's way, run.NAME from run.json.
     """
+    if measure.startswith(RUN_PREFIX):
+        name = measure.removeprefix(RUN_PREFIX)
+        return {seed: counts[name] for seed, counts in study.counts.get(run, {}).items()}
     if measure.startswith(DRIFT_PREFIX):
         return drift_values(study, run, measure.removeprefix(DRIFT_PREFIX))
     if measure.startswith(ALONG_PREFIX):

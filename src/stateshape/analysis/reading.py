@@ -174,6 +174,12 @@ def _finished(study_dir: Path, run: str, study: StudyScores, known: _Known) -> l
             _must_be_one(path, f"data for {task}", sha256, known, fix="compare runs on the same data only")
         if record.is_complete:
             found.append((seed, folder))
+            if record.method is not None:
+                study.counts.setdefault(run, {})[seed] = {
+                    "steps": record.num_steps,
+                    "supervised_tokens": record.num_supervised_tokens,
+                    "sampled_tokens": record.num_sampled_tokens,
+                }
         else:
             missing.append(f"{run}, seed {seed}: did not finish; {_progress(folder, record)}")
     if absent and not (run in study.measured_once and len(found) == 1):

@@ -14,7 +14,7 @@ from typing import Literal
 
 from stateshape.analysis.effects import Effect
 from stateshape.analysis.power import ALPHA, MIN_SEEDS
-from stateshape.core.study_records import STATED
+from stateshape.core.study_records import FACTS
 
 State = Literal["holds", "fails", "equivalent", "open"]
 CORRELATION = "bootstrap over runs"
@@ -52,7 +52,7 @@ def too_little(effect: Effect) -> str | None:
     """Why an effect cannot decide anything, in words; None where it can."""
     if effect.lacks is not None:
         return effect.lacks
-    if effect.test in (*SHOWN_TESTS, STATED):
+    if effect.test in (*SHOWN_TESTS, *FACTS):
         return None
     seeds = effect.estimate.n_seeds
     if seeds < MIN_SEEDS:

@@ -46,6 +46,8 @@ class StudyScores:
     kl: dict[str, KlRecord] = field(default_factory=dict)  # by checkpoint
     along: dict[str, dict[int, list[DosePoint]]] = field(default_factory=dict)
     """By run and seed, the points measured on its way in the order of its steps; the base, at dose 0, is not among them."""
+    counts: dict[str, dict[int, dict[str, float]]] = field(default_factory=dict)
+    """By run and seed, what its training took: steps, supervised_tokens, sampled_tokens."""
     along_items: dict[str, np.ndarray] = field(default_factory=dict)
     """By task, which of its items were measured along runs; a task that is not there: all of them."""
     subjects: dict[str, list[str]] = field(default_factory=dict)

@@ -89,7 +89,7 @@ class EffectChoice:
     dose: DoseChoice | None = None
     """Compares at equal distance from the base."""
     measure: str | None = None
-    """drift.NAME, locality.NAME, locality.before.NAME or along.NAME: one number per run and seed, instead of a score."""
+    """drift.NAME, locality.NAME, locality.before.NAME, along.NAME or run.NAME: a number per run and seed, instead of a score."""
     equivalence: float | None = None
     """An effect this close to zero counts as none. Default: one twentieth of what the base scores above chance."""
     label: str = ""
@@ -418,3 +418,5 @@ class PredictorReport:
 BASE = "base"
 UNANIMOUS = "exact binomial bound: all items have the same value"
 STATED = "stated in the plan"  # the test of a premise that the plan itself answers
+COUNTED = "counted in every run"  # of what has no noise, such as steps and tokens
+FACTS = (STATED, COUNTED)

@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from stateshape.core.records import Json, Span, StateSample
-from stateshape.core.study_records import STATED, Evidence, Look, Verdict
+from stateshape.core.study_records import FACTS, Evidence, Look, Verdict
 from stateshape.report.contents import Plots, Tables
 from stateshape.report.drawing import table as grid
 from stateshape.report.drawing import text
@@ -186,7 +186,7 @@ def _verdict_view(verdict: Verdict) -> VerdictView:
 
 def _effect_view(evidence: Evidence) -> EffectView:
     effect = evidence.effect
-    if evidence.test == STATED:
+    if evidence.test in FACTS:
         return EffectView(evidence.label, "", "", "")
     size = max(abs(number) for number in (effect.value, effect.lo, effect.hi, evidence.threshold) if number is not None)
     decimals = 5 if 0 < size < SMALL_EFFECT else 3

@@ -85,8 +85,8 @@ def check_measure(effect: EffectChoice, measure: str, where: str, file: StudyFil
         near = difflib.get_close_matches(measure, known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise BadInput(
-            f"{where}.measure: got {shown(measure)}; expected what this study measures: drift.NAME, locality.NAME "
-            f"or along.NAME (docs/drift.md, docs/locality.md, docs/dose.md){hint}"
+            f"{where}.measure: got {shown(measure)}; expected what this study measures: drift.NAME, locality.NAME, "
+            f"along.NAME or run.NAME (docs/verdicts.md){hint}"
         )
 
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from stateshape.analysis.line import NAMES as ALONG_NAMES
-from stateshape.analysis.planned_claims import ALONG_PREFIX, BEFORE_PREFIX, DRIFT_PREFIX, LOCALITY_PREFIX
+from stateshape.analysis.planned_claims import (
+    ALONG_PREFIX,
+    BEFORE_PREFIX,
+    COUNTS,
+    DRIFT_PREFIX,
+    LOCALITY_PREFIX,
+    RUN_PREFIX,
+)
 from stateshape.analysis.probe_values import OF_A_STEP, VALUES
 from stateshape.analysis.reading import GOLD_LOGP, GOLD_MASS
 from stateshape.analysis.sampled import sampled_names
@@ -24,6 +31,7 @@ def measured_names(file: StudyFile) -> list[str]:
         *(LOCALITY_PREFIX + name for name in VALUES if is_probed),
         *(BEFORE_PREFIX + name for name in OF_A_STEP if is_probed),
         *(ALONG_PREFIX + name for name in ALONG_NAMES if file.along is not None),
+        *(RUN_PREFIX + name for name in COUNTS),
     ]
 
 
