@@ -1,5 +1,6 @@
 """No claim is supported by construction: the whole machinery of verdicts on simulated studies whose truth is known."""
 
+import json
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -126,6 +127,12 @@ def test_the_largest_errors_are_those_of_the_kind_in_question():
 def test_the_page_has_the_counts_that_are_kept():
     page = PAGE.read_text(encoding="utf-8")
     assert with_blocks(page, read_counts(COUNTS)) == page
+
+
+def test_the_counts_that_are_kept_are_of_the_claims_as_they_are():
+    kept = json.loads(COUNTS.read_text(encoding="utf-8"))
+    assert {name: kept[name]["claims_sha256"] for name in kept} == {name: SETS[name].claims_sha256 for name in SETS}
+    assert kept["planned"]["claims_sha256"].keys() == set(PLANNED_SET.claims)
 
 
 def test_counts_are_read_as_they_were_written(tmp_path):

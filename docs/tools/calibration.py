@@ -111,9 +111,10 @@ def _rate(rate: float) -> str:
 
 
 def write_counts(path: Path, found: Mapping[str, Tallies]) -> None:
-    """By set: the number of studies per scenario, and the number of each outcome by scenario and claim."""
+    """By set: what the claims were, the number of studies per scenario, and of each outcome by scenario and claim."""
     raw = {
         name: {
+            "claims_sha256": SETS[name].claims_sha256,
             "studies": next(iter(tallies.values())).num_studies,
             "outcomes": {scenario: tally.counts for scenario, tally in tallies.items()},
         }

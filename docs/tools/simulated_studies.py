@@ -94,6 +94,11 @@ class ScenarioSet:
     claims: tuple[str, ...]
     scenarios: tuple[Scenario, ...]
 
+    @property
+    def claims_sha256(self) -> dict[str, str]:
+        """By claim of a study file, the hash of its meaning, as plan.json keeps it."""
+        return {one.claim_id: one.sha256 for scenario in self.scenarios for one in scenario.design.claims}
+
 
 @dataclass
 class Tally:
