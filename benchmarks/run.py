@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.common import Options, Row, quiet_peers, show, write_result
 
-NAMES = ("grpo", "opd", "sampling", "sft", "truthfulqa", "mmlu", "harness_tasks", "drift")
+NAMES = ("grpo", "opd", "sampling", "sft", "ahead", "truthfulqa", "mmlu", "harness_tasks", "drift")
 REAL_MODEL_ONLY = (
     "truthfulqa",
     "mmlu",
