@@ -66,7 +66,7 @@ def evaluate(
         shots: Worked examples in the prompt.
         max_new_tokens: Longest completion, in tokens. Default: the task's own (docs/tasks.md).
         samples: Also answer every item N times at a temperature: share of right answers and pass@2 to pass@N, in sampled/.
-        temperature: Of these samples.
+        temperature: Sampling temperature of --samples.
         device: auto, cpu, cuda, cuda:N.
         dtype: auto, float32, bfloat16, float16.
         chat_template: File with a chat template (Jinja), for a model that has none, or in place of its own.

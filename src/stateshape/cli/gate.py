@@ -35,12 +35,12 @@ def gate(
     out: str | None = None,
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
-    """Whether a teacher's states differ from the base's, it scores below the base, and yet helps from the base's prefixes.
+    """Check a teacher before a study: do its states differ from the base's, is it worse, and does it help where the base is?
 
     Args:
         teacher: A run or adapter folder.
         task: Task whose last training prompts give the states, and on whose test items both are scored: a validation task.
-        retention: Tasks for what the teacher has forgotten.
+        retention: Tasks on which the teacher's forgetting is measured, separated by spaces.
         data_task: Task whose solutions give the dataset states, e.g. the one the teacher was trained on.
         limit: Evaluated items of each task. Default: all.
         prompts: Prompts for the states of each side.

@@ -54,10 +54,10 @@ def study(
             auto, its precision.
         data: Folder with the official data files; default: $STATESHAPE_DATA, else the hub.
         full: Evaluate all items; ignore the study's limits.
-        dry_run: Print the plan (runs, teachers, steps, tokens) and stop.
+        dry_run: Print the plan (runs, teachers, steps, tokens) and what each claim could detect, and stop.
         jobs: Runs at the same time, each in its own process with a share of the threads, and a GPU of its own where there are
             as many. Default: one per thread for a small model with several seeds on a CPU, else 1. With slurm and ray: the
-            most at a time, by default 1,000.
+            most at a time, by default 1000.
         executor: Where runs are done: processes of this machine, jobs of slurm, or tasks of ray. Default: the study's
             own, else processes.
         accept_changes: Continue although finished files were changed; this is recorded and shown in the report.

@@ -46,7 +46,7 @@ Args:
 
 
 def train_overview(recipe: tyro.conf.Positional[str]) -> None:
-    """Train one method with LoRA into a run folder. For its flags: stateshape train RECIPE --help.
+    """Train one method into a run folder, with LoRA or all parameters. For its flags: stateshape train RECIPE --help.
 
     Args:
         recipe: A method listed by `stateshape methods`, or your own as package.module:Class or file.py:Class.

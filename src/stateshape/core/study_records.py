@@ -89,7 +89,7 @@ class EffectChoice:
     dose: DoseChoice | None = None
     """Compares at equal distance from the base."""
     measure: str | None = None
-    """drift.NAME, locality.NAME, locality.before.NAME, along.NAME or run.NAME: a number per run and seed, instead of a score."""
+    """drift.NAME, locality.NAME, locality.before.NAME, along.NAME or run.NAME: a number per run and seed, not a score."""
     equivalence: float | None = None
     """An effect this close to zero counts as none. Default: one twentieth of what the base scores above chance."""
     label: str = ""
