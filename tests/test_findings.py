@@ -81,6 +81,22 @@ def test_the_headline_says_what_was_compared_what_changed_and_what_is_open(folde
     assert told[-1].startswith("Cannot tell: retention (")
 
 
+def test_sampled_answers_are_told_beside_greedy_ones(folder):
+    study = load_scores(folder)
+    target = study.plan.target.name
+    halved = {
+        run: {target: {"strict_t1": {seed: 0.5 * scores for seed, scores in tasks[target].items()}}}
+        for run, tasks in study.scores.items()
+    }
+    found = findings_of(replace(study, secondary=halved))
+    (told,) = [line for line in found.headline if line.startswith("In sampled answers")]
+    assert told.startswith("In sampled answers to the target (strict, temperature 1), minus base, not corrected: ")
+    mild = next(one for one in found.findings if (one.run, one.subject) == ("sft_mild", "target"))
+    assert mild.evidence.effect.value > 0.05
+    assert f"SFT, mild {0.5 * mild.evidence.effect.value:+.3f} [" in told
+    assert not [line for line in findings_of(study).headline if line.startswith("In sampled answers")]
+
+
 def test_too_few_seeds_decide_nothing_and_the_headline_says_so(tmp_path):
     write_synthetic_study(tmp_path, **{**BIG, "seeds": [0]})
     found = findings_of(load_scores(tmp_path))

@@ -12,12 +12,14 @@ from collections.abc import Sequence
 
 from stateshape.analysis.claims import DRIFT_LABEL, DRIFT_NAME, above_base
 from stateshape.analysis.drift_excess import drift_excess
-from stateshape.analysis.effects import Claim, Effect, equivalence_margin, item_effect
+from stateshape.analysis.effects import Claim, Effect, equivalence_margin, item_effect, secondary_study
 from stateshape.analysis.power import ALPHA, MIN_SEEDS
 from stateshape.analysis.rule import State
+from stateshape.analysis.sampled import of_samples
 from stateshape.analysis.scores import StudyScores
 from stateshape.analysis.verdicts import adjusted_over, evidence_of
-from stateshape.core.study_records import BASE, Evidence, Finding, FindingOutcome, Findings, FindingSubject
+from stateshape.core.measure_words import score_name
+from stateshape.core.study_records import BASE, Estimate, Evidence, Finding, FindingOutcome, Findings, FindingSubject
 
 FAMILY = "findings"
 MOST_NAMED = 4  # comparisons of a subject in a sentence; the table has all
@@ -72,7 +74,7 @@ def _headline(study: StudyScores, found: Sequence[Finding]) -> list[str]:
     """What was compared; what changed; what cannot be told. Empty without findings."""
     if not found:
         return []
-    return [_compared(study), *_changed(study, found), *_open(study, found)]
+    return [_compared(study), *_changed(study, found), *_sampled(study), *_open(study, found)]
 
 
 def _compared(study: StudyScores) -> str:
@@ -107,6 +109,22 @@ def _changed(study: StudyScores, found: Sequence[Finding]) -> list[str]:
         told.append(f"Drifted from the base: {runs}.")
     told += [_pair_sentence(study, one) for one in found if one.versus != BASE and one.outcome in ("gained", "lost")]
     return told or ["No change was found."]
+
+
+def _sampled(study: StudyScores) -> list[str]:
+    """The target in sampled answers, read strictly, where there are some: greedy answers hide part of what is learned."""
+    target = study.plan.target.name
+    held = of_samples(study.secondary.get(BASE, {}).get(target, {}))
+    if not held or len(study.plan.seeds) < MIN_SEEDS:
+        return []
+    scores, told = secondary_study(study, held[0]), []
+    for run in (run for run in study.plan.runs if run.method is not None):
+        effect = item_effect(scores, "", {run.name: 1.0, BASE: -1.0}, [target], with_bootstrap=False)
+        if effect.estimate.value is not None:
+            told.append(f"{run.label} {_size(effect.estimate)}")
+    if not told:
+        return []
+    return [f"In sampled answers to the target ({score_name(held[0])}), minus base, not corrected: {_listed(told)}."]
 
 
 def _pair_sentence(study: StudyScores, one: Finding) -> str:
@@ -161,7 +179,10 @@ def _size_words(found: Sequence[Finding]) -> str:
 
 
 def _value(evidence: Evidence) -> str:
-    found = evidence.effect
+    return _size(evidence.effect)
+
+
+def _size(found: Estimate) -> str:
     ends = "" if found.lo is None or found.hi is None else f" [{found.lo:+.3f}, {found.hi:+.3f}]"
     return f"{found.value:+.3f}{ends}"
 
