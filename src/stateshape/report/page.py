@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -123,6 +124,7 @@ def render_page(study: StudyFiles, *, plots: Plots, all_tables: Tables) -> str:
     return _environment().get_template("report.html.j2").render(context)
 
 
+@cache  # its templates are compiled once per process
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("stateshape.report", "templates"),

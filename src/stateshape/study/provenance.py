@@ -64,6 +64,7 @@ def harness_versions(tasks: Sequence[Task]) -> dict[str, str]:
     return {name: text for task in tasks if isinstance(task, HarnessTask) for name, text in task.versions.items()}
 
 
+@functools.cache
 def package_version(name: str) -> str | None:
     try:
         return version(name)
