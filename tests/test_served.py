@@ -22,7 +22,7 @@ from stateshape.sampling.served.choice import check_servers
 from stateshape.sampling.served.gate import Row, own_logps, share_of_adapter
 from stateshape.sampling.served.sampler import ServedSampler
 from stateshape.sampling.served.wire import KEY, Patience, Refused, Server
-from stateshape.sampling.settings import SamplingSettings
+from stateshape.sampling.settings import Call, SamplingSettings
 
 TEXTS = ("a", "some 1+1=", "bc", "twelve plus one is", "?", "x y z 0 1 2")
 HASTY = Patience(answer_s=20.0, connect_s=5.0, waits_s=(0.0, 0.0))
@@ -91,6 +91,17 @@ def test_rows_depend_on_seed_and_prompt_number_and_not_on_the_servers(tmp_path):
     first, second = rows[1]
     assert first != second
     assert len({tuple(row.ids) for row in first}) > 1  # equal prompts are not drawn alike
+
+
+def test_calls_that_are_asked_together_get_the_rows_of_each_alone(tmp_path):
+    with served(tmp_path) as (learner, sampler, _):
+        given, texts = settings(num_samples=2), prompts(learner)
+        calls = [Call(texts[:2], 5), Call(texts[2:3], 6), Call([], 7), Call(texts[:2], 8)]
+        together = sampler.sample_several(learner, calls, given)
+        alone = [sampler.sample(learner, call.prompts, given, seed=call.seed) for call in calls]
+    assert [[row.ids for row in rows] for rows in together] == [[row.ids for row in rows] for rows in alone]
+    assert [len(rows) for rows in together] == [4, 2, 0, 4]
+    assert together[0] != together[3]  # the same prompts by another seed
 
 
 def test_every_question_says_the_whole_distribution(tmp_path):

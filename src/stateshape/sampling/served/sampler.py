@@ -12,6 +12,7 @@ import datetime
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ from stateshape.sampling.served.check import Reached, told
 from stateshape.sampling.served.gate import Row, compare, first_tokens
 from stateshape.sampling.served.protocol import Choice, OddAnswer, Question, complete, version_of
 from stateshape.sampling.served.wire import Refused, Server
-from stateshape.sampling.settings import Completion, Progress, SamplingSettings
+from stateshape.sampling.settings import Call, Completion, Progress, SamplingSettings
 
 OPEN_QUESTIONS = 64  # per server; each holds as many rows as a prompt has samples
 TRIES = 3  # of a prompt whose answer is odd or too short
@@ -85,14 +86,28 @@ class ServedSampler:
         progress: Progress | None = None,
     ) -> list[Completion]:
         """See Sampler. Raises BadInput where a server fails, or does not do what our own pass does."""
+        return self._sample(policy, [Call([*map(list, prompts)], seed)], settings, progress)
+
+    def sample_several(
+        self, policy: Policy, calls: Sequence[Call], settings: SamplingSettings
+    ) -> list[list[Completion]]:
+        """See Batching."""
+        rows = iter(self._sample(policy, calls, settings))
+        return [list(islice(rows, len(call.prompts) * settings.num_samples)) for call in calls]
+
+    def _sample(
+        self, policy: Policy, calls: Sequence[Call], settings: SamplingSettings, progress: Progress | None = None
+    ) -> list[Completion]:
+        asked = [(prompt, call.seed, number) for call in calls for number, prompt in enumerate(call.prompts)]
+        prompts = [prompt for prompt, _, _ in asked]
         if not prompts:
             return []
         self.check(policy, max(map(len, prompts)), settings)
         adapter = None if policy.adapter is None else self.adapters.of(policy.adapter)
         results = Results(policy, len(prompts), settings, progress)
         questions = {
-            number: self.question(policy, prompt, settings, seed=seed, number=number)
-            for number, prompt in enumerate(prompts)
+            place: self.question(policy, prompt, settings, seed=seed, number=number)
+            for place, (prompt, seed, number) in enumerate(asked)
         }
         from_server: dict[int, list[int]] = {}
         for attempt in range(1, TRIES + 1):
