@@ -63,6 +63,9 @@ def test_claims_do_not_change_a_plans_checksum(tmp_path):
         ("{contrast: [a, a]}", r"contrast: got \['a', 'a'\]; expected two different runs"),
         ("{contrast: [a]}", r"contrast: got \['a'\]; expected two different runs"),
         ("{contrast: [a, b], above: 0, below: 1}", "got above 0 and below 1; expected one of the two"),
+        ("{contrast: [a, b], minus: [a, b]}", "expected two different runs, another pair than the contrast"),
+        ("{contrast: [a, b], minus: [base, c]}", r"minus: got 'c'; expected one of base, a, b"),
+        ("{contrast: [a], minus: [base, b], measure: drift.energy}", "got one with a dose or a measure"),
         ("{contrast: [a, b], task: mmlu}", "task: got 'mmlu'; expected target, retention or one of arithmetic, facts"),
         ("{contrast: [a, b], equivalence: 0}", "equivalence: got 0; expected a number above 0"),
         ("{contrast: [a], measure: mmd2}", "measure: got 'mmd2'; expected what this study measures: drift.NAME"),
@@ -291,6 +294,29 @@ def test_a_premise_that_is_not_shown_keeps_a_claim_from_being_decided(tmp_path):
     effects = [EffectChoice(contrast=["sft_mild", "base"], task="target")]
     found = with_claims(folder, {"H": ClaimChoice(text="mine", effects=effects, premises=[premise])})["H"]
     assert (found.outcome, found.evidence[0].state, found.premises[0].state) == ("premise not met", "holds", "fails")
+
+
+def test_a_difference_of_differences_is_the_difference_of_two_effects(tmp_path):
+    folder = write_synthetic_study(tmp_path, **BIG)
+    study = load_scores(folder)
+    first, second = ["sft_stress", "sft_mild"], ["opd_stress", "opd_mild"]
+
+    def effect(**choice):
+        return planned_effect(study, EffectChoice(task="target", **choice), with_bootstrap=False)
+
+    both = effect(contrast=first, minus=second)
+    alone = [effect(contrast=pair).estimate.value for pair in (first, second)]
+    assert both.estimate.value == pytest.approx(alone[0] - alone[1])
+    assert both.label.endswith(
+        "(SFT, stress minus SFT, mild) minus (OPD from the stress teacher minus OPD from the mild teacher)"
+    )
+    turned = effect(contrast=first, minus=second, below=0.02)
+    assert turned.estimate.value == pytest.approx(-both.estimate.value) and turned.threshold == -0.02
+    # a run in both pairs: (a - b) - (c - b) = a - c
+    shared = effect(contrast=["sft_stress", "base"], minus=["sft_mild", "base"])
+    direct = effect(contrast=["sft_stress", "sft_mild"])
+    assert shared.estimate.value == pytest.approx(direct.estimate.value)
+    assert shared.estimate.lo == pytest.approx(direct.estimate.lo)
 
 
 def matched_in(measure, margin):

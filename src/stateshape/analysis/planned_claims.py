@@ -101,11 +101,10 @@ def planned_effect(study: StudyScores, choice: EffectChoice, *, with_bootstrap: 
             about=about,
         )
         return replace(effect, is_share=is_share)
-    weights = dict(zip(pair, (1.0, -1.0)))
     effect = item_effect(
         scores,
         label,
-        weights,
+        _weights(choice),
         tasks,
         threshold=threshold,
         margin=margin,
@@ -113,6 +112,16 @@ def planned_effect(study: StudyScores, choice: EffectChoice, *, with_bootstrap: 
         about=about,
     )
     return replace(effect, is_share=is_share)
+
+
+def _weights(choice: EffectChoice) -> dict[str, float]:
+    """Of runs, turned round where the effect must be below its threshold."""
+    sign = -1.0 if choice.below is not None else 1.0
+    weights: dict[str, float] = {}
+    for pair, share in ((choice.contrast, sign), (choice.minus or [], -sign)):
+        for run, own in zip(pair, (share, -share)):
+            weights[run] = weights.get(run, 0.0) + own
+    return weights
 
 
 def _measured(study: StudyScores, choice: EffectChoice, measure: str, threshold: float) -> Effect:
@@ -176,4 +185,6 @@ def _label(study: StudyScores, choice: EffectChoice, pair: list[str]) -> str:
     )
     score = "" if choice.score is None else f" ({score_name(choice.score)})"
     dose = "" if choice.dose is None else f" at equal {DOSE_NAMES.get(choice.dose.measure, choice.dose.measure)}"
-    return f"{what}{score}{dose}, {' minus '.join(study.label(run) for run in pair)}"
+    pairs = [pair] if choice.minus is None else [pair, choice.minus if choice.below is None else choice.minus[::-1]]
+    told = [" minus ".join(study.label(run) for run in one) for one in pairs]
+    return f"{what}{score}{dose}, {told[0] if len(told) == 1 else ' minus '.join(f'({one})' for one in told)}"

@@ -78,6 +78,8 @@ class EffectChoice:
 
     contrast: list[str]
     """[first, second]: first minus second. [first] alone where a measure is compared with a number."""
+    minus: list[str] | None = None
+    """[third, fourth]: third minus fourth is subtracted, a difference of differences. For scores at the runs' ends."""
     task: str = "retention"
     """target, retention (the mean of those tasks) or a task's name."""
     above: float | None = None

@@ -52,6 +52,8 @@ def check_effect(effect: EffectChoice, where: str, file: StudyFile) -> None:
         raise BadInput(f"{where}.contrast: got {shown(pair)}; expected {expected}")
     if odd := [run for run in pair if run not in runs]:
         raise BadInput(f"{where}.contrast: got {shown(odd[0])}; expected one of {', '.join(runs)}")
+    if effect.minus is not None:
+        check_minus(effect, effect.minus, where, runs)
     if effect.above is not None and effect.below is not None:
         raise BadInput(f"{where}: got above {effect.above:g} and below {effect.below:g}; expected one of the two")
     if effect.task not in ("target", "retention", *tasks):
@@ -66,6 +68,20 @@ def check_effect(effect: EffectChoice, where: str, file: StudyFile) -> None:
         check_measure(effect, effect.measure, where, file)
     if effect.dose is not None:
         check_dose(effect, effect.dose, where, file)
+
+
+def check_minus(effect: EffectChoice, minus: list[str], where: str, runs: Sequence[str]) -> None:
+    """Raises BadInput."""
+    if len(minus) != 2 or minus[0] == minus[1] or minus == effect.contrast:
+        raise BadInput(
+            f"{where}.minus: got {shown(minus)}; expected two different runs, another pair than the contrast"
+        )
+    if odd := [run for run in minus if run not in runs]:
+        raise BadInput(f"{where}.minus: got {shown(odd[0])}; expected one of {', '.join(runs)}")
+    if effect.dose is not None or effect.measure is not None:
+        raise BadInput(
+            f"{where}.minus: got one with a dose or a measure; expected it for scores at the runs' ends only"
+        )
 
 
 def check_measure(effect: EffectChoice, measure: str, where: str, file: StudyFile) -> None:

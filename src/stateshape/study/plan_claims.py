@@ -47,8 +47,10 @@ def recorded_claims(
 
 
 def claim_sha256(claim: ClaimChoice) -> str:
-    """Of the meaning: labels may change."""
+    """Of the meaning: labels may change, and what claims of before could not say is not part of theirs."""
     meaning = plain(claim)
     for effect in (*meaning["effects"], *meaning["premises"]):
         del effect["label"]
+        if effect["minus"] is None:
+            del effect["minus"]
     return sha256_text(json.dumps(meaning, sort_keys=True))
