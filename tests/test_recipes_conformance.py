@@ -145,7 +145,7 @@ OTHER = {
         "cut": Cut(low=0.5, high=0.6),
         "max_new_tokens": 3,
         "teacher_temperature": 0.0,
-        "target_temperature": 0.5,
+        **DIVERGENCE,
     },
     "grpo_opd": {
         "rollout_tokens": 4,
@@ -177,6 +177,8 @@ BESIDE = {(name, "beta"): {"direction": "jsd"} for name in ("kd", "kd_on_teacher
     ("grpo", "reference"): {"kl_coefficient": 0.5},
     ("rft", "threshold"): {"reward": OWN_REWARD},
     ("dagger", "target_temperature"): {"signal": "distribution"},
+    ("dagger", "direction"): {"signal": "distribution"},
+    ("dagger", "beta"): {"signal": "distribution", "direction": "jsd"},
     ("dagger", "unit"): {"schedule": Schedule(value=0.5)},
     ("replay", "cut"): {"signal": "teacher-continuation"},
     ("replay", "max_new_tokens"): {"signal": "teacher-continuation"},

@@ -131,11 +131,10 @@ def test_several_teachers_where_one_is_taken(tmp_path):
 
 
 def test_a_replay_is_built_before_its_states_are_there(tmp_path):
-    choices = "{signal: teacher-distribution, beta: 2, direction: jsd}"
-    run = f"again: {{recipe: replay, states: first, teacher: embedded, with: {choices}}}"
+    run = "again: {recipe: replay, states: first, with: {signal: reward, reward: 'nowhere.py:length'}}"
     (tmp_path / "study.yaml").write_text(tiny.study_text("first: {recipe: sft}", run))
     spec = make_plan(read_study_file(str(tmp_path / "study.yaml"))).runs[1]
-    with pytest.raises(BadInput, match="again: beta: got 2"):
+    with pytest.raises(BadInput, match="reward: got 'nowhere.py:length', which can't be imported"):
         check_build(spec, tiny.task())
 
 
