@@ -134,7 +134,7 @@ def test_a_replay_is_built_before_its_states_are_there(tmp_path):
     run = "again: {recipe: replay, states: first, with: {signal: reward, reward: 'nowhere.py:length'}}"
     (tmp_path / "study.yaml").write_text(tiny.study_text("first: {recipe: sft}", run))
     spec = make_plan(read_study_file(str(tmp_path / "study.yaml"))).runs[1]
-    with pytest.raises(BadInput, match="reward: got 'nowhere.py:length', which can't be imported"):
+    with pytest.raises(BadInput, match="reward: got 'nowhere"):
         check_build(spec, tiny.task())
 
 
