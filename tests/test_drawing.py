@@ -40,9 +40,11 @@ class Counting(LocalSampler):
         super().__init__()
         self.calls: list[list[int]] = []
 
-    def sample_several(self, policy: Policy, calls: Any, settings: SamplingSettings) -> list[list[Completion]]:
+    def sample_calls(
+        self, policy: Policy, calls: Any, settings: SamplingSettings, progress: Any = None
+    ) -> list[Completion]:
         self.calls.append([len(call.prompts) for call in calls])
-        return super().sample_several(policy, calls, settings)
+        return super().sample_calls(policy, calls, settings, progress)
 
 
 class Alone:

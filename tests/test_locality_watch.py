@@ -324,13 +324,13 @@ def test_overlap_pairs_each_state_with_the_teacher_at_that_state():
 
 def test_the_learner_goes_on_from_the_prefixes_the_teacher_was_given(monkeypatch):
     asked, graded = [], []
-    sample = LocalSampler._sample
+    sample = LocalSampler.sample_calls
 
     def spy(self, policy, calls, settings, progress=None):
         asked.append([tuple(ids) for call in calls for ids in call.prompts])
         return sample(self, policy, calls, settings, progress)
 
-    monkeypatch.setattr(LocalSampler, "_sample", spy)
+    monkeypatch.setattr(LocalSampler, "sample_calls", spy)
     seen = Seen(teacher="t", max_new_tokens=4, rollout_tokens=6)
     prefixes = asked[1]  # the teacher's call follows the learner's rollouts
     new = [tuple(ids) for ids in seen.compared.new_task[: CLOSE.prompts]]

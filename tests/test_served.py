@@ -22,7 +22,7 @@ from stateshape.sampling.served.choice import check_servers
 from stateshape.sampling.served.gate import Row, own_logps, share_of_adapter
 from stateshape.sampling.served.sampler import ServedSampler
 from stateshape.sampling.served.wire import KEY, Patience, Refused, Server
-from stateshape.sampling.settings import Call, SamplingSettings
+from stateshape.sampling.settings import Call, SamplingSettings, sample_several
 
 TEXTS = ("a", "some 1+1=", "bc", "twelve plus one is", "?", "x y z 0 1 2")
 HASTY = Patience(answer_s=20.0, connect_s=5.0, waits_s=(0.0, 0.0))
@@ -97,7 +97,7 @@ def test_calls_that_are_asked_together_get_the_rows_of_each_alone(tmp_path):
     with served(tmp_path) as (learner, sampler, _):
         given, texts = settings(num_samples=2), prompts(learner)
         calls = [Call(texts[:2], 5), Call(texts[2:3], 6), Call([], 7), Call(texts[:2], 8)]
-        together = sampler.sample_several(learner, calls, given)
+        together = sample_several(sampler, learner, calls, given)
         alone = [sampler.sample(learner, call.prompts, given, seed=call.seed) for call in calls]
     assert [[row.ids for row in rows] for rows in together] == [[row.ids for row in rows] for rows in alone]
     assert [len(rows) for rows in together] == [4, 2, 0, 4]

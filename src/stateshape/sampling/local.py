@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import islice
 
 import torch
 from torch import Tensor
@@ -60,19 +59,13 @@ class LocalSampler:
         progress: Progress | None = None,
     ) -> list[Completion]:
         """See Sampler. A row depends on its prompt, its number and the seed, not on the other rows."""
-        return self._sample(policy, [Call([*map(list, prompts)], seed)], settings, progress)
-
-    def sample_several(
-        self, policy: Policy, calls: Sequence[Call], settings: SamplingSettings
-    ) -> list[list[Completion]]:
-        """See Batching."""
-        rows = iter(self._sample(policy, calls, settings))
-        return [list(islice(rows, len(call.prompts) * settings.num_samples)) for call in calls]
+        return self.sample_calls(policy, [Call([*map(list, prompts)], seed)], settings, progress)
 
     @torch.no_grad()
-    def _sample(
+    def sample_calls(
         self, policy: Policy, calls: Sequence[Call], settings: SamplingSettings, progress: Progress | None = None
     ) -> list[Completion]:
+        """See Batching."""
         prompts = [prompt for call in calls for prompt in call.prompts]
         if not prompts:
             return []

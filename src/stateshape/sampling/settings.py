@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from stateshape.core.files import BadInput
@@ -79,9 +80,11 @@ class Sampler(Protocol):
 class Batching(Protocol):
     """A sampler that runs the rows of several calls together."""
 
-    def sample_several(
-        self, policy: Policy, calls: Sequence[Call], settings: SamplingSettings
-    ) -> list[list[Completion]]: ...
+    def sample_calls(
+        self, policy: Policy, calls: Sequence[Call], settings: SamplingSettings, progress: Progress | None = None
+    ) -> list[Completion]:
+        """All of call 0's first."""
+        ...
 
 
 def sample_several(
@@ -89,5 +92,6 @@ def sample_several(
 ) -> list[list[Completion]]:
     """What each of the calls gives alone, up to rounding; together where the sampler can."""
     if isinstance(sampler, Batching):
-        return sampler.sample_several(policy, calls, settings)
+        rows = iter(sampler.sample_calls(policy, calls, settings))
+        return [list(islice(rows, len(call.prompts) * settings.num_samples)) for call in calls]
     return [sampler.sample(policy, call.prompts, settings, seed=call.seed) for call in calls]

@@ -136,3 +136,10 @@ class RecutStates:
         for k, row in zip(whole, self.cut.applied(learner, [rows[k] for k in whole], self.items, rng), strict=True):
             rows[k] = row
         return pack(rows, device=learner.device)
+
+    def steps_ahead(self, num_prompts: int) -> int:
+        """See DrawnAhead: as RecordedStates, unless the learner decides where to cut."""
+        return 0 if self.cut.reads_policy else 1
+
+    def draw_several(self, learner: Policy, draws: Sequence[Draw]) -> list[States]:
+        return [self.draw(learner, draw) for draw in draws]

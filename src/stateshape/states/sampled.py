@@ -121,14 +121,8 @@ def sampled_several(
     written = sample_several(sampler, writer, calls, settings)
     return [
         [
-            rollout(
-                draw.item_ids[k // settings.num_samples],
-                call.prompts[k // settings.num_samples],
-                completion,
-                k // settings.num_samples,
-                origin=origin,
-            )
-            for k, completion in enumerate(completions)
+            rollout(draw.item_ids[group], call.prompts[group], completion, group, origin=origin)
+            for group, completion in ((k // settings.num_samples, one) for k, one in enumerate(completions))
         ]
         for draw, call, completions in zip(draws, calls, written, strict=True)
     ]

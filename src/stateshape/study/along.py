@@ -231,6 +231,6 @@ def policy_at(bench: StudyContext, folder: Path, step: int) -> Policy:
 
 
 def let_go(bench: StudyContext) -> None:
-    """Removes what policy_at has loaded: the next run's adapters have another shape."""
+    """Removes what policy_at has loaded: the next run's adapters may have another shape."""
     if bench.weights.has_adapter(AT_STEP):
         bench.weights.remove_adapter(AT_STEP)

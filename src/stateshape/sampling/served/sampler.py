@@ -12,7 +12,6 @@ import datetime
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,18 +85,12 @@ class ServedSampler:
         progress: Progress | None = None,
     ) -> list[Completion]:
         """See Sampler. Raises BadInput where a server fails, or does not do what our own pass does."""
-        return self._sample(policy, [Call([*map(list, prompts)], seed)], settings, progress)
+        return self.sample_calls(policy, [Call([*map(list, prompts)], seed)], settings, progress)
 
-    def sample_several(
-        self, policy: Policy, calls: Sequence[Call], settings: SamplingSettings
-    ) -> list[list[Completion]]:
-        """See Batching."""
-        rows = iter(self._sample(policy, calls, settings))
-        return [list(islice(rows, len(call.prompts) * settings.num_samples)) for call in calls]
-
-    def _sample(
+    def sample_calls(
         self, policy: Policy, calls: Sequence[Call], settings: SamplingSettings, progress: Progress | None = None
     ) -> list[Completion]:
+        """See Batching."""
         asked = [(prompt, call.seed, number) for call in calls for number, prompt in enumerate(call.prompts)]
         prompts = [prompt for prompt, _, _ in asked]
         if not prompts:
