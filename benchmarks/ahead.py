@@ -57,7 +57,7 @@ class Steps:
         self.optimiser = optimiser_of(self.learner, LR)
         self.settings = TrainSettings(batch_prompts=PROMPTS)
         self.size = steps_together(self.method, num_prompts=PROMPTS)
-        self.ahead = Ahead(self.draw_at) if is_ahead else None
+        self.ahead = Ahead(self.draw_at, num_prompts=PROMPTS) if is_ahead else None
 
     def draw_at(self, step: int) -> Draw:
         return draw_for(self.item_ids, batch=PROMPTS, step=step, seed=1, num_steps=10**6)

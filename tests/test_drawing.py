@@ -116,7 +116,7 @@ def is_same(one: Any, other: Any) -> bool:
 def test_steps_made_together_hold_what_each_holds_alone(source: str, learner: Policy, teacher: Policy):
     sampler = Counting()
     one = method(sources(teacher, sampler)[source], continuation(teacher, sampler))
-    ahead = Ahead(draw_at)
+    ahead = Ahead(draw_at, num_prompts=2)
     together = [made(one, learner, ahead, step)[""] for step in range(NUM_STEPS)]
     num_calls = 1 if source == "dataset" else 2
     assert sampler.calls == [[2, 2, 2]] * num_calls + [[2, 2, 2]] * num_calls + [[2]] * num_calls
@@ -130,7 +130,7 @@ def test_states_in_which_the_learner_has_a_part_wait_for_their_step(source: str,
     sampler = Counting()
     one = method(sources(teacher, sampler)[source], continuation(teacher, sampler))
     assert steps_together(one, num_prompts=2) == 1
-    ahead = Ahead(draw_at)
+    ahead = Ahead(draw_at, num_prompts=2)
     for step in range(3):
         made(one, learner, ahead, step)
     assert {len(call) for call in sampler.calls} == {1}
@@ -140,7 +140,7 @@ def test_so_does_a_signal_of_the_learners_own(learner: Policy, teacher: Policy):
     for writer, sizes in (("learner", {1}), ("base", {3})):
         sampler = Counting()
         signal = OwnContinuation(writer=writer, sampler=sampler, settings=SETTINGS)
-        ahead = Ahead(draw_at)
+        ahead = Ahead(draw_at, num_prompts=2)
         for step in range(3):
             made(method(sources(teacher, LocalSampler())["teacher"], signal), learner, ahead, step)
         assert {len(call) for call in sampler.calls} == sizes
@@ -150,7 +150,7 @@ def test_a_run_that_resumes_makes_the_same_batches(learner: Policy, teacher: Pol
     whole, resumed = Counting(), Counting()
     for sampler, first in ((whole, 0), (resumed, 4)):
         one = method(sources(teacher, sampler)["teacher"], TeacherTokens())
-        ahead = Ahead(draw_at)
+        ahead = Ahead(draw_at, num_prompts=2)
         for step in range(first, NUM_STEPS):
             draw_states(terms_of(one), learner, draw_at(step), ahead)
     assert whole.calls == [[2, 2, 2], [2, 2, 2], [2]]
@@ -164,7 +164,7 @@ def test_a_term_gets_its_share_of_every_step(learner: Policy, teacher: Policy):
     sampler = LocalSampler()
     one = method(sources(teacher, sampler)["teacher"], continuation(teacher, sampler))
     both = Combination(terms={"even": Term(method=one, takes=is_even), "all": Term(method=one)})
-    ahead = Ahead(draw_at)
+    ahead = Ahead(draw_at, num_prompts=2)
     for step in range(NUM_STEPS):
         together, alone = made(both, learner, ahead, step), made(both, learner, None, step)
         assert together.keys() == alone.keys()
@@ -198,5 +198,5 @@ def test_training_is_the_same_with_and_without(tmp_path: Path, monkeypatch: pyte
         return [record.loss for record in read_jsonl(tmp_path / folder / "metrics.jsonl", StepRecord)]
 
     together = losses("together")
-    monkeypatch.setattr(loop, "Ahead", lambda draw_at: None)
+    monkeypatch.setattr(loop, "Ahead", lambda draw_at, num_prompts: None)
     assert losses("alone") == pytest.approx(together, rel=1e-9)

@@ -40,17 +40,17 @@ class Batch:
 class Ahead:
     """The batches of one run. Steps 0 to n - 1 are made together, then n to 2n - 1, and so on, wherever a run resumes.
 
-    draw_at: the run's prompts in a step.
+    draw_at: the run's prompts in a step. num_prompts: how many these are, of all terms together.
     """
 
-    def __init__(self, draw_at: DrawAt) -> None:
-        self._draw_at = draw_at
+    def __init__(self, draw_at: DrawAt, *, num_prompts: int) -> None:
+        self._draw_at, self._num_prompts = draw_at, num_prompts
         self._batches: dict[str, Batch] = {}
 
     def states(self, name: str, term: Term, learner: Policy, own: Draw) -> States:
         """What the term's source draws. own: the term's share of the step."""
         source = term.method.states
-        size = steps_together(term.method, num_prompts=len(self._draw_at(0).item_ids))
+        size = steps_together(term.method, num_prompts=self._num_prompts)
         if size == 1 or not isinstance(source, DrawnAhead):
             return source.draw(learner, own)
         batch = self._batches.get(name)
@@ -88,7 +88,7 @@ def steps_together(method: Method, *, num_prompts: int) -> int:
 
 
 def own_draw(name: str, term: Term, draw: Draw) -> Draw | None:
-    """The term's share of a step, with chance of its own; None where no prompt of the step is the term's."""
+    """The term's share of a step, with a seed of its own; None where no prompt of the step is the term's."""
     if term.takes is None:
         return draw
     ids = tuple(item_id for item_id in draw.item_ids if term.takes(item_id))

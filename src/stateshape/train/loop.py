@@ -65,7 +65,7 @@ def train(
         watch.resume(progress.step)
     carried = carried_adapters(method)
     draw_at = partial(draw_for, item_ids, batch=settings.batch_prompts, seed=seed, num_steps=num_steps)
-    ahead = Ahead(lambda step: draw_at(step=step))
+    ahead = Ahead(lambda step: draw_at(step=step), num_prompts=settings.batch_prompts)
     for step in range(progress.step, num_steps):
         for group in optimiser.param_groups:
             group["lr"] = lr_at(settings, step, num_steps)
