@@ -90,6 +90,14 @@ def test_a_run_is_the_same_to_the_last_bit_with_and_without_the_watch(tmp_path, 
     assert all(record.values.keys() == set(VALUES) for record in records(tmp_path / "a"))
 
 
+def test_a_probe_says_how_many_prompts_were_told_apart(tmp_path):
+    """The smaller side: the four prompts of the first step, or three fresh rollouts."""
+    for name, prompts, least in (("many", 5, 4), ("few", 3, 3)):
+        watching = dataclasses.replace(CLOSE, prompts=prompts)
+        run(tmp_path / name, watching=watching)
+        assert records(tmp_path / name)[0].num_prompts == least
+
+
 @pytest.mark.parametrize(("checkpoint_every", "kill_after"), [(1, 1), (1, 3), (3, 4), (1, 5)])
 @pytest.mark.parametrize("every", [2, None])
 def test_trap_irreproducible_a_killed_run_looks_on_where_it_was(tmp_path, checkpoint_every, kill_after, every):

@@ -11,7 +11,7 @@ from stateshape.analysis.reading import load_scores
 from stateshape.analysis.resolution import resolvable, resolvable_text
 from stateshape.analysis.verdicts import verdicts
 from stateshape.core.files import BadInput, read_json, write_json, write_jsonl
-from stateshape.core.records import LocalityRecord, RunRecord
+from stateshape.core.records import DriftRecord, LocalityRecord, RunRecord
 from stateshape.core.study_records import ClaimChoice, DoseChoice, EffectChoice, Look, PlannedClaim, PlanRecord
 from stateshape.study.claim_checks import check_scores
 from stateshape.study.plan import make_plan
@@ -286,6 +286,31 @@ def test_a_premise_with_one_value_for_every_seed_is_not_refuted(tmp_path):
     found = with_claims(folder, {"H": ClaimChoice(text="mine", effects=effects, premises=[premise])})["H"]
     assert found.outcome == "cannot tell"
     assert "the same value, 1, for every seed" in found.sentence
+
+
+@pytest.mark.parametrize(("prompts", "outcome"), [(19, "cannot tell"), (20, "supported"), (None, "supported")])
+def test_a_classifier_of_few_prompts_is_no_premise(tmp_path, prompts, outcome):
+    """Two probes count together, the first, of the untrained learner, does not; older records do not say."""
+    folder = write_synthetic_study(tmp_path, **BIG, has_locality=True)
+    for number, path in enumerate(sorted(folder.glob("runs/sft_mild/seed*/locality.jsonl"))):
+        aucs = [(step, {"c2st_auc": 0.95 + 0.01 * number}) for step in (0, 9, 19)]
+        write_jsonl(path, [LocalityRecord(step=step, values=values, num_prompts=prompts) for step, values in aucs])
+    premise = EffectChoice(contrast=["sft_mild"], measure="locality.c2st_auc", above=0.8)
+    effects = [EffectChoice(contrast=["sft_mild", "base"], task="target")]
+    found = with_claims(folder, {"H": ClaimChoice(text="mine", effects=effects, premises=[premise])})["H"]
+    assert found.outcome == outcome
+    assert ("states of 38 prompts classified per seed, fewer than 40" in found.sentence) == (prompts == 19)
+
+
+def test_a_drift_of_few_states_is_no_premise(tmp_path):
+    folder = write_synthetic_study(tmp_path, **BIG)
+    for path in folder.glob("runs/sft_mild/seed*/drift.json"):
+        write_json(path, replace(read_json(path, DriftRecord), num_states=49))
+    premise = EffectChoice(contrast=["sft_mild"], measure="drift.mmd2_unbiased", above=-1.0)
+    effects = [EffectChoice(contrast=["sft_mild", "base"], task="target")]
+    found = with_claims(folder, {"H": ClaimChoice(text="mine", effects=effects, premises=[premise])})["H"]
+    assert found.outcome == "cannot tell"
+    assert "49 states per side, fewer than 50" in found.sentence
 
 
 def test_a_premise_that_is_not_shown_keeps_a_claim_from_being_decided(tmp_path):

@@ -27,6 +27,7 @@ from stateshape.analysis.effects import (
     over_seeds,
     secondary_study,
 )
+from stateshape.analysis.enough import few_states
 from stateshape.analysis.predictors import DRIFT, correlation, heldout_r2, offered_sets, predictor_rows
 from stateshape.analysis.rule import CORRELATION, HELDOUT, is_met
 from stateshape.analysis.sampled import of_samples
@@ -43,7 +44,6 @@ DRIFT_NAME = "mmd2_unbiased"  # the biased value sits on its sampling floor, whe
 DRIFT_LABEL = "unbiased MMD²"
 # of a run's drift above base against base: another run that is no further below it drifts no less
 DRIFT_MARGIN_SHARE = 0.25
-MIN_STATES = 50  # a side; a distance of fewer decides nothing
 MIN_POINTS = 8  # runs x seeds for a correlation of drift with forgetting
 
 
@@ -320,7 +320,7 @@ def _drift_pair(cast: Cast, first: str, second: str) -> list[Effect]:
     excess = drift_excess(study.drift.get(second, {}), DRIFT_NAME)
     gaps = {seed: values[first][seed] - values[second][seed] for seed in values[first].keys() & values[second].keys()}
     margin = DRIFT_MARGIN_SHARE * max(0.0, excess.estimate.value or 0.0)
-    few, none = _few_states(study, [first, second]), "no drift was measured"
+    few, none = few_states(study, [first, second]), "no drift was measured"
     drifts = [
         above_base(f"drift ({DRIFT_LABEL}) of {study.label(second)} minus base-vs-base drift", excess),
         over_seeds(f"drift ({DRIFT_LABEL}), {label}", gaps, threshold=-margin, lacks=none),
@@ -329,13 +329,6 @@ def _drift_pair(cast: Cast, first: str, second: str) -> list[Effect]:
         *(replace(effect, lacks=effect.lacks or few) for effect in drifts),
         replace(retained, label=f"mean retained score, {label}"),
     ]
-
-
-def _few_states(study: StudyScores, runs: list[str]) -> str | None:
-    sizes = [record.num_states for run in runs for record in study.drift.get(run, {}).values()]
-    if sizes and min(sizes) < MIN_STATES:
-        return f"{min(sizes)} states per side, fewer than {MIN_STATES}"
-    return None
 
 
 def drift_values(study: StudyScores, run: str, name: str = DRIFT_NAME) -> dict[int, float]:

@@ -20,6 +20,7 @@ from stateshape.analysis.effects import (
     over_seeds,
     secondary_study,
 )
+from stateshape.analysis.enough import few_prompts, few_states
 from stateshape.analysis.line import NAMES, values_along
 from stateshape.analysis.reading import GOLD_LOGP
 from stateshape.analysis.scores import StudyScores
@@ -30,6 +31,7 @@ from stateshape.core.study_records import EffectChoice, PlannedClaim
 DRIFT_PREFIX, LOCALITY_PREFIX, ALONG_PREFIX, RUN_PREFIX = "drift.", "locality.", "along.", "run."
 COUNTS = ("steps", "supervised_tokens", "sampled_tokens")
 BEFORE_PREFIX = LOCALITY_PREFIX + "before."
+CLASSIFIER = "c2st_auc"
 
 
 def planned_claims(study: StudyScores, *, with_bootstrap: bool = True) -> list[Claim]:
@@ -140,7 +142,19 @@ def _measured(study: StudyScores, choice: EffectChoice, measure: str, threshold:
     label += " (below, sign turned)" if sign < 0 else ""
     if measure.startswith(RUN_PREFIX):
         return counted(label, values, threshold=threshold, lacks="no run has finished")
-    return over_seeds(label, values, threshold=threshold, lacks=f"{measure} was not measured")
+    effect = over_seeds(label, values, threshold=threshold, lacks=f"{measure} was not measured")
+    return replace(effect, lacks=effect.lacks or _too_few(study, choice.contrast, measure))
+
+
+def _too_few(study: StudyScores, runs: Sequence[str], measure: str) -> str | None:
+    """Why a distance decides nothing, in words: it was measured on too few states or prompts."""
+    if measure.startswith(DRIFT_PREFIX):
+        return few_states(study, runs)
+    by_measure = {
+        f"{LOCALITY_PREFIX}{CLASSIFIER}": study.locality,
+        f"{BEFORE_PREFIX}{CLASSIFIER}": study.locality_before,
+    }
+    return few_prompts(by_measure.get(measure, {}), runs)
 
 
 def _in_words(choice: EffectChoice, measure: str) -> str:

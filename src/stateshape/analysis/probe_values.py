@@ -45,7 +45,7 @@ def over_probes(records: Sequence[LocalityRecord]) -> LocalityRecord:
     """The last probe, with values of training states replaced by their mean over all probes but the first.
 
     The first probe is of the untrained learner. Probes that lack a value are left out of its mean; a run with one probe
-    has that one.
+    has that one. num_prompts: of all the probes in the means, together.
 
     Raises: ValueError if there is no record.
     """
@@ -54,8 +54,10 @@ def over_probes(records: Sequence[LocalityRecord]) -> LocalityRecord:
     ordered = sorted(records, key=lambda record: record.step)
     last = ordered[-1]
     known = {name for record in ordered for name in record.values if name not in OF_THE_END}
-    means = {name: _mean([record.values.get(name) for record in ordered[1:] or ordered]) for name in sorted(known)}
-    return replace(last, values={**last.values, **means})
+    averaged = ordered[1:] or ordered
+    means = {name: _mean([record.values.get(name) for record in averaged]) for name in sorted(known)}
+    sizes = [record.num_prompts for record in averaged if record.num_prompts is not None]
+    return replace(last, values={**last.values, **means}, num_prompts=sum(sizes) if sizes else None)
 
 
 def before_training(records: Sequence[LocalityRecord]) -> LocalityRecord | None:

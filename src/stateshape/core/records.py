@@ -286,12 +286,14 @@ class DriftRecord:
 class LocalityRecord:
     """A line of locality.jsonl: where supervision is applied, measured after `step` completed steps. Names in docs/locality.md.
 
-    by_depth: values by tenth or quarter of the response, shallow first.
+    by_depth: values by tenth or quarter of the response, shallow first. num_prompts: whose states c2st_auc compared, on the
+    side that has fewer; None in records of older versions.
     """
 
     step: int
     values: dict[str, float | None]
     by_depth: dict[str, list[float | None]] = field(default_factory=dict)
+    num_prompts: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -40,13 +40,17 @@ Values = dict[str, float | None]
 
 
 class Pending(NamedTuple):
-    """What a probe knows before the update; `at` and `hidden` by "training", "own", "neutral". `head`: the learner's then."""
+    """What a probe knows before the update; `at` and `hidden` by "training", "own", "neutral". `head`: the learner's then.
+
+    num_prompts: on the smaller side of the classifier.
+    """
 
     values: Values
     learner_grades: GradeCounts
     at: dict[str, Places]
     hidden: dict[str, Tensor]
     head: Head
+    num_prompts: int
 
 
 class _Written(NamedTuple):
@@ -107,6 +111,7 @@ def begin_probe(
         {name: at[name] for name in still_needed},
         {name: hidden[name] for name in still_needed},
         learner.head_now(),
+        min(len({row.row.item_id for row in every_row}), len(fresh.own.completions)),
     )
 
 

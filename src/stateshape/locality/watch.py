@@ -125,7 +125,7 @@ class LocalityWatch:
         told = {**values, "teacher_recoverability": self.teacher_grades.share}
         # a run that is about to diverge may give none: the next step's own check says so
         finite = {name: value if value is not None and math.isfinite(value) else None for name, value in told.items()}
-        return LocalityRecord(step=step, values=finite, by_depth=by_depth)
+        return LocalityRecord(step=step, values=finite, by_depth=by_depth, num_prompts=pending.num_prompts)
 
     def finish(self, learner: Policy) -> None:
         """The whole run's map. A run that was finished before has no steps left to add up: its map stays."""
