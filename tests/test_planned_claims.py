@@ -10,8 +10,8 @@ from stateshape.analysis.planned_claims import planned_effect
 from stateshape.analysis.reading import load_scores
 from stateshape.analysis.resolution import resolvable, resolvable_text
 from stateshape.analysis.verdicts import verdicts
-from stateshape.core.files import BadInput, read_json, write_json, write_jsonl
-from stateshape.core.records import DriftRecord, LocalityRecord, RunRecord
+from stateshape.core.files import BadInput, read_json, read_jsonl, write_json, write_jsonl
+from stateshape.core.records import DriftRecord, EvalRow, LocalityRecord, RunRecord
 from stateshape.core.study_records import ClaimChoice, DoseChoice, EffectChoice, Look, PlannedClaim, PlanRecord
 from stateshape.study.claim_checks import check_scores
 from stateshape.study.plan import make_plan
@@ -389,6 +389,38 @@ def test_secondary_scores_can_be_claimed(tmp_path):
     folder = write_synthetic_study(tmp_path, **BIG)
     choice = claim(contrast=["base", "sft_stress"], task="mmlu", score="gold_logp_nats")
     assert with_claims(folder, {"H": choice})["H"].outcome == "supported"
+
+
+def test_an_effect_on_the_target_has_the_other_scores_beside_it(tmp_path):
+    """Each is shown once, and decides nothing: here every answer of the run is right by the last number in its text."""
+    folder = write_synthetic_study(tmp_path, **BIG)
+    for path in folder.glob("runs/*/seed*/evals/gsm8k.jsonl"):
+        rows = read_jsonl(path, EvalRow)
+        for row in rows:
+            row.scores["flexible"] = 1.0 if "sft_stress" in path.parts else row.scores["exact_match"]
+        write_jsonl(path, rows)
+    pair = {"contrast": ["sft_stress", "base"], "task": "target"}
+    asked = EffectChoice(**pair, score="flexible")
+    found = with_claims(
+        folder,
+        {
+            "own": claim(**pair),
+            "named": claim(**pair, label="gain"),
+            "asked": ClaimChoice(text="mine", effects=[EffectChoice(**pair), asked]),
+            "kept": claim(**{**pair, "task": "retention"}),
+        },
+    )
+    told = {
+        name: [(one.label, one.state) for one in found[name].evidence] for name in ("own", "named", "asked", "kept")
+    }
+    assert [state for _, state in told["own"]] == ["fails", "shown"]
+    assert [label for label, _ in told["named"]] == ["gain", "gain (flexible)"]
+    assert [state for _, state in told["asked"]] == ["fails", "holds"]
+    assert len(told["kept"]) == 1
+    shown = found["own"].evidence[1]
+    assert shown.effect == found["asked"].evidence[1].effect
+    assert found["own"].outcome == "not supported"
+    assert shown.effect.value > 0.3
 
 
 # Looks

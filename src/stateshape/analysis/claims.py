@@ -24,14 +24,14 @@ from stateshape.analysis.effects import (
     fact,
     item_effect,
     lacking,
+    other_scores,
     over_seeds,
     secondary_study,
 )
 from stateshape.analysis.enough import few_states
 from stateshape.analysis.predictors import DRIFT, correlation, heldout_r2, offered_sets, predictor_rows
 from stateshape.analysis.rule import CORRELATION, HELDOUT, is_met
-from stateshape.analysis.sampled import of_samples
-from stateshape.analysis.scores import EXTRACTIONS, StudyScores
+from stateshape.analysis.scores import StudyScores
 from stateshape.core.files import BadInput
 from stateshape.core.study_records import BASE, PlanRecord
 
@@ -121,18 +121,16 @@ class Cast:
         """An effect on the target by each other score of its answers: greedy answers by the task's own hide part of what is
         learned.
         """
-        target = self.target()[0]
-        held = [tasks.get(target, {}) for tasks in self.study.secondary.values()]
-        names = dict.fromkeys(name for scores in held for name in (*EXTRACTIONS, *of_samples(scores)) if name in scores)
+        target = self.target()
         return [
             item_effect(
                 secondary_study(self.study, name),
                 f"{label} ({name})",
                 self.named(weights),
-                [target],
+                target,
                 with_bootstrap=False,
             )
-            for name in names
+            for name in other_scores(self.study, target[0])
         ]
 
     def plays(self, role: str, wanted: str, *, is_on_policy: bool | None = None, signal: str = "") -> Effect:

@@ -17,7 +17,8 @@ from scipy.stats import ttest_1samp
 
 from stateshape.analysis.dose import common_dose, first_measured, interpolation_error, matched, measures, reach
 from stateshape.analysis.estimates import EMPTY, contrast, equivalence_p, shifted, too_few_items, wider
-from stateshape.analysis.scores import DosePoint, StudyScores
+from stateshape.analysis.sampled import of_samples
+from stateshape.analysis.scores import EXTRACTIONS, DosePoint, StudyScores
 from stateshape.core.study_records import BASE, COUNTED, STATED, Estimate, PairedDifference
 
 OVER_SEEDS = "t interval over seeds"
@@ -320,6 +321,14 @@ def secondary_study(study: StudyScores, name: str) -> StudyScores:
         for run, seeds in study.along.items()
     }
     return replace(study, scores=scores, secondary={}, along=along)
+
+
+def other_scores(study: StudyScores, task: str) -> list[str]:
+    """Names of the scores that some run has of the task's answers, beside the task's own: by another extraction, of samples."""
+    held = [tasks.get(task, {}) for tasks in study.secondary.values()]
+    return list(
+        dict.fromkeys(name for scores in held for name in (*EXTRACTIONS, *of_samples(scores)) if name in scores)
+    )
 
 
 def _by_score(point: DosePoint, name: str) -> DosePoint:

@@ -17,12 +17,14 @@ from stateshape.analysis.effects import (
     equivalence_margin,
     item_effect,
     lacking,
+    other_scores,
     over_seeds,
     secondary_study,
 )
 from stateshape.analysis.enough import few_prompts, few_states
 from stateshape.analysis.line import NAMES, values_along
 from stateshape.analysis.reading import GOLD_LOGP
+from stateshape.analysis.sampled import PASS_PREFIX
 from stateshape.analysis.scores import StudyScores
 from stateshape.core.dose_records import DOSE_NAMES
 from stateshape.core.measure_words import distance_name, measure_name, score_name
@@ -37,16 +39,40 @@ CLASSIFIER = "c2st_auc"
 def planned_claims(study: StudyScores, *, with_bootstrap: bool = True) -> list[Claim]:
     """The claims that the study file still has, in its order."""
     return [
-        Claim(
-            claim_id=planned.claim_id,
-            text=planned.claim.text,
-            premises=[planned_effect(study, one, with_bootstrap=with_bootstrap) for one in planned.claim.premises],
-            effects=[planned_effect(study, one, with_bootstrap=with_bootstrap) for one in planned.claim.effects],
-            family=planned.claim.family,
-        )
-        for planned in study.plan.claims
-        if planned.withdrawn is None
+        _planned_claim(study, planned, with_bootstrap) for planned in study.plan.claims if planned.withdrawn is None
     ]
+
+
+def _planned_claim(study: StudyScores, planned: PlannedClaim, with_bootstrap: bool) -> Claim:
+    choice = planned.claim
+    effects = [planned_effect(study, one, with_bootstrap=with_bootstrap) for one in choice.effects]
+    decisive = {effect.key for effect in effects}
+    beside = [effect for one in choice.effects for effect in _by_other_scores(study, one)]
+    return Claim(
+        claim_id=planned.claim_id,
+        text=choice.text,
+        premises=[planned_effect(study, one, with_bootstrap=with_bootstrap) for one in choice.premises],
+        effects=effects,
+        shown=[effect for effect in beside if effect.key not in decisive],
+        family=choice.family,
+    )
+
+
+def _by_other_scores(study: StudyScores, choice: EffectChoice) -> list[Effect]:
+    """An effect on the target by the task's own score, once more by each other share of right answers that the runs have.
+
+    What is seen in one of them alone may be how answers are written, and not what was learned. Effects at a distance have those
+    that were measured on the way.
+    """
+    target = study.plan.target.name
+    if choice.measure is not None or choice.score is not None or _tasks(study, choice.task) != [target]:
+        return []
+    names = [name for name in other_scores(study, target) if not name.startswith(PASS_PREFIX)]
+    choices = [
+        replace(choice, score=name, label=choice.label and f"{choice.label} ({score_name(name)})") for name in names
+    ]
+    effects = [planned_effect(study, one, with_bootstrap=False) for one in choices]
+    return [effect for effect in effects if effect.lacks is None]
 
 
 def written_words(claims: Sequence[PlannedClaim]) -> dict[str, str]:

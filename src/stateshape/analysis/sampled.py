@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from stateshape.analysis.statistics import pass_at_k
 from stateshape.core.records import SampledRow
 
-PREFIXES = ("strict_t", "flexible_t", "pass_at_")
+PASS_PREFIX = "pass_at_"
+PREFIXES = ("strict_t", "flexible_t", PASS_PREFIX)
 
 
 def sampled_scores(row: SampledRow, metric: str) -> dict[str, float]:
