@@ -14,9 +14,9 @@ import pytest
 from stateshape.analysis.compare import compare_scores
 from stateshape.analysis.dose import common_dose, interpolation_error, matched, reach, scores_at_dose
 from stateshape.analysis.dose_report import dose_report, write_dose_report
-from stateshape.analysis.effects import dose_effect, item_effect, secondary_study
+from stateshape.analysis.effects import Claim, dose_effect, item_effect, secondary_study
 from stateshape.analysis.estimates import contrast, equivalence_p
-from stateshape.analysis.planned_claims import planned_effect
+from stateshape.analysis.planned_claims import planned_claims, planned_effect
 from stateshape.analysis.reading import load_scores
 from stateshape.analysis.rule import state_of
 from stateshape.analysis.sampled import attempts, sampled_scores
@@ -25,11 +25,12 @@ from stateshape.core import layout
 from stateshape.core.dose_records import DoseReport
 from stateshape.core.files import BadInput, read_json, read_jsonl, write_json, write_jsonl
 from stateshape.core.records import DoseRecord, EvalRow, SampledRow
-from stateshape.core.study_records import DoseChoice, EffectChoice, PlannedRun, PlanRecord, TaskRecord
+from stateshape.core.study_records import ClaimChoice, DoseChoice, EffectChoice, PlannedRun, PlanRecord, TaskRecord
 from stateshape.report.parts.dose import dose_tables, finer, root_ticks
 from stateshape.report.parts.tables import table2
 from stateshape.report.study_files import read_study_folder
 from stateshape.report.write import write_report
+from stateshape.study.plan_claims import recorded_claims
 from synthetic_study import RATES, write_synthetic_study
 
 KL, NORM = "forward_kl_new_task_nats", "update_frobenius"
@@ -246,6 +247,31 @@ def test_an_effect_that_may_be_off_is_tested_against_the_nearest_value_it_could_
     nearest = min(-0.4, max(value, -0.4 - off_by))  # the base's mean is 1, a's near .5: the effect is near -.5
     assert loose.p == (1.0 if nearest == value else contrast(study, weights, tasks, null=nearest).p)
     assert loose.p_equivalent == equivalence_p(study, weights, tasks, 0.6 - off_by)
+
+
+def test_a_dose_that_one_seed_does_not_reach_is_shown_of_the_others_and_decides_nothing():
+    study = falling({"a": (0.1, 0.5), "b": (0.1, 0.5, 0.9)})
+    short = study.along["a"] | {4: study.along["a"][4][:1]}
+    stopped = replace(study, along=study.along | {"a": short})
+    effect = EffectChoice(contrast=["b", "a"], task="t", label="gain", dose=DoseChoice(measure=KL, at=0.5))
+    claims = recorded_claims([], {"H": ClaimChoice(text="mine", effects=[effect])}, now="2026-11-28", runs_begun=0)
+
+    def claim_on(some: StudyScores) -> Claim:
+        return planned_claims(replace(some, plan=replace(some.plan, claims=claims)))[0]
+
+    claim = claim_on(stopped)
+    assert claim.effects[0].lacks is not None
+    (shown,) = claim.shown
+    assert shown.label == "gain (at 0.5), of the 4 of 5 seeds that reach it"
+    four = {run: {seed: points for seed, points in study.along[run].items() if seed < 4} for run in ("a", "b")}
+    alone = dose_effect(
+        replace(study, along=four), "gain", ("b", "a"), ["t"], measure=KL, dose=0.5, with_bootstrap=False
+    )
+    assert shown.estimate == alone.estimate
+    assert shown.estimate.n_seeds == 4
+    assert claim_on(study).shown == []
+    nobody = {seed: points[:1] for seed, points in study.along["a"].items()}
+    assert claim_on(replace(study, along=study.along | {"a": nobody})).shown == []
 
 
 def test_nothing_is_decided_at_a_dose_in_the_middle_of_a_fall():

@@ -91,6 +91,18 @@ def reach(study: StudyScores, run: str, measure: str) -> float | None:
     return min(known) if known and len(known) == len(largest) else None
 
 
+def reaching(study: StudyScores, runs: Sequence[str], measure: str, dose: float) -> StudyScores:
+    """The study with those seeds of the named runs alone that come as far as a dose in every one of them."""
+    ways = {run: study.along.get(run, {}) for run in runs}
+    far = [
+        {seed for seed, points in seeds.items() if any(point.doses.get(measure, 0.0) >= dose for point in points)}
+        for seeds in ways.values()
+    ]
+    kept = set.intersection(*far) if far else set()
+    some = {run: {seed: points for seed, points in seeds.items() if seed in kept} for run, seeds in ways.items()}
+    return replace(study, along=study.along | some)
+
+
 def first_measured(study: StudyScores, run: str, measure: str) -> float | None:
     """The least dose at which every seed of the run was measured: the largest, over seeds, of its first point's.
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from stateshape.analysis.claims import drift_values
+from stateshape.analysis.dose import reaching
 from stateshape.analysis.effects import (
     Claim,
     Effect,
@@ -46,8 +47,8 @@ def planned_claims(study: StudyScores, *, with_bootstrap: bool = True) -> list[C
 def _planned_claim(study: StudyScores, planned: PlannedClaim, with_bootstrap: bool) -> Claim:
     choice = planned.claim
     effects = [planned_effect(study, one, with_bootstrap=with_bootstrap) for one in choice.effects]
-    decisive = {effect.key for effect in effects}
-    beside = [effect for one in choice.effects for effect in _by_other_scores(study, one)]
+    decisive = {effect.key for effect in effects if effect.lacks is None}
+    beside = [shown for one in choice.effects for shown in _beside(study, one)]
     return Claim(
         claim_id=planned.claim_id,
         text=choice.text,
@@ -58,21 +59,40 @@ def _planned_claim(study: StudyScores, planned: PlannedClaim, with_bootstrap: bo
     )
 
 
-def _by_other_scores(study: StudyScores, choice: EffectChoice) -> list[Effect]:
-    """An effect on the target by the task's own score, once more by each other share of right answers that the runs have.
+def _beside(study: StudyScores, choice: EffectChoice) -> list[Effect]:
+    """What is shown beside an effect and decides nothing.
 
-    What is seen in one of them alone may be how answers are written, and not what was learned. Effects at a distance have those
-    that were measured on the way.
+    An effect on the target by the task's own score, once more by each other share of right answers that the runs have: what is
+    seen in one of them alone may be how answers are written, and not what was learned. And an effect at a distance that some
+    seeds do not reach, by those that do: which ones do is an outcome itself.
     """
+    alike = [choice, *_by_other_scores(study, choice)]
+    shown = [planned_effect(study, one, with_bootstrap=False) for one in alike[1:]]
+    shown += [effect for one in alike if (effect := _by_some_seeds(study, one)) is not None]
+    return [effect for effect in shown if effect.lacks is None]
+
+
+def _by_other_scores(study: StudyScores, choice: EffectChoice) -> list[EffectChoice]:
     target = study.plan.target.name
     if choice.measure is not None or choice.score is not None or _tasks(study, choice.task) != [target]:
         return []
     names = [name for name in other_scores(study, target) if not name.startswith(PASS_PREFIX)]
-    choices = [
+    return [
         replace(choice, score=name, label=choice.label and f"{choice.label} ({score_name(name)})") for name in names
     ]
-    effects = [planned_effect(study, one, with_bootstrap=False) for one in choices]
-    return [effect for effect in effects if effect.lacks is None]
+
+
+def _by_some_seeds(study: StudyScores, choice: EffectChoice) -> Effect | None:
+    """None where all seeds reach the distance, or where it is not one that the claim names."""
+    if choice.measure is not None or choice.dose is None or choice.dose.at is None:
+        return None
+    runs = [run for run in choice.contrast if study.along.get(run)]
+    some = reaching(study, runs, choice.dose.measure, choice.dose.at)
+    count, total = (max((len(one.along[run]) for run in runs), default=0) for one in (some, study))
+    if not 0 < count < total:
+        return None
+    effect = planned_effect(some, choice, with_bootstrap=False)
+    return replace(effect, label=f"{effect.label}, of the {count} of {total} seeds that reach it")
 
 
 def written_words(claims: Sequence[PlannedClaim]) -> dict[str, str]:
