@@ -262,7 +262,7 @@ def test_a_dose_that_one_seed_does_not_reach_is_shown_of_the_others_and_decides_
     claim = claim_on(stopped)
     assert claim.effects[0].lacks is not None
     (shown,) = claim.shown
-    assert shown.label == "gain (at 0.5), of the 4 of 5 seeds that reach it"
+    assert shown.label == "4 of 5 seeds reach it: gain (at 0.5)"
     four = {run: {seed: points for seed, points in study.along[run].items() if seed < 4} for run in ("a", "b")}
     alone = dose_effect(
         replace(study, along=four), "gain", ("b", "a"), ["t"], measure=KL, dose=0.5, with_bootstrap=False

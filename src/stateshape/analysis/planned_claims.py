@@ -92,7 +92,7 @@ def _by_some_seeds(study: StudyScores, choice: EffectChoice) -> Effect | None:
     if not 0 < count < total:
         return None
     effect = planned_effect(some, choice, with_bootstrap=False)
-    return replace(effect, label=f"{effect.label}, of the {count} of {total} seeds that reach it")
+    return replace(effect, label=f"{count} of {total} seeds reach it: {effect.label}")
 
 
 def written_words(claims: Sequence[PlannedClaim]) -> dict[str, str]:
