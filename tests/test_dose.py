@@ -16,7 +16,8 @@ from stateshape.analysis.dose import common_dose, interpolation_error, matched, 
 from stateshape.analysis.dose_report import dose_report, write_dose_report
 from stateshape.analysis.effects import Claim, dose_effect, item_effect, secondary_study
 from stateshape.analysis.estimates import contrast, equivalence_p
-from stateshape.analysis.planned_claims import planned_claims, planned_effect
+from stateshape.analysis.planned_claims import planned_claims
+from stateshape.analysis.planned_effects import planned_effect
 from stateshape.analysis.reading import load_scores
 from stateshape.analysis.rule import state_of
 from stateshape.analysis.sampled import attempts, sampled_scores

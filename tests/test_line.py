@@ -10,7 +10,7 @@ import pytest
 
 import tiny
 from stateshape.analysis.line import Line, line_through, values_along
-from stateshape.analysis.planned_claims import measured_values
+from stateshape.analysis.planned_effects import measured_values
 from stateshape.analysis.scores import DosePoint, StudyScores
 from stateshape.core.study_records import BASE
 from stateshape.study.describe import settings_of

@@ -6,7 +6,7 @@ import pytest
 
 from stateshape.analysis.compare import compare_scores, write_comparison
 from stateshape.analysis.looks import next_level, spent_until
-from stateshape.analysis.planned_claims import planned_effect
+from stateshape.analysis.planned_effects import planned_effect
 from stateshape.analysis.reading import load_scores
 from stateshape.analysis.resolution import resolvable, resolvable_text
 from stateshape.analysis.verdicts import verdicts

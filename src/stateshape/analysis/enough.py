@@ -8,9 +8,8 @@ from stateshape.analysis.scores import StudyScores
 from stateshape.core.records import LocalityRecord
 
 MIN_STATES = 50  # a side; a distance of fewer decides nothing
-MIN_PROMPTS = (
-    40  # a side and seed, over the run's probes; of 48 noise alone reads .39 to .61, of 24 to .66 (docs/locality.md)
-)
+# a side and seed, over the run's probes: of 48 noise alone reads an AUC of .39 to .61, of 24 .36 to .66 (docs/locality.md)
+MIN_PROMPTS = 40
 
 
 def few_states(study: StudyScores, runs: Sequence[str]) -> str | None:

@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterator, Sequence
 
-from stateshape.analysis.planned_claims import ALONG_PREFIX
+from stateshape.analysis.planned_effects import ALONG_PREFIX
 from stateshape.analysis.sampled import of_samples
 from stateshape.core.dose_records import DOSE_NAMES
 from stateshape.core.files import BadInput

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from stateshape.analysis.line import NAMES as ALONG_NAMES
-from stateshape.analysis.planned_claims import (
+from stateshape.analysis.planned_effects import (
     ALONG_PREFIX,
     BEFORE_PREFIX,
     COUNTS,
