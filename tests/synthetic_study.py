@@ -7,8 +7,11 @@ correlate item by item as real ones do. Every random draw comes from `rng_seed`.
 from __future__ import annotations
 
 import hashlib
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -107,7 +110,23 @@ ITEM_CORRELATION = 0.6  # share of items whose outcome follows the shared diffic
 NUM_STEPS = 12
 
 
-def write_synthetic_study(
+_MADE: dict[str, tempfile.TemporaryDirectory[str]] = {}
+MOST_KEPT = 8  # some have tens of thousands of rows
+
+
+def write_synthetic_study(folder: Path, **choices: Any) -> Path:
+    """A study as `_written` makes it, in `folder`; those that ask for the same one get copies."""
+    asked = repr(sorted(choices.items()))
+    if asked not in _MADE:
+        while len(_MADE) >= MOST_KEPT:
+            _MADE.pop(next(iter(_MADE))).cleanup()
+        _MADE[asked] = tempfile.TemporaryDirectory(prefix="synthetic-study-")
+        _written(Path(_MADE[asked].name), **choices)
+    shutil.copytree(_MADE[asked].name, folder, dirs_exist_ok=True)
+    return folder
+
+
+def _written(
     folder: Path,
     *,
     seeds: Sequence[int] = (0, 1, 2),

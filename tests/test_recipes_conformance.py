@@ -226,6 +226,20 @@ def world(tmp_path, recorded):
     return make
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory, recorded):
+    """The adapter that a recipe trains with its short choices and those given: once for all tests that compare with it."""
+    done = {}
+
+    def trained(name, **choices):
+        asked = name, repr(sorted(choices.items()))
+        if asked not in done:
+            done[asked] = World(name, tmp_path_factory.mktemp("plain"), recorded=recorded, **choices).train()
+        return done[asked]
+
+    return trained
+
+
 class World:
     """Shared weights with a learner and a teacher, and the recipe's method on them."""
 
@@ -355,11 +369,10 @@ def test_a_killed_run_resumes_to_the_same_bits(name, tmp_path, recorded):
     ("name", "option"),
     [(name, option) for name in NAMES for option in OTHER.get(name, {}) if (name, option) not in NEVER_MATTERS_HERE],
 )
-def test_every_option_changes_something(name, option, world):
+def test_every_option_changes_something(name, option, world, plain):
     beside = BESIDE.get((name, option), {})
-    plain = world(name, **beside).train()
     other = world(name, **beside | {option: OTHER[name][option]}).train()
-    assert not tiny.is_same(plain, other)
+    assert not tiny.is_same(plain(name, **beside), other)
 
 
 @pytest.mark.parametrize("name", list(OTHER))
@@ -373,11 +386,10 @@ def test_every_option_is_tried(name):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "teacher" in SHORT[name]])
-def test_another_teacher_teaches_something_else(name, world):
-    plain = world(name).train()
+def test_another_teacher_teaches_something_else(name, world, plain):
     made = world(name)
     tiny.fill(made.shared, "teacher", seed=99, size=0.2)
-    assert not tiny.is_same(plain, made.train())
+    assert not tiny.is_same(plain(name), made.train())
 
 
 @pytest.mark.parametrize(
