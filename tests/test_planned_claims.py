@@ -288,9 +288,9 @@ def test_a_premise_with_one_value_for_every_seed_is_not_refuted(tmp_path):
     assert "the same value, 1, for every seed" in found.sentence
 
 
-@pytest.mark.parametrize(("prompts", "outcome"), [(19, "cannot tell"), (20, "supported"), (None, "supported")])
+@pytest.mark.parametrize(("prompts", "outcome"), [(21, "cannot tell"), (22, "supported"), (None, "supported")])
 def test_a_classifier_of_few_prompts_is_no_premise(tmp_path, prompts, outcome):
-    """Two probes count together, the first, of the untrained learner, does not; older records do not say."""
+    """Two probes of three seeds count together, those of the untrained learner do not; older records do not say."""
     folder = write_synthetic_study(tmp_path, **BIG, has_locality=True)
     for number, path in enumerate(sorted(folder.glob("runs/sft_mild/seed*/locality.jsonl"))):
         aucs = [(step, {"c2st_auc": 0.95 + 0.01 * number}) for step in (0, 9, 19)]
@@ -299,7 +299,7 @@ def test_a_classifier_of_few_prompts_is_no_premise(tmp_path, prompts, outcome):
     effects = [EffectChoice(contrast=["sft_mild", "base"], task="target")]
     found = with_claims(folder, {"H": ClaimChoice(text="mine", effects=effects, premises=[premise])})["H"]
     assert found.outcome == outcome
-    assert ("states of 38 prompts classified per seed, fewer than 40" in found.sentence) == (prompts == 19)
+    assert ("states of 126 prompts classified, fewer than 128" in found.sentence) == (prompts == 21)
 
 
 def test_a_drift_of_few_states_is_no_premise(tmp_path):

@@ -8,8 +8,7 @@ from stateshape.analysis.scores import StudyScores
 from stateshape.core.records import LocalityRecord
 
 MIN_STATES = 50  # a side; a distance of fewer decides nothing
-# a side and seed, over the run's probes: of 48 noise alone reads an AUC of .39 to .61, of 24 .36 to .66 (docs/locality.md)
-MIN_PROMPTS = 40
+MIN_PROMPTS = 128  # a side, over the probes and seeds that are averaged; a classifier of fewer decides nothing
 
 
 def few_states(study: StudyScores, runs: Sequence[str]) -> str | None:
@@ -25,8 +24,8 @@ def few_prompts(records: Mapping[str, Mapping[int, LocalityRecord]], runs: Seque
 
     records: by run and seed.
     """
-    known = [record.num_prompts for run in runs for record in records.get(run, {}).values()]
-    sizes = [size for size in known if size is not None]
+    known = {run: [record.num_prompts for record in records.get(run, {}).values()] for run in runs}
+    sizes = [sum(filter(None, numbers)) for numbers in known.values() if any(number is not None for number in numbers)]
     if sizes and min(sizes) < MIN_PROMPTS:
-        return f"states of {min(sizes)} prompts classified per seed, fewer than {MIN_PROMPTS}"
+        return f"states of {min(sizes)} prompts classified, fewer than {MIN_PROMPTS}"
     return None
